@@ -1,0 +1,7 @@
+"""Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
+
+from atomjet.data.graph import Graph
+from atomjet.data.prediction import Prediction
+from atomjet.data.system import System
+
+__all__ = ["Graph", "Prediction", "System"]

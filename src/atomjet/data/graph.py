@@ -1,0 +1,77 @@
+"""`Graph`: the edges of a `System` within a cutoff, in rows sorted by their center (compressed sparse rows)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """All pairs closer than the cutoff, each in both directions; the only thing a model sees.
+
+    N atoms, E edges, S structures. Edges stand in one canonical order: by center, then neighbor, then shift; so that equal
+    structures give equal sums whatever found the edges, and the list of reverse edges is a sort away.
+
+    Attributes:
+        centers: (E,) int64, the atom i that receives.
+        neighbors: (E,) int64, the atom j that sends.
+        shifts: (E, 3) int64, whole cell vectors added to the neighbor, for the positions as given.
+        vectors: (E, 3) Å, x[neighbors] - x[centers] + shifts @ cell. The only thing differentiated.
+        row_ptr: (N + 1,) int64; the edges of center i are row_ptr[i] ... row_ptr[i + 1] - 1.
+        atomic_numbers: (N,) int64.
+        system_index: (N,) int64.
+        charge, spin: (S,) int64, as in `System`.
+        cutoff: Å.
+    """
+
+    centers: Tensor
+    neighbors: Tensor
+    shifts: Tensor
+    vectors: Tensor
+    row_ptr: Tensor
+    atomic_numbers: Tensor
+    system_index: Tensor
+    charge: Tensor
+    spin: Tensor
+    cutoff: float
+
+    @property
+    def num_atoms(self) -> int:
+        """N."""
+        return self.atomic_numbers.shape[0]
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        return self.centers.shape[0]
+
+    @property
+    def num_systems(self) -> int:
+        """S."""
+        return self.charge.shape[0]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(E,) |vectors|, Å."""
+        return torch.linalg.vector_norm(self.vectors, dim=1)
+
+    @cached_property
+    def reverse(self) -> Tensor:
+        """(E,) int64: the edge from j to i that undoes each edge from i to j; its own inverse.
+
+        A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their
+        reverses, so the sort itself is the map.
+        """
+        span = int(self.shifts.abs().max()) * 2 + 1 if self.num_edges else 1
+        code = -self.shifts + span // 2
+        shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]
+        key = (self.neighbors * self.num_atoms + self.centers) * span**3 + shift_code
+        return torch.argsort(key)
+
+    def with_vectors(self, vectors: Tensor) -> Graph:
+        """Return the same edges with other vectors (of another type, or to be differentiated)."""
+        return replace(self, vectors=vectors)

@@ -1,0 +1,244 @@
+"""`System`: one structure or many, any mix of sizes, cells and periodic directions, as flat tensors.
+
+N atoms, S structures. The atoms of all structures stand one after the other; `system_index` says which structure owns each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomjet.errors import StructureError
+
+SINGULAR_CELL = 1e-6
+"""Smallest volume of the periodic cell vectors relative to the product of their lengths: below it they are dependent."""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Structures to be computed; checked once, here.
+
+    Args:
+        positions: (N, 3) float32 or float64, Å. Need not be wrapped into the cell.
+        atomic_numbers: (N,) integers.
+        cell: (S, 3, 3) or, for one structure, (3, 3); rows are the cell vectors, Å. Any handedness. Rows of directions
+            that are not periodic mean nothing and are stored as zero.
+        pbc: (S, 3), (3,) or one bool: which directions are periodic. Default: none.
+        system_index: (N,) integers, not decreasing: the structure of each atom. Default: all in one structure.
+        charge: (S,) integers, total charge, e. Default 0.
+        spin: (S,) integers, spin multiplicity 2S+1, or 0 where it was not said. Default 0.
+
+    Raises:
+        StructureError: wrong shape or type, NaN or infinite value (names structure and atom), periodic directions without a
+            cell that spans them.
+    """
+
+    positions: Tensor
+    atomic_numbers: Tensor
+    cell: Tensor = cast(Tensor, None)
+    pbc: Tensor = cast(Tensor, None)
+    system_index: Tensor = cast(Tensor, None)
+    charge: Tensor = cast(Tensor, None)
+    spin: Tensor = cast(Tensor, None)
+
+    def __post_init__(self) -> None:
+        """Fill the defaults, bring every field to one device and type, check."""
+        for name, value in _filled(self).items():
+            object.__setattr__(self, name, value)
+        _check(self)
+
+    @classmethod
+    def from_ase(
+        cls, structures: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    ) -> System:
+        """Build from one `ase.Atoms`, a list of them, or a `System` (moved to the device and type asked for).
+
+        `info["charge"]` and `info["spin"]` are read; without the former, the sum of the initial charges is.
+        """
+        if isinstance(structures, System):
+            return structures.to(device, dtype)
+        frames = [structures] if hasattr(structures, "get_positions") else structures
+        if not isinstance(frames, Sequence) or not all(hasattr(frame, "get_positions") for frame in frames):
+            kind = type(structures).__name__
+            raise StructureError(
+                f"cannot read structures from {kind}; give ase.Atoms, a list of them, or atomjet.System"
+            )
+        counts = [len(frame) for frame in frames]
+        charges, spins = (
+            zip(*(_charge_and_spin(frame, s) for s, frame in enumerate(frames)), strict=True) if frames else ((), ())
+        )
+        joined = np.concatenate([frame.get_positions() for frame in frames]) if frames else np.zeros((0, 3))
+        numbers = np.concatenate([frame.get_atomic_numbers() for frame in frames]) if frames else np.zeros(0, int)
+        return cls(
+            positions=torch.as_tensor(np.ascontiguousarray(joined)).to(dtype).to(device),
+            atomic_numbers=torch.as_tensor(numbers, dtype=torch.int64, device=device),
+            cell=torch.as_tensor(np.array([frame.cell.array for frame in frames]).reshape(-1, 3, 3))
+            .to(dtype)
+            .to(device),
+            pbc=torch.as_tensor(np.array([frame.pbc for frame in frames], dtype=bool).reshape(-1, 3), device=device),
+            system_index=torch.repeat_interleave(torch.arange(len(frames)), torch.tensor(counts, dtype=torch.int64)).to(
+                device
+            ),
+            charge=torch.tensor(charges, dtype=torch.int64, device=device),
+            spin=torch.tensor(spins, dtype=torch.int64, device=device),
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> System:
+        """Return the same structures on another device, with another floating type."""
+        dtype = dtype or self.positions.dtype
+        if torch.device(device) == self.positions.device and dtype == self.positions.dtype:
+            return self
+        moved = {
+            name: getattr(self, name).to(device) for name in ("atomic_numbers", "pbc", "system_index", "charge", "spin")
+        }
+        return System(positions=self.positions.to(device, dtype), cell=self.cell.to(device, dtype), **moved)
+
+    def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
+        """Return the same atoms elsewhere, in the same or another cell."""
+        return replace(self, positions=positions, cell=self.cell if cell is None else cell)
+
+    @property
+    def num_atoms(self) -> int:
+        """N."""
+        return self.positions.shape[0]
+
+    @property
+    def num_systems(self) -> int:
+        """S."""
+        return self.cell.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.positions.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of positions and cell."""
+        return self.positions.dtype
+
+    def counts(self) -> Tensor:
+        """Atoms of each structure, (S,)."""
+        return torch.bincount(self.system_index, minlength=self.num_systems)
+
+    def place(self, atom: int) -> str:
+        """Name an atom for a message: 'atom 5', or 'structure 3, atom 5' (counted within it) where there are several."""
+        if self.num_systems == 1:
+            return f"atom {atom}"
+        structure = int(self.system_index[atom])
+        return f"structure {structure}, atom {atom - int((self.system_index < structure).sum())}"
+
+
+def _filled(system: System) -> dict[str, Tensor]:
+    """Bring every field to one device and its own type, defaults included."""
+    positions = torch.as_tensor(system.positions)
+    if positions.dtype not in (torch.float32, torch.float64):
+        positions = positions.to(torch.float64)
+    positions = positions.contiguous()
+    device, dtype = positions.device, positions.dtype
+
+    def given(value: Any, default: Tensor, to: torch.dtype) -> Tensor:
+        return (default if value is None else torch.as_tensor(value)).to(device=device, dtype=to).contiguous()
+
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise StructureError(f"positions have shape {tuple(positions.shape)}; they must be (number of atoms, 3)")
+    atoms = positions.shape[0]
+    index = given(system.system_index, torch.zeros(atoms), torch.int64)
+    if system.cell is not None:
+        structures = 1 if torch.as_tensor(system.cell).ndim == 2 else torch.as_tensor(system.cell).shape[0]
+    elif system.pbc is not None and torch.as_tensor(system.pbc).ndim == 2:
+        structures = torch.as_tensor(system.pbc).shape[0]
+    else:
+        structures = 1 if system.system_index is None else (int(index.max()) + 1 if len(index) else 0)
+    cell = given(system.cell, torch.zeros(structures, 3, 3), dtype)
+    pbc = given(system.pbc, torch.zeros(3, dtype=torch.bool), torch.bool)
+    cell = cell.expand(structures, 3, 3) if cell.ndim == 2 else cell
+    pbc = pbc.expand(structures, 3) if pbc.ndim < 2 else pbc
+    if cell.shape != (structures, 3, 3) or pbc.shape != (structures, 3):
+        raise StructureError(
+            f"cell has shape {tuple(cell.shape)} and pbc {tuple(pbc.shape)}; "
+            f"for {structures} structures they must be ({structures}, 3, 3) and ({structures}, 3)"
+        )
+    return {
+        "positions": positions,
+        "atomic_numbers": given(system.atomic_numbers, torch.zeros(0), torch.int64),
+        "cell": torch.where(pbc[:, :, None], cell, torch.zeros((), dtype=dtype, device=device)),
+        "pbc": pbc.contiguous(),
+        "system_index": index,
+        "charge": given(system.charge, torch.zeros(structures), torch.int64).reshape(-1),
+        "spin": given(system.spin, torch.zeros(structures), torch.int64).reshape(-1),
+    }
+
+
+def _check(system: System) -> None:
+    """Refuse what cannot be computed, naming the first bad atom or structure."""
+    atoms, structures = system.num_atoms, system.num_systems
+    for name, length, what in (
+        ("atomic_numbers", atoms, "atom"),
+        ("system_index", atoms, "atom"),
+        ("charge", structures, "structure"),
+        ("spin", structures, "structure"),
+    ):
+        if getattr(system, name).shape != (length,):
+            shape = tuple(getattr(system, name).shape)
+            raise StructureError(f"{name} has shape {shape}; it must be ({length},), one value for each {what}")
+    if atoms and (int(system.system_index[0]) < 0 or int(system.system_index[-1]) >= structures):
+        raise StructureError(f"system_index must lie in 0 ... {structures - 1}, the number of cells minus one")
+    if bool((system.system_index[1:] < system.system_index[:-1]).any()):
+        raise StructureError("system_index decreases; put the atoms of each structure together, structures in order")
+    finite = torch.isfinite(system.positions).all(1)
+    if not bool(finite.all()):
+        atom = int((~finite).nonzero()[0])
+        value = [round(x, 4) for x in system.positions[atom].tolist()]
+        raise StructureError(f"{system.place(atom)}: position {value} is not finite; repair or remove it")
+    if not bool((system.atomic_numbers >= 0).all()):
+        atom = int((system.atomic_numbers < 0).nonzero()[0])
+        raise StructureError(f"{system.place(atom)}: atomic number {int(system.atomic_numbers[atom])} is negative")
+    if bool(system.pbc.any()):
+        _check_cells(system)
+
+
+def _check_cells(system: System) -> None:
+    """The periodic cell vectors of each structure must be finite and independent."""
+    finite = torch.isfinite(system.cell).flatten(1).all(1)
+    lengths = torch.linalg.vector_norm(system.cell, dim=2)
+    # Directions that are not periodic are filled with unit vectors orthogonal to the rest through the Gram matrix.
+    unit = system.cell / lengths.clamp(min=1e-30)[:, :, None]
+    gram = torch.where(
+        system.pbc[:, :, None] & system.pbc[:, None, :],
+        unit @ unit.transpose(1, 2),
+        torch.eye(3, dtype=system.dtype, device=system.device),
+    )
+    volume = torch.linalg.det(torch.nan_to_num(gram)).clamp(min=0).sqrt()
+    short = (system.pbc & (lengths < SINGULAR_CELL)).any(1)
+    bad = ~finite | short | (volume < SINGULAR_CELL)
+    if bool(bad.any()):
+        structure = int(bad.nonzero()[0])
+        rows = [[round(x, 6) for x in row] for row in system.cell[structure].tolist()]
+        axes = "".join("abc"[k] for k in range(3) if system.pbc[structure, k])
+        why = "is not finite" if not bool(finite[structure]) else "does not span them"
+        raise StructureError(
+            f"structure {structure}: periodic along {axes}, but its cell {rows} {why}; give a cell, or set pbc to False"
+        )
+
+
+def _charge_and_spin(frame: Any, structure: int) -> tuple[int, int]:
+    """Total charge and spin multiplicity (0: not said) of one `ase.Atoms`."""
+    values = []
+    for name, default in (("charge", float(np.sum(frame.get_initial_charges()))), ("spin", 0)):
+        value = frame.info.get(name, default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise StructureError(
+                f"structure {structure}: info[{name!r}] is {value!r}; it must be a whole number"
+            ) from None
+        if not np.isfinite(number) or abs(number - round(number)) > 1e-3:
+            raise StructureError(f"structure {structure}: total {name} is {value}; it must be a whole number")
+        values.append(round(number))
+    return values[0], values[1]

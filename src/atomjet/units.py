@@ -1,0 +1,26 @@
+"""Constants and conversions; nothing else in AtomJet defines one.
+
+Internal units: eV, Å, eV/Å, eV/Å³, fs, K, amu. Values: CODATA 2014, those of `ase.units` (a test holds them equal), so that
+a temperature or a pressure means the same in AtomJet and in ASE.
+"""
+
+BOLTZMANN = 8.617330337217213e-05
+"""Boltzmann constant, eV/K."""
+
+AMU_A2_PER_FS2 = 103.642691
+"""1 amu Å²/fs² in eV: kinetic energy ½mv² with m in amu and v in Å/fs, times this, is in eV."""
+
+GPA = 0.0062415091
+"""1 GPa in eV/Å³."""
+
+BAR = GPA * 1e-4
+"""1 bar in eV/Å³."""
+
+HARTREE = 27.21138602
+"""1 Hartree in eV."""
+
+BOHR = 0.52917721067
+"""1 Bohr radius in Å."""
+
+MEV = 1e-3
+"""1 meV in eV."""
