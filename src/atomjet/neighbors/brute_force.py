@@ -1,0 +1,141 @@
+"""The definition of the neighbour list: every pair of atoms with every image that could come within the cutoff, tested.
+
+For structure s with cell h (rows), the list holds all (i, j, S) with |x_j - x_i + S h| < cutoff, S whole numbers along the
+periodic directions and zero along the others, except i = j with S = 0. Any cell: triclinic, left-handed, flat, smaller than the
+cutoff. Arithmetic in float64 whatever the type of the positions, so that every route takes the same side at the cutoff.
+
+Plain tensor operations over the whole batch at once, on any device: also the fast choice for batches of small molecules.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph, System
+from atomjet.errors import StructureError
+
+PAIRS_AT_ONCE = 4_000_000
+"""Candidates tested together: about 300 MB of temporaries."""
+
+MAX_IMAGES = 2_000_000
+"""More images of one cell than this mean a cell far too thin for the cutoff."""
+
+
+def brute_force(system: System, cutoff: float) -> Graph:
+    """Search all pairs of each structure; time and candidates grow with atoms² x images of the largest structure."""
+    cell = complete_cells(system)
+    inverse = torch.linalg.inv(cell)
+    reach = image_reach(system, inverse, cutoff)
+    positions = system.positions.double()
+    # How many whole cells each atom lies outside its own: images are counted around the wrapped positions.
+    fractions = torch.einsum("nk,nka->na", positions, inverse[system.system_index])
+    outside = torch.where(system.pbc[system.system_index], fractions.floor(), 0.0).long()
+
+    counts = system.counts()
+    first = torch.cumsum(counts, 0) - counts
+    images = (2 * reach + 1).prod(1)
+    candidates = (counts * images)[system.system_index]
+    found = [
+        _test(system, cell, reach, first, images, outside, start, stop, candidates, cutoff)
+        for start, stop in _blocks(candidates)
+    ]
+    centers, neighbors, shifts = (torch.cat(part) for part in zip(*found, strict=True))
+    return assemble(system, centers, neighbors, shifts, cutoff)
+
+
+def complete_cells(system: System) -> Tensor:
+    """(S, 3, 3) float64 cells whose missing (not periodic) rows are unit vectors orthogonal to all others."""
+    cell = system.cell.double().clone()
+    eye = torch.eye(3, dtype=torch.float64, device=cell.device)
+    for axis in range(3):
+        # Project each unit vector out of the rows present so far and keep the longest remainder.
+        present = cell[:, [k for k in range(3) if k != axis]]
+        _, values, vectors = torch.linalg.svd(present)
+        kept = values > 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
+        basis = vectors[:, :2] * kept[:, :, None]
+        remainder = eye - eye @ basis.transpose(1, 2) @ basis
+        longest = remainder.norm(dim=2).argmax(1)
+        normal = torch.nn.functional.normalize(remainder[torch.arange(len(cell), device=cell.device), longest], dim=1)
+        cell[:, axis] = torch.where(system.pbc[:, axis, None], cell[:, axis], normal)
+    return cell
+
+
+def image_reach(system: System, inverse: Tensor, cutoff: float) -> Tensor:
+    """(S, 3) images to look at in each direction: the distance between lattice planes is 1 / |column of the inverse|."""
+    planes = torch.floor(cutoff * inverse.norm(dim=1)) + 1
+    reach = torch.where(system.pbc, planes, 0.0)
+    images = (2 * reach + 1).prod(1)
+    if bool((images > MAX_IMAGES).any()):
+        structure = int((images > MAX_IMAGES).nonzero()[0])
+        raise StructureError(
+            f"structure {structure}: its cell is so thin that {int(images[structure])} images lie within {cutoff} Å "
+            f"(limit {MAX_IMAGES}); check the cell, or repeat it along its short direction"
+        )
+    return reach.long()
+
+
+def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor, cutoff: float) -> Graph:
+    """Make the `Graph` from edges in canonical order."""
+    offsets = torch.einsum("ek,eka->ea", shifts.double(), system.cell.double()[system.system_index[centers]])
+    positions = system.positions.double()
+    vectors = positions[neighbors] - positions[centers] + offsets
+    degrees = torch.bincount(centers, minlength=system.num_atoms)
+    row_ptr = torch.cat([degrees.new_zeros(1), torch.cumsum(degrees, 0)])
+    return Graph(
+        centers=centers,
+        neighbors=neighbors,
+        shifts=shifts,
+        vectors=vectors.to(system.dtype),
+        row_ptr=row_ptr,
+        atomic_numbers=system.atomic_numbers,
+        system_index=system.system_index,
+        charge=system.charge,
+        spin=system.spin,
+        cutoff=float(cutoff),
+    )
+
+
+def _blocks(candidates: Tensor) -> list[tuple[int, int]]:
+    """Cut the atoms into runs of at most `PAIRS_AT_ONCE` candidates (or one atom)."""
+    total = int(candidates.sum())
+    if total <= PAIRS_AT_ONCE:
+        return [(0, len(candidates))]
+    block = torch.div(torch.cumsum(candidates, 0) - candidates, PAIRS_AT_ONCE, rounding_mode="floor")
+    sizes = torch.unique_consecutive(block, return_counts=True)[1].tolist()
+    edges = [0]
+    for size in sizes:
+        edges.append(edges[-1] + size)
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def _test(
+    system: System,
+    cell: Tensor,
+    reach: Tensor,
+    first: Tensor,
+    images: Tensor,
+    outside: Tensor,
+    start: int,
+    stop: int,
+    candidates: Tensor,
+    cutoff: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates of centers start ... stop - 1, in canonical order; return those within the cutoff."""
+    device = system.device
+    number = candidates[start:stop]
+    center = torch.repeat_interleave(torch.arange(start, stop, device=device), number)
+    begin = torch.cumsum(number, 0) - number
+    rank = torch.arange(len(center), device=device) - torch.repeat_interleave(begin, number)
+    structure = system.system_index[center]
+    neighbor = first[structure] + rank // images[structure]
+    image = rank % images[structure]
+    span = 2 * reach[structure] + 1
+    wrapped = torch.stack(
+        [image // (span[:, 1] * span[:, 2]), image // span[:, 2] % span[:, 1], image % span[:, 2]], dim=1
+    )
+    shift = wrapped - reach[structure] + outside[center] - outside[neighbor]
+    positions = system.positions.double()
+    vector = positions[neighbor] - positions[center] + torch.einsum("ek,eka->ea", shift.double(), cell[structure])
+    near = (vector.square().sum(1) < cutoff**2) & ((center != neighbor) | (shift != 0).any(1))
+    return center[near], neighbor[near], shift[near]
