@@ -1,0 +1,267 @@
+"""PaiNN without autograd: energies and dE/d(edge vectors) by a backward pass written by hand, in plain PyTorch.
+
+The same function as `general.py`, rearranged; `docs/concepts/analytic_forces.md` derives it block by block. X̄ stands for dE/dX.
+
+- The cutoff is folded into the basis: with ĝ = [φ f, f] and Â = [A, b], the filter is one product, W = ĝ Âᵀ, and its derivative
+  never has to be formed: d̄ = ĝ' · (Âᵀ of what multiplies W).
+- The list holds every edge in both directions, so the sum over receivers of what an atom sent walks the atom's *own* row, each
+  edge read backwards (u becomes -u): forward and backward are both sums over rows, without atomics and without a transposed list.
+- Edges are taken a few rows at a time and filters computed anew in the backward pass: per edge only ĝ, ĝ' and four numbers are kept.
+- Layer 0 starts from the element alone, so its context is a table, and its vectors are zero: a third of its message drops out, and
+  nothing needs to flow back through it. Nothing reads the vectors after the last layer: a third of its update drops out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from atomjet.data import Graph
+from atomjet.models.painn.general import PaiNN, cosine_cutoff, cosine_cutoff_derivative
+from atomjet.ops.segment_sum import segment_sum
+
+EDGES_AT_ONCE = {"cpu": 2048, "cuda": 131072}
+"""Edges processed together: on a CPU as many as the caches hold, on a GPU enough to fill it."""
+
+
+def silu_derivative(x: Tensor) -> Tensor:
+    """d silu(x) / dx."""
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one layer, in the form the passes want them."""
+
+    filter: Tensor  # Â (3F, K + 1); (2F, K + 1) in layer 0
+    context1: nn.Linear
+    context2: nn.Linear
+    channel_mix: Tensor  # M (2F, F)
+    update1: nn.Linear
+    update2_weight: Tensor  # D2 (3F, F), rows s, w, t; (2F, F), rows s, w, in the last layer
+    update2_bias: Tensor
+
+
+class Rows(NamedTuple):
+    """A run of whole rows and its edges."""
+
+    atoms: slice
+    edges: slice
+    row_ptr: Tensor  # starting at zero
+    center: Tensor  # (e,) counted from the first row
+    neighbor: Tensor  # (e,)
+
+
+class Edges(NamedTuple):
+    """What is kept of every edge."""
+
+    basis: Tensor  # ĝ (E, K + 1)
+    slope: Tensor  # ĝ' (E, K + 1)
+    direction: Tensor  # u (E, 3)
+    length: Tensor  # d (E,)
+    rows: list[Rows]
+
+
+class Kept(NamedTuple):
+    """What the backward pass of one layer needs from the forward pass: 18 F numbers per atom."""
+
+    c: Tensor  # (N, 3F) context; in layer 0 (N, 2F)
+    y: Tensor | None  # (N, F) argument of the context's silu; none in layer 0
+    mu_in: Tensor | None  # (N, 3, F) vectors at the message; none (zero) in layer 0
+    vu: Tensor  # (N, 3, 2F) V and U
+    norm: Tensor  # (N, F)
+    z: Tensor  # (N, F) argument of the update's silu
+    w: Tensor  # (N, F)
+    t: Tensor | None  # (N, F); none in the last layer
+
+
+class FastPyTorch:
+    """The `fast_pytorch` backend of PaiNN; holds rearranged copies of the weights, in their type and on their device."""
+
+    def __init__(self, model: PaiNN) -> None:
+        with torch.no_grad():
+            self.model = model
+            self.features = model.config.features
+            self.layers = [self._rearranged(index) for index in range(model.config.layers)]
+            first = self.layers[0]
+            context = first.context2(silu(first.context1(model.embedding.weight)))
+            self.first_context = context[:, : 2 * self.features].contiguous()
+
+    def _rearranged(self, index: int) -> Layer:
+        model, features = self.model, self.features
+        interaction, mixing = model.layer(index)
+        start = 0 if model.config.shared_filters else 3 * features * index
+        width = 2 * features if index == 0 else 3 * features
+        window = slice(start, start + width)
+        filters = torch.cat([model.filters.weight[window], model.filters.bias[window, None]], dim=1)
+        update2: nn.Linear = mixing.context[2]  # type: ignore[assignment]
+        s, t, w = update2.weight.chunk(3)
+        s_bias, t_bias, w_bias = update2.bias.chunk(3)
+        last = index == model.config.layers - 1
+        return Layer(
+            filter=filters,
+            context1=interaction.context[0],  # type: ignore[arg-type]
+            context2=interaction.context[2],  # type: ignore[arg-type]
+            channel_mix=mixing.channel_mix.weight,
+            update1=mixing.context[0],  # type: ignore[arg-type]
+            update2_weight=torch.cat([s, w] if last else [s, w, t]),
+            update2_bias=torch.cat([s_bias, w_bias] if last else [s_bias, w_bias, t_bias]),
+        )
+
+    @torch.no_grad()
+    def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
+        edges = self._edges(graph)
+        q = self.model.embedding(graph.atomic_numbers)
+        mu: Tensor | None = None
+        kept: list[Kept] = []
+        for index, layer in enumerate(self.layers):
+            if index == 0:
+                y, c = None, self.first_context[graph.atomic_numbers]
+            else:
+                y = layer.context1(q)
+                c = layer.context2(silu(y))
+            mu_in = mu
+            q, mu = self._message(layer, edges, q, mu_in, c)
+            q, mu, mixed = self._mix(layer, q, mu)
+            kept.append(Kept(c, y, mu_in, *mixed))
+        hidden = self.model.readout[0](q)
+        energies = self.model.readout[2](silu(hidden)).squeeze(1)
+
+        q_bar = (silu_derivative(hidden) * self.model.readout[2].weight) @ self.model.readout[0].weight  # type: ignore[operator]
+        return energies, self._backward(graph, edges, kept, q_bar)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ forward
+
+    def _edges(self, graph: Graph) -> Edges:
+        length = graph.lengths
+        phi, slope = self.model.basis(length), self.model.basis.derivative(length)  # type: ignore[operator]
+        f = cosine_cutoff(length, self.model.cutoff)[:, None]
+        f_slope = cosine_cutoff_derivative(length, self.model.cutoff)[:, None]
+        basis = torch.cat([phi * f, f], dim=1)
+        slope = torch.cat([slope * f + phi * f_slope, f_slope], dim=1)
+        return Edges(basis, slope, graph.vectors / length[:, None], length, _rows(graph))
+
+    def _message(
+        self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """q_i += Σ_j a,  μ_i += Σ_j (b ⊗ u + e ⊙ μ_j) with (a, b, e) = c_j ⊙ W."""
+        q_sum, mu_sum = torch.empty_like(q), q.new_empty(q.shape[0], 3, q.shape[1])
+        for rows in edges.rows:
+            sent = linear(edges.basis[rows.edges], layer.filter).mul_(c[rows.neighbor])
+            u = edges.direction[rows.edges, :, None]
+            a, b, *rest = sent.split(self.features, dim=1)
+            if mu_in is None:
+                vectors = b[:, None, :] * u
+            else:
+                vectors = mu_in[rows.neighbor].mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
+            q_sum[rows.atoms] = segment_sum(a, rows.row_ptr, rows.center)
+            mu_sum[rows.atoms] = segment_sum(vectors, rows.row_ptr, rows.center)
+        return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in)
+
+    def _mix(self, layer: Layer, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor | None, tuple]:
+        """q += s + w ⊙ Σ_xyz V ⊙ U,  μ += t ⊙ U; also what the backward pass needs: (vu, norm, z, w, t)."""
+        vu = linear(mu, layer.channel_mix)
+        v, u = vu.split(self.features, dim=2)
+        norm = v.square().sum(1).add_(self.model.config.epsilon).sqrt_()
+        z = layer.update1(torch.cat([q, norm], dim=1))
+        s, w, *rest = linear(silu(z), layer.update2_weight, layer.update2_bias).split(self.features, dim=1)
+        q = q + s + w * (v * u).sum(1)
+        if not rest:
+            return q, None, (vu, norm, z, w, None)
+        return q, torch.addcmul(mu, rest[0][:, None, :], u), (vu, norm, z, w, rest[0])
+
+    # ----------------------------------------------------------------- backward
+
+    def _backward(self, graph: Graph, edges: Edges, kept: list[Kept], q_bar: Tensor) -> Tensor:
+        mu_bar: Tensor | None = None
+        d_bar, u_bar = torch.zeros_like(edges.length), torch.zeros_like(edges.direction)
+        for layer, saved in zip(reversed(self.layers), reversed(kept), strict=True):
+            q_bar, mu_bar = self._mix_backward(layer, saved, q_bar, mu_bar)
+            c_bar, mu_sent = self._message_backward(layer, saved, edges, q_bar, mu_bar, d_bar, u_bar)
+            if saved.y is not None:
+                mu_bar = mu_bar + mu_sent
+                q_bar = q_bar + (silu_derivative(saved.y) * (c_bar @ layer.context2.weight)) @ layer.context1.weight
+        # d_bar and u_bar belong to each edge read backwards, whose direction is -u.
+        direction = -edges.direction
+        along = (direction * u_bar).sum(1, keepdim=True)
+        gradients = direction * d_bar[:, None] + (u_bar - direction * along) / edges.length[:, None]
+        return gradients[graph.reverse]
+
+    def _mix_backward(self, layer: Layer, saved: Kept, q_bar: Tensor, mu_bar: Tensor | None) -> tuple[Tensor, Tensor]:
+        v, u = saved.vu.split(self.features, dim=2)
+        s_w_t = [q_bar, q_bar * (v * u).sum(1)]
+        if mu_bar is not None:
+            s_w_t.append((mu_bar * u).sum(1))
+        z_bar = silu_derivative(saved.z) * (torch.cat(s_w_t, dim=1) @ layer.update2_weight)
+        q_part, norm_bar = (z_bar @ layer.update1.weight).split(self.features, dim=1)
+        product_bar = (q_bar * saved.w)[:, None, :]
+        v_bar = torch.addcmul(product_bar * u, (norm_bar / saved.norm)[:, None, :], v)
+        u_bar = product_bar * v
+        if mu_bar is not None and saved.t is not None:
+            u_bar.addcmul_(saved.t[:, None, :], mu_bar)
+        through = torch.cat([v_bar, u_bar], dim=2) @ layer.channel_mix
+        return q_bar + q_part, through if mu_bar is None else through.add_(mu_bar)
+
+    def _message_backward(
+        self,
+        layer: Layer,
+        saved: Kept,
+        edges: Edges,
+        q_bar: Tensor,
+        mu_bar: Tensor,
+        d_bar: Tensor,
+        u_bar: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return c̄ (N, 3F) and what flows to the senders' vectors (N, 3, F); add to d̄ and ū.
+
+        Row i holds the edges that i *sent* when each is read backwards: its neighbor is the receiver, its direction -u.
+        """
+        c_bar, mu_sent = torch.empty_like(saved.c), torch.empty_like(mu_bar)
+        for rows in edges.rows:
+            received = mu_bar[rows.neighbor]
+            u = edges.direction[rows.edges, :, None]
+            parts = [q_bar[rows.neighbor], (received * u).sum(1).neg_()]
+            if saved.mu_in is not None:
+                parts.append((received * saved.mu_in[rows.atoms][rows.center]).sum(1))
+            sent_bar = torch.cat(parts, dim=1)
+            c = saved.c[rows.atoms][rows.center]
+            filters = linear(edges.basis[rows.edges], layer.filter)
+            if saved.mu_in is not None:
+                c_bar[rows.atoms] = segment_sum(sent_bar * filters, rows.row_ptr, rows.center)
+            slope = edges.slope[rows.edges]
+            d_bar[rows.edges] += sent_bar.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
+            _, b, *rest = filters.mul_(c).split(self.features, dim=1)
+            u_bar[rows.edges] += torch.matmul(received, b[:, :, None]).squeeze(2)
+            if saved.mu_in is not None:
+                mu_sent[rows.atoms] = segment_sum(received.mul_(rest[0][:, None, :]), rows.row_ptr, rows.center)
+        return c_bar, mu_sent
+
+
+def _rows(graph: Graph) -> list[Rows]:
+    """Cut the graph into runs of whole rows of about `EDGES_AT_ONCE` edges; the last row may exceed it."""
+    limit = EDGES_AT_ONCE.get(graph.row_ptr.device.type, EDGES_AT_ONCE["cpu"])
+    if graph.num_edges <= limit:
+        bounds = [(0, graph.num_atoms, 0, graph.num_edges)]
+    else:
+        starts = graph.row_ptr.tolist()
+        bounds, first = [], 0
+        for atom in range(1, graph.num_atoms + 1):
+            if atom == graph.num_atoms or starts[atom + 1] - starts[first] > limit:
+                bounds.append((first, atom, starts[first], starts[atom]))
+                first = atom
+    return [
+        Rows(
+            atoms=slice(first, last),
+            edges=slice(start, stop),
+            row_ptr=graph.row_ptr[first : last + 1] - start,
+            center=graph.centers[start:stop] - first,
+            neighbor=graph.neighbors[start:stop],
+        )
+        for first, last, start, stop in bounds
+    ]

@@ -1,0 +1,1 @@
+"""Tensor functions: no atoms, no models."""

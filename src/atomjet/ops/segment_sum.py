@@ -1,0 +1,19 @@
+"""Sum consecutive rows: out[n] = sum of values[e] for e in row_ptr[n] ... row_ptr[n + 1] - 1.
+
+values (E, ...), row_ptr (N + 1,), out (N, ...). Deterministic: no atomic additions on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
+    """Sum each segment; `rows` (E,) is the segment of every value (the same knowledge as `row_ptr`, both at hand)."""
+    segments = row_ptr.shape[0] - 1
+    if values.is_cuda:
+        # index_add would add atomically there, in an order that changes from run to run.
+        flat = values.reshape(values.shape[0], -1)
+        return torch.segment_reduce(flat, "sum", offsets=row_ptr).reshape(segments, *values.shape[1:])
+    return values.new_zeros(segments, *values.shape[1:]).index_add_(0, rows, values)
