@@ -1,7 +1,7 @@
 """Makes the SchNetPack golden files: random PaiNNs of SchNetPack's own, and what SchNetPack computes with them in float64.
 
 Run in an environment with schnetpack (2.1.1 made the files here), ase and safetensors:  python make_schnetpack.py
-Writes NAME.safetensors (the state_dict), NAME.json (hyperparameters by SchNetPack's names) and NAME.golden.json (structures and results).
+Writes NAME.safetensors (the state_dict), NAME.json (hyperparameters by SchNetPack's names), NAME.golden.json (results).
 """
 
 import json

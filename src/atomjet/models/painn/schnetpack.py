@@ -100,7 +100,8 @@ def _state(path: Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
-            f"{path}: holds more than tensors ({_refusal(error)}); save model.state_dict() as safetensors where SchNetPack is installed"
+            f"{path}: holds more than tensors ({_refusal(error)}); "
+            "save model.state_dict() as safetensors where SchNetPack is installed"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelFileError(f"{path}: unreadable ({file.first_line(error)}); it is damaged or no state_dict") from None
