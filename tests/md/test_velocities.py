@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 
-from atomjet.md.velocities import degrees_of_freedom, draw_velocities, temperature
+from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities, temperature
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,12 @@ def test_equipartition_between_light_and_heavy_atoms():
     ratio = kinetic[atoms.numbers == 11].mean() / kinetic[atoms.numbers == 17].mean()
     # 864 atoms of each element: the ratio of two means of 3 * 864 squared normals is within 5 of its standard errors.
     assert ratio == pytest.approx(1.0, abs=5 * np.sqrt(4 / (3 * 864)))
+
+
+def test_motion_as_a_whole_is_removed_and_nothing_else():
+    atoms = molecule("CH3CH2OH")
+    draw_velocities(atoms, 300.0, "nve", np.random.default_rng(0))
+    inner = atoms.get_velocities()
+    atoms.set_velocities(inner + [0.1, 0.0, -0.2] + np.cross([0.0, 0.03, 0.01], atoms.positions))
+    bring_to_rest(atoms)
+    np.testing.assert_allclose(atoms.get_velocities(), inner, atol=1e-12)

@@ -52,7 +52,7 @@ class RelaxSettings:
         if self.optimizer != "auto" and self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer {self.optimizer!r} is not known; choose auto, {', '.join(OPTIMIZERS)}")
         if self.pressure is not None and not self.cell:
-            raise ConfigError(f"pressure {self.pressure} GPa has no effect while the cell is fixed; add --cell")
+            raise ConfigError(f"pressure {self.pressure} GPa has no effect while the cell is fixed; relax the cell too")
         if self.pressure is not None and not np.isfinite(self.pressure):
             raise ConfigError(f"pressure {self.pressure} GPa is not a finite number; give one")
 

@@ -37,7 +37,8 @@ class MDSettings:
         log_interval: steps between rows of the log.
         trajectory_interval: steps between frames of the trajectory. The last step is always recorded.
         seed: of the start velocities and of the Langevin noise.
-        keep_velocities: start from the velocities that the structure carries instead of drawing new ones.
+        keep_velocities: start from the velocities that the structure carries instead of drawing new ones; in nve and
+            npt less the motion as a whole.
 
     Raises:
         ConfigError: a value that makes no sense; names it, its limit and the remedy.

@@ -22,7 +22,7 @@ from atomjet.md.dynamics import build_dynamics, get_state, set_state
 from atomjet.md.observables import check_sane, drift, measure, read_log
 from atomjet.md.recorder import Recorder
 from atomjet.md.settings import MDSettings
-from atomjet.md.velocities import degrees_of_freedom, draw_velocities
+from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
 from atomjet.progress import track
 
 NOTHING_RECORDED = (0, b"", 0)
@@ -121,6 +121,8 @@ class _Run:
             self._restore(since)
         elif not settings.keep_velocities:
             draw_velocities(atoms, settings.temperature, settings.ensemble, self.generator)
+        elif settings.ensemble != "nvt":
+            bring_to_rest(atoms)  # what is conserved is not counted among the degrees of freedom
         self.dynamics = _continued(build_dynamics(atoms, settings, self.generator), since)
         atoms.get_forces()  # what the model refuses, it refuses before any file is touched
         check_sane(atoms, self.step, self.degrees, settings.temperature)

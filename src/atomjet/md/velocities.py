@@ -35,18 +35,25 @@ def temperature(atoms: Atoms, degrees: int) -> float:
 def draw_velocities(atoms: Atoms, kelvin: float, ensemble: str, generator: np.random.Generator) -> None:
     """Give the atoms Maxwell-Boltzmann velocities, at rest as a whole, at exactly the temperature asked for.
 
-    Total momentum is removed, and for free molecules angular momentum; not where atoms are fixed. A single atom keeps
-    its momentum under a thermostat, and has none otherwise.
+    A single atom keeps its momentum under a thermostat, and has none otherwise.
     """
     masses = atoms.get_masses()[:, None]
-    momenta = generator.standard_normal((len(atoms), 3)) * np.sqrt(masses * BOLTZMANN * kelvin)
-    if not atoms.constraints and not (len(atoms) == 1 and ensemble == "nvt"):
-        momenta -= masses * momenta.sum(0) / masses.sum()
-        if not atoms.pbc.any():
-            momenta -= masses * _rotation_field(atoms, momenta)
-    atoms.set_momenta(momenta)  # fixed components are dropped here
+    atoms.set_momenta(generator.standard_normal((len(atoms), 3)) * np.sqrt(masses * BOLTZMANN * kelvin))
+    if not (len(atoms) == 1 and ensemble == "nvt"):
+        bring_to_rest(atoms)
     now = temperature(atoms, degrees_of_freedom(atoms, ensemble))
     atoms.set_momenta(atoms.get_momenta() * (np.sqrt(kelvin / now) if now > 0 else 0.0))
+
+
+def bring_to_rest(atoms: Atoms) -> None:
+    """Remove the total momentum, and for free molecules the angular momentum; nothing where atoms are fixed."""
+    if atoms.constraints:
+        return
+    masses, momenta = atoms.get_masses()[:, None], atoms.get_momenta()
+    momenta -= masses * momenta.sum(0) / masses.sum()
+    if not atoms.pbc.any():
+        momenta -= masses * _rotation_field(atoms, momenta)
+    atoms.set_momenta(momenta)
 
 
 def _rotations(atoms: Atoms) -> int:
