@@ -1,29 +1,43 @@
-"""AtomJet runs machine-learned interatomic potentials as fast as hardware allows, and distils small ones from large."""
-
-from __future__ import annotations
+"""AtomJet runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from large ones."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from atomjet.errors import AtomJetError
-
 if TYPE_CHECKING:
+    from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.data import Graph, Prediction, System
+    from atomjet.engine import Engine, load
+    from atomjet.errors import AtomJetError
+    from atomjet.neighbors import neighbor_list
 
 __version__ = "0.1.0"
-__all__ = ["AtomJetError", "Graph", "Prediction", "System", "__version__"]
+__all__ = [
+    "AtomJetCalculator",
+    "AtomJetError",
+    "Engine",
+    "Graph",
+    "Prediction",
+    "System",
+    "load",
+    "neighbor_list",
+]
 
-# Imported on first use, because PyTorch takes seconds and `atomjet --help` should not.
-_HOMES = {"Graph": "atomjet.data", "Prediction": "atomjet.data", "System": "atomjet.data"}
+_HOME = {
+    "AtomJetCalculator": "atomjet.adapters.ase",
+    "AtomJetError": "atomjet.errors",
+    "Engine": "atomjet.engine",
+    "Graph": "atomjet.data",
+    "Prediction": "atomjet.data",
+    "System": "atomjet.data",
+    "load": "atomjet.engine",
+    "neighbor_list": "atomjet.neighbors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name not in _HOMES:
+    """Import a public name when it is first used, so that `atomjet --help` does not wait for PyTorch."""
+    if name not in _HOME:
         raise AttributeError(f"module 'atomjet' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Public names, whether imported yet or not."""
-    return sorted(__all__)
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

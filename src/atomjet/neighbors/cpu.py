@@ -28,7 +28,9 @@ def search(system: System, cutoff: float) -> Graph:
     for structure, stop in enumerate(stops):
         start = stops[structure - 1] if structure else 0
         if stop > start:
-            i, j, shift, vector = finder.compute(positions[start:stop], cells[structure], pbc[structure].tolist(), "ijSD")
+            i, j, shift, vector = finder.compute(
+                positions[start:stop], cells[structure], pbc[structure].tolist(), "ijSD"
+            )
             near = np.einsum("ea,ea->e", vector, vector) < (cutoff + MARGIN) ** 2
             pieces.append((i[near].astype(np.int64) + start, j[near].astype(np.int64) + start, shift[near]))
     return _exact(system, pieces, cutoff)

@@ -24,7 +24,7 @@ from atomjet.data import Graph
 from atomjet.models.painn.general import PaiNN, cosine_cutoff, cosine_cutoff_derivative
 from atomjet.ops.segment_sum import segment_sum
 
-EDGES_AT_ONCE = {"cpu": 2048, "cuda": 131072}
+EDGES_AT_ONCE = {"cpu": 512, "cuda": 131072}
 """Edges processed together: on a CPU as many as the caches hold, on a GPU enough to fill it."""
 
 
@@ -32,6 +32,16 @@ def silu_derivative(x: Tensor) -> Tensor:
     """d silu(x) / dx."""
     s = torch.sigmoid(x)
     return s * (1 + x * (1 - s))
+
+
+def _without_dust(x: Tensor) -> Tensor:
+    """Set to zero what lies under 1e-30: far tails of Gaussians become denormal numbers, which halve a CPU's speed."""
+    return x.masked_fill_(x.abs() < 1e-30, 0.0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_xyz a ⊙ b of (E, 3, F) and (E, 3, F or 1): three fused multiply-adds write a third of what a product would."""
+    return (a[:, 0] * b[:, 0]).addcmul_(a[:, 1], b[:, 1]).addcmul_(a[:, 2], b[:, 2])
 
 
 @dataclass(frozen=True)
@@ -143,23 +153,21 @@ class FastPyTorch:
         phi, slope = self.model.basis(length), self.model.basis.derivative(length)  # type: ignore[operator]
         f = cosine_cutoff(length, self.model.cutoff)[:, None]
         f_slope = cosine_cutoff_derivative(length, self.model.cutoff)[:, None]
-        basis = torch.cat([phi * f, f], dim=1)
-        slope = torch.cat([slope * f + phi * f_slope, f_slope], dim=1)
+        basis = _without_dust(torch.cat([phi * f, f], dim=1))
+        slope = _without_dust(torch.cat([slope * f + phi * f_slope, f_slope], dim=1))
         return Edges(basis, slope, graph.vectors / length[:, None], length, _rows(graph))
 
-    def _message(
-        self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _message(self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         """q_i += Σ_j a,  μ_i += Σ_j (b ⊗ u + e ⊙ μ_j) with (a, b, e) = c_j ⊙ W."""
         q_sum, mu_sum = torch.empty_like(q), q.new_empty(q.shape[0], 3, q.shape[1])
         for rows in edges.rows:
-            sent = linear(edges.basis[rows.edges], layer.filter).mul_(c[rows.neighbor])
+            sent = linear(edges.basis[rows.edges], layer.filter).mul_(c.index_select(0, rows.neighbor))
             u = edges.direction[rows.edges, :, None]
             a, b, *rest = sent.split(self.features, dim=1)
             if mu_in is None:
                 vectors = b[:, None, :] * u
             else:
-                vectors = mu_in[rows.neighbor].mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
+                vectors = mu_in.index_select(0, rows.neighbor).mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
             q_sum[rows.atoms] = segment_sum(a, rows.row_ptr, rows.center)
             mu_sum[rows.atoms] = segment_sum(vectors, rows.row_ptr, rows.center)
         return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in)
@@ -224,20 +232,19 @@ class FastPyTorch:
         """
         c_bar, mu_sent = torch.empty_like(saved.c), torch.empty_like(mu_bar)
         for rows in edges.rows:
-            received = mu_bar[rows.neighbor]
-            u = edges.direction[rows.edges, :, None]
-            parts = [q_bar[rows.neighbor], (received * u).sum(1).neg_()]
+            received = mu_bar.index_select(0, rows.neighbor)
+            parts = [q_bar.index_select(0, rows.neighbor), _dot(received, -edges.direction[rows.edges, :, None])]
             if saved.mu_in is not None:
-                parts.append((received * saved.mu_in[rows.atoms][rows.center]).sum(1))
+                parts.append(_dot(received, saved.mu_in[rows.atoms].index_select(0, rows.center)))
             sent_bar = torch.cat(parts, dim=1)
-            c = saved.c[rows.atoms][rows.center]
+            c = saved.c[rows.atoms].index_select(0, rows.center)
             filters = linear(edges.basis[rows.edges], layer.filter)
             if saved.mu_in is not None:
                 c_bar[rows.atoms] = segment_sum(sent_bar * filters, rows.row_ptr, rows.center)
             slope = edges.slope[rows.edges]
             d_bar[rows.edges] += sent_bar.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
             _, b, *rest = filters.mul_(c).split(self.features, dim=1)
-            u_bar[rows.edges] += torch.matmul(received, b[:, :, None]).squeeze(2)
+            u_bar[rows.edges] += (received * b[:, None, :]).sum(2)
             if saved.mu_in is not None:
                 mu_sent[rows.atoms] = segment_sum(received.mul_(rest[0][:, None, :]), rows.row_ptr, rows.center)
         return c_bar, mu_sent

@@ -86,7 +86,9 @@ class Interaction(nn.Module):
         super().__init__()
         self.context = nn.Sequential(nn.Linear(features, features), nn.SiLU(), nn.Linear(features, 3 * features))
 
-    def forward(self, q: Tensor, mu: Tensor, filters: Tensor, directions: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, q: Tensor, mu: Tensor, filters: Tensor, directions: Tensor, graph: Graph
+    ) -> tuple[Tensor, Tensor]:
         """(N, F), (N, 3, F), (E, 3F), (E, 3) to the updated (N, F), (N, 3, F)."""
         a, b, e = (self.context(q)[graph.neighbors] * filters).chunk(3, dim=1)
         per_edge = b[:, None, :] * directions[:, :, None] + e[:, None, :] * mu[graph.neighbors]

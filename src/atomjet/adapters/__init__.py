@@ -1,0 +1,1 @@
+"""Foreign words to ours and back; no physics."""

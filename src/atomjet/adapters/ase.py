@@ -1,0 +1,108 @@
+"""ASE: the calculator, and files of structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from atomjet.engine import Engine, load
+from atomjet.errors import StructureError
+
+
+class AtomJetCalculator(Calculator):
+    """AtomJet as an ASE calculator: float64 eV, eV/Å and eV/Å³ (Voigt order xx, yy, zz, yz, xz, xy, ASE's sign).
+
+    A result is kept as long as positions, elements, cell, periodic directions, charge and spin stay exactly as they were; `info`
+    is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
+
+    Args:
+        model: a packaged model's name, a model file, or an `Engine`.
+        options: as for `atomjet.load` (device, backend, precision, task, on_overlap); not with an `Engine`.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]  # type: ignore[misc]
+
+    def __init__(self, model: str | Path | Engine = "organic-xtb", **options: Any) -> None:
+        super().__init__()
+        if isinstance(model, Engine) and options:
+            raise TypeError(f"options {sorted(options)} come with the engine; give them to atomjet.load")
+        self.engine = model if isinstance(model, Engine) else load(model, **options)
+        self._info: tuple[Any, Any] = (None, None)
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What changed since the last calculation; any difference counts, however small."""
+        changes = super().check_state(atoms, tol=tol)
+        if _charge_spin(atoms) != self._info and "initial_charges" not in changes:
+            changes.append("initial_charges")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill `results`; everything comes from one evaluation."""
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        prediction = self.engine.predict(self.atoms).to("cpu")
+        energy = float(prediction.energy[0])
+        results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction.atomic_energies.numpy(),
+            "forces": prediction.forces.double().numpy(),
+        }
+        if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
+            results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
+        elif properties and "stress" in properties:
+            raise StructureError(
+                "stress needs three periodic directions; this structure has pbc " + str(self.atoms.pbc)
+            )  # type: ignore[union-attr]
+        self.results = results
+        self._info = _charge_spin(self.atoms)
+
+
+def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
+    """Read every frame of any file ASE reads.
+
+    Raises:
+        StructureError: no such file, a format ASE does not know, or a file without structures.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StructureError(f"{path}: no such file")
+    try:
+        frames = ase.io.read(path, index=index)
+    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StructureError(f"{path}: ASE cannot read it ({reason}); convert it to extxyz") from None
+    frames = frames if isinstance(frames, list) else [frames]
+    if not frames:
+        raise StructureError(f"{path}: holds no structures")
+    return frames
+
+
+def write_structures(path: str | Path, frames: list[Atoms]) -> None:
+    """Write structures in the format that the name's ending says.
+
+    Raises:
+        StructureError: a format ASE does not know or cannot write.
+    """
+    try:
+        ase.io.write(path, frames)
+    except OSError:
+        raise
+    except Exception as error:  # ASE's writers raise whatever they meet
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StructureError(f"{path}: ASE cannot write it ({reason}); use .extxyz or .traj") from None
+
+
+def _charge_spin(atoms: Any) -> tuple[Any, Any]:
+    return atoms.info.get("charge"), atoms.info.get("spin")

@@ -1,0 +1,180 @@
+"""`Engine`: structures in, energies, forces and stress out."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph, Prediction, System
+from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
+from atomjet.errors import BackendError, ConfigError, StructureError
+from atomjet.models import file, registry
+from atomjet.models.base import Evaluator, General, forces_from_gradients, virials_from_gradients
+from atomjet.models.painn import PaiNN
+from atomjet.models.painn.fast_pytorch import FastPyTorch
+from atomjet.neighbors import search
+
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh "
+    "Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra "
+    "Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+).split()
+
+
+def load(
+    model: str | Path,
+    device: str | torch.device | None = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: str | None = None,
+    on_overlap: OnOverlap = "error",
+) -> Engine:
+    """Make an engine from a packaged model's name or a model file (.safetensors).
+
+    Args:
+        model: name (`atomjet info` lists them) or path.
+        device, backend, precision, on_overlap: see `Settings`.
+        task: only for models that know several.
+
+    Raises:
+        ModelFileError: see `atomjet.models.file.read`.
+        BackendError: a device or backend that cannot serve this model.
+        ConfigError: an unknown setting.
+    """
+    settings = Settings(device, backend, precision, on_overlap)
+    if task is not None:
+        raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
+    network, card = file.read(registry.locate(model))
+    return Engine(network, settings, card)
+
+
+class Engine:
+    """A model on a device and a backend.
+
+    Attributes:
+        backend: the one that runs: "general" or "fast_pytorch".
+        card: what the model's makers say of it.
+        cutoff: Å.
+        elements: atomic numbers it serves.
+    """
+
+    def __init__(self, model: PaiNN, settings: Settings | None = None, card: dict[str, Any] | None = None) -> None:
+        """Take a model (copied, so that the caller's stays as it is), settings and card."""
+        self.settings = settings or Settings()
+        self.card = card or {}
+        self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
+        self.dtype = self.settings.dtype
+        self.backend = _choose(self.settings)
+        self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
+        self.evaluator: Evaluator = General(self.model) if self.backend == "general" else FastPyTorch(self.model)
+        self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
+        self._served[list(model.elements)] = True
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.model.cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model serves."""
+        return self.model.elements
+
+    @property
+    def precision(self) -> str:
+        """The precision asked for."""
+        return self.settings.precision
+
+    def describe(self) -> str:
+        """Say in one line what runs."""
+        name = self.card.get("name", self.model.family)
+        kind = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{torch.get_num_threads()} threads"
+        )
+        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({self.dtype})".replace(
+            "torch.", ""
+        )
+
+    def predict(self, structures: Any) -> Prediction:
+        """Compute energy, forces and stress.
+
+        Args:
+            structures: ase.Atoms, a list of them (any mix of sizes, cells and periodic directions), or a `System`.
+
+        Raises:
+            StructureError: no structures or an empty one, an element or charge the model does not know, overlapping atoms, or
+                anything `System` refuses; names structure and atom.
+        """
+        # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
+        system = System.from_ase(structures, device=self.device, dtype=torch.float64)
+        self._check_system(system)
+        graph = search(system, self.cutoff)
+        self._check_graph(system, graph)
+        graph = graph.with_vectors(graph.vectors.to(self.dtype))
+        energies, gradients = self.evaluator.energies_and_gradients(graph)
+        return self._prediction(system, graph, energies, gradients)
+
+    def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
+        # Sums over many edges and atoms in float64: they cost nothing beside the model.
+        graph, gradients = graph.with_vectors(graph.vectors.double()), gradients.double()
+        atomic = energies.double() + self.model.reference_energies[system.atomic_numbers]
+        energy = torch.zeros(system.num_systems, dtype=torch.float64, device=self.device)
+        energy.index_add_(0, system.system_index, atomic)
+        volume = torch.linalg.det(system.cell).abs()
+        stress = virials_from_gradients(graph, gradients) / volume[:, None, None]
+        stress = torch.where(system.pbc.all(1)[:, None, None], stress, torch.nan)
+        return Prediction(energy, forces_from_gradients(graph, gradients), stress, atomic, system.system_index)
+
+    def _check_system(self, system: System) -> None:
+        if not system.num_systems:
+            raise StructureError("no structures given; give at least one")
+        empty = system.counts() == 0
+        if bool(empty.any()):
+            raise StructureError(f"structure {int(empty.nonzero()[0])} has no atoms; leave it out")
+        served = self._served[system.atomic_numbers.clamp(max=len(SYMBOLS) - 1)]
+        if not bool(served.all()):
+            atom = int((~served).nonzero()[0])
+            number = int(system.atomic_numbers[atom])
+            symbol = SYMBOLS[number] if number < len(SYMBOLS) else "?"
+            known = " ".join(SYMBOLS[z] for z in self.elements[:20]) + (" ..." if len(self.elements) > 20 else "")
+            raise StructureError(
+                f"{system.place(atom)}: element {symbol} (Z = {number}) is unknown to this model; it knows {known}"
+            )
+        for name, bad, neutral in (
+            ("charge", system.charge != 0, "neutral structures (charge 0)"),
+            ("spin", system.spin > 1, "singlets (spin multiplicity 1, or 0 for not said)"),
+        ):
+            if bool(bad.any()):
+                structure = int(bad.nonzero()[0])
+                value = int(getattr(system, name)[structure])
+                raise StructureError(
+                    f"structure {structure}: {name} {value}, but this model knows only {neutral}; use a model that knows {name}"
+                )
+
+    def _check_graph(self, system: System, graph: Graph) -> None:
+        near = graph.lengths < CLOSEST
+        if not bool(near.any()):
+            return
+        edge = int(near.nonzero()[0])
+        i, j = int(graph.centers[edge]), int(graph.neighbors[edge])
+        first = int((system.system_index < system.system_index[i]).sum())
+        length = float(graph.lengths[edge])
+        image = " (a periodic image)" if bool((graph.shifts[edge] != 0).any()) else ""
+        message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {CLOSEST} Å"
+        if self.settings.on_overlap == "error" or length == 0.0:
+            raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
+        warnings.warn(f"{message}; the result means little", stacklevel=3)
+
+
+def _choose(settings: Settings) -> str:
+    """The backend that runs, or the reason why the one asked for cannot."""
+    if settings.backend == "fast_gpu":
+        raise BackendError("backend 'fast_gpu' does not serve PaiNN yet; use 'fast_pytorch', which runs on any device")
+    return "fast_pytorch" if settings.backend == "auto" else settings.backend

@@ -1,0 +1,71 @@
+"""What a user may ask of an engine, checked before anything is computed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import get_args, Literal
+
+import torch
+
+from atomjet.errors import BackendError, ConfigError
+
+Backend = Literal["auto", "general", "fast_pytorch", "fast_gpu"]
+Precision = Literal["default", "high", "float64"]
+OnOverlap = Literal["error", "warn"]
+
+CLOSEST = 0.3
+"""Å. Atoms nearer than this are a mistake in the input, not a geometry: no training set holds them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate a model.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1"; None picks CUDA where there is one.
+        backend: "auto" takes the fastest that serves this model, device and precision.
+        precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
+        on_overlap: what to do about atoms nearer than 0.3 Å: "error", or "warn" and go on.
+
+    Raises:
+        ConfigError: a value outside those listed.
+        BackendError: a device that is not there.
+    """
+
+    device: str | torch.device | None = None
+    backend: Backend = "auto"
+    precision: Precision = "default"
+    on_overlap: OnOverlap = "error"
+
+    def __post_init__(self) -> None:
+        """Check every field; settle the device."""
+        for name, choices in (("backend", Backend), ("precision", Precision), ("on_overlap", OnOverlap)):
+            if getattr(self, name) not in get_args(choices):
+                options = ", ".join(get_args(choices))
+                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose one of {options}")
+        object.__setattr__(self, "device", _device(self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of what is computed with them."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an old driver is reported below, by its consequence
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted is None:
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(wanted)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device {wanted!r} is unknown; write cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {str(device)!r} is not supported; use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise BackendError(
+            f"device {str(device)!r} is not there: {count} CUDA devices found; use cpu, or see `atomjet doctor`"
+        )
+    return device
