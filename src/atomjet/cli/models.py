@@ -44,26 +44,28 @@ def info(
 
     The card: elements, cutoff, teacher, data, errors on held-out data, number of parameters, licence.
     """
+    from ase.data import chemical_symbols
+
     from atomjet.errors import ConfigError
     from atomjet.models import file
-    from atomjet.models.registry import packaged
+    from atomjet.models.registry import locate, packaged
 
     if name is not None and model is not None and name != model:
         raise ConfigError(f"two models are named, {name} and --model {model}; give one")
     name = name or model
     if name is None:
         for known, path in packaged().items():
-            _, card = file.read(path)
+            _, card = file.read(path)  # a damaged file is better said here than at first use
             print(f"{known:16} {' '.join(card.get('elements', [])):28} {card.get('summary', '')}")
         print("`atomjet info NAME` shows one; every command takes --model NAME or a path.")
         return
     engine = options.load_engine(name, device, backend, precision)
-    module, _ = file.read(packaged().get(name, Path(name)))
-    card = dict(engine.card)
+    module, _ = file.read(locate(name))
+    card = {key: value for key, value in engine.card.items() if key != "elements"}
     facts = {
         "name": card.pop("name", name),
         "summary": card.pop("summary", None),
-        "elements": " ".join(card.pop("elements", [])),
+        "elements": " ".join(chemical_symbols[z] for z in engine.elements),
         "cutoff": f"{engine.cutoff:g} Å",
         "parameters": f"{sum(parameter.numel() for parameter in module.parameters()):,}",
     }

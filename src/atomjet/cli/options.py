@@ -62,7 +62,7 @@ def read_frame(path: Path, frame: int) -> Atoms:
         )
     atoms = frames[frame]
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
-    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, periodic along {_axes(atoms)}")
+    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
     return atoms
 
 
@@ -90,5 +90,6 @@ def say_unused(command: str, **given: Any) -> None:
             warn(f"--{name} {value} has no effect on {command}")
 
 
-def _axes(atoms: Atoms) -> str:
-    return "".join("abc"[k] for k in range(3) if atoms.pbc[k]) or "nothing"
+def _periodicity(atoms: Atoms) -> str:
+    axes = "".join("abc"[k] for k in range(3) if atoms.pbc[k])
+    return f"periodic along {axes}" if axes else "not periodic"
