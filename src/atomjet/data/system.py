@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +40,11 @@ class System:
 
     positions: Tensor
     atomic_numbers: Tensor
-    cell: Tensor = cast(Tensor, None)
-    pbc: Tensor = cast(Tensor, None)
-    system_index: Tensor = cast(Tensor, None)
-    charge: Tensor = cast(Tensor, None)
-    spin: Tensor = cast(Tensor, None)
+    cell: Tensor = None  # type: ignore[assignment]
+    pbc: Tensor = None  # type: ignore[assignment]
+    system_index: Tensor = None  # type: ignore[assignment]
+    charge: Tensor = None  # type: ignore[assignment]
+    spin: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Fill the defaults, bring every field to one device and type, check."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
+from atomjet.data.elements import SYMBOLS
 from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import file, registry
@@ -18,12 +19,6 @@ from atomjet.models.base import Evaluator, General, forces_from_gradients, viria
 from atomjet.models.painn import PaiNN
 from atomjet.models.painn.fast_pytorch import FastPyTorch
 from atomjet.neighbors import search
-
-SYMBOLS = (
-    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh "
-    "Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra "
-    "Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
-).split()
 
 
 def load(

@@ -71,7 +71,7 @@ def read(path: str | Path) -> tuple[PaiNN, dict[str, Any]]:
     check_tensors(path, tensors, expected)
     if metadata.get("sha256") != digest(tensors):
         raise ModelFileError(f"{path}: the weights do not match their SHA-256; the file is damaged, fetch it again")
-    model = model_class(config)
+    model = model_class(config).to(tensors["embedding.weight"].dtype)
     model.load_state_dict(tensors)
     return frozen(model), card
 

@@ -9,6 +9,8 @@ Plain tensor operations over the whole batch at once, on any device: also the fa
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -106,7 +108,7 @@ def _blocks(candidates: Tensor) -> list[tuple[int, int]]:
     edges = [0]
     for size in sizes:
         edges.append(edges[-1] + size)
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _test(

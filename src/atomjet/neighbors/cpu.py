@@ -52,5 +52,5 @@ def _exact(system: System, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray
         cell = system.cell.double().numpy()[system.system_index.numpy()[i]]
         vector = vector + np.einsum("ek,eka->ea", shift.astype(float), cell)
     near = np.einsum("ea,ea->e", vector, vector) < cutoff**2
-    edges = (torch.from_numpy(array[near]) for array in (i, j, shift))
-    return assemble(system, *edges, cutoff)
+    i, j, shift = (torch.from_numpy(array[near]) for array in (i, j, shift))
+    return assemble(system, i, j, shift, cutoff)
