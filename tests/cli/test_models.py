@@ -15,9 +15,13 @@ def test_info_lists_the_packaged_models(call):
 def test_info_shows_a_card(call, small_model: Path):
     status, out, err = call("info", small_model, model=False)
     assert (status, err) == (0, "")
-    for line in ("elements               H C N O", "cutoff                 4 Å", "licence                MIT"):
+    for line in (
+        "elements                     H C N O",
+        "cutoff                       4 Å",
+        "licence                      MIT",
+    ):
         assert line in out
-    assert "force mae meV A    12.5" in out
+    assert "force mae meV A          12.5" in out
     assert call("info", "--model", small_model, model=False)[1] == out
 
 

@@ -98,8 +98,8 @@ def md(
     if plot is not None:
         from atomjet.md.plot import plot_log
 
-        title = f"{atoms.get_chemical_formula()}, {model}, {ensemble} from {temperature:g} K, {timestep:g} fs"
-        plot_log(log, plot, title)
+        kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
+        plot_log(log, plot, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
         print(f"wrote {plot}")
 
 
@@ -120,7 +120,8 @@ def _run(
     resume, overwrite, seconds = how
     atoms.calc = AtomJetCalculator(engine)
     length = f"{settings.steps} steps of {settings.timestep:g} fs = {settings.steps * settings.timestep * 1e-3:g} ps"
-    print(f"{settings.ensemble}, {length}, start at {settings.temperature:g} K, seed {settings.seed}", flush=True)
+    start = "velocities kept" if settings.keep_velocities else f"start at {settings.temperature:g} K"
+    print(f"{settings.ensemble}, {length}, {start}, seed {settings.seed}", flush=True)
     if resume and not overwrite and not checkpoint_path(output).exists():
         options.warn(f"there is nothing to resume at {output}; starting from step 0")
     try:

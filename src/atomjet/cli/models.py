@@ -10,6 +10,9 @@ import typer
 from atomjet.cli import options
 from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
 
+AT_LENGTH = ("recipe", "settings", "student", "options")
+"""Parts of a card that are shown with --full only."""
+
 INFO_EXAMPLES = """Examples:
 
 \b
@@ -39,6 +42,9 @@ def info(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: Seed = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole card, recipe and training settings included.")
+    ] = False,
 ) -> None:
     """List the packaged models, or show one model's card.
 
@@ -69,7 +75,10 @@ def info(
         "cutoff": f"{engine.cutoff:g} Å",
         "parameters": f"{sum(parameter.numel() for parameter in module.parameters()):,}",
     }
-    _print_card(facts | card)
+    first = {key: card.pop(key) for key in ("licence", "errors", "limits") if key in card}
+    _print_card(facts | first | card, full)
+    if not full:
+        print("--full shows the recipe and the settings of the training too")
 
 
 def convert(
@@ -102,17 +111,26 @@ def convert(
     print(f"wrote {output}")
 
 
-def _print_card(card: dict[str, Any], indent: int = 0) -> None:
-    """Nested values, one a line, names in a column."""
+def _print_card(card: dict[str, Any], full: bool, indent: int = 0) -> None:
+    """Nested values, one a line, names in a column; below the second level only in full."""
     for key, value in card.items():
         label = " " * indent + key.replace("_", " ")
-        if value is None or value == "" or value == {}:
+        if value in (None, "", {}, []):
             continue
         if isinstance(value, dict):
+            if full or indent == 0 or key not in AT_LENGTH:
+                print(label)
+                _print_card(value, full, indent + 2)
+        elif isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
             print(label)
-            _print_card(value, indent + 2)
-        elif isinstance(value, list):
-            for k, item in enumerate(value):
-                print(f"{label if k == 0 else '':22} {item}")
+            for item in value:
+                print(" " * (indent + 2) + str(item))
         else:
-            print(f"{label:22} {value}")
+            print(f"{label:28} {_spoken(value)}")
+
+
+def _spoken(value: Any) -> str:
+    """Lists on one line, floats with four digits."""
+    if isinstance(value, list):
+        return " ".join(map(_spoken, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
