@@ -50,3 +50,34 @@ def test_doctor_fails_with_a_damaged_model(call, small_model: Path, tmp_path: Pa
     assert status == 1
     assert "FAILED" in out
     assert "-m pip install" in out
+
+
+GOLDEN = Path(__file__).parents[1] / "models" / "golden"
+
+
+def test_convert_writes_a_model_that_every_command_takes(call, ethanol: Path, tmp_path: Path):
+    out = tmp_path / "student.safetensors"
+    weights, config = GOLDEN / "gaussian.safetensors", GOLDEN / "gaussian.json"
+    status, text, err = call("convert", weights, "--config", config, "-o", out, model=False)
+    assert (status, err) == (0, "")
+    assert f"wrote {out}" in text
+    assert "student on cpu" in text
+    assert call("info", out, model=False)[0] == 0
+
+
+def test_convert_refuses_in_one_line(call, small_model: Path, tmp_path: Path):
+    weights, config = GOLDEN / "gaussian.safetensors", GOLDEN / "gaussian.json"
+    for arguments, text in [
+        ((weights, "-o", tmp_path / "a.safetensors"), "--config"),
+        ((weights, "--config", config, "-o", tmp_path / "a.pt"), "does not end in .safetensors"),
+        ((weights, "--config", tmp_path / "absent.json", "-o", tmp_path / "a.safetensors"), "absent.json"),
+        ((tmp_path / "absent.pt", "--config", config, "-o", tmp_path / "a.safetensors"), "absent.pt"),
+        ((small_model, "--config", config, "-o", tmp_path / "a.safetensors"), "small.safetensors"),
+        ((GOLDEN / "bessel.safetensors", "--config", config, "-o", tmp_path / "a.safetensors"), "bessel.safetensors"),
+    ]:
+        status, _, err = call("convert", *arguments, model=False)
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert text in err
+        assert not (tmp_path / "a.safetensors").exists()
