@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	mkdir -p demo
 	$(BIN)/atomjet md examples/ethanol.xyz --ensemble nvt --steps 1000 -o demo/equilibration.traj --overwrite --device cpu
 	$(BIN)/atomjet md demo/equilibration.traj --keep-velocities --steps 2000 -o demo/ethanol.traj \
-	  --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
+	  --log-interval 5 --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest

@@ -277,3 +277,21 @@ def test_drift_is_a_slope_per_atom_and_picosecond():
     time_fs = np.linspace(0.0, 2000.0, 50)
     assert drift(time_fs, 3.0 + 0.012 * time_fs * 1e-3, atoms=6) == pytest.approx(2.0)
     assert np.isnan(drift(time_fs[:2], time_fs[:2], atoms=1))
+
+
+@pytest.mark.parametrize("ensemble", ["nvt", "npt"])
+def test_thermostats_hold_the_temperature_of_few_atoms(tmp_path: Path, ensemble: str):
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    friction = 20.0 if ensemble == "nvt" else None
+    settings = MDSettings(2000, timestep=3.0, ensemble=ensemble, friction=friction, log_interval=1)
+    simulate(atoms, settings, tmp_path / "a.traj", quiet=True)
+    rows = read_log(tmp_path / "a.csv")
+    kelvin = rows["temperature_K"][300:]
+    # Of four atoms nine or twelve components are free: counting twelve for nine would give 400 K. The temperature
+    # forgets itself within about 100 fs, so 5 ps are some 50 samples of a spread of 300 K * sqrt(2/9).
+    assert kelvin.mean() == pytest.approx(300.0, abs=4 * 300 * np.sqrt(2 / 9) / np.sqrt(50))
+    assert 0.5 < kelvin.std() / (300 * np.sqrt(2 / 9)) < 1.6
+    if ensemble == "npt":
+        # In nvt, at the tabulated lattice constant, it is -0.35 GPa.
+        assert abs(rows["pressure_GPa"][300:].mean()) < 0.2

@@ -60,6 +60,7 @@ def test_motion_as_a_whole_is_removed_and_nothing_else():
     atoms = molecule("CH3CH2OH")
     draw_velocities(atoms, 300.0, "nve", np.random.default_rng(0))
     inner = atoms.get_velocities()
-    atoms.set_velocities(inner + [0.1, 0.0, -0.2] + np.cross([0.0, 0.03, 0.01], atoms.positions))
+    drift = np.array([0.1, 0.0, -0.2])
+    atoms.set_velocities(inner + drift + np.cross([0.0, 0.03, 0.01], atoms.positions))
     bring_to_rest(atoms)
     np.testing.assert_allclose(atoms.get_velocities(), inner, atol=1e-12)

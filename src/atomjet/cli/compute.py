@@ -143,7 +143,7 @@ def _predict(engine: Engine, frames: list[Atoms], first: int) -> list[Atoms]:
         prediction = engine.predict(frames)
     except AtomJetError as error:
         if len(frames) == 1:
-            raise type(error)(f"frame {first}: {error}") from error
+            raise type(error)(f"frame {first}: {str(error).removeprefix('structure 0: ')}") from error
         # Found again one by one, because the message counts within this group.
         return [labelled for k, frame in enumerate(frames) for labelled in _predict(engine, [frame], first + k)]
     stresses = prediction.stress.to("cpu", torch.float64).numpy()

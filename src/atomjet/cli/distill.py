@@ -107,32 +107,35 @@ def _recipe(
     seed: int | None,
 ) -> Recipe:
     """Read the recipe, change what the command line says otherwise, and print what runs."""
-    from atomjet.distill.recipe import Recipe, load_recipe
+    from atomjet.distill.recipe import load_recipe
+    from atomjet.errors import ConfigError
 
     recipe = load_recipe(config)
-    changes = {name: value for name, value in (("name", model), ("seed", seed)) if value is not None}
-    if changes:
-        recipe = Recipe.model_validate(dict(recipe) | changes)
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed {seed} is negative; give 0 or more")
+    changes = {"name": model, "seed": seed}
+    recipe = recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
     if command in ("sample", "label"):
         options.say_unused(command, device=(device, None))
     options.say_unused(command, backend=(backend, "auto"), precision=(precision, "default"))
-    print(f"{command} {recipe.name}: teacher {recipe.teacher.calculator}, seed {recipe.seed}, into {recipe.output}")
+    said = f"{command} {recipe.name}: teacher {recipe.teacher.calculator}, seed {recipe.seed}, into {recipe.output}"
+    print(said, flush=True)
     return recipe
 
 
 def _sample(recipe: Recipe) -> None:
     from atomjet.distill.sample import run_sample
 
-    print(f"wrote {run_sample(recipe)}", flush=True)
+    run_sample(recipe)
 
 
 def _label(recipe: Recipe) -> None:
     from atomjet.distill.label import run_label
 
-    print(f"wrote {run_label(recipe)}", flush=True)
+    run_label(recipe)
 
 
 def _train(recipe: Recipe, device: str | None, resume: bool) -> None:
     from atomjet.distill.train import run_train
 
-    print(f"wrote {run_train(recipe, device, resume=resume, device=device)}", flush=True)
+    run_train(recipe, resume=resume, device=device)

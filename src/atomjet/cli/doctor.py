@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from atomjet.cli import options
 from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
 
 REQUIRED = ("torch", "numpy", "ase", "vesin", "safetensors", "pydantic", "typer", "rich", "pyyaml", "matplotlib")
@@ -117,16 +118,16 @@ def _model(model: str, device: str | None, backend: str, precision: str, seed: i
     import numpy as np
     from ase import Atoms
 
-    import atomjet
+    from atomjet.errors import AtomJetError
 
     reinstall = f"{sys.executable} -m pip install --force-reinstall --no-deps atomjet"
     try:
-        engine = atomjet.load(model, device=device, backend=backend, precision=precision)
+        engine = options.load_engine(model, device, backend, precision, quiet=True)
         generator = np.random.default_rng(seed)
         first, last = engine.elements[0], engine.elements[-1]
         distance = generator.uniform(1.5, 2.5)
         forces = engine.predict(Atoms([first, last], positions=[[0, 0, 0], [0, 0, distance]])).forces
-    except atomjet.AtomJetError as error:
+    except AtomJetError as error:
         return Finding(model, False, str(error), reinstall, needed=True)
     if not bool(forces.isfinite().all()):
         return Finding(model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)

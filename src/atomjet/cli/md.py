@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Pr
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from atomjet import Engine
     from atomjet.md import MDSettings, Summary
 
 EXAMPLES = """Examples:
@@ -87,16 +89,17 @@ def md(
     atoms = options.read_frame(file, frame)
     for line in settings.check(atoms):
         options.warn(line)
-    # The weights are not part of this: a model's name or path stands for them.
-    request = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
-    summary = _run(atoms, settings, output, log, request, (resume, overwrite, checkpoint_seconds))
+    engine = options.load_engine(model, device, backend, precision, task)
+    summary = _run(
+        atoms, settings, output, log, engine, _request(engine, model, task), (resume, overwrite, checkpoint_seconds)
+    )
     print(_spoken(summary, settings))
     print(f"wrote {output} and {log}")
     if plot is not None:
         from atomjet.md.plot import plot_log
 
-        title = f"{atoms.get_chemical_formula()}, {model}, {ensemble} from {temperature:g} K, {timestep:g} fs"
-        plot_log(log, plot, title)
+        kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
+        plot_log(log, plot, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
         print(f"wrote {plot}")
 
 
@@ -105,19 +108,21 @@ def _run(
     settings: MDSettings,
     output: Path,
     log: Path,
+    engine: Engine,
     request: dict[str, Any],
     how: tuple[bool, bool, float],
 ) -> Summary:
-    """Load the model and run; say how to go on when interrupted."""
+    """Run; say how to go on when interrupted."""
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.md import simulate
     from atomjet.md.simulation import checkpoint_path
 
     resume, overwrite, seconds = how
-    atoms.calc = AtomJetCalculator(options.load_engine(**request))
+    atoms.calc = AtomJetCalculator(engine)
     length = f"{settings.steps} steps of {settings.timestep:g} fs = {settings.steps * settings.timestep * 1e-3:g} ps"
-    print(f"{settings.ensemble}, {length}, start at {settings.temperature:g} K, seed {settings.seed}", flush=True)
-    if resume and not checkpoint_path(output).exists():
+    start = "velocities kept" if settings.keep_velocities else f"start at {settings.temperature:g} K"
+    print(f"{settings.ensemble}, {length}, {start}, seed {settings.seed}", flush=True)
+    if resume and not overwrite and not checkpoint_path(output).exists():
         options.warn(f"there is nothing to resume at {output}; starting from step 0")
     try:
         return simulate(
@@ -133,6 +138,20 @@ def _run(
     except KeyboardInterrupt:
         print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
         raise
+
+
+def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
+    """What decides the forces, and so must be the same when a run is resumed."""
+    from atomjet.models.registry import locate
+
+    return {
+        "model": model,
+        "weights": hashlib.sha256(locate(model).read_bytes()).hexdigest(),
+        "device": str(engine.device),
+        "backend": engine.backend,
+        "precision": engine.precision,
+        "task": task,
+    }
 
 
 def _check_paths(file: Path, output: Path, log: Path, plot: Path | None) -> None:

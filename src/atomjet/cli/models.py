@@ -10,6 +10,9 @@ import typer
 from atomjet.cli import options
 from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
 
+AT_LENGTH = ("recipe", "settings", "student", "options")
+"""Parts of a card that are shown with --full only."""
+
 INFO_EXAMPLES = """Examples:
 
 \b
@@ -39,35 +42,43 @@ def info(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: Seed = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole card, recipe and training settings included.")
+    ] = False,
 ) -> None:
     """List the packaged models, or show one model's card.
 
     The card: elements, cutoff, teacher, data, errors on held-out data, number of parameters, licence.
     """
+    from ase.data import chemical_symbols
+
     from atomjet.errors import ConfigError
     from atomjet.models import file
-    from atomjet.models.registry import packaged
+    from atomjet.models.registry import locate, packaged
 
     if name is not None and model is not None and name != model:
         raise ConfigError(f"two models are named, {name} and --model {model}; give one")
     name = name or model
     if name is None:
         for known, path in packaged().items():
-            _, card = file.read(path)
+            _, card = file.read(path)  # a damaged file is better said here than at first use
             print(f"{known:16} {' '.join(card.get('elements', [])):28} {card.get('summary', '')}")
         print("`atomjet info NAME` shows one; every command takes --model NAME or a path.")
         return
     engine = options.load_engine(name, device, backend, precision)
-    module, _ = file.read(packaged().get(name, Path(name)))
-    card = dict(engine.card)
+    module, _ = file.read(locate(name))
+    card = {key: value for key, value in engine.card.items() if key != "elements"}
     facts = {
         "name": card.pop("name", name),
         "summary": card.pop("summary", None),
-        "elements": " ".join(card.pop("elements", [])),
+        "elements": " ".join(chemical_symbols[z] for z in engine.elements),
         "cutoff": f"{engine.cutoff:g} Å",
         "parameters": f"{sum(parameter.numel() for parameter in module.parameters()):,}",
     }
-    _print_card(facts | card)
+    first = {key: card.pop(key) for key in ("licence", "errors", "limits") if key in card}
+    _print_card(facts | first | card, full)
+    if not full:
+        print("--full shows the recipe and the settings of the training too")
 
 
 def convert(
@@ -100,17 +111,26 @@ def convert(
     print(f"wrote {output}")
 
 
-def _print_card(card: dict[str, Any], indent: int = 0) -> None:
-    """Nested values, one a line, names in a column."""
+def _print_card(card: dict[str, Any], full: bool, indent: int = 0) -> None:
+    """Nested values, one a line, names in a column; below the second level only in full."""
     for key, value in card.items():
         label = " " * indent + key.replace("_", " ")
-        if value is None or value == "" or value == {}:
+        if value in (None, "", {}, []):
             continue
         if isinstance(value, dict):
+            if full or indent == 0 or key not in AT_LENGTH:
+                print(label)
+                _print_card(value, full, indent + 2)
+        elif isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
             print(label)
-            _print_card(value, indent + 2)
-        elif isinstance(value, list):
-            for k, item in enumerate(value):
-                print(f"{label if k == 0 else '':22} {item}")
+            for item in value:
+                print(" " * (indent + 2) + str(item))
         else:
-            print(f"{label:22} {value}")
+            print(f"{label:28} {_spoken(value)}")
+
+
+def _spoken(value: Any) -> str:
+    """Lists on one line, floats with four digits."""
+    if isinstance(value, list):
+        return " ".join(map(_spoken, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

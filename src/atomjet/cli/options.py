@@ -41,12 +41,17 @@ Frame = Annotated[
 ]
 
 
-def load_engine(model: str, device: str | None, backend: str, precision: str, task: str | None = None) -> Engine:
+def load_engine(
+    model: str, device: str | None, backend: str, precision: str, task: str | None = None, quiet: bool = False
+) -> Engine:
     """Load the model and print what will run."""
     import atomjet
 
-    engine = atomjet.load(model, device=device, backend=backend, precision=precision, task=task)
-    print(engine.describe())
+    # Words that are no setting are refused by name there.
+    settings: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
+    engine = atomjet.load(model, task=task, **settings)
+    if not quiet:
+        print(engine.describe())
     return engine
 
 
@@ -60,9 +65,9 @@ def read_frame(path: Path, frame: int) -> Atoms:
         raise ConfigError(
             f"frame {frame} is not in {path}, which has {len(frames)}; give {-len(frames)} ... {len(frames) - 1}"
         )
-    atoms = frames[frame]
+    atoms: Atoms = frames[frame]
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
-    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, periodic along {_axes(atoms)}")
+    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
     return atoms
 
 
@@ -90,5 +95,6 @@ def say_unused(command: str, **given: Any) -> None:
             warn(f"--{name} {value} has no effect on {command}")
 
 
-def _axes(atoms: Atoms) -> str:
-    return "".join("abc"[k] for k in range(3) if atoms.pbc[k]) or "nothing"
+def _periodicity(atoms: Atoms) -> str:
+    axes = "".join("abc"[k] for k in range(3) if atoms.pbc[k])
+    return f"periodic along {axes}" if axes else "not periodic"

@@ -58,6 +58,18 @@ def build_dynamics(atoms: Atoms, settings: MDSettings, generator: np.random.Gene
     )
 
 
+def take_step(dynamics: MolecularDynamics, forces: np.ndarray | None) -> np.ndarray:
+    """One time step. Give the forces that the last step returned, or None at first; return the new ones.
+
+    The calculator could be asked again, but would first compare the atoms with those it knows, which for a small molecule
+    takes a good part of the time that its forces take.
+    """
+    if isinstance(dynamics, IsotropicMTKNPT):
+        dynamics.step()
+        return dynamics.atoms.get_forces(md=True)
+    return dynamics.step(forces)  # type: ignore[attr-defined]
+
+
 def get_state(dynamics: MolecularDynamics) -> dict[str, np.ndarray]:
     """Everything beside positions, momenta, cell and noise that the next step depends on."""
     return {name: np.array(getattr(owner, key)) for name, owner, key in _continued(dynamics)}

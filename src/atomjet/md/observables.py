@@ -63,15 +63,15 @@ def measure(atoms: Atoms, step: int, time_fs: float, degrees: int) -> Observable
     )
 
 
-def check_sane(atoms: Atoms, step: int, degrees: int, target: float) -> None:
-    """Stop a run that has exploded.
+def check_sane(atoms: Atoms, forces: np.ndarray, step: int, degrees: int, target: float) -> None:
+    """Stop a run that has exploded; `forces` (N, 3) are those on the atoms as they are.
 
     Raises:
         SimulationError: a position, velocity or force that is not finite or beyond its limit; names step, atom and
         value.
     """
     advice = "take a shorter timestep, relax the structure first, or use a model trained for such structures"
-    positions, velocities, forces = atoms.positions, atoms.get_velocities(), atoms.get_forces()
+    positions, velocities = atoms.positions, atoms.get_velocities()
     finite = np.isfinite(positions).all(1) & np.isfinite(velocities).all(1) & np.isfinite(forces).all(1)
     if not finite.all():
         raise SimulationError(

@@ -12,7 +12,7 @@ from ase.filters import FrechetCellFilter
 from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
-from atomjet.errors import ConfigError, StructureError
+from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
@@ -85,6 +85,7 @@ def relax(
 
     Raises:
         StructureError: no atoms, or a cell to relax that is not periodic in three directions.
+        SimulationError: the calculator refused a structure on the way.
     """
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one")
@@ -105,6 +106,10 @@ def relax(
             largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
             now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
             report(now)
+    except AtomJetError as error:
+        if np.isnan(now.fmax):  # refused as it was given
+            raise
+        raise SimulationError(f"the relaxation broke down after step {now.step}: {error}") from error
     finally:
         if frames:
             frames.close()

@@ -18,7 +18,7 @@ from ase.md.md import MolecularDynamics
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError
 from atomjet.md.checkpoint import Checkpoint
-from atomjet.md.dynamics import build_dynamics, get_state, set_state
+from atomjet.md.dynamics import build_dynamics, get_state, set_state, take_step
 from atomjet.md.observables import check_sane, drift, measure, read_log
 from atomjet.md.recorder import Recorder
 from atomjet.md.settings import MDSettings
@@ -124,8 +124,8 @@ class _Run:
         elif settings.ensemble != "nvt":
             bring_to_rest(atoms)  # what is conserved is not counted among the degrees of freedom
         self.dynamics = _continued(build_dynamics(atoms, settings, self.generator), since)
-        atoms.get_forces()  # what the model refuses, it refuses before any file is touched
-        check_sane(atoms, self.step, self.degrees, settings.temperature)
+        self.forces = atoms.get_forces(md=True)  # what the model refuses, it refuses before any file is touched
+        check_sane(atoms, self.forces, self.step, self.degrees, settings.temperature)
         trajectory.parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         if since is None:
@@ -141,7 +141,7 @@ class _Run:
             saved = time.monotonic()
             while self.step < self.settings.steps:
                 self._advance()
-                advance(note=f"{self.atoms.get_potential_energy():.3f} eV")
+                advance()
                 if time.monotonic() - saved >= checkpoint_seconds:
                     self._save(self.recorder.on_disk())
                     saved = time.monotonic()
@@ -155,12 +155,11 @@ class _Run:
     def _advance(self) -> None:
         """One time step, checked and recorded."""
         try:
-            self.dynamics.step()
-            self.atoms.get_forces()
+            self.forces = take_step(self.dynamics, self.forces)
         except AtomJetError as error:
             raise SimulationError(f"the run broke down at step {self.step + 1}: {error}") from error
         self.step += 1
-        check_sane(self.atoms, self.step, self.degrees, self.settings.temperature)
+        check_sane(self.atoms, self.forces, self.step, self.degrees, self.settings.temperature)
         self._record()
 
     def _record(self, due: bool = True) -> None:
