@@ -83,7 +83,7 @@ class FlatAdamW:
 def flatten(model: nn.Module) -> Tensor:
     """Copy all weights into one vector, and make them views of it."""
     parameters = list(model.parameters())
-    length = sum(_padded(parameter) for parameter in parameters)
+    length = sum(padded_size(parameter) for parameter in parameters)
     vector = torch.zeros(length, dtype=parameters[0].dtype, device=parameters[0].device)
     for parameter, part in _parts(model, vector):
         part.copy_(parameter.detach())
@@ -96,9 +96,10 @@ def _parts(model: nn.Module, vector: Tensor) -> list[tuple[nn.Parameter, Tensor]
     parts, start = [], 0
     for parameter in model.parameters():
         parts.append((parameter, vector[start : start + parameter.numel()].view(parameter.shape)))
-        start += _padded(parameter)
+        start += padded_size(parameter)
     return parts
 
 
-def _padded(parameter: Tensor) -> int:
+def padded_size(parameter: Tensor) -> int:
+    """Places that a weight takes in the vector."""
     return -(-parameter.numel() // ALIGNMENT) * ALIGNMENT

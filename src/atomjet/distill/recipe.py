@@ -172,7 +172,9 @@ class DataSource(Section):
     """Labelled frames to train on: a directory of shards or a file that ASE reads, and how often each frame is seen per epoch."""
 
     path: RecipePath
-    weight: float = Field(1.0, gt=0, description="passes per epoch; 0.5: another half of the frames every epoch")
+    weight: float = Field(
+        default=1.0, gt=0, description="passes per epoch; 0.5: another half of the frames every epoch"
+    )
 
 
 class TrainConfig(Section):
@@ -182,36 +184,44 @@ class TrainConfig(Section):
     rest, where the run is measured in steps or in minutes, so that a run that was given ten minutes ends annealed.
     """
 
-    data: tuple[DataSource, ...] = Field((), description="by default what `label` wrote")
+    data: tuple[DataSource, ...] = Field(default=(), description="by default what `label` wrote")
     epochs: Count | None = None
-    max_minutes: float | None = Field(None, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
     batch_size: Count = 256
-    learning_rate: float = Field(1e-3, gt=0)
-    final_learning_rate: float = Field(1e-6, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    final_learning_rate: float = Field(default=1e-6, ge=0)
     warmup: Fraction = 0.02
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW's, on matrices only")
+    weight_decay: float = Field(default=1e-3, ge=0, description="AdamW's, on matrices only")
     ema_decay: Fraction = 0.999
-    clip_norm: float = Field(10.0, gt=0, description="largest norm of the gradient")
-    energy_weight: float = Field(2.0, ge=0)
-    force_weight: float = Field(1.0, ge=0)
-    hessian_weight: float = Field(0.0, ge=0, description="needs frames with Hessian rows")
-    energy_delta: float = Field(0.005, gt=0, description="eV/atom: error where the loss turns from square to linear")
-    force_delta: float = Field(0.01, gt=0, description="eV/Å: the same for the length of a force error")
-    hessian_delta: float = Field(0.1, gt=0, description="eV/Å²: the same for a 3-vector of a Hessian row")
-    force_cap: float = Field(10.0, gt=0, description="eV/Å: labels beyond it count by their relative error")
-    validation_interval: Count = Field(1, description="epochs")
-    validation_frames: Count = Field(
-        4000, description="at most so many frames of the validation split, at each interval"
+    clip_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
+    energy_weight: float = Field(default=2.0, ge=0)
+    force_weight: float = Field(default=1.0, ge=0)
+    hessian_weight: float = Field(default=0.0, ge=0, description="needs frames with Hessian rows")
+    energy_delta: float = Field(
+        default=0.005, gt=0, description="eV/atom: error where the loss turns from square to linear"
     )
-    checkpoint_minutes: float = Field(2.0, gt=0)
+    force_delta: float = Field(default=0.01, gt=0, description="eV/Å: the same for the length of a force error")
+    hessian_delta: float = Field(default=0.1, gt=0, description="eV/Å²: the same for a 3-vector of a Hessian row")
+    force_cap: float = Field(default=10.0, gt=0, description="eV/Å: labels beyond it count by their relative error")
+    validation_interval: Count = Field(default=1, description="epochs")
+    validation_frames: Count = Field(
+        default=4000, description="at most so many frames of the validation split, at each interval"
+    )
+    checkpoint_minutes: float = Field(default=2.0, gt=0)
     tf32: bool = Field(
-        True, description="matrix products on a GPU with 10-bit mantissas; evaluation is always in float32"
+        default=True, description="matrix products on a GPU with 10-bit mantissas; evaluation is always in float32"
+    )
+
+    compile: bool = Field(
+        default=False, description="fuse a step into one function: a minute at first, then faster steps"
     )
 
     @model_validator(mode="after")
-    def _ends(self) -> TrainConfig:
+    def _possible(self) -> TrainConfig:
         if self.epochs is None and self.max_minutes is None:
             raise ValueError("needs epochs or max_minutes")
+        if self.compile and self.hessian_weight:
+            raise ValueError("compile cannot be combined with hessian_weight")
         return self
 
 
@@ -226,7 +236,7 @@ class Recipe(Section):
     teacher: TeacherConfig = TeacherConfig()
     sample: SampleConfig = SampleConfig()
     label: LabelConfig = LabelConfig()
-    student: PaiNNConfig = PaiNNConfig()
+    student: PaiNNConfig = PaiNNConfig.model_validate({})
     train: TrainConfig = TrainConfig(epochs=100)
 
     @model_validator(mode="after")

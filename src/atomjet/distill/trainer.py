@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from atomjet.distill.batches import FrameStore, draws_per_epoch, epoch_order
 from atomjet.distill.checkpoint import read_checkpoint, write_checkpoint
+from atomjet.distill.compiled import CompiledLoss
 from atomjet.distill.evaluate import Errors, errors, matrix_products, predict
 from atomjet.distill.loss import losses
 from atomjet.distill.optimizer import FlatAdamW
@@ -85,6 +86,10 @@ class Trainer:
         self.saved_at = 0.0
         self.asked = self.stopping = False  # this rank got a signal; all ranks know that one did
         self.batches_per_epoch = max(1, draws_per_epoch(weights) // config.batch_size)
+        self.compiled: CompiledLoss | None = None
+        if config.compile:
+            most = -(-draws_per_epoch(weights) // self.batches_per_epoch)
+            self.compiled = CompiledLoss(model, config, train, weights, -(-most // ranks.size))
         if draws_per_epoch(weights) < ranks.size:
             raise ConfigError(f"{draws_per_epoch(weights)} training frames for {ranks.size} processes; start fewer")
 
@@ -143,8 +148,12 @@ class Trainer:
             draws = np.random.default_rng([self.seed, self.epoch, self.batch, 1]).uniform(size=len(indices))
             with_rows = self.train.atoms_with_rows(indices)
             batch = replace(batch, hessian=self.train.hessian(indices[own], draws[own], with_rows))
-        total, parts = losses(self.model, batch, self.config)
-        total.backward()
+        if self.compiled is not None and self.compiled.fits(batch):
+            total, parts, gradient = self.compiled(batch)
+            self.optimizer.gradient.copy_(gradient)
+        else:
+            total, parts = losses(self.model, batch, self.config)
+            total.backward()
         self.ranks.sum(self.optimizer.gradient)
         good = self.optimizer.step(self.learning_rate())
         seen = torch.cat([parts, total.detach()[None], torch.ones_like(parts[:1]) / self.ranks.size])
