@@ -7,19 +7,19 @@ a temperature or a pressure means the same in AtomJet and in ASE.
 BOLTZMANN = 8.617330337217213e-05
 """Boltzmann constant, eV/K."""
 
-AMU_A2_PER_FS2 = 103.642691
+AMU_A2_PER_FS2 = 103.64269572045424
 """1 amu Å²/fs² in eV: kinetic energy ½mv² with m in amu and v in Å/fs, times this, is in eV."""
 
-GPA = 0.0062415091
+GPA = 0.006241509125883258
 """1 GPa in eV/Å³."""
 
 BAR = GPA * 1e-4
 """1 bar in eV/Å³."""
 
-HARTREE = 27.21138602
+HARTREE = 27.211386024367243
 """1 Hartree in eV."""
 
-BOHR = 0.52917721067
+BOHR = 0.5291772105638411
 """1 Bohr radius in Å."""
 
 MEV = 1e-3

@@ -62,9 +62,7 @@ class AtomJetCalculator(Calculator):
         if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         elif properties and "stress" in properties:
-            raise StructureError(
-                "stress needs three periodic directions; this structure has pbc " + str(self.atoms.pbc)
-            )  # type: ignore[union-attr]
+            raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
         self.results = results
         self._info = _charge_spin(self.atoms)
 

@@ -1,9 +1,10 @@
-"""Frames: structures of any size with their labels, as flat arrays; in memory, in HDF5 shards, from files that ASE reads.
+"""Frames: structures of any size with their labels, as flat arrays; in memory, in HDF5 shards, from files that ASE
+reads.
 
 F frames, A atoms in all, R Hessian rows. The atoms of frame f are `ptr[f]:ptr[f + 1]`.
 
-An HDF5 shard holds the same arrays under the same names; `split`, `source` and `molecule` are stored as integers with their
-names beside them. A shard is written under a temporary name and renamed: whoever sees it sees it whole.
+An HDF5 shard holds the same arrays under the same names; `split`, `source` and `molecule` are stored as integers with
+their names beside them. A shard is written under a temporary name and renamed: whoever sees it sees it whole.
 """
 
 from __future__ import annotations
@@ -133,9 +134,17 @@ class Frames:
         """One frame as ase.Atoms; energy and forces, where it is labelled, in its calculator."""
         part = slice(self.ptr[frame], self.ptr[frame + 1])
         charge = int(self.charge[frame])
-        info = {"molecule": str(self.molecule[frame]), "split": str(self.split[frame]), "source": str(self.source[frame])}
+        info = {
+            "molecule": str(self.molecule[frame]),
+            "split": str(self.split[frame]),
+            "source": str(self.source[frame]),
+        }
         made = Atoms(
-            self.numbers[part], self.positions[part].astype(float), cell=self.cell[frame], pbc=self.pbc[frame], info=info
+            self.numbers[part],
+            self.positions[part].astype(float),
+            cell=self.cell[frame],
+            pbc=self.pbc[frame],
+            info=info,
         )
         if charge:
             made.info["charge"] = charge
@@ -181,10 +190,10 @@ def frames_from_record(record: Record, split: str, source: str, large: bool = Fa
         large=np.full(count, large),
         split=np.array([split] * count),
         source=np.array([source] * count),
-        hessian_frame=[],
-        hessian_atom=[],
-        hessian_axis=[],
-        hessian_ptr=[0],
+        hessian_frame=np.zeros(0),
+        hessian_atom=np.zeros(0),
+        hessian_axis=np.zeros(0),
+        hessian_ptr=np.zeros(1),
         hessian_rows=np.zeros((0, 3)),
         **{name: record[name] for name in ("numbers", "positions", "cell", "pbc", "charge", "reactive", "molecule")},
     )
@@ -246,12 +255,13 @@ def read_dataset(
 ) -> Frames:
     """Read shards, directories of shards, and labelled files that ASE reads (extxyz, traj ...), in any mixture.
 
-    Frames of foreign files keep `info["split"]` and `info["molecule"]` where they have them; otherwise the split is drawn by a
-    hash of `seed` and the molecule, and the molecule is told by formula and connectivity, so that all frames of one molecule
-    fall into the same split. `validation` and `test` are the shares of the molecules.
+    Frames of foreign files keep `info["split"]` and `info["molecule"]` where they have them; otherwise the split is
+    drawn by a hash of `seed` and the molecule, and the molecule is told by formula and connectivity, so that all frames
+    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules.
 
     Raises:
-        ConfigError: no such file, no shard in a directory, a file that is neither, or a frame without energy and forces.
+        ConfigError: no such file, no shard in a directory, a file that is neither, or a frame without energy and
+        forces.
     """
     chosen = [paths] if isinstance(paths, str | Path) else paths
     parts: list[Frames] = []
@@ -260,7 +270,9 @@ def read_dataset(
         if not files or not all(file.exists() for file in files):
             raise ConfigError(f"no dataset at {path}; label one first: atomjet label RECIPE.yaml")
         for file in files:
-            parts.append(_read_shard(file) if file.suffix in (".h5", ".hdf5") else _read_foreign(file, seed, validation, test))
+            parts.append(
+                _read_shard(file) if file.suffix in (".h5", ".hdf5") else _read_foreign(file, seed, validation, test)
+            )
     return concatenate(parts)
 
 

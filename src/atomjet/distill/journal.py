@@ -4,8 +4,8 @@ Each worker process writes one new file and never touches another's. A record is
 
     magic (4 bytes) | length of body (u32) | CRC-32 of key and body (u32) | key (16 bytes) | body
 
-and reaches the kernel in one write, so kill -9 can only tear the record in flight. Reading stops at the first record that is
-incomplete or whose checksum differs; what stood before it is whole.
+and reaches the kernel in one write, so kill -9 can only tear the record in flight. Reading stops at the first record
+that is incomplete or whose checksum differs; what stood before it is whole.
 """
 
 from __future__ import annotations

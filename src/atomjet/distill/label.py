@@ -1,9 +1,9 @@
 """`atomjet label`: the teacher's energy and forces for every sampled frame.
 
-A label is remembered in `OUTPUT/labels/` under a digest of the frame and the teacher, as soon as it is computed: a killed run
-loses the frames in flight, and a changed recipe computes only frames that it did not have. From the labels, shards are written
-to `OUTPUT/dataset/`, in the order of `OUTPUT/samples.h5`: their bytes do not depend on the number of workers or on
-interruptions. What is left out or remarkable stands with its reason in `OUTPUT/failures.jsonl`.
+A label is remembered in `OUTPUT/labels/` under a digest of the frame and the teacher, as soon as it is computed: a
+killed run loses the frames in flight, and a changed recipe computes only frames that it did not have. From the labels,
+shards are written to `OUTPUT/dataset/`, in the order of `OUTPUT/samples.h5`: their bytes do not depend on the number of
+workers or on interruptions. What is left out or remarkable stands with its reason in `OUTPUT/failures.jsonl`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
         frames = read_dataset(samples)
         keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
         _compute(recipe, frames, keys, quiet)
-        labelled, failures = _write(recipe, frames, keys, {"recipe": recipe.name, "seed": recipe.seed, "teacher": about})
+        labelled, failures = _write(
+            recipe, frames, keys, {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
+        )
     print_counts(labelled)
     left_out = Counter(failure["outcome"] for failure in failures)
     print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + _spoken(left_out, recipe.output))
@@ -62,7 +64,9 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
 def _spoken(outcomes: Counter[str], output: Path) -> str:
     if not outcomes:
         return "no failures"
-    return ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {output / 'failures.jsonl'}"
+    return (
+        ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {output / 'failures.jsonl'}"
+    )
 
 
 def _content(frames: Frames, f: int) -> tuple[Array, ...]:

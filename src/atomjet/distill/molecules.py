@@ -90,23 +90,31 @@ def _rdkit() -> ModuleType:
 def read_molecules(recipe: Recipe) -> list[Molecule]:
     """Molecules of the recipe in the order of their file, then the peptides; each with its split.
 
+    The split is drawn by a hash, but a diatomic molecule is for training where there are walls: it is one of them.
+
     Raises:
-        ConfigError: no file, a line that is no SMILES, a charged or open-shell molecule, an element that the recipe does not
+        ConfigError: no file, a line that is no SMILES, a charged or open-shell molecule, an element that the recipe
+        does not
             list, a molecule that stands twice (names file and line).
     """
     split, seen = recipe.sample.split, {}
     molecules = [
-        Molecule(smiles, draw_split(recipe.seed, smiles, split.validation, split.test))
-        for smiles in (_read_smiles(recipe.molecules, recipe.elements, seen) if recipe.molecules else [])
+        Molecule(smiles, "train" if in_walls else draw_split(recipe.seed, smiles, split.validation, split.test))
+        for smiles, in_walls in _read_smiles(recipe, recipe.molecules, seen)
     ]
     if recipe.sample.peptides is not None:
-        for smiles in _read_smiles(recipe.sample.peptides.molecules, recipe.elements, seen):
-            molecules.append(Molecule(smiles, "test", large=True))
+        found = _read_smiles(recipe, recipe.sample.peptides.molecules, seen)
+        molecules += [Molecule(smiles, "test", large=True) for smiles, _ in found]
     return molecules
 
 
-def _read_smiles(path: Path, elements: Sequence[str], seen: dict[str, str]) -> list[str]:
-    """Canonical SMILES of a file: one a line, words after it are a comment, as is a line that begins with #."""
+def _read_smiles(recipe: Recipe, path: Path | None, seen: dict[str, str]) -> list[tuple[str, bool]]:
+    """Canonical SMILES of a file, and whether the slice of walls contains the molecule.
+
+    One molecule a line; words after it are a comment, as is a line that begins with #.
+    """
+    if path is None:
+        return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -116,15 +124,16 @@ def _read_smiles(path: Path, elements: Sequence[str], seen: dict[str, str]) -> l
         if not line.strip() or line.startswith("#"):
             continue
         where = f"{path.name} line {number}"
-        smiles = _canonical(line.split()[0], elements, where)
+        smiles, atoms = _canonical(line.split()[0], recipe.elements, where)
         if smiles in seen:
             raise ConfigError(f"{where}: {smiles} stands already in {seen[smiles]}; remove one")
         seen[smiles] = where
-        found.append(smiles)
+        found.append((smiles, atoms == 2 and recipe.sample.walls is not None))
     return found
 
 
-def _canonical(text: str, elements: Sequence[str], where: str) -> str:
+def _canonical(text: str, elements: Sequence[str], where: str) -> tuple[str, int]:
+    """Canonical SMILES and number of atoms."""
     chem = _rdkit()
     molecule = chem.MolFromSmiles(text)
     if molecule is None:
@@ -132,10 +141,12 @@ def _canonical(text: str, elements: Sequence[str], where: str) -> str:
     atoms = list(chem.AddHs(molecule).GetAtoms())
     foreign = sorted({atom.GetSymbol() for atom in atoms} - set(elements))
     if foreign:
-        raise ConfigError(f"{where}: {text} contains {foreign[0]}, not among the recipe's elements {' '.join(elements)}")
+        raise ConfigError(
+            f"{where}: {text} contains {foreign[0]}, not among the recipe's elements {' '.join(elements)}"
+        )
     if sum(atom.GetFormalCharge() for atom in atoms) or sum(atom.GetNumRadicalElectrons() for atom in atoms):
         raise ConfigError(f"{where}: {text} is charged or open-shell; give neutral closed-shell molecules")
-    return chem.MolToSmiles(molecule)
+    return chem.MolToSmiles(molecule), len(atoms)
 
 
 def make_geometry(smiles: str, seed: int, conformers: ConformersConfig, teacher: TeacherConfig) -> Record:
@@ -165,7 +176,7 @@ def _stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def embed(smiles: str, seed: int, count: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Conformers by ETKDGv3 and MMFF (UFF where MMFF has no parameters): numbers, bonds, rotors, positions (C, N, 3)."""
+    """Conformers by ETKDGv3 and MMFF (else UFF): numbers, bonds, rotors, positions (C, N, 3)."""
     chem = _rdkit()
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 

@@ -1,8 +1,9 @@
 """Normal modes of a molecule by the teacher, and thermal displacements along them.
 
-With the mass-weighted Hessian H = M^(-1/2) K M^(-1/2) = L diag(λ) L^T, a classical oscillator of stiffness λ has the coordinate
-q ~ N(0, kT/λ), and the atoms move by M^(-1/2) L q, along curves on which bonds keep their length. Modes softer than 150 cm^-1 are treated as if they had that wavenumber:
-beyond it a straight line is no longer the path of a torsion and would tear the molecule.
+With the mass-weighted Hessian H = M^(-1/2) K M^(-1/2) = L diag(λ) L^T, a classical oscillator of stiffness λ has the
+coordinate q ~ N(0, kT/λ), and the atoms move by M^(-1/2) L q, along curves on which bonds keep their length. Modes
+softer than 150 cm^-1 are treated as if they had that wavenumber: beyond it a straight line is no longer the path of a
+torsion and would tear the molecule.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from atomjet.units import BOLTZMANN
 
 STEP = 0.005
-"""Displacement of the forward differences, Å: 3N + 1 teacher calls, a bond's stiffness right to 2%, enough to sample along."""
+"""Displacement of the forward differences, Å: 3N + 1 teacher calls, a bond's stiffness right to 2%, enough to sample
+along.
+"""
 
 SOFTEST = 150.0
 """Wavenumber, cm^-1, below which amplitudes no longer grow."""
@@ -40,7 +43,7 @@ RIDGE = 1e-4
 
 
 def hessian(atoms: Atoms) -> NDArray[Any]:
-    """(3N, 3N) second derivatives of the energy, eV/Å², by forward differences of the calculator's forces, symmetrised."""
+    """(3N, 3N) second derivatives of the energy, eV/Å², by forward differences of the forces, symmetrised."""
     start, before = atoms.positions.copy(), atoms.get_forces()
     rows = []
     for index in np.ndindex(start.shape):
@@ -92,8 +95,9 @@ def displace(
 def _bend(relaxed: NDArray[Any], moves: NDArray[Any], bonds: NDArray[Any], masses: NDArray[Any]) -> NDArray[Any]:
     """Positions after `moves`, with every bond as long as the moves say to first order.
 
-    A hydrogen of a turning methyl group moves along the tangent, which stretches its bond; that stretch is an artefact of
-    straight lines. It is taken out as SHAKE does: bond vectors J, correction M^-1 J^T (J M^-1 J^T)^-1 (target - length).
+    A hydrogen of a turning methyl group moves along the tangent, which stretches its bond; that stretch is an artefact
+    of straight lines. It is taken out as SHAKE does: bond vectors J, correction M^-1 J^T (J M^-1 J^T)^-1 (target -
+    length).
     """
     first, second = bonds.T
     before = relaxed[second] - relaxed[first]

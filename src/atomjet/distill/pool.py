@@ -1,9 +1,10 @@
 """Worker processes that survive what they run: crashes are noticed, results reach the disk one by one.
 
-The parent hands out tasks over a pipe; a worker runs them in order, appends each result to its own journal, then acknowledges
-it. So the parent may be killed (the workers notice the broken pipe and leave), a worker may be killed or crash (its first
-unacknowledged task is the culprit: it gets one more chance, alone in a fresh worker, then counts as failed), and a task that
-raises is recorded with its reason. Workers are spawned, one thread each: no lock or thread of the parent is inherited.
+The parent hands out tasks over a pipe; a worker runs them in order, appends each result to its own journal, then
+acknowledges it. So the parent may be killed (the workers notice the broken pipe and leave), a worker may be killed or
+crash (its first unacknowledged task is the culprit: it gets one more chance, alone in a fresh worker, then counts as
+failed), and a task that raises is recorded with its reason. Workers are spawned, one thread each: no lock or thread of
+the parent is inherited.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class ConformersConfig(Section):
     """ETKDGv3 + MMFF conformers, relaxed with the teacher: the start of every other slice."""
 
     per_molecule: Count = 2
-    fmax: float = Field(0.05, gt=0, description="eV/Å")
+    fmax: float = Field(default=0.05, gt=0, description="eV/Å")
     max_steps: Count = 150
 
 
@@ -77,25 +77,27 @@ class NormalModesConfig(Section):
 
 
 class MDConfig(Section):
-    """Short Langevin runs with the teacher, in a share of the molecules; `frames` kept of each, spread over the temperatures."""
+    """Short Langevin runs with the teacher, in a share of the molecules; `frames` kept of each, spread over the
+    temperatures.
+    """
 
-    share: float = Field(0.3, gt=0, le=1)
+    share: float = Field(default=0.3, gt=0, le=1)
     frames: Count = 18
     temperatures: Temperatures = (300.0, 600.0, 1000.0)
     keep_every: Count = 20
-    timestep: float = Field(0.5, gt=0, description="fs")
+    timestep: float = Field(default=0.5, gt=0, description="fs")
 
 
 class TorsionsConfig(Section):
     """Rotations about single bonds in steps of `step` degrees, with thermal displacements on top."""
 
     frames: Count = 10
-    step: float = Field(15.0, gt=0, le=180)
+    step: float = Field(default=15.0, gt=0, le=180)
     temperature: Range = (200.0, 600.0)
 
 
 class DimersConfig(Section):
-    """Pairs of molecules of one split; `contact` is the smallest distance relative to the sum of van der Waals radii."""
+    """Pairs of molecules of one split; `contact` is the smallest distance over the sum of van der Waals radii."""
 
     frames: Count = 10
     contact: Range = (0.65, 3.0)
@@ -105,8 +107,8 @@ class DimersConfig(Section):
 class ClustersConfig(Section):
     """Water and mixed clusters, relaxed a little, then short Langevin runs with the teacher."""
 
-    water: int = Field(40, ge=0)
-    mixed: int = Field(100, ge=0)
+    water: int = Field(default=40, ge=0)
+    mixed: int = Field(default=100, ge=0)
     molecules: tuple[Count, Count] = (2, 20)
     max_atoms: Count = 60
     frames: Count = 6
@@ -133,12 +135,14 @@ class PeptidesConfig(Section):
 
 
 class StructuresConfig(Section):
-    """Structures from files that ASE reads, periodic or not, displaced and strained at random (for teachers of materials)."""
+    """Structures from files that ASE reads, periodic or not, displaced and strained at random (for teachers of
+    materials).
+    """
 
     files: tuple[RecipePath, ...]
     frames: Count = 20
-    displacement: float = Field(0.05, ge=0, description="largest standard deviation of the positions, Å")
-    strain: float = Field(0.02, ge=0)
+    displacement: float = Field(default=0.05, ge=0, description="largest standard deviation of the positions, Å")
+    strain: float = Field(default=0.02, ge=0)
 
 
 class SampleConfig(Section):
@@ -163,9 +167,9 @@ class LabelConfig(Section):
 
     workers: Count | None = None
     shard_size: Count = 20000
-    max_force: float = Field(50.0, gt=0)
-    wall_max_force: float = Field(200.0, gt=0)
-    hessian_rows: int = Field(0, ge=0, description="random rows of the Hessian per frame")
+    max_force: float = Field(default=50.0, gt=0)
+    wall_max_force: float = Field(default=200.0, gt=0)
+    hessian_rows: int = Field(default=0, ge=0, description="random rows of the Hessian per frame")
 
 
 class DataSource(Section):
@@ -229,7 +233,7 @@ class Recipe(Section):
     """A whole distillation."""
 
     name: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     output: RecipePath
     elements: tuple[Element, ...] = Field(min_length=1)
     molecules: RecipePath | None = None

@@ -1,7 +1,7 @@
 """The slices of a data set, one function each: what a worker runs for one molecule (or pair, cluster, structure).
 
-Every function returns a record of unlabelled frames (`pack`) that depends on its arguments alone. Frame number f draws from its
-own generator, so asking for more frames later keeps those that are there.
+Every function returns a record of unlabelled frames (`pack`) that depends on its arguments alone. Frame number f draws
+from its own generator, so asking for more frames later keeps those that are there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ FRICTION = 0.02
 """Of the Langevin runs, 1/fs: strong, since decorrelated frames are wanted rather than dynamics."""
 
 CLASH = 0.55
-"""A torsion is not turned to where atoms four or more bonds apart come closer than this share of their van der Waals contact."""
+"""A torsion is not turned to where atoms four or more bonds apart come closer than this share of their van der Waals
+contact.
+"""
 
 CLUSTER_CONTACT = (0.75, 1.0)
 CLUSTER_RELAX_STEPS = 20
@@ -65,9 +67,7 @@ def displaced(geometry: Geometry, temperature: tuple[float, float], rng: np.rand
     c = rng.integers(len(geometry.relaxed))
     drawn = float(np.exp(rng.uniform(*np.log(temperature))))
     masses = atomic_masses[geometry.numbers]
-    return displace(
-        geometry.relaxed[c], geometry.bonds, masses, geometry.stiffness[c], geometry.modes[c], drawn, rng
-    )
+    return displace(geometry.relaxed[c], geometry.bonds, masses, geometry.stiffness[c], geometry.modes[c], drawn, rng)
 
 
 def normal_modes(smiles: str, seed: int, geometry: Geometry, config: NormalModesConfig) -> Record:
@@ -130,8 +130,8 @@ def contact_distances(first: Array, second: Array) -> Array:
 def place(fixed: Atoms, moving: Atoms, contact: float, rng: np.random.Generator) -> None:
     """Turn `moving` at random and push it along a random direction until its closest contact with `fixed` is `contact`.
 
-    `contact` is relative to the sum of van der Waals radii. Along the direction u, atom pair (a, b) is at distance r where
-    t = d·u + sqrt((d·u)² - d² + r²) with d = a - b; the largest t over the pairs leaves no pair closer.
+    `contact` is relative to the sum of van der Waals radii. Along the direction u, atom pair (a, b) is at distance r
+    where t = d·u + sqrt((d·u)² - d² + r²) with d = a - b; the largest t over the pairs leaves no pair closer.
     """
     quaternion = rng.normal(size=4)
     w, x, y, z = quaternion / np.linalg.norm(quaternion)
@@ -159,7 +159,9 @@ def dimers(seed: int, pairs: Sequence[tuple[Member, Member]], config: DimersConf
         rng = generator(seed, "dimers", first[0], second[0], frame)
         structures.append(_assemble((first, second), np.exp(rng.uniform(*np.log(config.contact), size=1)), rng))
         keys.append(cluster_key((first, second)))
-        changed.append(bond_change(structures[-1].numbers, structures[-1].positions, _bonds((first, second))) is not None)
+        changed.append(
+            bond_change(structures[-1].numbers, structures[-1].positions, _bonds((first, second))) is not None
+        )
     return pack(structures, keys, changed)
 
 
@@ -182,7 +184,9 @@ def cluster_key(members: Sequence[Member]) -> str:
     return ".".join(sorted(member[0] for member in members))
 
 
-def clusters(seed: int, index: str, members: Sequence[Member], config: ClustersConfig, teacher: TeacherConfig) -> Record:
+def clusters(
+    seed: int, index: str, members: Sequence[Member], config: ClustersConfig, teacher: TeacherConfig
+) -> Record:
     """A cluster packed at random, relaxed a little by the teacher, then a short Langevin run."""
     rng = generator(seed, "clusters", index)
     atoms = _assemble(members, rng.uniform(*CLUSTER_CONTACT, size=len(members) - 1), rng)
@@ -246,7 +250,7 @@ def free_atoms(numbers: Sequence[int]) -> Record:
 
 
 def structures(key: str, seed: int, atoms: Atoms, config: StructuresConfig) -> Record:
-    """A structure as it is, then displaced (Gaussian, random width) and strained (symmetric, with its cell) at random."""
+    """A structure as it is, then displaced (Gaussian, random width) and strained (symmetric) at random."""
     found = [atoms]
     for frame in range(1, config.frames):
         rng = generator(seed, "structures", key, frame)

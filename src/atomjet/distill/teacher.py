@@ -18,7 +18,8 @@ def make_teacher(spec: str, options: Mapping[str, Any]) -> Calculator:
     """Build a calculator.
 
     Args:
-        spec: "tblite:METHOD" (GFN2-xTB, GFN1-xTB, IPEA1-xTB) or "package.module:factory", where factory(**options) returns
+        spec: "tblite:METHOD" (GFN2-xTB, GFN1-xTB, IPEA1-xTB) or "package.module:factory", where factory(**options)
+        returns
             an ASE calculator, e.g. "ase.calculators.emt:EMT".
         options: keyword arguments of the factory.
 
@@ -34,7 +35,9 @@ def make_teacher(spec: str, options: Mapping[str, Any]) -> Calculator:
         factory = getattr(importlib.import_module(module_name), name)
         calculator = factory(**options)
     except (ImportError, AttributeError) as error:
-        raise TeacherError(f"teacher {spec!r} cannot be imported: {error}; check the name and what is installed") from error
+        raise TeacherError(
+            f"teacher {spec!r} cannot be imported: {error}; check the name and what is installed"
+        ) from error
     except Exception as error:
         raise TeacherError(f"teacher {spec!r} refused options {dict(options)}: {error}") from error
     if not hasattr(calculator, "get_property"):
@@ -51,7 +54,9 @@ def _tblite(method: str, options: Mapping[str, Any]) -> Calculator:
         raise TeacherError(f"the teacher tblite:{method} needs tblite: pip install 'atomjet[distill]'") from error
     unknown = sorted(set(options) - set(TBLite.default_parameters))
     if unknown:  # tblite itself ignores what it does not know
-        raise TeacherError(f"tblite has no option {unknown[0]!r}; it knows {', '.join(sorted(TBLite.default_parameters))}")
+        raise TeacherError(
+            f"tblite has no option {unknown[0]!r}; it knows {', '.join(sorted(TBLite.default_parameters))}"
+        )
     return TBLite(method=method, **{"verbosity": 0, **options})
 
 

@@ -2,11 +2,12 @@
 
 The same function as `general.py`, rearranged; `docs/concepts/analytic_forces.md` derives it block by block. X̄ stands for dE/dX.
 
-- The cutoff is folded into the basis: with ĝ = [φ f, f] and Â = [A, b], the filter is one product, W = ĝ Âᵀ, and its derivative
-  never has to be formed: d̄ = ĝ' · (Âᵀ of what multiplies W).
-- The list holds every edge in both directions, so the sum over receivers of what an atom sent walks the atom's *own* row,
-  each edge read backwards (u becomes -u): forward and backward are both sums over rows, without atomics and without a transposed list.
-- Edges are taken a few rows at a time and filters computed anew in the backward pass: per edge only ĝ, ĝ' and four numbers are kept.
+- The cutoff is folded into the basis: with ĝ = [φ f, f] and Â = [A, b], the filter is one product, W = ĝ Âᵀ, and its
+  derivative never has to be formed: d̄ = ĝ' · (Âᵀ of what multiplies W).
+- The list holds every edge in both directions, so the sum over receivers of what an atom sent walks the atom's *own* row, each
+  edge read backwards (u becomes -u): forward and backward are both sums over rows, without atomics and without a transposed
+  list.
+- Edges are taken a few rows at a time and filters computed anew in the backward pass: per edge only ĝ, ĝ' and 4 numbers stay.
 - Layer 0 starts from the element alone, so its context is a table, and its vectors are zero: a third of its message drops out, and
   nothing needs to flow back through it. Nothing reads the vectors after the last layer: a third of its update drops out.
 """

@@ -1,0 +1,107 @@
+"""What `System` accepts, fills in, and refuses."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import molecule
+
+import atomjet
+import atomjet.units
+from atomjet import System
+from atomjet.data.elements import SYMBOLS
+
+
+def refused(message, **fields):
+    given = {"positions": torch.zeros(2, 3), "atomic_numbers": [1, 1]} | fields
+    with pytest.raises(atomjet.AtomJetError, match=message):
+        System(**given)
+
+
+def test_defaults():
+    system = System(positions=np.zeros((2, 3), np.float32), atomic_numbers=np.array([1, 8], np.uint8))
+    assert system.dtype == torch.float32
+    assert system.num_systems == 1
+    assert not system.pbc.any()
+    assert system.system_index.tolist() == [0, 0]
+    assert system.charge.tolist() == [0]
+
+
+def test_whole_number_positions_become_float64():
+    assert System(positions=[[0, 0, 0], [0, 0, 1]], atomic_numbers=[1, 1]).dtype == torch.float64
+
+
+def test_arrays_that_are_not_contiguous():
+    x = np.arange(12.0).reshape(3, 4).T[:, ::-1]
+    atoms = Atoms("H4")
+    atoms.arrays["positions"] = x
+    system = System.from_ase(atoms)
+    assert torch.equal(system.positions, torch.tensor(x.copy()))
+
+
+def test_from_ase_joins_structures():
+    water, box = molecule("H2O"), Atoms("C", cell=[2, 3, 4], pbc=(True, False, True))
+    water.info["charge"], water.info["spin"] = 0, 1
+    system = System.from_ase([water, box])
+    assert system.counts().tolist() == [3, 1]
+    assert system.atomic_numbers.tolist() == [8, 1, 1, 6]
+    assert system.spin.tolist() == [1, 0]
+    assert system.cell[1].diagonal().tolist() == [2, 0, 4]  # directions that are not periodic mean nothing
+    assert system.place(3) == "structure 1, atom 0"
+
+
+def test_total_charge_from_initial_charges():
+    ion = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5]])
+    ion.set_initial_charges([1.0, 0.0])
+    assert System.from_ase(ion).charge.tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_position_that_is_not_finite(value):
+    x = torch.zeros(5, 3)
+    x[3, 1] = value
+    with pytest.raises(atomjet.AtomJetError, match=r"structure 1, atom 1: position .* is not finite"):
+        System(positions=x, atomic_numbers=[1] * 5, system_index=[0, 0, 1, 1, 1])
+
+
+def test_refusals():
+    refused(r"positions have shape \(2, 2\)", positions=torch.zeros(2, 2))
+    refused(r"atomic_numbers has shape \(3,\); it must be \(2,\)", atomic_numbers=[1, 1, 1])
+    refused("atom 1: atomic number -3", atomic_numbers=[1, -3])
+    refused("system_index decreases", system_index=[1, 0], cell=torch.zeros(2, 3, 3))
+    refused("system_index must lie in 0 ... 0", system_index=[0, 1], cell=torch.zeros(1, 3, 3))
+    refused("structure 0: periodic along abc, but its cell .* does not span", pbc=True)
+    refused("periodic along ac, but its cell", pbc=[True, False, True], cell=torch.diag(torch.tensor([3.0, 3, 0])))
+    refused("does not span", pbc=True, cell=torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]]))
+    refused("is not finite", pbc=True, cell=torch.eye(3) * float("nan"))
+    refused(r"cell has shape \(2, 3, 3\)", cell=torch.zeros(2, 3, 3), pbc=torch.zeros(1, 3, dtype=torch.bool))
+
+
+def test_what_is_ignored_where_nothing_is_periodic():
+    system = System(torch.zeros(1, 3), [1], cell=torch.full((3, 3), float("nan")))
+    assert not system.cell.any()
+
+
+@pytest.mark.parametrize(("key", "value"), [("charge", 0.5), ("charge", "one"), ("spin", None), ("charge", float("nan"))])
+def test_charge_that_is_no_whole_number(key, value):
+    atoms = molecule("H2O")
+    atoms.info[key] = value
+    with pytest.raises(atomjet.AtomJetError, match="whole number"):
+        System.from_ase([molecule("CH4"), atoms])
+
+
+def test_foreign_objects():
+    with pytest.raises(atomjet.AtomJetError, match="cannot read structures from str"):
+        System.from_ase("water.xyz")
+    with pytest.raises(atomjet.AtomJetError, match="cannot read structures from list"):
+        System.from_ase([molecule("H2O"), 3])
+
+
+def test_units_and_symbols_are_those_of_ase():
+    from ase.data import chemical_symbols
+
+    assert pytest.approx(units.kB, rel=1e-12) == atomjet.units.BOLTZMANN
+    assert pytest.approx(1 / units.fs**2, rel=1e-12) == atomjet.units.AMU_A2_PER_FS2
+    assert pytest.approx(units.GPa, rel=1e-12) == atomjet.units.GPA
+    assert pytest.approx(units.bar, rel=1e-12) == atomjet.units.BAR
+    assert chemical_symbols == SYMBOLS

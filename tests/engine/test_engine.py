@@ -1,0 +1,156 @@
+"""What an engine answers, and what it refuses before it computes."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+import atomjet
+from atomjet import Engine, System
+from atomjet.engine import Settings
+from atomjet.models import file
+from tests.potentials import random_painn
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(random_painn(elements=(1, 6, 8)), Settings("cpu"), {"name": "random"})
+
+
+def refused(engine, structures, message):
+    with pytest.raises(atomjet.AtomJetError, match=message):
+        engine.predict(structures)
+
+
+def test_prediction(engine):
+    frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O")]
+    prediction = engine.predict(frames)
+    assert prediction.energy.dtype == torch.float64
+    assert prediction.energy.shape == (3,)
+    assert prediction.forces.shape == (14, 3)
+    assert prediction.stress.shape == (3, 3, 3)
+    assert prediction.stress.isnan().flatten(1).all(1).tolist() == [True, False, True]
+    assert prediction.forces_of(2).shape == (3, 3)
+    assert torch.allclose(prediction.atomic_energies[11:].sum(), prediction.energy[2])
+
+
+def test_a_system_gives_what_atoms_give(engine):
+    frames = [molecule("CH3CH2OH"), bulk("C")]
+    assert torch.equal(engine.predict(System.from_ase(frames)).energy, engine.predict(frames).energy)
+
+
+@pytest.mark.parametrize("precision", ["default", "high"])
+def test_float32_is_close_to_float64(precision):
+    model = random_painn(features=64)
+    frames = [molecule("CH3CH2OH"), molecule("C6H6"), bulk("C", cubic=True)]
+    for atoms in frames:
+        atoms.rattle(0.1)
+    exact = Engine(model, Settings("cpu", "general", "float64")).predict(frames)
+    rough = Engine(model, Settings("cpu", "fast_pytorch", precision)).predict(frames)
+    assert (rough.forces - exact.forces).square().mean().sqrt() < 1e-5 * exact.forces.square().mean().sqrt()
+    assert ((rough.energy - exact.energy) / exact.energy).abs().max() < 1e-6
+
+
+def test_the_model_given_stays_as_it_was():
+    model = random_painn()
+    Engine(model, Settings("cpu"))
+    assert model.embedding.weight.dtype == torch.float64
+    assert model.embedding.weight.requires_grad
+
+
+def test_what_runs(engine):
+    assert engine.backend == "fast_pytorch"
+    assert "random on cpu" in engine.describe()
+    assert "fast_pytorch" in engine.describe()
+    assert engine.elements == (1, 6, 8)
+
+
+def test_threads_share_an_engine(engine):
+    frames = [molecule(name) for name in ("CH3CH2OH", "C6H6", "H2O", "CH4")]
+    alone = [engine.predict(atoms).energy for atoms in frames]
+    seen: dict[int, torch.Tensor] = {}
+
+    def work(k):
+        for _ in range(5):
+            seen[k] = engine.predict(frames[k]).energy
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(seen[k], alone[k]) for k in range(4))
+
+
+def test_refusals(engine):
+    refused(engine, [], "no structures given")
+    refused(engine, [molecule("H2O"), Atoms()], "structure 1 has no atoms")
+    refused(engine, molecule("NH3"), r"atom 0: element N \(Z = 7\) is unknown to this model; it knows H C O")
+    refused(engine, [molecule("H2O"), molecule("CH3SH")], r"structure 1, atom 1: element S")
+    refused(engine, Atoms("X"), r"element X \(Z = 0\)")
+    charged, triplet = molecule("H2O"), molecule("O2")
+    charged.info["charge"], triplet.info["spin"] = -1, 3
+    refused(engine, charged, "structure 0: charge -1, but this model knows only neutral")
+    refused(engine, [molecule("H2O"), triplet], "structure 1: spin 3, but this model knows only singlets")
+
+
+def test_overlapping_atoms(engine):
+    near = Atoms("HCH", [[0, 0, 0], [0, 0, 3], [0, 0, 3.2]])
+    refused(engine, [molecule("H2O"), near], r"structure 1, atom 1 and atom 2 are 0.200 Å apart, nearer than 0.3 Å")
+    refused(engine, Atoms("H", cell=[0.25, 9, 9], pbc=True), r"atom 0 and atom 0 \(a periodic image\) are 0.250 Å")
+    tolerant = Engine(engine.model, Settings("cpu", on_overlap="warn"))
+    with pytest.warns(UserWarning, match="0.200 Å apart"):
+        assert bool(torch.isfinite(tolerant.predict(near).forces).all())
+    refused(tolerant, Atoms("HH", [[0, 0, 0], [0, 0, 0]]), "0.000 Å apart")
+
+
+def test_small_cells_see_every_image(engine):
+    small = bulk("C", a=3.6)
+    large = small * (4, 4, 4)
+    per_atom = float(engine.predict(large).energy) / len(large)
+    assert float(engine.predict(small).energy) / len(small) == pytest.approx(per_atom, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("device", "tpu", "device 'tpu' is unknown"),
+        ("device", "meta", "device 'meta' is not supported"),
+        ("device", "cuda:7", "device 'cuda:7' is not there"),
+        ("backend", "fast", "backend 'fast' is unknown; choose one of auto, general, fast_pytorch, fast_gpu"),
+        ("precision", "half", "precision 'half' is unknown"),
+        ("on_overlap", "ignore", "on_overlap 'ignore' is unknown"),
+    ],
+)
+def test_settings(field, value, message):
+    with pytest.raises(atomjet.AtomJetError, match=message):
+        Settings(**{field: value})
+
+
+def test_load(tmp_path):
+    file.write(tmp_path / "m.safetensors", random_painn(), {"name": "m"})
+    engine = atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="general", precision="float64")
+    assert (engine.backend, engine.precision, engine.card["name"]) == ("general", "float64", "m")
+    with pytest.raises(atomjet.AtomJetError, match="task 'omol': this model knows no tasks"):
+        atomjet.load(tmp_path / "m.safetensors", task="omol")
+    with pytest.raises(atomjet.AtomJetError, match="'fast_gpu' does not serve PaiNN yet"):
+        atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="fast_gpu")
+
+
+def test_importing_has_no_side_effects(tmp_path):
+    import subprocess
+    import sys
+
+    code = "import sys, atomjet; print(sorted(m for m in ('torch','ase','rdkit','tblite','matplotlib','typer') if m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert out.stdout.strip() == "[]"
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpy_types(engine):
+    atoms = molecule("H2O")
+    system = System(atoms.positions.astype(np.float32), atoms.numbers.astype(np.int16))
+    assert float(engine.predict(system).energy) == pytest.approx(float(engine.predict(atoms).energy), abs=1e-4)

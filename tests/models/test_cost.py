@@ -1,0 +1,80 @@
+"""What `fast_pytorch` must save against `general`: time on small and middle sizes, memory on a box of water.
+
+Both run in one process, alternating, positions new on every call; each in the best of many calls, which other load disturbs least.
+"""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from atomjet import Engine, System
+from atomjet.engine import Settings
+from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.neighbors import search
+
+SPEED = 1.5
+MEMORY = 5.0
+
+
+def water(molecules, seed=0):
+    """A periodic box of randomly turned water at 1 g/cm³."""
+    rng = np.random.default_rng(seed)
+    side = int(np.ceil(molecules ** (1 / 3)))
+    spacing = (1 / 0.0334) ** (1 / 3)
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)[:molecules]
+    shape = np.array([[0, 0, 0], [0.757, 0.586, 0], [-0.757, 0.586, 0]])
+    turns = np.linalg.qr(rng.normal(size=(molecules, 3, 3)))[0]
+    x = grid[:, None] * spacing + shape @ turns
+    return Atoms("OHH" * molecules, x.reshape(-1, 3), cell=np.eye(3) * side * spacing, pbc=True)
+
+
+@pytest.mark.parametrize("atoms", [20, 200])
+def test_speed(atoms):
+    box = water((atoms + 2) // 3)
+    box = box[: atoms // 3 * 3]
+    box.pbc = False
+    model = PaiNN(PaiNNConfig())
+    engines = {name: Engine(model, Settings("cpu", name)) for name in ("general", "fast_pytorch")}
+    rng = np.random.default_rng(0)
+    best = dict.fromkeys(engines, np.inf)
+    for _ in range(30 if atoms < 100 else 8):
+        for name, engine in engines.items():
+            box.positions += rng.normal(0, 0.001, box.positions.shape)
+            graph = search(System.from_ase(box), engine.cutoff)
+            graph = graph.with_vectors(graph.vectors.float())
+            start = time.perf_counter()
+            engine.evaluator.energies_and_gradients(graph)
+            best[name] = min(best[name], time.perf_counter() - start)
+    assert best["general"] / best["fast_pytorch"] >= SPEED, best
+
+
+PEAK = """
+import resource, sys, torch
+from tests.models.test_cost import water
+from atomjet import Engine
+from atomjet.engine import Settings
+from atomjet.models.painn import PaiNN, PaiNNConfig
+torch.set_num_threads(1)
+engine = Engine(PaiNN(PaiNNConfig()), Settings("cpu", sys.argv[1]))
+engine.predict(water(8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+engine.predict(water(1000))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory():
+    peaks = {}
+    for name in ("general", "fast_pytorch"):
+        command = [sys.executable, "-c", textwrap.dedent(PEAK), name]
+        out = subprocess.run(command, capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        peaks[name] = int(out.stdout) / 1024
+    assert peaks["general"] / peaks["fast_pytorch"] >= MEMORY, peaks
+    assert torch.isfinite(torch.tensor(list(peaks.values()))).all()

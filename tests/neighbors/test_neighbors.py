@@ -1,0 +1,156 @@
+"""Both routes against each other, against ASE, and against loops over explicit images; then the properties of every list."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+from ase.neighborlist import primitive_neighbor_list
+
+import atomjet
+from atomjet import System, neighbor_list
+from atomjet.neighbors import brute_force, cpu
+
+CELLS = {
+    "cubic": np.eye(3) * 4.0,
+    "triclinic": np.array([[4.0, 0, 0], [1.5, 3.6, 0], [-1.2, 0.7, 5.0]]),
+    "left-handed": np.array([[4.0, 0, 0], [0.3, 3.8, 0], [0.1, -0.2, -4.5]]),
+    "sheared": np.array([[4.0, 0, 0], [11.0, 4.0, 0], [-9.0, 13.0, 4.0]]),
+    "rotated": np.array([[0.0, 3.1, 2.6], [-2.9, 1.0, 3.3], [3.0, 2.4, -0.8]]),
+    "flat": np.diag([7.0, 7.0, 0.5]),
+    "needle": np.diag([0.6, 0.7, 30.0]),
+    "tiny": np.diag([1.1, 0.9, 1.3]),
+}
+PBC = list(itertools.product([True, False], repeat=3))
+
+
+def place(cell, count, spread, seed):
+    """Atoms far outside the cell, two of them at one point, one on a face, one a lattice vector away from another."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-spread, spread, (count, 3)) @ cell
+    if count > 3:
+        x[1] = x[0]
+        x[2] = 0.5 * cell[1] + 0.25 * cell[2]
+        x[3] = x[0] + cell[0]
+    return x
+
+
+def as_set(i, j, shift):
+    rows = [tuple(row) for row in np.column_stack([i, j, shift]).tolist()]
+    assert len(rows) == len(set(rows)), "an edge stands twice"
+    return set(rows)
+
+
+def by_loops(x, cell, pbc, cutoff, reach):
+    """Independent of any lattice algebra: explicit images far beyond need."""
+    found = set()
+    for shift in itertools.product(*[range(-n, n + 1) if p else (0,) for n, p in zip(reach, pbc, strict=True)]):
+        offset = np.array(shift) @ cell
+        for i, j in itertools.product(range(len(x)), repeat=2):
+            if (i != j or any(shift)) and np.linalg.norm(x[j] - x[i] + offset) < cutoff:
+                found.add((i, j, *shift))
+    return found
+
+
+@pytest.mark.parametrize("pbc", PBC, ids=lambda p: "".join("TF"[not x] for x in p))
+@pytest.mark.parametrize("name", CELLS)
+def test_routes_agree_as_sets(name, pbc):
+    cell = CELLS[name]
+    for seed, (count, spread, cutoff) in enumerate([(1, 1, 3.0), (2, 3, 4.2), (5, 2, 2.5)]):
+        x = place(cell, count, spread, seed)
+        system = System(torch.tensor(x), torch.ones(count), cell=torch.tensor(cell), pbc=torch.tensor(pbc))
+        definition, fast = brute_force(system, cutoff), cpu.search(system, cutoff)
+        edges = as_set(definition.centers, definition.neighbors, definition.shifts)
+        assert edges == as_set(fast.centers, fast.neighbors, fast.shifts)
+        assert torch.equal(definition.vectors, fast.vectors)
+        # ASE wants a cell without zero rows; along directions that are not periodic any vector will do.
+        i, j, shift = primitive_neighbor_list("ijS", pbc, cell, x, cutoff, self_interaction=False)
+        assert edges == as_set(i, j, shift)
+        check_properties(definition)
+
+
+@pytest.mark.parametrize("name", ["triclinic", "left-handed", "rotated"])
+def test_definition_against_loops(name):
+    cell, pbc = CELLS[name], (True, True, False)
+    x = place(cell, 4, 1, 7)
+    system = System(torch.tensor(x), torch.ones(4), cell=torch.tensor(cell), pbc=torch.tensor(pbc))
+    graph = brute_force(system, 4.0)
+    assert as_set(graph.centers, graph.neighbors, graph.shifts) == by_loops(x, cell, pbc, 4.0, (7, 7, 7))
+
+
+def check_properties(graph):
+    """Sorted rows, row pointers, lengths, every edge with its reverse."""
+    key = torch.stack([graph.centers, graph.neighbors, *graph.shifts.T], 1).tolist()
+    assert key == sorted(key)
+    counts = graph.row_ptr[1:] - graph.row_ptr[:-1]
+    assert torch.equal(graph.centers, torch.repeat_interleave(torch.arange(graph.num_atoms), counts))
+    assert bool((graph.lengths < graph.cutoff).all())
+    reverse = graph.reverse
+    assert torch.equal(graph.centers[reverse], graph.neighbors)
+    assert torch.equal(graph.neighbors[reverse], graph.centers)
+    assert torch.equal(graph.shifts[reverse], -graph.shifts)
+    assert torch.equal(reverse[reverse], torch.arange(graph.num_edges))
+
+
+def test_batch_is_the_structures_one_by_one():
+    frames = [molecule("CH3CH2OH"), Atoms("C", cell=np.eye(3) * 1.5, pbc=True), Atoms("H"), molecule("H2O")]
+    frames[0].pbc, frames[0].cell = (True, False, True), CELLS["sheared"]
+    for search in (brute_force, cpu.search):
+        whole = search(System.from_ase(frames), 4.0)
+        start = edge = 0
+        for atoms in frames:
+            part = search(System.from_ase(atoms), 4.0)
+            piece = slice(edge, edge + part.num_edges)
+            assert torch.equal(whole.centers[piece] - start, part.centers)
+            assert torch.equal(whole.neighbors[piece] - start, part.neighbors)
+            assert torch.equal(whole.shifts[piece], part.shifts)
+            start, edge = start + len(atoms), edge + part.num_edges
+        assert edge == whole.num_edges
+
+
+def test_empty_structures_and_batches():
+    nothing = System(torch.zeros(0, 3), torch.zeros(0), system_index=torch.zeros(0))
+    between = System(torch.zeros(2, 3), [1, 1], cell=torch.zeros(3, 3, 3), system_index=[0, 2])
+    for search in (brute_force, cpu.search):
+        assert search(nothing, 5.0).num_edges == 0
+        graph = search(between, 5.0)
+        assert graph.num_edges == 0
+        assert graph.row_ptr.tolist() == [0, 0, 0]
+
+
+def test_strictly_below_the_cutoff():
+    atoms = Atoms("HHH", [[0, 0, 0], [0, 0, 2.0], [0, 0, 4.0]])
+    assert neighbor_list(atoms, 2.0).num_edges == 0
+    assert neighbor_list(atoms, np.nextafter(2.0, 3)).num_edges == 4
+
+
+def test_far_away_in_float32():
+    """Differences are taken in float64: a molecule far from the origin keeps its edges."""
+    atoms = molecule("C6H6")
+    near = neighbor_list(atoms, 3.0)
+    atoms.positions += 1024.0
+    far = neighbor_list(System.from_ase(atoms, dtype=torch.float32), 3.0)
+    assert torch.equal(near.centers, far.centers)
+    assert torch.equal(near.neighbors, far.neighbors)
+
+
+def test_public_function():
+    graph = neighbor_list([molecule("H2O"), molecule("CH4")], cutoff=5.0, device="cpu")
+    assert isinstance(graph, atomjet.Graph)
+    assert graph.num_edges == 6 + 20
+    assert graph.vectors.dtype == torch.float64
+    assert graph.shifts.shape == (26, 3)
+
+
+@pytest.mark.parametrize("cutoff", [0, -1.0, float("nan"), float("inf"), "5"])
+def test_bad_cutoff(cutoff):
+    with pytest.raises(atomjet.AtomJetError, match="positive number"):
+        neighbor_list(molecule("H2O"), cutoff)
+
+
+def test_a_cell_too_thin_is_refused():
+    atoms = Atoms("H", cell=np.diag([0.01, 0.01, 0.01]), pbc=True)
+    with pytest.raises(atomjet.AtomJetError, match="structure 0: its cell is so thin"):
+        neighbor_list(atoms, 5.0)
