@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from labelled import labelled_frames
 
 from atomjet.distill.batches import FrameStore, draws_per_epoch, epoch_order, to_system
 from atomjet.distill.dataset import Frames, concatenate, make_frames
 from atomjet.distill.reference_energies import fit_reference_energies
 from atomjet.neighbors.brute_force import brute_force
+from tests.distill.labelled import labelled_frames
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from labelled import labelled_frames
 
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.compiled import CompiledLoss, capacity, inductor
@@ -9,6 +8,7 @@ from atomjet.distill.loss import losses
 from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.recipe import TrainConfig
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from tests.distill.labelled import labelled_frames
 
 CONFIG = TrainConfig(epochs=1, force_cap=2.0)
 
@@ -18,6 +18,7 @@ def as_traced(traced):
     return traced
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from within PyTorch
 @pytest.mark.parametrize("compiler", [as_traced, pytest.param(inductor, marks=pytest.mark.slow)])
 def test_equals_the_ordinary_step_for_batches_of_several_sizes(compiler):
     torch.manual_seed(0)

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from labelled import labelled_frames
 
 from atomjet.data import Graph
 from atomjet.distill.batches import FrameStore
@@ -21,6 +20,7 @@ from atomjet.distill.loss import (
 from atomjet.distill.recipe import TrainConfig
 from atomjet.models.base import forces_from_gradients
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from tests.distill.labelled import labelled_frames
 
 CONFIG = TrainConfig(epochs=1, energy_delta=0.1, force_delta=0.5, hessian_delta=1.0, force_cap=5.0)
 

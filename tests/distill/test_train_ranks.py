@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from labelled import recipe
 from safetensors.torch import load_file
 
 from atomjet.distill.train import run_train
 from atomjet.models.file import read
+from tests.distill.labelled import recipe
 
 SCRIPT = """
 import sys
@@ -19,7 +19,7 @@ from torch import distributed
 from atomjet.distill import trainer
 from atomjet.distill.train import run_train
 sys.path.insert(0, sys.argv[2])
-from labelled import recipe
+from tests.distill.labelled import recipe
 
 fit = trainer.Trainer.fit
 def fit_and_tell(self):
@@ -35,10 +35,10 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     recipe(tmp_path / "two")  # writes the frames before both processes look for them
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*command, str(script), str(tmp_path / "two"), str(here)],
+        [*command, str(script), str(tmp_path / "two"), str(root)],
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

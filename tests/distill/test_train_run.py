@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from ase.io import read as ase_read
-from labelled import labelled_frames, recipe
 
 from atomjet.distill.card import markdown
 from atomjet.distill.evaluate import evaluate
@@ -16,6 +15,7 @@ from atomjet.engine import load
 from atomjet.errors import ConfigError, ModelFileError
 from atomjet.models.file import read
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from tests.distill.labelled import labelled_frames, recipe
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
