@@ -154,7 +154,8 @@ class FrameStore:
     def in_order(self) -> Iterator[Indices]:
         """All frames in runs of about `PREDICTION_EDGES` edges."""
         run = (np.cumsum(self.edges) - self.edges) // PREDICTION_EDGES
-        yield from np.split(np.arange(len(self)), np.flatnonzero(np.diff(run)) + 1)
+        if len(self):
+            yield from np.split(np.arange(len(self)), np.flatnonzero(np.diff(run)) + 1)
 
 
 def to_system(frames: Frames, device: torch.device) -> System:

@@ -113,22 +113,17 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     """Evaluate the averaged weights, write model, card and pictures, print the table of errors."""
     ranks, model = trainer.ranks, trainer.averaged
     heldout = frames.select((frames.split != "train") & _known(frames, model.elements))
-    reference = model.reference_energies.cpu().numpy()
-    found: dict[str, Errors] = {}
+    store = FrameStore(heldout, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
+    energy, forces = predict(model, store, ranks)
+    masks = groups(heldout)
+    found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
     path = recipe.output / f"{recipe.name}.safetensors"
-    if len(heldout):
-        store = FrameStore(heldout, reference, model.cutoff, ranks.device)
-        energy, forces = predict(model, store, ranks)
-        masks = groups(heldout)
-        found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
-        if ranks.first:
-            _parity(store, energy, forces, masks, trainer.folder / "parity.png")
     if ranks.first:
-        plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found)
-        write_model(path, model.cpu(), card)
+        write_model(path, model, card)
         _print_errors(found)
-        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}, pictures {trainer.folder}")
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
+        _pictures(trainer, store, energy, forces, masks)
     ranks.wait()
     return path
 
@@ -168,12 +163,19 @@ def _known(frames: Frames, elements: Sequence[int]) -> NDArray[np.bool_]:
     return known
 
 
-def _parity(store: FrameStore, energy: Any, forces: Any, masks: dict[str, NDArray[np.bool_]], picture: Path) -> None:
-    title = next((name for name in HEADLINES if name in masks), next(iter(masks)))
-    chosen, sizes = masks[title], store.sizes[masks[title]]
-    atoms = np.repeat(chosen, store.sizes)
-    teacher = store.energy.cpu().numpy()[chosen] / sizes
-    plot_parity((teacher, energy[chosen] / sizes), (store.frames.forces[atoms], forces[atoms]), title, picture)
+def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, masks: dict[str, Any]) -> None:
+    """Learning curve and parity plot; a GPU node without matplotlib goes without."""
+    try:
+        plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
+        title = next((name for name in HEADLINES if name in masks), None)
+        if title:
+            chosen, sizes = masks[title], store.sizes[masks[title]]
+            atoms = np.repeat(chosen, store.sizes)
+            energies = (store.energy.cpu().numpy()[chosen] / sizes, energy[chosen] / sizes)
+            plot_parity(energies, (store.frames.forces[atoms], forces[atoms]), title, trainer.folder / "parity.png")
+        print(f"pictures in {trainer.folder}")
+    except ImportError as error:
+        print(f"no pictures ({error}); install matplotlib to have them")
 
 
 def _what_ran(trainer: Trainer) -> dict[str, Any]:

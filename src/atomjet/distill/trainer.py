@@ -98,11 +98,14 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end; return False where a signal ended it before (a checkpoint is written then)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.since = time.monotonic()
         total, done = self._scale(), self._done()
         precision = "high" if self.config.tf32 and self.ranks.device.type == "cuda" else "highest"
         quiet = self.quiet or not self.ranks.first
         with self._signals(), matrix_products(precision), track("training", total, done, quiet) as advance:
+            if self.compiled is not None:
+                # Before the clock starts: a schedule of minutes must not spend its warmup on the compiler.
+                self.compiled(self.train.batch(self.ranks.share(np.arange(min(2 * self.ranks.size, len(self.train))))))
+            self.since = time.monotonic()
             while self.progress() < 1:
                 if not self._run_epoch(advance):
                     self.save()
