@@ -24,8 +24,8 @@ Indices = NDArray[np.int64]
 SEARCH_FRAMES = 4096
 """Frames whose edges are searched together."""
 
-PREDICTION_EDGES = 200_000
-"""Edges of a batch where only values are asked for."""
+PREDICTION_EDGES = 50_000
+"""Edges of a batch where only energies and forces are asked for: about 1 GB at 128 channels."""
 
 
 class FrameStore:

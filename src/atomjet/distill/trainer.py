@@ -84,6 +84,7 @@ class Trainer:
         self.epoch = self.batch = self.step = 0
         self.seconds, self.since = 0.0, time.monotonic()
         self.saved_at = 0.0
+        self.shown = 0  # how far the progress bar is
         self.asked = self.stopping = False  # this rank got a signal; all ranks know that one did
         self.batches_per_epoch = max(1, draws_per_epoch(weights) // config.batch_size)
         self.compiled: CompiledLoss | None = None
@@ -98,10 +99,10 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end; return False where a signal ended it before (a checkpoint is written then)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        total, done = self._scale(), self._done()
+        total, self.shown = self._scale(), self._done()
         precision = "high" if self.config.tf32 and self.ranks.device.type == "cuda" else "highest"
         quiet = self.quiet or not self.ranks.first
-        with self._signals(), matrix_products(precision), track("training", total, done, quiet) as advance:
+        with self._signals(), matrix_products(precision), track("training", total, self.shown, quiet) as advance:
             if self.compiled is not None:
                 # Before the clock starts: a schedule of minutes must not spend its warmup on the compiler.
                 self.compiled(self.train.batch(self.ranks.share(np.arange(min(2 * self.ranks.size, len(self.train))))))
@@ -117,7 +118,6 @@ class Trainer:
         """Go on to the end of the epoch or of the run; return False where a signal came."""
         order = epoch_order(self.frame_weights, self.seed, self.epoch)
         batches = np.array_split(order, self.batches_per_epoch)
-        shown = self._done()
         while self.batch < len(batches) and self.progress() < 1:
             self._train_on(batches[self.batch])
             self.step += 1
@@ -129,7 +129,7 @@ class Trainer:
                 advance(
                     self._done() - shown, note=f"step {self.step}, epoch {self.epoch + self.batch / len(batches):.1f}"
                 )
-                shown = self._done()
+                self.shown = self._done()
                 if self.seconds - self.saved_at > 60 * self.config.checkpoint_minutes:
                     self.save()
             if self.stopping:
