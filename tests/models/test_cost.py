@@ -68,7 +68,7 @@ engine = Engine(PaiNN(PaiNNConfig()), Settings("cpu", sys.argv[1]))
 engine.predict(water(8))
 before = peak()
 engine.predict(water(1000))
-print(peak() - before)
+print(peak() - before, engine.evaluator.bytes_needed(search(System.from_ase(water(1000)), 5.0)))
 """
 
 
@@ -79,5 +79,7 @@ def test_memory():
         command = [sys.executable, "-c", textwrap.dedent(PEAK), name]
         out = subprocess.run(command, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr
-        peaks[name] = int(out.stdout) / 1024
+        peak, estimate = map(int, out.stdout.split())
+        peaks[name] = peak / 1024
+        assert 0.4 * estimate < peak * 1024 < estimate * 1.1 + 2**27, name  # the estimate is above, not far above
     assert peaks["general"] / peaks["fast_pytorch"] >= MEMORY, peaks
