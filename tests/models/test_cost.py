@@ -57,9 +57,11 @@ PEAK = """
 import re, sys, torch
 from pathlib import Path
 from tests.models.test_cost import water
-from atomjet import Engine
+from atomjet import Engine, System
 from atomjet.engine import Settings
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.neighbors import search
+
 def peak():  # kB; unlike getrusage, not inherited from the parent process
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
