@@ -162,13 +162,17 @@ class SampleConfig(Section):
 
 
 class LabelConfig(Section):
-    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å."""
+    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å.
+
+    What failed is not tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
+    """
 
     workers: Count | None = None
     shard_size: Count = 20000
     max_force: float = Field(default=50.0, gt=0)
     wall_max_force: float = Field(default=200.0, gt=0)
     hessian_rows: int = Field(default=0, ge=0, description="random rows of the Hessian per frame")
+    retry_failures: bool = False
 
 
 class Recipe(Section):
