@@ -8,7 +8,6 @@ from atomjet.distill.recipe import Recipe, load_recipe
 
 SAMPLE = """
   workers: {workers}
-  split: {{validation: 0.2, test: 0.3, in_distribution: 0.1}}
   conformers: {{per_molecule: 1}}
   normal_modes: {{frames: {frames}}}
   dimers: {{frames: 3}}
@@ -23,7 +22,7 @@ def write_recipe(tmp_path: Path):
     def write(
         name: str = "run",
         molecules: str = MOLECULES,
-        sample: str = "",
+        sample: str = "split: {validation: 0.2, test: 0.3, in_distribution: 0.1}",
         label: str = "",
         workers: int = 1,
         frames: int = 4,

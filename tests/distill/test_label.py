@@ -212,7 +212,8 @@ def periodic(directory: Path, files: str, elements: str):
     (directory / "recipe.yaml").write_text(
         f"name: emt\noutput: out\nelements: {elements}\n"
         "teacher: {calculator: 'ase.calculators.emt:EMT', options: {}}\n"
-        f"sample: {{workers: 1, free_atoms: false, structures: {{files: {files}, frames: 2}}}}\nlabel: {{workers: 1}}\n"
+        "sample:\n  workers: 1\n  split: {validation: 0, test: 0}\n  free_atoms: false\n"
+        f"  structures: {{files: {files}, frames: 2}}\nlabel: {{workers: 1}}\n"
     )
     return load_recipe(directory / "recipe.yaml")
 

@@ -79,7 +79,7 @@ def test_the_split_of_a_molecule_depends_on_nothing_but_itself_and_the_seed(writ
 
 def test_diatomic_molecules_are_for_training_where_walls_contain_them(write_recipe):
     molecules = "[H][H]\nN#N\nF\nFF\nO=C=O\n" + "".join("C" * n + "\n" for n in range(1, 9))
-    walls = write_recipe("walls", molecules=molecules, sample="walls: {}")
+    walls = write_recipe("walls", molecules=molecules, sample="split: {validation: 0.2, test: 0.3}\nwalls: {}")
     splits = {m.smiles: m.split for m in read_molecules(walls)}
     assert {splits[smiles] for smiles in ("[H][H]", "N#N", "F", "FF")} == {"train"}
     assert len(set(splits.values())) > 1

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from atomjet.distill import slices
 from atomjet.distill.dataset import read_dataset
 from atomjet.distill.molecules import Geometry, bond_change, embed, make_geometry, read_molecules
 from atomjet.distill.normal_modes import QUANTUM, displace, hessian
-from atomjet.distill.recipe import ConformersConfig, MDConfig, TeacherConfig, load_recipe
+from atomjet.distill.recipe import ConformersConfig, MDConfig, Recipe, TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.teacher import make_teacher
+from atomjet.errors import ConfigError
 
 TEACHER = TeacherConfig()
 
@@ -175,24 +177,37 @@ def test_more_frames_keep_those_that_are_there_and_no_geometry_is_made_again(wri
 
 
 def test_a_molecule_that_cannot_be_sampled_is_reported_and_the_others_are_there(write_recipe, capsys):
-    recipe = write_recipe(molecules="C\nCF\n")
+    recipe = write_recipe(molecules="C\nO\nN\nCF\n", sample="split: {validation: 0, test: 0}")
     broken = recipe.model_copy(update={"teacher": TeacherConfig(calculator="ase.calculators.emt:EMT", options={})})
     frames = read_dataset(run_sample(broken, quiet=True))
     failures = [json.loads(line) for line in (recipe.output / "sample_failures.jsonl").read_text().splitlines()]
-    assert [(failure["slice"], failure["molecule"]) for failure in failures] == [("geometry", "CF")]
-    assert "No EMT-potential for F" in failures[0]["reason"]
-    assert {"C", "C.C"} <= set(frames.molecule.tolist())
-    assert "1 tasks failed or ended early; reasons in" in capsys.readouterr().out
+    reasons = {failure["molecule"]: failure["reason"] for failure in failures if failure["slice"] == "geometry"}
+    assert "No EMT-potential for F" in reasons["CF"]
+    assert "CF" not in set(frames.molecule.tolist())
+    assert "C" in set(frames.molecule.tolist())
+    assert f"{len(failures)} tasks failed or ended early; reasons in" in capsys.readouterr().out
+
+
+def copper(directory: Path, split: str) -> Recipe:
+    bulk("Cu", cubic=True).write(directory / "cu.extxyz")
+    (directory / "recipe.yaml").write_text(
+        "name: cu\noutput: out\nelements: [Cu]\nteacher: {calculator: 'ase.calculators.emt:EMT', options: {}}\n"
+        f"sample: {{workers: 1, split: {split}, structures: {{files: [cu.extxyz], frames: 4}}}}\n"
+    )
+    return load_recipe(directory / "recipe.yaml")
 
 
 def test_structures_from_files_are_displaced_and_strained(tmp_path):
-    bulk("Cu", cubic=True).write(tmp_path / "cu.extxyz")
-    (tmp_path / "recipe.yaml").write_text(
-        "name: cu\noutput: out\nelements: [Cu]\nteacher: {calculator: 'ase.calculators.emt:EMT', options: {}}\n"
-        "sample: {workers: 1, free_atoms: false, structures: {files: [cu.extxyz], frames: 4}}\n"
-    )
-    frames = read_dataset(run_sample(load_recipe(tmp_path / "recipe.yaml"), quiet=True))
+    frames = read_dataset(run_sample(copper(tmp_path, "{validation: 0, test: 0, in_distribution: 0}"), quiet=True))
+    frames = frames.select(frames.source == "structures")
     assert len(frames) == 4
     assert frames.pbc.all()
     assert len({cell.tobytes() for cell in frames.cell}) == 4
     assert np.allclose(frames.cell[0], np.eye(3) * 3.61)
+    assert set(frames.split) == {"train"}
+
+
+def test_a_recipe_without_anything_to_train_on_is_refused(tmp_path):
+    recipe = copper(tmp_path, "{test: 0.99, validation: 0}")
+    with pytest.raises(ConfigError, match=r"no molecule or structure was drawn for training; give more of them"):
+        run_sample(recipe, quiet=True)

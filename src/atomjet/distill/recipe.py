@@ -5,6 +5,7 @@ Paths in a recipe are relative to the recipe's own directory. Sections of `sampl
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from atomjet.errors import ConfigError
 
 
 def _beside_recipe(path: Path, info: ValidationInfo) -> Path:
-    return Path((info.context or {}).get("directory", ".")) / path
+    return Path(os.path.normpath(Path((info.context or {}).get("directory", ".")) / path))
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
