@@ -36,7 +36,7 @@ def content_key(*parts: Any) -> bytes:
         if isinstance(part, np.ndarray):
             data = f"{part.dtype.str}{part.shape}".encode() + np.ascontiguousarray(part).tobytes()
         elif isinstance(part, bytes):
-            data = part
+            data = b"bytes " + part
         else:
             data = json.dumps(part, sort_keys=True).encode()
         digest.update(struct.pack("<Q", len(data)) + data)
@@ -116,6 +116,10 @@ class Journal:
     def __contains__(self, key: bytes) -> bool:
         """Whether the key has a record, result or failure."""
         return key in self._where
+
+    def failed(self, key: bytes) -> bool:
+        """Whether all that is known of the key is a failure."""
+        return key in self._failed
 
     def __len__(self) -> int:
         """Number of keys."""

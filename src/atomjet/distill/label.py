@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +78,35 @@ def _content(frames: Frames, f: int) -> tuple[Array, ...]:
 
 def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool) -> None:
     """Labels, then Hessian rows, of all frames that have none yet."""
-    journals, workers = recipe.output / "labels", recipe.label.workers or default_workers()
-    rows, started, computed = recipe.label.hessian_rows, time.monotonic(), 0
-    with Journal(journals) as journal:
-        missing = {keys[f]: f for f in range(len(frames)) if keys[f] not in journal}
-    tasks = (Task(key, (recipe.teacher, *_content(frames, f))) for key, f in missing.items())
-    done = len(frames) - len(missing)
-    with track("labelling", len(frames), done=done, quiet=quiet) as advance:
-        run_tasks(label_frame, tasks, journals, workers, advance)
-    computed += len(missing)
-    if rows:
-        with Journal(journals) as journal:
-            wanted = {hessian_key(key, rows): f for f, key in enumerate(keys) if "error" not in journal[key]}
-            missing = {key: f for key, f in wanted.items() if key not in journal}
-        tasks = (Task(key, (recipe.teacher, rows, *_content(frames, f))) for key, f in missing.items())
-        with track("Hessian rows", len(wanted), done=len(wanted) - len(missing), quiet=quiet) as advance:
-            run_tasks(hessian_rows, tasks, journals, workers, advance)
+    started, rows = time.monotonic(), recipe.label.hessian_rows
+    new = _run_missing(
+        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet
+    )
     minutes = (time.monotonic() - started) / 60
-    print(f"{done} frames had their label, {computed} computed in {minutes:.1f} min ({computed / minutes:.0f}/min)")
+    print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
+    if rows:
+        with Journal(recipe.output / "labels") as journal:
+            wanted = {hessian_key(key, rows): f for f, key in enumerate(keys) if "error" not in journal[key]}
+        new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
+        print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
+
+
+def _run_missing(
+    what: str,
+    recipe: Recipe,
+    function: Callable[..., Record],
+    frames: Frames,
+    wanted: Mapping[bytes, int],
+    quiet: bool,
+) -> int:
+    """Run the tasks (frame by key) that have no record yet; return how many they were."""
+    journals, retry = recipe.output / "labels", recipe.label.retry_failures
+    with Journal(journals) as journal:
+        missing = {key: f for key, f in wanted.items() if key not in journal or (retry and journal.failed(key))}
+    tasks = (Task(key, (recipe.teacher, *_content(frames, f))) for key, f in missing.items())
+    with track(what, len(wanted), done=len(wanted) - len(missing), quiet=quiet) as advance:
+        run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
+    return len(missing)
 
 
 def hessian_key(label_key: bytes, rows: int) -> bytes:
@@ -125,7 +137,7 @@ def label_frame(teacher: TeacherConfig, *content: Array) -> Record:
     return {"energy": energy, "forces": forces.astype(np.float32)}
 
 
-def hessian_rows(teacher: TeacherConfig, count: int, *content: Array) -> Record:
+def hessian_rows(teacher: TeacherConfig, *content: Array, count: int) -> Record:
     """Task of a worker: up to `count` random rows of the Hessian by central differences of the teacher's forces."""
     atoms = _to_ase(*content)
     rng = np.random.default_rng(int.from_bytes(content_key(*content), "little"))

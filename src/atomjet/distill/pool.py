@@ -2,9 +2,9 @@
 
 The parent hands out tasks over a pipe; a worker runs them in order, appends each result to its own journal, then
 acknowledges it. So the parent may be killed (the workers notice the broken pipe and leave), a worker may be killed or
-crash (its first unacknowledged task is the culprit: it gets one more chance, alone in a fresh worker, then counts as
-failed), and a task that raises is recorded with its reason. Workers are spawned, one thread each: no lock or thread of
-the parent is inherited.
+crash (its first unacknowledged task is the culprit: it gets one more chance, in a fresh worker, then counts as failed),
+and a task that raises is recorded with its reason. Workers are forked from a server process that has imported what they
+need and has nothing else: no lock, thread or CUDA context of the parent is inherited. Each computes with one thread.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from atomjet.distill.journal import JournalWriter, Record
+from atomjet.errors import AtomJetError
 
 AHEAD = 3
 """Tasks a worker holds at once, so that it never waits for the parent."""
+
+READY, DONE = "ready", "done"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -42,6 +45,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     held: deque[Task] = field(default_factory=deque)
+    ready: bool = False
 
 
 def default_workers() -> int:
@@ -106,7 +110,8 @@ class _Queue:
 
 
 def _start(function: Callable[..., Record], directory: Path) -> _Worker:
-    context = get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, directory, theirs), daemon=True)
     with _one_thread():
@@ -117,7 +122,7 @@ def _start(function: Callable[..., Record], directory: Path) -> _Worker:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Number libraries read their thread count once, when they are loaded: say it before the worker is born."""
+    """Number libraries read their thread count once, when they are loaded: say it before the server is born."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
@@ -137,13 +142,16 @@ def _give(worker: _Worker, task: Task) -> None:
 
 
 def _hear(worker: _Worker, advance: Callable[..., None]) -> bool:
-    """Take one acknowledgement; False when the worker is dead."""
+    """Take one message, that the worker is ready or that its first task is done; False when it is dead."""
     try:
-        worker.pipe.recv()
+        message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         return False
-    worker.held.popleft()
-    advance()
+    if message == READY:
+        worker.ready = True
+    else:
+        worker.held.popleft()
+        advance()
     return True
 
 
@@ -156,25 +164,32 @@ def _dismiss(worker: _Worker) -> _Worker:
 def _bury(worker: _Worker, queue: _Queue, own: JournalWriter, advance: Callable[..., None]) -> None:
     """A worker died: its current task is the suspect, the others go back to the queue."""
     _dismiss(worker)
+    if not worker.ready:
+        raise AtomJetError(f"a worker process could not start ({_ending(worker)}); its own words stand above")
     if not worker.held:
         return
     culprit = worker.held.popleft()
     queue.again.extend(worker.held)
     if culprit.key in queue.suspects:
-        code = worker.process.exitcode or 0
-        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        own.append(culprit.key, {"error": f"the worker process crashed twice on this ({name})"})
+        own.append(culprit.key, {"error": f"the worker process crashed twice on this ({_ending(worker)})"})
         advance()
     else:
         queue.suspects.add(culprit.key)
         queue.again.appendleft(culprit)
 
 
+def _ending(worker: _Worker) -> str:
+    code = worker.process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
 def _work(function: Callable[..., Record], directory: Path, pipe: Connection) -> None:
     """Body of a worker: until the pipe closes, run, write, acknowledge."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # for a server that somebody else has started
     journal = JournalWriter(directory)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send(READY)
         while True:
             task: Task = pipe.recv()
             try:
@@ -182,5 +197,5 @@ def _work(function: Callable[..., Record], directory: Path, pipe: Connection) ->
             except Exception as error:
                 record = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
             journal.append(task.key, record)
-            pipe.send(True)
+            pipe.send(DONE)
     journal.close()

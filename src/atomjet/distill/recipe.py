@@ -5,6 +5,7 @@ Paths in a recipe are relative to the recipe's own directory. Sections of `sampl
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from atomjet.models.painn.config import PaiNNConfig
 
 
 def _beside_recipe(path: Path, info: ValidationInfo) -> Path:
-    return Path((info.context or {}).get("directory", ".")) / path
+    return Path(os.path.normpath(Path((info.context or {}).get("directory", ".")) / path))
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -163,13 +164,17 @@ class SampleConfig(Section):
 
 
 class LabelConfig(Section):
-    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å."""
+    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å.
+
+    What failed is not tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
+    """
 
     workers: Count | None = None
     shard_size: Count = 20000
     max_force: float = Field(default=50.0, gt=0)
     wall_max_force: float = Field(default=200.0, gt=0)
     hessian_rows: int = Field(default=0, ge=0, description="random rows of the Hessian per frame")
+    retry_failures: bool = False
 
 
 class DataSource(Section):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atomjet.distill.dataset import Frames, concatenate, draw_uniform, frames_from_record, write_shard
 from atomjet.distill.journal import Journal, Record
@@ -28,7 +29,7 @@ from atomjet.distill.teacher import make_teacher
 from atomjet.errors import ConfigError
 from atomjet.progress import track
 
-NEVER_HELD_BACK = ("walls", "free_atoms", "structures")
+NEVER_HELD_BACK = ("walls", "free_atoms")
 """Slices without frames of a training molecule in its ordinary range: none is kept for in-distribution validation."""
 
 Failures = list[dict[str, Any]]
@@ -41,7 +42,7 @@ def run_sample(recipe: Recipe, quiet: bool = False) -> Path:
         The file of unlabelled frames, `OUTPUT/samples.h5`.
 
     Raises:
-        ConfigError: molecules that cannot be used, or another run working in the same directory.
+        ConfigError: molecules that cannot be used, none of them for training, or another run in the same directory.
         TeacherError: the teacher cannot be built.
     """
     make_teacher(recipe.teacher.calculator, recipe.teacher.options)  # complain before any worker starts
@@ -79,7 +80,11 @@ def _gather(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[Frames,
         if "error" not in record:
             parts.append(frames_from_record(record, unit.split, unit.source, unit.large))
     frames = concatenate(parts)
-    _hold_back(recipe, frames)
+    ordinary = ~np.isin(frames.source, np.array(NEVER_HELD_BACK, dtype=frames.source.dtype))
+    if "train" not in frames.split[ordinary]:
+        remedy = "give more of them, another seed, or sample.split: {validation: 0, test: 0}"
+        raise ConfigError(f"no molecule or structure was drawn for training; {remedy}")
+    _hold_back(recipe, frames, ordinary)
     return frames, failures
 
 
@@ -100,10 +105,9 @@ def call(function: Callable[..., Record], *arguments: Any) -> Record:
     return function(*arguments)
 
 
-def _hold_back(recipe: Recipe, frames: Frames) -> None:
+def _hold_back(recipe: Recipe, frames: Frames, ordinary: NDArray[np.bool_]) -> None:
     """Tag a share of the training molecules' frames for in-distribution validation, by their content."""
-    never = np.isin(frames.source, np.array(NEVER_HELD_BACK, dtype=frames.source.dtype))
-    for f in np.flatnonzero((frames.split == "train") & ~never):
+    for f in np.flatnonzero((frames.split == "train") & ordinary):
         content = frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex()
         if draw_uniform(recipe.seed, "in_distribution", content) < recipe.sample.split.in_distribution:
             frames.split[f] = "in_distribution"
