@@ -74,7 +74,9 @@ class Conformance:
     def test_translation_and_wrapping(self, engine, atoms):
         moved = atoms.copy()
         moved.positions += [3.7, -11.2, 5.1]
-        moved.positions += (atoms.pbc * np.arange(-2, 3 * len(atoms) - 2).reshape(-1, 3) % 5 * atoms.pbc) @ atoms.cell.array
+        moved.positions += (
+            atoms.pbc * np.arange(-2, 3 * len(atoms) - 2).reshape(-1, 3) % 5 * atoms.pbc
+        ) @ atoms.cell.array
         close(engine.predict(moved).energy, engine.predict(atoms).energy, SYMMETRY)
         close(engine.predict(moved).forces, engine.predict(atoms).forces, SYMMETRY)
 

@@ -33,14 +33,16 @@ class AtomJetCalculator(Calculator):
         if isinstance(model, Engine) and options:
             raise TypeError(f"options {sorted(options)} come with the engine; give them to atomjet.load")
         self.engine = model if isinstance(model, Engine) else load(model, **options)
-        self._info: tuple[Any, Any] = (None, None)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
-        """What changed since the last calculation; any difference counts, however small."""
-        changes = super().check_state(atoms, tol=tol)
-        if _charge_spin(atoms) != self._info and "initial_charges" not in changes:
-            changes.append("initial_charges")
-        return changes
+        """What changed since the last calculation, in ASE's words; any difference counts, however small.
+
+        ASE's own comparison allows tolerances and takes a fifth of a step of dynamics.
+        """
+        if self.atoms is None:
+            return all_changes
+        before, now = _state(self.atoms), _state(atoms)
+        return [name for name in now if not np.array_equal(before[name], now[name])]
 
     def calculate(
         self,
@@ -64,7 +66,6 @@ class AtomJetCalculator(Calculator):
         elif properties and "stress" in properties:
             raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
         self.results = results
-        self._info = _charge_spin(self.atoms)
 
 
 def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
@@ -102,5 +103,13 @@ def write_structures(path: str | Path, frames: list[Atoms]) -> None:
         raise StructureError(f"{path}: ASE cannot write it ({reason}); use .extxyz or .traj") from None
 
 
-def _charge_spin(atoms: Any) -> tuple[Any, Any]:
-    return atoms.info.get("charge"), atoms.info.get("spin")
+def _state(atoms: Atoms) -> dict[str, Any]:
+    """Everything that a prediction depends on, under ASE's names for changes; charge and spin go with the initial ones."""
+    return {
+        "positions": atoms.positions,
+        "numbers": atoms.numbers,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        "initial_charges": [float(atoms.get_initial_charges().sum()), str(atoms.info.get("charge"))],
+        "initial_magmoms": str(atoms.info.get("spin")),
+    }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
+from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import file, registry
@@ -112,9 +113,24 @@ class Engine:
         self._check_system(system)
         graph = search(system, self.cutoff)
         self._check_graph(system, graph)
+        needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
+        if not fits(needed, free):
+            return self._in_parts(system, graph, needed, free)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
+        """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
+        if system.num_systems == 1:
+            raise StructureError(
+                f"{graph.num_atoms} atoms with {graph.num_edges} edges need {needed / 2**30:.2f} GiB on {self.device}, "
+                f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
+            )
+        middle = system.num_systems // 2
+        return Prediction.join(
+            [self.predict(system.part(0, middle)), self.predict(system.part(middle, system.num_systems))]
+        )
 
     def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
         # Sums over many edges and atoms in float64: they cost nothing beside the model.

@@ -27,9 +27,17 @@ class Evaluator(Protocol):
         """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
         ...
 
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        ...
+
 
 class Definition(Protocol):
     """A family's definition: atomic energies that autograd can differentiate."""
+
+    def bytes_by_autograd(self, graph: Graph) -> int:
+        """Return an upper estimate of what energies and their derivative take."""
+        ...
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """Return (N,) eV without reference energies."""
@@ -49,6 +57,10 @@ class General:
             energies = self.model.atomic_energies(graph.with_vectors(vectors))
             (gradients,) = torch.autograd.grad(energies.sum(), vectors, allow_unused=True)
         return energies.detach(), torch.zeros_like(vectors) if gradients is None else gradients
+
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        return self.model.bytes_by_autograd(graph)
 
 
 def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:
