@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from atomjet.adapters.structures import to_ase
 from atomjet.data import Prediction, System
 
 
@@ -32,13 +32,7 @@ class CalculatorPotential:
         system = System.from_ase(structures)
         energies, forces, stresses = [], [], []
         for k in range(system.num_systems):
-            own = system.system_index == k
-            atoms = Atoms(
-                system.atomic_numbers[own].numpy(),
-                system.positions[own].numpy(),
-                cell=system.cell[k].numpy(),
-                pbc=system.pbc[k].numpy(),
-            )
+            atoms = to_ase(system, k)
             # A calculator that goes on from its last result would make results depend on their order.
             self.calculator.reset()
             atoms.calc = self.calculator

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atomjet.adapters.structures import bonds
 from atomjet.errors import AtomJetError, ConfigError
 from atomjet.md.dynamics import build_dynamics
 from atomjet.md.settings import MDSettings
@@ -20,9 +21,6 @@ from atomjet.validate.check import Check
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-
-BOND = 1.25
-"""Atoms nearer than this times the sum of their covalent radii are bonded."""
 
 TEMPERATURE = 300.0
 TIMESTEP = 0.5
@@ -142,20 +140,6 @@ def internal_coordinates(atoms: Atoms) -> dict[str, list[tuple[int, ...]]]:
     heavy = [i for i in range(len(atoms)) if atoms.numbers[i] > 1]
     apart = [(i, j) for i, j in combinations(heavy, 2) if j not in partners[i]]
     return {"bond lengths": pairs, "angles": angles, "dihedrals": dihedrals, "pair distances": apart}
-
-
-def bonds(atoms: Atoms) -> np.ndarray:
-    """(B, 2) atoms nearer than 1.25 x the sum of their covalent radii, i < j; images are not looked at."""
-    radii = covalent_radii()[atoms.numbers]
-    distance = np.linalg.norm(atoms.positions[:, None] - atoms.positions[None], axis=2)
-    return np.argwhere(np.triu(distance < BOND * (radii[:, None] + radii[None]), 1))
-
-
-def covalent_radii() -> np.ndarray:
-    """Å by atomic number (Cordero et al., Dalton Trans. 2008, 2832), from ASE's table."""
-    from ase.data import covalent_radii as radii
-
-    return radii
 
 
 def _measure(kind: str, x: np.ndarray, tuples: list[tuple[int, ...]]) -> np.ndarray:

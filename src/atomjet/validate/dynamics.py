@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomjet.adapters.structures import bonds
 from atomjet.data import System
 from atomjet.errors import AtomJetError
 from atomjet.md.observables import FORCE_LIMIT
@@ -177,8 +178,6 @@ def bounded_forces(run: Run, label: str) -> Check:
 
 def bond_stability(run: Run, structures: list[Atoms], label: str) -> Check:
     """No bond of the start structure (nearer than 1.25 x the covalent radii) changes by more than 0.5 Å."""
-    from atomjet.validate.distributions import bonds
-
     worst, name = 0.0, run.names[0]
     offset = 0
     for atoms, structure in zip(structures, run.names, strict=True):
