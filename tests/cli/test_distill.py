@@ -6,7 +6,6 @@ import pytest
 
 import atomjet
 
-
 RECIPE = """
 name: water
 output: out
