@@ -1,7 +1,7 @@
 """`atomjet train`: a student of the labelled frames, with its card and pictures.
 
 In the recipe's output directory: `training/` (checkpoint, log, pictures) and the result, NAME.safetensors with NAME.md.
-Several GPUs: `torchrun --nproc-per-node 4 -m atomjet.cli.main train RECIPE.yaml`.
+Several GPUs: `torchrun --nproc-per-node 4 -m atomjet train RECIPE.yaml`.
 """
 
 from __future__ import annotations
