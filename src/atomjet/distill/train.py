@@ -119,7 +119,7 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
-        card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found)
+        card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
         write_model(path, model, card)
         _print_errors(found)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
