@@ -6,8 +6,6 @@ import pytest
 
 import atomjet
 
-pytest.importorskip("atomjet.distill.train")
-
 RECIPE = """
 name: water
 output: out

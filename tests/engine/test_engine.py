@@ -108,6 +108,15 @@ def test_overlapping_atoms(engine):
     refused(tolerant, Atoms("HH", [[0, 0, 0], [0, 0, 0]]), "0.000 Å apart")
 
 
+def test_nearer_than_any_training_data(engine):
+    wary = Engine(engine.model, Settings("cpu"), {"shortest_distances": {"H-C": 0.9, "H-H": 0.1}})
+    near = Atoms("CHH", [[0, 0, 0], [0, 0, 0.80], [0, 0.5, 0.80]])
+    refused(
+        wary, near, r"atom 0 and atom 1 are 0.800 Å apart, nearer than 0.810 Å, 0.9 of the shortest C-H in the model's"
+    )
+    assert float(wary.predict(near[1:]).energy) == float(engine.predict(near[1:]).energy)
+
+
 def test_small_cells_see_every_image(engine):
     small = bulk("C", a=3.6)
     large = small * (4, 4, 4)

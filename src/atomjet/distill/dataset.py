@@ -339,7 +339,7 @@ def connectivity_key(atoms: Atoms) -> str:
     """Formula and a digest of the bond graph that no order of the atoms changes (Weisfeiler-Lehman, 4 rounds)."""
     from ase.neighborlist import natural_cutoffs, neighbor_list
 
-    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.15))
+    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.15))  # pyright: ignore[reportArgumentType]
     colours = [str(number) for number in atoms.numbers]
     for _ in range(4):
         around: list[list[str]] = [[] for _ in colours]

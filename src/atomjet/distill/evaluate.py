@@ -94,6 +94,17 @@ def errors(store: FrameStore, energy: Array, forces: Array, chosen: NDArray[np.b
     return found_errors
 
 
+def hardest_molecules(
+    store: FrameStore, energy: Array, forces: Array, chosen: NDArray[np.bool_], number: int = 8
+) -> dict[str, Errors]:
+    """The single molecules among the chosen frames with the largest force errors, worst first: what the averages hide."""
+    keys = store.frames.molecule
+    names = [str(key) for key in np.unique(keys[chosen]) if "." not in str(key)]
+    found = {name: errors(store, energy, forces, chosen & (keys == name)) for name in names}
+    worst = sorted(found, key=lambda name: -found[name]["force_mae_meV_A"])
+    return {name: found[name] for name in worst[:number]}
+
+
 @contextmanager
 def matrix_products(precision: str) -> Iterator[None]:
     """Float32 matrix products with PyTorch's "highest" (full) or "high" (TF32 on GPUs) precision, for a while."""

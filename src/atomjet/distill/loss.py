@@ -19,16 +19,24 @@ its forces per Å, so there w_j = min(1, F_cap / (‖H_aj‖ · 0.1 Å)): the fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from atomjet.data import Graph
 from atomjet.distill.recipe import TrainConfig
-from atomjet.models.base import Definition
 
 THERMAL_DISPLACEMENT = 0.1
 """Å."""
+
+
+class Student(Protocol):
+    """What a loss needs of a model."""
+
+    def atomic_energies(self, graph: Graph) -> Tensor:
+        """Return (N,) eV without reference energies."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,7 @@ class Batch:
     hessian: HessianRows | None = None
 
 
-def energies_and_forces(model: Definition, graph: Graph, differentiable: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def energies_and_forces(model: Student, graph: Graph, differentiable: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return energies (S,), forces (N, 3) and the edge vectors (E, 3) they were differentiated by.
 
     With `differentiable`, autograd can go through the forces once more.
@@ -89,7 +97,7 @@ def cap_weights(lengths: Tensor, cap: float) -> Tensor:
     return cap / lengths.clamp(min=cap)
 
 
-def losses(model: Definition, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def losses(model: Student, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor]:
     """Return the total loss, and its parts (energy eV/atom, forces eV/Å, Hessian eV/Å²) detached, (3,)."""
     energies, forces, vectors = energies_and_forces(model, batch.graph)
     energy = energy_loss(energies, batch, config)

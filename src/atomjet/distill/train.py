@@ -1,7 +1,7 @@
 """`atomjet train`: a student of the labelled frames, with its card and pictures.
 
 In the recipe's output directory: `training/` (checkpoint, log, pictures) and the result, NAME.safetensors with NAME.md.
-Several GPUs: `torchrun --nproc-per-node 4 -m atomjet.cli.main train RECIPE.yaml`.
+Several GPUs: `torchrun --nproc-per-node 4 -m atomjet train RECIPE.yaml`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
-from atomjet.distill.evaluate import Errors, errors, groups, predict
+from atomjet.distill.evaluate import Errors, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
@@ -117,9 +117,10 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     energy, forces = predict(model, store, ranks)
     masks = groups(heldout)
     found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
+    hardest = hardest_molecules(store, energy, forces, (heldout.split == "test") & ~heldout.large)
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
-        card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found)
+        card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
         write_model(path, model, card)
         _print_errors(found)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")

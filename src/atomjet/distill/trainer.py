@@ -127,7 +127,8 @@ class Trainer:
             if self.step % HEARTBEAT == 0:
                 self._check_skipped()
                 advance(
-                    self._done() - shown, note=f"step {self.step}, epoch {self.epoch + self.batch / len(batches):.1f}"
+                    self._done() - self.shown,
+                    note=f"step {self.step}, epoch {self.epoch + self.batch / len(batches):.1f}",
                 )
                 self.shown = self._done()
                 if self.seconds - self.saved_at > 60 * self.config.checkpoint_minutes:

@@ -13,7 +13,7 @@ from torch import Tensor
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import fits, free_bytes
-from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
+from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import file, registry
 from atomjet.models.base import Evaluator, General, forces_from_gradients, virials_from_gradients
@@ -70,6 +70,7 @@ class Engine:
         self.evaluator: Evaluator = General(self.model) if self.backend == "general" else FastPyTorch(self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
+        self._closest = _closest(self.card, self.device)
 
     @property
     def cutoff(self) -> float:
@@ -170,18 +171,36 @@ class Engine:
                 )
 
     def _check_graph(self, system: System, graph: Graph) -> None:
-        near = graph.lengths < CLOSEST
+        z = system.atomic_numbers
+        limits = self._closest[z[graph.centers], z[graph.neighbors]]
+        near = graph.lengths < limits
         if not bool(near.any()):
             return
         edge = int(near.nonzero()[0])
         i, j = int(graph.centers[edge]), int(graph.neighbors[edge])
         first = int((system.system_index < system.system_index[i]).sum())
-        length = float(graph.lengths[edge])
+        length, limit = float(graph.lengths[edge]), float(limits[edge])
         image = " (a periodic image)" if bool((graph.shifts[edge] != 0).any()) else ""
-        message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {CLOSEST} Å"
+        pair = f"{SYMBOLS[int(z[i])]}-{SYMBOLS[int(z[j])]}"
+        why = (
+            f"{CLOSEST} Å"
+            if limit <= CLOSEST
+            else f"{limit:.3f} Å, {BELOW_TRAINING} of the shortest {pair} in the model's training data"
+        )
+        message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {why}"
         if self.settings.on_overlap == "error" or length == 0.0:
             raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
         warnings.warn(f"{message}; the result means little", stacklevel=3)
+
+
+def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
+    """Shortest distance allowed for each pair of elements, Å: a little under that of the training data, if the card says it."""
+    limits = torch.full((len(SYMBOLS), len(SYMBOLS)), CLOSEST, dtype=torch.float64)
+    numbers = {symbol: number for number, symbol in enumerate(SYMBOLS)}
+    for pair, length in card.get("shortest_distances", {}).items():
+        a, b = (numbers[symbol] for symbol in pair.split("-"))
+        limits[a, b] = limits[b, a] = max(CLOSEST, BELOW_TRAINING * float(length))
+    return limits.to(device)
 
 
 def _choose(settings: Settings) -> str:

@@ -29,7 +29,7 @@ def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
 
 def temperature(atoms: Atoms, degrees: int) -> float:
     """Instantaneous temperature, K: twice the kinetic energy over the degrees of freedom; 0 where there are none."""
-    return 2.0 * atoms.get_kinetic_energy() / (degrees * BOLTZMANN) if degrees else 0.0
+    return float(2.0 * atoms.get_kinetic_energy() / (degrees * BOLTZMANN)) if degrees else 0.0
 
 
 def draw_velocities(atoms: Atoms, kelvin: float, ensemble: str, generator: np.random.Generator) -> None:
