@@ -70,7 +70,9 @@ def test_bisect_names_all_that_it_may_be(tmp_path):
     said = []
     found, _ = bisect(bench, commits[0], commits[-1], say=said.append)
     assert found == commits[1:]
-    assert any("does not build: status 1: ModuleNotFoundError: No module named 'no_such_module'" in line for line in said)
+    assert any(
+        "does not build: status 1: ModuleNotFoundError: No module named 'no_such_module'" in line for line in said
+    )
 
 
 def test_ladder_tells_each_step(tmp_path):

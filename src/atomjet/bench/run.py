@@ -79,7 +79,8 @@ def _run_case(
     if seconds < 1:
         return [_row(case.name, name, "out of time", "nothing was left of --max-minutes") for name in names]
     device = entrants.engine.device
-    system = case.make().to(device, torch.float64)
+    with _deadline(SHARE * seconds):
+        system = case.make().to(device, torch.float64)
     rows: dict[str, dict[str, Any]] = {}
     racing: dict[str, Racer] = {}
     for name in names:

@@ -29,7 +29,7 @@ EXAMPLES = """Examples:
 \b
   atomjet bench latency --json latency.json --report latency.md
   atomjet bench bulk --settings general,fast_pytorch,peers --max-minutes 10 --json bulk.json
-  atomjet bench latency --max-atoms 200 --processes 5 --json new.json     (to compare revisions by)
+  atomjet bench latency --max-atoms 200 --processes 8 --json new.json     (to compare revisions by)
 """
 
 COMPARE_EXAMPLES = """Examples:
@@ -70,7 +70,7 @@ def measure(suite: str) -> Any:
         ] = None,
         max_minutes: Annotated[float, typer.Option("--max-minutes", help="For everything.")] = 10.0,
         processes: Annotated[
-            int, typer.Option("--processes", help="Fresh processes, one after the other; 5 to compare runs by.")
+            int, typer.Option("--processes", help="Fresh processes, one after the other; 8 to compare runs by.")
         ] = 1,
         threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
         process: Annotated[int, typer.Option("--process", hidden=True)] = 0,
