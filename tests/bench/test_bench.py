@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atomjet.bench import contenders, racers, suites
+from atomjet.bench import contenders, geometries, racers, suites
 from atomjet.bench.compare import compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
 from atomjet.bench.measure import describe, interleave, ratio
@@ -54,7 +54,8 @@ def measured(suite, engine, names, path=None, cases=None, runs=8, seconds=60.0):
 )
 def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
     path = tmp_path / "result.json"
-    cases = suites.cases(suite, CPU, "painn", 1100 if suite == "bulk" else 100, 0)[: 1 if suite == "bulk" else 2]
+    small = [Case("water 81", lambda: geometries.water(81))]
+    cases = small if suite == "bulk" else suites.cases(suite, CPU, "painn", 100, 0)[:2]
     made = measured(suite, engine, names, path, cases, runs=5, seconds=300.0)
     assert [row["status"] for row in made.rows] == ["ok"] * len(cases) * len(names)
     back = read_result(path)
@@ -338,6 +339,25 @@ def test_several_processes_are_joined(tmp_path):
     assert len(row["samples"]) == 2
     assert row["statistics"]["runs"] == 10
     assert json.loads(path.read_text())["clock"] == "cpu"
+
+
+def test_a_process_that_ran_late_takes_nothing_from_the_others():
+    late, failed = processes(number=1), processes(number=1)
+    late.rows[0] = {"case": "10 atoms x 1", "setting": "general", "status": "out of time", "reason": "late"}
+    failed.rows[0] = {"case": "10 atoms x 1", "setting": "general", "status": "failed", "reason": "broke"}
+    good = {"per_call": {"structures": 1.0, "atoms": 10.0}}
+    for order, expected in (((0, 1, 0), 2), ((1, 0, 0), 2), ((0, 2, 0), "failed")):
+        parts = [
+            processes(number=1, seed=k) if kind == 0 else (late if kind == 1 else failed)
+            for k, kind in enumerate(order)
+        ]
+        for part in parts:
+            part.rows[0].update(good)
+        joined = Result(parts[0].about, [dict(parts[0].rows[0])])
+        for part in parts[1:]:
+            joined.merge(part)
+        (row,) = joined.rows
+        assert (len(row["samples"]) if row["status"] == "ok" else row["status"]) == expected
 
 
 def test_default_contenders():

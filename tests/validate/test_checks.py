@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.emt import EMT
-from potentials import CartesianMixing, CutoffStep, NoisyForces, Sane, ScaledForces, cluster, crystal
 
 from atomjet.adapters.potential import CalculatorPotential
 from atomjet.engine import Settings
 from atomjet.errors import ConfigError, StructureError
 from atomjet.validate import Effort, default_structures, validate
+from tests.validate.broken import CartesianMixing, CutoffStep, NoisyForces, Sane, ScaledForces, cluster, crystal
 
 SHORT = Effort(short=60, medium=200, long=0, nvt=0, order=200.0, reverse=50)
 

@@ -223,7 +223,7 @@ def bisect(
             inner = [k for k in range(low + 1, high) if k not in broken]
             if not inner:
                 break
-            middle = min(inner, key=lambda k: abs(2 * k - low - high))
+            middle = inner[int(np.argmin([abs(2 * k - low - high) for k in inner]))]
             try:
                 verdict, estimate = duel(line[middle], change / 2)
             except DoesNotBuild as error:

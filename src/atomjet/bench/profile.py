@@ -18,6 +18,7 @@ from atomjet.bench.cost import Cost, declared, painn
 from atomjet.bench.measure import synchronize
 from atomjet.bench.provenance import provenance
 from atomjet.bench.racers import moved
+from atomjet.bench.trace import events as traced
 from atomjet.bench.trace import is_kernel, is_outermost, trace
 from atomjet.data import System
 from atomjet.engine import Engine
@@ -119,7 +120,7 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     made = trace(staged, device, record_shapes=True)
     if chrome is not None:
         made.export_chrome_trace(str(chrome))
-    events = _within(list(made.events()), "predict")
+    events = _within(traced(made), "predict")
     kernels = [event for event in events if is_kernel(event)]
     busy, idle, gaps = _occupation(kernels)
     items = _items(events, engine, ceilings)

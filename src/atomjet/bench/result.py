@@ -15,6 +15,8 @@ from atomjet.models.file import write_atomically
 
 FORMAT = 1
 
+LATE = ("out of time", "skipped")
+
 
 @dataclass
 class Result:
@@ -47,11 +49,13 @@ class Result:
             mine = self.row(row["case"], row["setting"])
             if mine is None:
                 self.rows.append(row)
-            elif row["status"] != "ok":
-                mine.update(status=row["status"], reason=row["reason"])
-            elif mine["status"] == "ok":
+            elif row["status"] == mine["status"] == "ok":
                 mine["samples"].extend(row["samples"])
                 mine["memory_bytes"] = max(mine["memory_bytes"], row["memory_bytes"])
+            elif mine["status"] in LATE or (row["status"] not in LATE and mine["status"] == "ok"):
+                # A process that ran out of time takes nothing from the others; one that failed does.
+                mine.clear()
+                mine.update(row)
         for case in dict.fromkeys(row["case"] for row in other.rows):
             self._complete(case)
         self.save()
@@ -104,13 +108,20 @@ def read_result(path: Path | str) -> Result:
     try:
         rows = content.pop("rows")
         for row in rows:
-            (row["case"], row["setting"], row["status"])
-            if row["status"] == "ok":
-                assert all(len(samples["cpu"]) == len(samples["wall"]) > 0 for samples in row["samples"])
-        content["provenance"]["device_type"]
-    except (KeyError, TypeError, AssertionError) as error:
+            _check_row(row)
+        if "device_type" not in content["provenance"]:
+            raise KeyError("device_type")
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: a row or field is missing or wrong ({error}); measure it again") from None
     return Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError where something is missing that comparisons and reports rely on."""
+    if not {"case", "setting", "status"} <= set(row):
+        raise KeyError("case, setting or status")
+    if row["status"] == "ok" and not all(len(part["cpu"]) == len(part["wall"]) > 0 for part in row["samples"]):
+        raise KeyError("samples")
 
 
 def _throughput(per_call: dict[str, float], seconds: float) -> dict[str, float]:

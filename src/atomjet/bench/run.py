@@ -106,6 +106,7 @@ def _run_case(
 def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
     """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
     row["includes"] = racer.includes
+    before = 0
     if device.type == "cuda":
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -27,8 +27,13 @@ def trace(call: Callable[[], Any], device: torch.device, **options: Any) -> prof
 def launches(made: profile, device: torch.device) -> int:
     """Kernels on a GPU, outermost operators on a CPU."""
     if device.type == "cuda":
-        return sum(is_kernel(event) for event in made.events())
-    return sum(is_outermost(event) for event in made.events())
+        return sum(is_kernel(event) for event in events(made))
+    return sum(is_outermost(event) for event in events(made))
+
+
+def events(made: profile) -> list[Any]:
+    """Everything that was traced."""
+    return list(made.events() or [])
 
 
 def peak_bytes(made: profile) -> int:
@@ -36,7 +41,7 @@ def peak_bytes(made: profile) -> int:
     held = peak = 0
     for event in made.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
-            held += event.nbytes()
+            held += event.nbytes()  # type: ignore[attr-defined]
             peak = max(peak, held)
     return peak
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from atomjet.adapters.structures import bonds
 from atomjet.errors import AtomJetError, ConfigError
-from atomjet.md.dynamics import build_dynamics
+from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import degrees_of_freedom, draw_velocities
 from atomjet.units import BOLTZMANN, KJ_PER_MOL
@@ -42,8 +42,9 @@ def sample_nvt(
     draw_velocities(moving, TEMPERATURE, "nvt", generator)
     dynamics = build_dynamics(moving, settings, generator)
     positions, kinetic, potential = [], [], []
+    forces = None
     for step in range(1, steps + 1):
-        dynamics.step()
+        forces = take_step(dynamics, forces)
         if step > steps // 5 and step % EVERY == 0:
             positions.append(moving.get_positions())
             kinetic.append(moving.get_kinetic_energy())

@@ -41,6 +41,9 @@ DRIFT = {torch.float64: 0.01, torch.float32: 0.1}
 
 BLOCKS = 10
 
+REMAINDER = 0.1
+"""Of the oscillation of the total energy, what may be left in the conserved energy at 0.5 fs (molecules: 2 to 8 %)."""
+
 
 @dataclass
 class State:
@@ -122,7 +125,7 @@ def run_nve(
         if not np.isfinite(now):
             failure = f"step {step + 1}: a force is not finite"
             break
-        if step % every == 0 and step > 0:
+        if before is not None and step % every == 0:
             time.append(step * timestep)
             rows.append(_energies(state, masses, before, after.accelerations, timestep))
             forces.append(largest)
@@ -140,7 +143,8 @@ def energy_drift(run: Run, dtype: torch.dtype, label: str) -> Check:
     """Slope of the conserved energy, worst structure; also in % of the kinetic energy over the run.
 
     From a short run the slope is known only so well: its standard error, from the scatter of ten block means about the line,
-    enters the bound three times.
+    enters the bound three times; and what is left of the oscillation, which one part of a period
+    can show as a slope, enters by its size over the length of the run.
     """
     counts = run.system.counts().cpu().numpy()
     if run.failure:
@@ -151,7 +155,12 @@ def energy_drift(run: Run, dtype: torch.dtype, label: str) -> Check:
     span = run.time[-1] - run.time[0]
     percent = 100 * np.abs(slopes) * span / run.kinetic.mean(0)
     gate = DRIFT[dtype]
-    source = f"{gate:g} meV/atom/ps ({str(dtype).removeprefix('torch.')}) and three standard errors of the slope"
+    # What is left of the oscillation may rise from one end of the run to the other.
+    feigned = 2e3 * REMAINDER * run.total.std(0)[worst] / counts[worst] / max(span / 1000, 1e-30)
+    source = (
+        f"{gate:g} meV/atom/ps ({str(dtype).removeprefix('torch.')}), three standard errors of the slope, and "
+        f"{feigned:.2g} that the oscillation could feign over so short a run"
+    )
     detail = (
         f"{len(run.time)} records over {span / 1000:g} ps, {len(counts)} structures; "
         f"{percent[worst]:.2g} % of the kinetic energy; total energy within "
@@ -163,7 +172,7 @@ def energy_drift(run: Run, dtype: torch.dtype, label: str) -> Check:
         f"{name}, meV/atom": (1e3 * (run.conserved[keep, s] - run.conserved[0, s]) / counts[s]).tolist()
         for s, name in enumerate(run.names)
     }
-    bound = gate + 3 * float(errors[worst])
+    bound = gate + 3 * float(errors[worst]) + float(feigned)
     name = f"energy drift, {label}"
     return Check(name, run.names[worst], float(drifts[worst]), "meV/atom/ps", bound, source, detail, figures, series)
 

@@ -27,6 +27,9 @@ class Morse:
     def envelope(self, d, cutoff):
         return cosine_cutoff(d, cutoff) ** 2
 
+    def bytes_by_autograd(self, graph):
+        return 200 * graph.num_edges
+
 
 class Sane(Engine):
     """An engine in all but its energy function."""
