@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -71,6 +71,15 @@ class Graph:
         shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]
         key = (self.neighbors * self.num_atoms + self.centers) * span**3 + shift_code
         return torch.argsort(key)
+
+    def to(self, device: torch.device | str) -> Graph:
+        """Return the same graph on another device."""
+        return Graph(
+            **{
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in ((field.name, getattr(self, field.name)) for field in fields(self))
+            }
+        )
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""
