@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,12 +75,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the same graph on another device."""
-        return Graph(
-            **{
-                name: value.to(device) if isinstance(value, Tensor) else value
-                for name, value in ((field.name, getattr(self, field.name)) for field in fields(self))
-            }
-        )
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Graph(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()})
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""

@@ -9,7 +9,7 @@ import torch
 from atomjet.data import Graph, System
 from atomjet.errors import ConfigError
 from atomjet.neighbors import cpu
-from atomjet.neighbors.brute_force import brute_force, candidates
+from atomjet.neighbors.brute_force import brute_force, count_candidates
 
 __all__ = ["brute_force", "neighbor_list", "search"]
 
@@ -42,6 +42,6 @@ def search(system: System, cutoff: float) -> Graph:
     """Choose the route: vesin's cell lists on the CPU; on a GPU all pairs there while they are few, else the same and back."""
     if system.device.type == "cpu":
         return cpu.search(system, cutoff)
-    if candidates(system, cutoff) <= ALL_PAIRS:
+    if count_candidates(system, cutoff) <= ALL_PAIRS:
         return brute_force(system, cutoff)
     return cpu.search(system.to("cpu"), cutoff).to(system.device)

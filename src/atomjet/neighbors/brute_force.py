@@ -46,7 +46,7 @@ def brute_force(system: System, cutoff: float) -> Graph:
     return assemble(system, centers, neighbors, shifts, cutoff)
 
 
-def candidates(system: System, cutoff: float) -> int:
+def count_candidates(system: System, cutoff: float) -> int:
     """How many (pair, image) the definition would test."""
     reach = image_reach(system, torch.linalg.inv(complete_cells(system)), cutoff)
     return int((system.counts() ** 2 * (2 * reach + 1).prod(1)).sum())
