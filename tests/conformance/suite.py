@@ -56,12 +56,16 @@ def close(a, b, relative):
 class Conformance:
     """Inherit, beside a fixture `engine` (float64)."""
 
+    tells_left_from_right = False
+
     @pytest.fixture(params=range(len(NAMES)), ids=NAMES)
     def atoms(self, request):
         return structures()[request.param]
 
     @pytest.mark.parametrize("improper", [False, True], ids=["rotation", "inversion"])
     def test_equivariance(self, engine, atoms, improper):
+        if improper and self.tells_left_from_right:
+            pytest.skip("this architecture is equivariant to rotations only")
         turn = rotation(3, improper)
         turned = atoms.copy()
         turned.positions, turned.cell = atoms.positions @ turn.T, atoms.cell.array @ turn.T
@@ -74,7 +78,9 @@ class Conformance:
     def test_translation_and_wrapping(self, engine, atoms):
         moved = atoms.copy()
         moved.positions += [3.7, -11.2, 5.1]
-        moved.positions += (atoms.pbc * np.arange(-2, 3 * len(atoms) - 2).reshape(-1, 3) % 5 * atoms.pbc) @ atoms.cell.array
+        moved.positions += (
+            atoms.pbc * np.arange(-2, 3 * len(atoms) - 2).reshape(-1, 3) % 5 * atoms.pbc
+        ) @ atoms.cell.array
         close(engine.predict(moved).energy, engine.predict(atoms).energy, SYMMETRY)
         close(engine.predict(moved).forces, engine.predict(atoms).forces, SYMMETRY)
 
@@ -162,7 +168,7 @@ class Conformance:
 
     def test_equals_general(self, engine, atoms):
         """The backend's derivatives, edge by edge, against autograd of the definition with the same weights."""
-        graph = neighbor_list(System.from_ase([atoms, atoms]), engine.cutoff)
+        graph = neighbor_list(engine.model.complete(System.from_ase([atoms, atoms]), engine.task), engine.cutoff)
         energies, gradients = engine.evaluator.energies_and_gradients(graph)
         expected_energies, expected_gradients = General(engine.model).energies_and_gradients(graph)
         close(energies, expected_energies, BACKENDS)

@@ -26,6 +26,7 @@ class Graph:
         system_index: (N,) int64.
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
+        task: S names, as in `System`.
     """
 
     centers: Tensor
@@ -38,6 +39,7 @@ class Graph:
     charge: Tensor
     spin: Tensor
     cutoff: float
+    task: tuple[str, ...] = ()
 
     @property
     def num_atoms(self) -> int:
