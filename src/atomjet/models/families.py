@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from atomjet.models.base import Evaluator, General, Model
 from atomjet.models.escn_md import EscnMd, EscnMdConfig
+from atomjet.models.escn_md.fast_pytorch import FastPyTorch as EscnMdFastPyTorch
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.models.painn.fast_pytorch import FastPyTorch as PaiNNFastPyTorch
 
@@ -31,5 +32,5 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "painn": Family(PaiNN, PaiNNConfig, {"fast_pytorch": PaiNNFastPyTorch, "general": General}),
-    "escn_md": Family(EscnMd, EscnMdConfig, {"general": General}),
+    "escn_md": Family(EscnMd, EscnMdConfig, {"fast_pytorch": EscnMdFastPyTorch, "general": General}),
 }

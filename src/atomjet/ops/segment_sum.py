@@ -27,3 +27,11 @@ def scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
     counts = torch.bincount(index, minlength=rows)
     row_ptr = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
     return segment_sum(values.index_select(0, order), row_ptr, index)
+
+
+def scatter_add_(out: Tensor, values: Tensor, index: Tensor) -> None:
+    """Add values (E, ...) to the rows of out (rows, ...) that index (E,) names, in the order of e on any device."""
+    if values.is_cuda:
+        out.add_(scatter_sum(values, index, out.shape[0]))
+    else:
+        out.index_add_(0, index, values)

@@ -12,10 +12,11 @@ is looked at in every call.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,14 @@ class Run(NamedTuple):
 class Blends:
     """The blends used lately, least recently used first out."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Kind, Blend] = OrderedDict()
+    def __init__(self, prepare: Callable[[Blend], Any] = lambda blend: blend) -> None:
+        """`prepare` turns a new blend into what shall be kept of it."""
+        self._prepare = prepare
+        self._kept: OrderedDict[Kind, Any] = OrderedDict()
         self._lock = Lock()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Blends:
-        return Blends()
+        return Blends(self._prepare)
 
     def clear(self) -> None:
         """Forget all: the weights have moved or changed type."""
@@ -84,13 +87,13 @@ class Blends:
         size = sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
         return max(1, CACHE_BYTES // size)
 
-    def of(self, model: EscnMd, kind: Kind) -> Blend:
-        """The blend of one kind of system, made if it is new."""
+    def of(self, model: EscnMd, kind: Kind) -> Any:
+        """The blend of one kind of system, or what was prepared from it; made if it is new."""
         with self._lock:
             if kind not in self._kept:
                 while len(self._kept) >= self.capacity(model):
                     self._kept.popitem(last=False)
-                self._kept[kind] = _made(model, kind)
+                self._kept[kind] = self._prepare(_made(model, kind))
             self._kept.move_to_end(kind)
             return self._kept[kind]
 

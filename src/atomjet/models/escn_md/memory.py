@@ -43,6 +43,12 @@ def edges_at_once(config: EscnMdConfig, device: torch.device, dtype: torch.dtype
     return max(SMALLEST, int(share / (bytes_per_edge(config, dtype) * layers)))
 
 
+def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
+    """Whether what the two products of every layer give, (lmax + 9) H + 9 C numbers an edge, fits into half of the share."""
+    numbers = (config.lmax + 9) * config.hidden_channels + 9 * config.channels
+    return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)
+
+
 def rows(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
     """Cut a run of atoms into pieces of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
     if edges.stop - edges.start <= limit:
