@@ -20,7 +20,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["uma-general", "large-general"])
+@pytest.fixture(scope="module", params=["uma-general", "uma-fast_pytorch", "large-general"])
 def engine(request):
     name, backend = request.param.split("-")
     model = random_escn_md(**CONFIGS[name])

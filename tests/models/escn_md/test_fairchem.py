@@ -14,7 +14,7 @@ from tests.models.escn_md.foreign import GOLDEN, VARIANTS, atoms_of, golden
 ENERGY = 1e-9  # eV per atom
 FORCES = 1e-7  # eV/Å
 STRESS = 1e-8  # eV/Å³
-BACKENDS = {"uma_1p2p1": ("general",), "uma_1p2": ("general",), "uma_1p1": ("general",)}
+BACKENDS = {"uma_1p2p1": ("general", "fast_pytorch"), "uma_1p2": ("general", "fast_pytorch"), "uma_1p1": ("general",)}
 CASES = [(name, backend) for name in VARIANTS for backend in BACKENDS[name]]
 
 
@@ -63,10 +63,10 @@ def test_equals_fairchem_batch():
     assert (prediction.forces - forces).abs().max() < FORCES
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_float32_is_as_close_as_fairchem(name):
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_float32_is_as_close_as_fairchem(name, backend):
     """Root mean square over the structures against float64, at most twice what fairchem's own float32 is off."""
-    engine = atomjet.load(GOLDEN / f"{name}.pt", device="cpu")
+    engine = atomjet.load(GOLDEN / f"{name}.pt", device="cpu", backend=backend)
     ours, theirs = [], []
     for entry in golden(name)["structures"]:
         forces = engine.predict(atoms_of(entry)).forces.double()
@@ -84,6 +84,30 @@ def test_converted_once(name, tmp_path):
     assert torch.equal(after.predict(atoms).forces, before.predict(atoms).forces)
     assert after.card["tasks"] == list(before.model.config.tasks)
     assert file.read(tmp_path / "model.safetensors")[0].config == before.model.config
+
+
+def test_what_fast_pytorch_cannot_serve():
+    assert atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu").backend == "fast_pytorch"
+    assert atomjet.load(GOLDEN / "uma_1p1.pt", device="cpu").backend == "general"
+    with pytest.raises(
+        atomjet.AtomJetError, match="written for lmax = mmax = 2; this model has lmax 4 and mmax 2: use 'general'"
+    ):
+        atomjet.load(GOLDEN / "uma_1p1.pt", device="cpu", backend="fast_pytorch")
+    with pytest.raises(
+        atomjet.AtomJetError, match="'fast_gpu' does not serve EscnMd yet; use one of fast_pytorch, general"
+    ):
+        atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", backend="fast_gpu")
+
+
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+def test_repeated_calls_give_the_same_digits(backend):
+    entries = golden("uma_1p2p1")["structures"]
+    atoms = [atoms_of(entry) for entry in entries]
+    first, second = (
+        atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", backend=backend).predict(atoms) for _ in range(2)
+    )
+    assert torch.equal(first.forces, second.forces)
+    assert torch.equal(first.energy, second.energy)
 
 
 def test_task_of_the_engine_and_of_a_structure():
@@ -151,12 +175,14 @@ def test_changed_composition_is_noticed():
     """One engine for one system after another keeps blends, and gives what a fresh one gives."""
     entries = golden("uma_1p2p1")["structures"]
     engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", precision="float64")
+    assert engine.backend == "fast_pytorch"
     for entry in (entries[0], entries[1], entries[0], entries[7], entries[0]):
         agrees(engine.predict(atoms_of(entry)), entry)
 
 
-def test_more_kinds_of_systems_than_are_kept(monkeypatch):
-    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", precision="float64")
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+def test_more_kinds_of_systems_than_are_kept(monkeypatch, backend):
+    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", backend=backend, precision="float64")
     entries = golden("uma_1p2p1")["structures"]
     monkeypatch.setattr("atomjet.models.escn_md.experts.CACHE_BYTES", 1)
     prediction = engine.predict([atoms_of(entry) for entry in entries])
@@ -169,6 +195,7 @@ def test_in_pieces_where_memory_is_small(monkeypatch, case):
     atoms = [atoms_of(entry) for entry in expected["structures"]]
     whole = engine.predict(atoms)
     monkeypatch.setattr("atomjet.models.escn_md.memory.edges_at_once", lambda *_, **__: 37)
+    monkeypatch.setattr("atomjet.models.escn_md.memory.keeps", lambda *_: False)
     pieces = engine.predict(atoms)
     assert torch.allclose(pieces.energy, whole.energy, rtol=1e-13, atol=1e-12)
     assert torch.allclose(pieces.forces, whole.forces, rtol=0, atol=1e-12)

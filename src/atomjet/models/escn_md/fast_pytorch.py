@@ -17,6 +17,7 @@ The same function as `general.py`, rearranged. X̄ stands for dE/dX.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,12 +37,6 @@ from atomjet.ops.wigner import generators, m_major, rotations_to_y, wigner_block
 
 EDGES_ON_A_CPU = 512
 """Edges processed together on a CPU: as many as the caches hold. A GPU takes as many as its memory does."""
-
-COUNTS = (3, 2, 1)
-"""How many degrees there are for m = 0, 1, 2."""
-
-SPANS = (slice(0, 3), slice(3, 7), slice(7, 9))
-"""Rows of m = 0, 1 and 2 in a frame."""
 
 
 class Product(NamedTuple):
@@ -71,6 +66,14 @@ class Edges(NamedTuple):
     wigner: Tensor  # (E, 35)
     envelope: Tensor  # f (E,)
     radial: Tensor  # b (P, E, width)
+
+
+class Outputs(NamedTuple):
+    """What the products of a layer gave: the radial factors, and the convolutions before the gate and after it."""
+
+    radial: Tensor  # (e, 12 C)
+    h: list[Tensor]  # m = 0 with the gates first (e, 5 H), ±1 (e, 4 H), ±2 (e, 2 H)
+    o: Tensor  # (e, 9, C)
 
 
 class Bars(NamedTuple):
@@ -141,17 +144,16 @@ class FastPyTorch:
         for piece in pieces:
             x[piece.atoms] += self._degrees(edges, piece)
         inputs: list[tuple[Tensor, Tensor]] = []
-        kept: list[list[tuple[Tensor, Tensor] | None]] = []
+        kept: list[list[Outputs | None]] = []
         for layer, block in enumerate(model.blocks):
             y = block.norm_1(x)  # type: ignore[operator]
             y[:, 0] += embedding
             middle = torch.empty_like(x)
-            outputs: list[tuple[Tensor, Tensor] | None] = []
+            kept.append([])
             for piece in pieces:
-                h, o = self._convolve(layer, edges, piece, self._gathered(y, edges, piece)[1])
-                middle[piece.atoms] = x[piece.atoms] + self._returned(edges, piece, o)
-                outputs.append((h, o) if keep else None)
-            kept.append(outputs)
+                sums, outputs = self._message(layer, edges, piece, y)
+                torch.add(x[piece.atoms], sums, out=middle[piece.atoms])
+                kept[layer].append(outputs if keep else None)
             inputs.append((x, middle))
             x = middle + block.atom_wise(block.norm_2(middle))  # type: ignore[operator]
             x = model._balance(x, graph)
@@ -236,7 +238,7 @@ class FastPyTorch:
     def _degrees_backward(self, edges: Edges, piece: Piece, x_bar: Tensor, bars: Bars) -> None:
         values = self._last(0, edges, piece).unflatten(1, (3, -1)) / RESCALE
         messages = torch.cat([values, values.new_zeros(len(values), 6, values.shape[2])], dim=1)
-        o_bar = self._returned_backward(edges, piece, messages, x_bar, bars)
+        o_bar = self._returned_backward(edges, piece, self._matrices(edges, piece), messages, x_bar, bars)
         bars.radial[0, piece.edges] = o_bar[:, :3].flatten(1) / RESCALE @ self._last_weights(0)[0]
 
     def _last_weights(self, network: int) -> tuple[Tensor, Tensor]:
@@ -250,34 +252,37 @@ class FastPyTorch:
 
     # ------------------------------------------------------------------ edges of a layer
 
-    def _gathered(self, y: Tensor, edges: Edges, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Rotations (e, 9, 9), and both atoms' features in the frame of each edge (e, 9, 2C)."""
-        matrices = self._matrices(edges, piece)
-        return matrices, node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center)
-
-    def _convolve(self, layer: int, edges: Edges, piece: Piece, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Both products: h (e, 11 H) before the gate, o (e, 9, C)."""
+    def _convolve(self, layer: int, edges: Edges, piece: Piece, packed: Tensor) -> Outputs:
+        """Scale features (e, 18 C) by their radial factors, in place; both convolutions of them."""
         first, second = piece.products[layer]
-        packed = features * self._factors(layer, edges, piece)
+        radial = self._last(layer + 1, edges, piece)
+        _scale_(packed, radial)
         h = _multiply(first, packed)
-        return h, _multiply(second, _gate(h)).unflatten(1, (9, -1))
+        q = _gate(h)
+        o = q.new_empty(len(q), 9 * self.model.config.channels)
+        _multiply(second, q, out=o)
+        return Outputs(radial, h, o.unflatten(1, (9, -1)))
 
-    def _factors(self, layer: int, edges: Edges, piece: Piece) -> Tensor:
-        """(e, 9, 2C) radial factors, the same for m and -m."""
-        radial = self._last(layer + 1, edges, piece).unflatten(1, (6, -1))
-        return radial[:, self.model.radial_rows]
-
-    def _returned(self, edges: Edges, piece: Piece, o: Tensor) -> Tensor:
+    def _returned(self, edges: Edges, piece: Piece, matrices: Tensor, o: Tensor) -> Tensor:
         """Σ f Dᵀ o over each row, (rows, 9, C)."""
-        matrices = self._matrices(edges, piece) * edges.envelope[piece.edges, None, None]
-        return segment_sum(torch.bmm(matrices.mT, o), piece.row_ptr, piece.rows)
+        weighed = matrices * edges.envelope[piece.edges, None, None]
+        return segment_sum(torch.bmm(weighed.mT, o), piece.row_ptr, piece.rows)
 
-    def _returned_backward(self, edges: Edges, piece: Piece, o: Tensor, x_bar: Tensor, bars: Bars) -> Tensor:
-        matrices, envelope = self._matrices(edges, piece), edges.envelope[piece.edges]
+    def _returned_backward(
+        self, edges: Edges, piece: Piece, matrices: Tensor, o: Tensor, x_bar: Tensor, bars: Bars
+    ) -> Tensor:
+        envelope = edges.envelope[piece.edges]
         o_bar, envelope_bar, turn = permute_wigner_inv_edge_to_node_backward(x_bar, o, matrices, envelope, piece.center)
         bars.envelope[piece.edges] += envelope_bar
         bars.torque[piece.edges] += turn.flatten(1) @ self.turns
         return o_bar
+
+    def _message(self, layer: int, edges: Edges, piece: Piece, y: Tensor) -> tuple[Tensor, Outputs]:
+        """Sums over each row (rows, 9, C), and what the products gave."""
+        matrices = self._matrices(edges, piece)
+        packed = node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center).flatten(1)
+        outputs = self._convolve(layer, edges, piece, packed)
+        return self._returned(edges, piece, matrices, outputs.o), outputs
 
     def _layer_backward(
         self,
@@ -287,7 +292,7 @@ class FastPyTorch:
         pieces: list[Piece],
         inputs: tuple[Tensor, Tensor],
         embedding: Tensor,
-        kept: list[tuple[Tensor, Tensor] | None],
+        kept: list[Outputs | None],
         x_bar: Tensor,
         bars: Bars,
     ) -> Tensor:
@@ -310,68 +315,104 @@ class FastPyTorch:
         edges: Edges,
         piece: Piece,
         y: Tensor,
-        outputs: tuple[Tensor, Tensor] | None,
+        outputs: Outputs | None,
         x_bar: Tensor,
         y_bar: Tensor,
         bars: Bars,
     ) -> None:
         """Of the messages of a piece: x̄ (N, 9, C) of their sums; adds to ȳ (N, 9, C) and to what is gathered of the edges."""
-        matrices, features = self._gathered(y, edges, piece)
-        h, o = outputs or self._convolve(layer, edges, piece, features)
+        matrices = self._matrices(edges, piece)
+        features = node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center)
+        if outputs is None:
+            outputs = self._convolve(layer, edges, piece, features.flatten(1).clone())
         first, second = piece.products[layer]
-        o_bar = self._returned_backward(edges, piece, o, x_bar, bars)
-        h_bar = _gate_backward(h, _multiply_backward(second, o_bar.flatten(1), 0))
-        gates = h.shape[1] - 9 * (h.shape[1] // 11)
-        packed_bar = _multiply_backward(first, h_bar, gates).unflatten(1, (9, -1))
-
-        products = packed_bar * features
-        radial_bar = torch.cat(
-            [products[:, :3], products[:, 3:5] + products[:, 5:7], products[:, 7:8] + products[:, 8:]], dim=1
+        o_bar = self._returned_backward(edges, piece, matrices, outputs.o, x_bar, bars)
+        h_bar = _gate_backward(
+            outputs.h, _multiply_backward(second, o_bar.flatten(1).split(_widths(o_bar.shape[2]), 1))
         )
-        bars.radial[layer + 1, piece.edges] = radial_bar.flatten(1) @ self._last_weights(layer + 1)[0]
-        features_bar = packed_bar.mul_(self._factors(layer, edges, piece))
+        packed_bar = _multiply_backward(first, h_bar)
+        radial_bar = _scale_backward_(packed_bar, features.flatten(1), outputs.radial)
+        bars.radial[layer + 1, piece.edges] = radial_bar @ self._last_weights(layer + 1)[0]
+        features_bar = packed_bar.unflatten(1, (9, -1))
         bars.torque[piece.edges] += torch.bmm(features_bar, features.mT).flatten(1) @ self.turns
-        to_neighbor, to_center = torch.bmm(matrices.mT, features_bar).chunk(2, dim=2)
-        scatter_add_(y_bar, to_neighbor, piece.neighbor)
-        y_bar[piece.atoms] += segment_sum(to_center, piece.row_ptr, piece.rows)
+        to_neighbor, to_center = features_bar.chunk(2, dim=2)
+        scatter_add_(y_bar, torch.bmm(matrices.mT, to_neighbor), piece.neighbor)
+        y_bar[piece.atoms] += segment_sum(torch.bmm(matrices.mT, to_center), piece.row_ptr, piece.rows)
 
 
-def _multiply(product: Product, x: Tensor) -> Tensor:
-    """(e, 9, in) or (e, 9 in) to (e, extra + 9 out): m = 0 with its bias, ±1, ±2."""
-    x = x.unflatten(1, (9, -1)) if x.ndim == 2 else x
-    parts = [x[:, span].flatten(1) @ weight for span, weight in zip(SPANS, product.weights, strict=True)]
-    parts[0] += product.bias
-    return torch.cat(parts, dim=1)
+def _widths(channels: int) -> list[int]:
+    """Columns of m = 0, 1 and 2 of nine rows."""
+    return [3 * channels, 4 * channels, 2 * channels]
 
 
-def _multiply_backward(product: Product, y_bar: Tensor, extra: int) -> Tensor:
-    """(e, extra + 9 out) to (e, 9 in)."""
-    out = (y_bar.shape[1] - extra) // 9
-    parts = y_bar.split([extra + 3 * out, 4 * out, 2 * out], dim=1)
-    return torch.cat([part @ weight.T for part, weight in zip(parts, product.weights, strict=True)], dim=1)
+def _scale_(x: Tensor, radial: Tensor) -> None:
+    """x (e, 9 c) times radial (e, 6 c), in place; m and -m share a factor."""
+    width = x.shape[1] // 9
+    factors = radial.split([3 * width, 2 * width, width], dim=1)
+    for part, factor, signs in zip(x.split(_widths(width), dim=1), factors, (1, 2, 2), strict=True):
+        part.unflatten(1, (signs, -1)).mul_(factor[:, None])
 
 
-def _gate(h: Tensor) -> Tensor:
-    """(e, 2 H + 9 H) to (e, 9 H): silu on l = 0, sigmoid of the gate of l = 1 or 2 on the others."""
-    width = h.shape[1] // 11
-    gates, values = h.split([2 * width, 9 * width], dim=1)
-    factors = torch.sigmoid(gates).unflatten(1, (2, width))
-    values = values.unflatten(1, (9, width))
-    return torch.cat([silu(values[:, :1]), values[:, 1:] * factors[:, GATES]], dim=1).flatten(1)
+def _scale_backward_(y_bar: Tensor, x: Tensor, radial: Tensor) -> Tensor:
+    """Of y = x times radial: return dE/dradial (e, 6 c), and turn ȳ (e, 9 c) into x̄ in place."""
+    width = x.shape[1] // 9
+    radial_bar = torch.empty_like(radial)
+    parts = radial_bar.split([3 * width, 2 * width, width], dim=1)
+    spans = _widths(width)
+    for part, y_part, x_part, signs in zip(parts, y_bar.split(spans, 1), x.split(spans, 1), (1, 2, 2), strict=True):
+        (y_first, *y_second), (x_first, *x_second) = y_part.chunk(signs, 1), x_part.chunk(signs, 1)
+        torch.mul(y_first, x_first, out=part)
+        for y_other, x_other in zip(y_second, x_second, strict=True):
+            part.addcmul_(y_other, x_other)
+    _scale_(y_bar, radial)
+    return radial_bar
 
 
-def _gate_backward(h: Tensor, q_bar: Tensor) -> Tensor:
-    """(e, 9 H) to (e, 11 H)."""
-    width = h.shape[1] // 11
-    gates, values = h.split([2 * width, 9 * width], dim=1)
-    factors = torch.sigmoid(gates).unflatten(1, (2, width))
-    values, q_bar = values.unflatten(1, (9, width)), q_bar.unflatten(1, (9, width))
-    products = q_bar * values
-    by_gate = torch.stack([products[:, rows].sum(1) for rows in ([1, 3, 5], [2, 4, 6, 7, 8])], dim=1)
-    gates_bar = by_gate * factors * (1 - factors)
-    scalars_bar = q_bar[:, :1] * silu_derivative(values[:, :1])
-    return torch.cat([gates_bar, scalars_bar, q_bar[:, 1:] * factors[:, GATES]], dim=1).flatten(1)
+def _multiply(product: Product, x: Tensor, out: Tensor | None = None) -> list[Tensor]:
+    """(e, 9 in) to the products for m = 0 with its bias, ±1 and ±2; side by side in `out` if it is given."""
+    sizes = [weight.shape[1] for weight in product.weights]
+    places = out.split(sizes, dim=1) if out is not None else [x.new_empty(len(x), size) for size in sizes]
+    parts = x.split(_widths(x.shape[1] // 9), dim=1)
+    torch.addmm(product.bias, parts[0], product.weights[0], out=places[0])
+    for part, weight, place in zip(parts[1:], product.weights[1:], places[1:], strict=True):
+        torch.mm(part, weight, out=place)
+    return list(places)
 
 
-GATES = [0, 1, 0, 1, 0, 1, 1, 1]
-"""Which gate each of the rows 1 ... 8 of a frame takes: that of its l."""
+def _multiply_backward(product: Product, parts: Sequence[Tensor]) -> Tensor:
+    """Derivatives of the three products to (e, 9 in)."""
+    sizes = [weight.shape[0] for weight in product.weights]
+    x_bar = parts[0].new_empty(len(parts[0]), sum(sizes))
+    for part, weight, place in zip(parts, product.weights, x_bar.split(sizes, dim=1), strict=True):
+        torch.mm(part, weight.T, out=place)
+    return x_bar
+
+
+def _gate(h: list[Tensor]) -> Tensor:
+    """(e, 5 H) with the gates of l = 1, 2 first, (e, 4 H), (e, 2 H) to (e, 9 H): silu on l = 0, sigmoid(gate) on the others."""
+    width = h[2].shape[1] // 2
+    q = h[0].new_empty(len(h[0]), 9 * width)
+    factors = torch.sigmoid(h[0][:, : 2 * width])
+    q0, q1, q2 = q.split(_widths(width), dim=1)
+    q0[:, :width] = silu(h[0][:, 2 * width : 3 * width])
+    torch.mul(h[0][:, 3 * width :], factors, out=q0[:, width:])
+    torch.mul(h[1].unflatten(1, (2, -1)), factors[:, None], out=q1.unflatten(1, (2, -1)))
+    torch.mul(h[2].unflatten(1, (2, -1)), factors[:, None, width:], out=q2.unflatten(1, (2, -1)))
+    return q
+
+
+def _gate_backward(h: list[Tensor], q_bar: Tensor) -> list[Tensor]:
+    """(e, 9 H), which is overwritten, to the derivatives of the three parts of h."""
+    width = h[2].shape[1] // 2
+    gates, scalars, others = h[0].split([2 * width, width, 2 * width], dim=1)
+    factors = torch.sigmoid(gates)
+    q0, q1, q2 = q_bar.split(_widths(width), dim=1)
+    by_gate = (q1 * h[1]).unflatten(1, (2, -1)).sum(1).addcmul_(q0[:, width:], others)
+    by_gate[:, width:] += (q2 * h[2]).unflatten(1, (2, -1)).sum(1)
+    h0_bar = torch.empty_like(h[0])
+    torch.mul(by_gate, factors * (1 - factors), out=h0_bar[:, : 2 * width])
+    torch.mul(q0[:, :width], silu_derivative(scalars), out=h0_bar[:, 2 * width : 3 * width])
+    torch.mul(q0[:, width:], factors, out=h0_bar[:, 3 * width :])
+    q1.unflatten(1, (2, -1)).mul_(factors[:, None])
+    q2.unflatten(1, (2, -1)).mul_(factors[:, None, width:])
+    return [h0_bar, q1, q2]

@@ -18,8 +18,8 @@ element plus s in l = 0, plus Σ_j f Dᵀ radial(z) / 5 over its edges. A layer 
     charge  a few channels of l = 0 are shifted so that they sum to the charge (or spin - 1) of the system
 
 conv is linear and commutes with turns about the edge: for m > 0, (m, -m) is a complex number times a complex matrix W_1 + i W_2.
-Its matrices are blends of experts (`experts.py`). The energy of an atom is a network of its l = 0 part, one for each task, times the
-task's scale. Rotations change nothing; a mirror does: W_2 tells left from right, here as in fairchem.
+Its matrices are blends of experts (`experts.py`). The energy of an atom is a network of its l = 0 part, one for each task, times
+the task's scale. Rotations change nothing; a mirror does: W_2 tells left from right, here as in fairchem.
 """
 
 from __future__ import annotations
@@ -73,10 +73,12 @@ class RMSNorm(nn.Module):
         """(N, M, C) to the same."""
         count = len(self.affine_weight)
         shares = x.new_tensor([1 / (count * (2 * degree + 1)) for degree in self.degrees])
-        x = torch.cat([x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:]], dim=1)
+        scalars, others = x.split([1, len(self.degrees) - 1], dim=1)
+        x = torch.cat([scalars - scalars.mean(2, keepdim=True), others], dim=1)
         square = torch.einsum("nmc,m->n", x.square(), shares) / x.shape[2]
         y = x * torch.rsqrt(square + self.epsilon)[:, None, None] * self.affine_weight[self.degrees]
-        return torch.cat([y[:, :1] + self.affine_bias, y[:, 1:]], dim=1)
+        scalars, others = y.split([1, len(self.degrees) - 1], dim=1)
+        return torch.cat([scalars + self.affine_bias, others], dim=1)
 
 
 class SO2Convolution(nn.Module):
@@ -91,22 +93,22 @@ class SO2Convolution(nn.Module):
             MixedLinear(config.experts, count * inputs, 2 * count * outputs, bias=False) for count in self.degrees[1:]
         )
 
-    def forward(self, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(E, R, inputs) m-major and the blends of m = 0, 1 ... to (E, extra) and (E, R, outputs)."""
-        start = self.degrees[0]
-        extra, first = linear(x[:, :start].flatten(1), weights[0], self.m0.bias).split(
-            [self.extra, start * self.outputs], dim=1
-        )
-        parts = [first.unflatten(1, (start, self.outputs))]
-        for count, weight in zip(self.degrees[1:], weights[1:], strict=True):
-            plus, minus = x[:, start : start + 2 * count].unflatten(1, (2, count)).flatten(2).unbind(1)
-            (plus_1, plus_2), (minus_1, minus_2) = linear(plus, weight).chunk(2, 1), linear(minus, weight).chunk(2, 1)
-            parts += [
-                (plus_1 - minus_2).unflatten(1, (count, self.outputs)),
-                (plus_2 + minus_1).unflatten(1, (count, self.outputs)),
-            ]
-            start += 2 * count
-        return extra, torch.cat(parts, dim=1)
+    def by_order(self, x: Tensor) -> list[Tensor]:
+        """(E, R, inputs) m-major to (E, inputs of m = 0), and (E, 2, inputs of m) for m and -m."""
+        first, *others = x.split([self.degrees[0], *(2 * count for count in self.degrees[1:])], dim=1)
+        return [first.flatten(1), *(both.flatten(1).unflatten(1, (2, -1)) for both in others)]
+
+    def forward(self, x: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Coefficients by order and the blends of m = 0, 1 ... to (E, extra) and (E, R, outputs)."""
+        count = self.degrees[0]
+        extra, first = linear(x[0], weights[0], self.m0.bias).split([self.extra, count * self.outputs], dim=1)
+        parts = [first]
+        for both, weight in zip(x[1:], weights[1:], strict=True):
+            # One product for m and -m; pairs of the four results make the complex product.
+            four = linear(both.flatten(0, 1), weight).unflatten(0, (-1, 2)).flatten(1)
+            plus_1, plus_2, minus_1, minus_2 = four.chunk(4, dim=1)
+            parts += [plus_1 - minus_2, plus_2 + minus_1]
+        return extra, torch.cat(parts, dim=1).unflatten(1, (-1, self.outputs))
 
 
 class AtomWise(nn.Module):
@@ -205,11 +207,6 @@ class EscnMd(nn.Module):
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
         self._said = False
-        # Which l each of the radial factors belongs to: m = 0 for every l, then one for both m and -m.
-        counts = [config.lmax + 1 - m for m in range(config.mmax + 1)]
-        self.radial_rows = list(range(counts[0]))
-        for m in range(1, config.mmax + 1):
-            self.radial_rows += 2 * list(range(sum(counts[:m]), sum(counts[: m + 1])))
         self.gates = [degree - 1 for degree in range(1, config.lmax + 1)]
         for m in range(1, config.mmax + 1):
             self.gates += 2 * [degree - 1 for degree in range(m, config.lmax + 1)]
@@ -349,9 +346,14 @@ class EscnMd(nn.Module):
                 def message(y: Tensor, z: Tensor, wigner: Tensor, envelope: Tensor, first=first, second=second,
                             atoms=atoms, edges=edges) -> Tensor:  # fmt: skip
                     m = node_to_edge_wigner_permute(y, wigner, graph.neighbors[edges], graph.centers[edges])
-                    factors = block.radial(z).unflatten(1, (-1, m.shape[2]))
-                    gates, m = block.conv_1(m * factors[:, self.radial_rows], first)
-                    _, m = block.conv_2(gated(gates, m, self.gates), second)
+                    orders = block.conv_1.by_order(m)
+                    factors = block.radial(z).split([part.shape[-1] for part in orders], dim=1)
+                    # m and -m share a factor.
+                    orders = [
+                        part * (f if part.ndim == 2 else f[:, None]) for part, f in zip(orders, factors, strict=True)
+                    ]
+                    gates, m = block.conv_1(orders, first)
+                    _, m = block.conv_2(block.conv_2.by_order(gated(gates, m, self.gates)), second)
                     centers = graph.centers[edges] - atoms.start
                     return permute_wigner_inv_edge_to_node(m, wigner, envelope, centers, atoms.stop - atoms.start)
 
@@ -392,5 +394,6 @@ class EscnMd(nn.Module):
 
 def gated(gates: Tensor, x: Tensor, rows: list[int]) -> Tensor:
     """silu on the first row of x (E, R, C); sigmoid(gates[rows]) times the others, gates (E, lmax * C)."""
-    factors = torch.sigmoid(gates).unflatten(1, (-1, x.shape[2]))[:, rows]
-    return torch.cat([silu(x[:, :1]), x[:, 1:] * factors], dim=1)
+    parts = torch.sigmoid(gates).unflatten(1, (-1, x.shape[2])).unbind(1)
+    scalars, others = x.split([1, len(rows)], dim=1)
+    return torch.cat([silu(scalars), others * torch.stack([parts[row] for row in rows], dim=1)], dim=1)

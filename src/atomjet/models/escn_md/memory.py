@@ -44,8 +44,8 @@ def edges_at_once(config: EscnMdConfig, device: torch.device, dtype: torch.dtype
 
 
 def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
-    """Whether what the two products of every layer give, (lmax + 9) H + 9 C numbers an edge, fits into half of the share."""
-    numbers = (config.lmax + 9) * config.hidden_channels + 9 * config.channels
+    """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
+    numbers = 11 * config.hidden_channels + 21 * config.channels
     return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)
 
 

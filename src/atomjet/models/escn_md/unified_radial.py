@@ -1,7 +1,7 @@
 """All radial networks of an eSCN-MD at once, with their derivative by hand.
 
-Each layer's network, and that of the edge degrees, reads the same input z = [Gaussians of d, element of j, element of i]. Stacked, the
-first products are one; and as two thirds of the input are embeddings of elements, their share of it is a table by element:
+Each layer's network, and that of the edge degrees, reads the same input z = [Gaussians of d, element of j, element of i]. Stacked,
+the first products are one; and as the embeddings of elements are most of the input, their share of it is a table by element:
 
     h = G(d) A + S[Z_j] + T[Z_i],   a = silu(norm_1(h)),   b = silu(norm_2(a B + β))    for all P networks together
     radial_p = b_p C_p + γ_p                                                          left to the layer that needs it
@@ -42,13 +42,13 @@ class UnifiedRadial:
         networks: list[RadialNetwork] = [model.edge_degree, *(block.radial for block in model.blocks)]  # type: ignore[list-item]
         self.model = model
         gaussians, edge = model.config.num_radial, model.config.edge_channels
-        first = torch.stack([network[0].weight for network in networks])  # (P, width, inputs)
+        first = torch.stack([network[0].weight for network in networks])  # type: ignore[arg-type]  # (P, width, inputs)
         bias = torch.stack([network[0].bias for network in networks])  # type: ignore[arg-type]
         by_distance, by_source, by_target = first.split([gaussians, edge, edge], dim=2)
         self.by_distance = by_distance.flatten(0, 1).T.contiguous()  # (gaussians, P width)
         self.by_source = model.source_embedding.weight @ by_source.flatten(0, 1).T
         self.by_target = model.target_embedding.weight @ by_target.flatten(0, 1).T + bias.flatten()
-        self.second = torch.stack([network[3].weight.T for network in networks]).contiguous()  # type: ignore[operator]
+        self.second = torch.stack([network[3].weight.T for network in networks]).contiguous()  # type: ignore[arg-type, operator]
         self.second_bias = torch.stack([network[3].bias for network in networks])[:, None]  # type: ignore[arg-type]
         self.norms = [_stacked([network[k] for network in networks]) for k in (1, 4)]  # type: ignore[misc]
         self.count = len(networks)
