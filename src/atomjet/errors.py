@@ -26,3 +26,7 @@ class ConfigError(AtomJetError):
 
 class TeacherError(AtomJetError):
     """A teacher calculator that cannot be built or that failed."""
+
+
+class SimulationError(AtomJetError):
+    """A simulation or relaxation that was asked for rightly and failed: exploded, or did not converge."""

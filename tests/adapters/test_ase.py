@@ -22,7 +22,8 @@ def engine():
 
 def sheared():
     atoms = bulk("C", a=3.6, cubic=True)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0.02, 0.05, 0], [0, -0.03, 0.04], [0.01, 0, 0.01]]), scale_atoms=True)
+    strain = np.array([[0.02, 0.05, 0], [0, -0.03, 0.04], [0.01, 0, 0.01]])
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     atoms.rattle(0.05)
     atoms.positions[0] -= 3 * atoms.cell[1]  # not wrapped
     return atoms

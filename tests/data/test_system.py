@@ -82,7 +82,9 @@ def test_what_is_ignored_where_nothing_is_periodic():
     assert not system.cell.any()
 
 
-@pytest.mark.parametrize(("key", "value"), [("charge", 0.5), ("charge", "one"), ("spin", None), ("charge", float("nan"))])
+@pytest.mark.parametrize(
+    ("key", "value"), [("charge", 0.5), ("charge", "one"), ("spin", None), ("charge", float("nan"))]
+)
 def test_charge_that_is_no_whole_number(key, value):
     atoms = molecule("H2O")
     atoms.info[key] = value

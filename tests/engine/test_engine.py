@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import Engine, System
 from atomjet.engine import Settings
+from atomjet.engine.capacity import free_bytes
 from atomjet.models import file
 from tests.potentials import random_painn
 
@@ -107,6 +108,13 @@ def test_overlapping_atoms(engine):
     refused(tolerant, Atoms("HH", [[0, 0, 0], [0, 0, 0]]), "0.000 Å apart")
 
 
+def test_nearer_than_any_training_data(engine):
+    wary = Engine(engine.model, Settings("cpu"), {"shortest_distances": {"H-C": 0.9, "H-H": 0.1}})
+    near = Atoms("CHH", [[0, 0, 0], [0, 0, 0.85], [0, 0.5, 0.85]])
+    refused(wary, near, r"atom 0 and atom 1 are 0.850 Å apart, nearer than 0.900 Å, the shortest C-H in the model's")
+    assert float(wary.predict(near[1:]).energy) == float(engine.predict(near[1:]).energy)
+
+
 def test_small_cells_see_every_image(engine):
     small = bulk("C", a=3.6)
     large = small * (4, 4, 4)
@@ -144,7 +152,9 @@ def test_importing_has_no_side_effects(tmp_path):
     import subprocess
     import sys
 
-    code = "import sys, atomjet; print(sorted(m for m in ('torch','ase','rdkit','tblite','matplotlib','typer') if m in sys.modules))"
+    code = (
+        "import sys, atomjet; print([m for m in ('torch', 'ase', 'rdkit', 'matplotlib', 'typer') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert out.stdout.strip() == "[]"
     assert not list(tmp_path.iterdir())
@@ -154,3 +164,25 @@ def test_numpy_types(engine):
     atoms = molecule("H2O")
     system = System(atoms.positions.astype(np.float32), atoms.numbers.astype(np.int16))
     assert float(engine.predict(system).energy) == pytest.approx(float(engine.predict(atoms).energy), abs=1e-4)
+
+
+def test_a_batch_that_does_not_fit_is_split(engine, monkeypatch):
+    engine = Engine(engine.model, Settings("cpu", precision="float64"))
+    frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O"), molecule("C6H6"), molecule("CH4")]
+    whole = engine.predict(frames)
+    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 1_000_000)
+    parts = engine.predict(frames)
+    assert torch.allclose(parts.energy, whole.energy, rtol=1e-12)
+    assert torch.allclose(parts.forces, whole.forces, rtol=0, atol=1e-10)
+    assert torch.equal(parts.system_index, whole.system_index)
+    assert torch.equal(parts.stress.isnan(), whole.stress.isnan())
+
+
+def test_a_structure_that_does_not_fit_is_refused_with_figures(engine, monkeypatch):
+    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 100_000)
+    refused(engine, molecule("C6H6"), r"12 atoms with \d+ edges need 0.00 GiB on cpu, 0.00 GiB are free; use backend")
+
+
+def test_free_memory_is_known_here():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50

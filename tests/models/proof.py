@@ -44,7 +44,14 @@ def errors() -> list[tuple[str, int, int, float, float, float]]:
         true_energies, true_gradients = General(engine.model).energies_and_gradients(graph)
         slope = _difference(engine, system)
         rows.append(
-            (name, graph.num_atoms, graph.num_edges, _relative(energies, true_energies), _relative(gradients, true_gradients), slope)
+            (
+                name,
+                graph.num_atoms,
+                graph.num_edges,
+                _relative(energies, true_energies),
+                _relative(gradients, true_gradients),
+                slope,
+            )
         )
     return rows
 
@@ -90,7 +97,9 @@ def _saved_by_autograd(model: PaiNN, graph: Graph) -> int:
 
     graph = graph.with_vectors(graph.vectors.clone().requires_grad_(True))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        energies = model.requires_grad_(False).atomic_energies(graph)  # the graph stays alive, so storages stay distinct
+        energies = model.requires_grad_(False).atomic_energies(
+            graph
+        )  # the graph stays alive, so storages stay distinct
     assert energies.requires_grad
     return sum(seen.values())
 
@@ -104,7 +113,9 @@ def _saved_by_hand(model: PaiNN, graph: Graph) -> int:
             return super()._backward(graph, edges, layers, q_bar)
 
     Watched(model).energies_and_gradients(graph)
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if isinstance(t, torch.Tensor)}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if isinstance(t, torch.Tensor)
+    }
     return sum(storages.values())
 
 
@@ -119,7 +130,9 @@ def _difference(engine: Engine, system: System, h: float = 3e-4) -> float:
     worst = 0.0
     for _ in range(8):
         direction = torch.randn(forces.shape, generator=generator, dtype=torch.float64)
-        moved = [engine.predict(system.with_positions(system.positions + s * h * direction)) for s in (1, -1, 0.5, -0.5)]
+        moved = [
+            engine.predict(system.with_positions(system.positions + s * h * direction)) for s in (1, -1, 0.5, -0.5)
+        ]
         wide, narrow = (float((moved[k].energy - moved[k + 1].energy).sum()) / (2 * h) for k in (0, 2))
         slope = (4 * 2 * narrow - wide) / 3
         expected = -float((forces * direction).sum())

@@ -57,9 +57,11 @@ PEAK = """
 import re, sys, torch
 from pathlib import Path
 from tests.models.test_cost import water
-from atomjet import Engine
+from atomjet import Engine, System
 from atomjet.engine import Settings
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.neighbors import search
+
 def peak():  # kB; unlike getrusage, not inherited from the parent process
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
@@ -68,7 +70,7 @@ engine = Engine(PaiNN(PaiNNConfig()), Settings("cpu", sys.argv[1]))
 engine.predict(water(8))
 before = peak()
 engine.predict(water(1000))
-print(peak() - before)
+print(peak() - before, engine.evaluator.bytes_needed(search(System.from_ase(water(1000)), 5.0)))
 """
 
 
@@ -79,5 +81,7 @@ def test_memory():
         command = [sys.executable, "-c", textwrap.dedent(PEAK), name]
         out = subprocess.run(command, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr
-        peaks[name] = int(out.stdout) / 1024
+        peak, estimate = map(int, out.stdout.split())
+        peaks[name] = peak / 1024
+        assert 0.4 * estimate < peak * 1024 < estimate * 1.1 + 2**27, name  # the estimate is above, not far above
     assert peaks["general"] / peaks["fast_pytorch"] >= MEMORY, peaks

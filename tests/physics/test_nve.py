@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import molecule
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from atomjet import AtomJetCalculator
+from atomjet.md.velocities import draw_velocities
 from atomjet.models import registry
 
 ORDER = 0.10  # relative, around 4
@@ -28,9 +28,7 @@ def start():
     atoms = molecule("CH3CH2OH")
     atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64")
     BFGS(atoms, logfile=None).run(fmax=0.01, steps=100)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(1))
-    Stationary(atoms)
-    ZeroRotation(atoms)
+    draw_velocities(atoms, 600, "nve", np.random.default_rng(1))
     return atoms
 
 

@@ -18,8 +18,8 @@ from atomjet.errors import StructureError
 class AtomJetCalculator(Calculator):
     """AtomJet as an ASE calculator: float64 eV, eV/Å and eV/Å³ (Voigt order xx, yy, zz, yz, xz, xy, ASE's sign).
 
-    A result is kept as long as positions, elements, cell, periodic directions, charge and spin stay exactly as they were; `info`
-    is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
+    A result is kept as long as positions, elements, cell, periodic directions, charge, spin and task stay exactly as they were;
+    `info` is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
 
     Args:
         model: a packaged model's name, a model file, or an `Engine`.
@@ -33,14 +33,16 @@ class AtomJetCalculator(Calculator):
         if isinstance(model, Engine) and options:
             raise TypeError(f"options {sorted(options)} come with the engine; give them to atomjet.load")
         self.engine = model if isinstance(model, Engine) else load(model, **options)
-        self._info: tuple[Any, Any] = (None, None)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
-        """What changed since the last calculation; any difference counts, however small."""
-        changes = super().check_state(atoms, tol=tol)
-        if _charge_spin(atoms) != self._info and "initial_charges" not in changes:
-            changes.append("initial_charges")
-        return changes
+        """What changed since the last calculation, in ASE's words; any difference counts, however small.
+
+        ASE's own comparison allows tolerances and takes a fifth of a step of dynamics.
+        """
+        if self.atoms is None:
+            return all_changes
+        before, now = _state(self.atoms), _state(atoms)
+        return [name for name in now if not np.array_equal(before[name], now[name])]
 
     def calculate(
         self,
@@ -64,7 +66,6 @@ class AtomJetCalculator(Calculator):
         elif properties and "stress" in properties:
             raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
         self.results = results
-        self._info = _charge_spin(self.atoms)
 
 
 def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
@@ -102,5 +103,13 @@ def write_structures(path: str | Path, frames: list[Atoms]) -> None:
         raise StructureError(f"{path}: ASE cannot write it ({reason}); use .extxyz or .traj") from None
 
 
-def _charge_spin(atoms: Any) -> tuple[Any, Any]:
-    return atoms.info.get("charge"), atoms.info.get("spin")
+def _state(atoms: Atoms) -> dict[str, Any]:
+    """Everything that a prediction depends on, under ASE's names for changes; charge, spin and task go with the initial ones."""
+    return {
+        "positions": atoms.positions,
+        "numbers": atoms.numbers,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        "initial_charges": [float(atoms.get_initial_charges().sum()), str(atoms.info.get("charge"))],
+        "initial_magmoms": [str(atoms.info.get("spin")), str(atoms.info.get("task"))],
+    }

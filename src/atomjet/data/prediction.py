@@ -31,6 +31,14 @@ class Prediction:
         """Forces on the atoms of one structure, (its atoms, 3)."""
         return self.forces[self.system_index == structure]
 
+    @classmethod
+    def join(cls, parts: list[Prediction]) -> Prediction:
+        """Put predictions one after the other, structures counted on."""
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
+        before = torch.tensor([0] + [len(part.energy) for part in parts[:-1]]).cumsum(0).tolist()
+        shifted = [part.system_index + first for part, first in zip(parts, before, strict=True)]
+        return cls(**fields | {"system_index": torch.cat(shifted)})
+
     def to(self, device: torch.device | str) -> Prediction:
         """Return the same on another device."""
         return Prediction(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))

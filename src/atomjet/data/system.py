@@ -107,6 +107,20 @@ class System:
         """Return the same atoms elsewhere, in the same or another cell."""
         return replace(self, positions=positions, cell=self.cell if cell is None else cell)
 
+    def part(self, first: int, last: int) -> System:
+        """Return structures first ... last - 1."""
+        atoms = (self.system_index >= first) & (self.system_index < last)
+        return System(
+            positions=self.positions[atoms],
+            atomic_numbers=self.atomic_numbers[atoms],
+            cell=self.cell[first:last],
+            pbc=self.pbc[first:last],
+            system_index=self.system_index[atoms] - first,
+            charge=self.charge[first:last],
+            spin=self.spin[first:last],
+            task=self.task[first:last],
+        )
+
     @property
     def num_atoms(self) -> int:
         """N."""

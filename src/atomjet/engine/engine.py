@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
+from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry
@@ -74,6 +75,7 @@ class Engine:
         self.backend, self.evaluator = _choose(self.settings.backend, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
+        self._closest = _closest(self.card, self.device)
 
     @property
     def cutoff(self) -> float:
@@ -98,9 +100,9 @@ class Engine:
             if self.device.type == "cuda"
             else f"{torch.get_num_threads()} threads"
         )
-        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({self.dtype})".replace(
-            "torch.", ""
-        )
+        task = f", task {self.task}" if self.task else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({dtype}){task}"
 
     def predict(self, structures: Any) -> Prediction:
         """Compute energy, forces and stress.
@@ -119,9 +121,24 @@ class Engine:
         system = self.model.complete(system, self.task)
         graph = search(system, self.cutoff)
         self._check_graph(system, graph)
+        needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
+        if not fits(needed, free):
+            return self._in_parts(system, graph, needed, free)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
+        """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
+        if system.num_systems == 1:
+            raise StructureError(
+                f"{graph.num_atoms} atoms with {graph.num_edges} edges need {needed / 2**30:.2f} GiB on {self.device}, "
+                f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
+            )
+        middle = system.num_systems // 2
+        return Prediction.join(
+            [self.predict(system.part(0, middle)), self.predict(system.part(middle, system.num_systems))]
+        )
 
     def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
         # Sums over many edges and atoms in float64: they cost nothing beside the model.
@@ -151,18 +168,32 @@ class Engine:
             )
 
     def _check_graph(self, system: System, graph: Graph) -> None:
-        near = graph.lengths < CLOSEST
+        z = system.atomic_numbers
+        limits = self._closest[z[graph.centers], z[graph.neighbors]]
+        near = graph.lengths < limits
         if not bool(near.any()):
             return
         edge = int(near.nonzero()[0])
         i, j = int(graph.centers[edge]), int(graph.neighbors[edge])
         first = int((system.system_index < system.system_index[i]).sum())
-        length = float(graph.lengths[edge])
+        length, limit = float(graph.lengths[edge]), float(limits[edge])
         image = " (a periodic image)" if bool((graph.shifts[edge] != 0).any()) else ""
-        message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {CLOSEST} Å"
+        pair = f"{SYMBOLS[int(z[i])]}-{SYMBOLS[int(z[j])]}"
+        why = f"{CLOSEST} Å" if limit <= CLOSEST else f"{limit:.3f} Å, the shortest {pair} in the model's training data"
+        message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {why}"
         if self.settings.on_overlap == "error" or length == 0.0:
             raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
         warnings.warn(f"{message}; the result means little", stacklevel=3)
+
+
+def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
+    """Shortest distance allowed for each pair of elements, Å: that of the training data where the card says it."""
+    limits = torch.full((len(SYMBOLS), len(SYMBOLS)), CLOSEST, dtype=torch.float64)
+    numbers = {symbol: number for number, symbol in enumerate(SYMBOLS)}
+    for pair, length in card.get("shortest_distances", {}).items():
+        a, b = (numbers[symbol] for symbol in pair.split("-"))
+        limits[a, b] = limits[b, a] = max(CLOSEST, float(length))
+    return limits.to(device)
 
 
 def _choose(wanted: str, model: Model) -> tuple[str, Evaluator]:
@@ -173,5 +204,7 @@ def _choose(wanted: str, model: Model) -> tuple[str, Evaluator]:
             with suppress(BackendError):
                 return name, backend(model)
     if wanted not in backends:
-        raise BackendError(f"backend {wanted!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}")
+        raise BackendError(
+            f"backend {wanted!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
+        )
     return wanted, backends[wanted](model)

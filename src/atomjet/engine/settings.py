@@ -26,7 +26,8 @@ class Settings:
         device: "cpu", "cuda", "cuda:1"; None picks CUDA where there is one.
         backend: "auto" takes the fastest that serves this model, device and precision.
         precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
-        on_overlap: what to do about atoms nearer than 0.3 Å: "error", or "warn" and go on.
+        on_overlap: what to do about atoms nearer than 0.3 Å, or than any such pair in the model's training data: "error", or
+            "warn" and go on.
 
     Raises:
         ConfigError: a value outside those listed.

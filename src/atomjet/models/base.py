@@ -11,10 +11,11 @@ With g_e = dE/dr_e of edge e from i to j, r_e = x_j - x_i + S h:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atomjet.data import Graph, System
 from atomjet.errors import ConfigError, StructureError
@@ -28,9 +29,17 @@ class Evaluator(Protocol):
         """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
         ...
 
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        ...
+
 
 class Definition(Protocol):
     """A family's definition: atomic energies that autograd can differentiate."""
+
+    def bytes_by_autograd(self, graph: Graph) -> int:
+        """Return an upper estimate of what energies and their derivative take."""
+        ...
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """Return (N,) eV without reference energies."""
@@ -67,6 +76,10 @@ class Model(Definition, Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
         ...
 
 
@@ -117,6 +130,10 @@ class General:
             energies = self.model.atomic_energies(graph.with_vectors(vectors))
             (gradients,) = torch.autograd.grad(energies.sum(), vectors, allow_unused=True)
         return energies.detach(), torch.zeros_like(vectors) if gradients is None else gradients
+
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        return self.model.bytes_by_autograd(graph)
 
 
 def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:

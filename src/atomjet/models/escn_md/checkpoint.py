@@ -108,7 +108,8 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
     content = _unpickled(path, archive.read(names[0]))
     if type(content).__name__ != "MLIPInferenceCheckpoint" or not isinstance(content, Stand):
         raise ModelFileError(
-            f"{path}: holds a {type(content).__name__}, not fairchem's MLIPInferenceCheckpoint; give an inference checkpoint"
+            f"{path}: holds a {type(content).__name__}, not fairchem's MLIPInferenceCheckpoint; give an inference "
+            "checkpoint (for SchNetPack's weights: `atomjet convert` with --config)"
         )
     missing = [name for name in FIELDS if name not in content.state]
     if missing:

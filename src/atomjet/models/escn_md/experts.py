@@ -84,8 +84,11 @@ class Blends:
 
     def capacity(self, model: EscnMd) -> int:
         """How many are kept; a call should not need more at once."""
-        size = sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
-        return max(1, CACHE_BYTES // size)
+        return max(1, CACHE_BYTES // self.bytes_of_one(model))
+
+    def bytes_of_one(self, model: EscnMd) -> int:
+        """Memory of one blend."""
+        return sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
 
     def of(self, model: EscnMd, kind: Kind) -> Any:
         """The blend of one kind of system, or what was prepared from it; made if it is new."""

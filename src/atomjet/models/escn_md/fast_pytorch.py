@@ -174,14 +174,23 @@ class FastPyTorch:
             self._degrees_backward(edges, piece, x_bar, bars)
         return energies, self._gradients(graph, edges, pieces, bars)
 
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        config, dtype = self.model.config, self.turns.dtype
+        # A blend as prepared has the products of m > 0 twice.
+        blends = 2 * self.model.bytes_of_blends(graph)
+        return memory.bytes_by_hand(config, graph, dtype, self._edges_at_once(graph)) + blends
+
     # ------------------------------------------------------------------ geometry and pieces
+
+    def _edges_at_once(self, graph: Graph) -> int:
+        device = graph.row_ptr.device
+        limit = memory.edges_at_once(self.model.config, device, self.turns.dtype, layers=1)
+        return min(limit, EDGES_ON_A_CPU) if device.type == "cpu" else limit
 
     def _pieces(self, graph: Graph) -> tuple[list[Piece], Tensor]:
         """The graph in pieces, and the embedding (N, C) of each atom's system."""
-        config = self.model.config
-        device, dtype = graph.vectors.device, graph.vectors.dtype
-        limit = memory.edges_at_once(config, device, dtype, layers=1)
-        limit = min(limit, EDGES_ON_A_CPU) if device.type == "cpu" else limit
+        limit, device = self._edges_at_once(graph), graph.vectors.device
         pieces, embeddings, counts = [], [], []
         for run in runs(self.model, graph):
             embedding, products = self.blends.of(self.model, run.kind)

@@ -387,6 +387,14 @@ class EscnMd(nn.Module):
             energies = energies.index_copy(0, atoms, x.squeeze(1).double() * self.scales[number])
         return energies
 
+    def bytes_by_autograd(self, graph: Graph) -> int:
+        """Upper estimate of what energies and their derivative take, with the blends that this call needs."""
+        return memory.bytes_by_autograd(self.config, graph, self.norm.affine_bias.dtype) + self.bytes_of_blends(graph)
+
+    def bytes_of_blends(self, graph: Graph) -> int:
+        """What the blends of all kinds of systems in a graph take."""
+        return len({run.kind for run in runs(self, graph)}) * self.blends.bytes_of_one(self)
+
     def forward(self, graph: Graph) -> Tensor:
         """Same as `atomic_energies`: the name that PyTorch's wrappers call."""
         return self.atomic_energies(graph)

@@ -29,10 +29,10 @@ def bytes_per_edge(config: EscnMdConfig, dtype: torch.dtype) -> int:
     counts = [config.lmax + 1 - m for m in range(config.mmax + 1)]
     rows = 2 * sum(counts) - counts[0]
     pair, hidden = 2 * config.channels, config.hidden_channels
-    gathered = 2 * (config.lmax + 1) ** 2 * pair
-    packed = 4 * rows * pair + sum(counts) * pair
-    convolved = 2 * 4 * rows * hidden + 2 * config.lmax * hidden
-    returned = 2 * rows * config.channels + 2 * (config.lmax + 1) ** 2 * config.channels
+    gathered = (config.lmax + 1) ** 2 * pair + rows * pair
+    packed = rows * pair + sum(counts) * pair
+    convolved = 3 * rows * hidden + 3 * config.lmax * hidden
+    returned = rows * config.channels + (config.lmax + 1) ** 2 * config.channels
     radial = 8 * config.edge_channels
     return (gathered + packed + convolved + returned + radial) * dtype.itemsize
 
@@ -41,6 +41,30 @@ def edges_at_once(config: EscnMdConfig, device: torch.device, dtype: torch.dtype
     """Edges of which `layers` layers fit into the share of the memory."""
     share = SHARE[device.type] * total_bytes(device)
     return max(SMALLEST, int(share / (bytes_per_edge(config, dtype) * layers)))
+
+
+def bytes_by_autograd(config: EscnMdConfig, graph: Graph, dtype: torch.dtype) -> int:
+    """Upper estimate of what the definition takes for energies and their derivative; a test holds it against a measured peak."""
+    device = graph.row_ptr.device
+    fits = graph.num_edges <= edges_at_once(config, device, dtype, config.layers)
+    at_once = config.layers * graph.num_edges if fits else 2 * edges_at_once(config, device, dtype, layers=2)
+    lasting = 3 * (config.num_radial + 2 * config.edge_channels) + 4 * (config.lmax + 1) ** 4
+    per_atom = 24 * config.layers * (config.lmax + 1) ** 2 * config.channels
+    return bytes_per_edge(config, dtype) * at_once + dtype.itemsize * (
+        lasting * graph.num_edges + per_atom * graph.num_atoms
+    )
+
+
+def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_once: int) -> int:
+    """The same for `fast_pytorch`, which takes `at_once` edges together."""
+    networks = 1 + config.layers
+    lasting = 2 * networks * config.edge_channels + 120
+    if keeps(config, graph.row_ptr.device, dtype, graph.num_edges):
+        lasting += config.layers * (11 * config.hidden_channels + 21 * config.channels)
+    passing = 6 * 18 * config.channels + 4 * 11 * config.hidden_channels + 6 * networks * config.edge_channels
+    per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * config.channels
+    at_once = min(at_once, graph.num_edges)
+    return dtype.itemsize * (lasting * graph.num_edges + passing * at_once + per_atom * graph.num_atoms)
 
 
 def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:

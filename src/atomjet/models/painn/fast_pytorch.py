@@ -147,6 +147,17 @@ class FastPyTorch:
         q_bar = (silu_derivative(hidden) * self.model.readout[2].weight) @ self.model.readout[0].weight  # type: ignore[operator]
         return energies, self._backward(graph, edges, kept, q_bar)  # type: ignore[arg-type]
 
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph.
+
+        Per atom what `Kept` holds and the temporaries of one layer; per edge what `Edges` holds and the gradient.
+        """
+        size = self.model.embedding.weight.element_size()
+        at_once = min(graph.num_edges, EDGES_AT_ONCE.get(graph.row_ptr.device.type, EDGES_AT_ONCE["cpu"]))
+        per_atom = self.features * (17 * len(self.layers) + 24)
+        per_edge = 6 * (self.model.config.num_radial + 1) + 24
+        return size * (per_atom * graph.num_atoms + per_edge * graph.num_edges + 24 * self.features * at_once)
+
     # ------------------------------------------------------------------ forward
 
     def _edges(self, graph: Graph) -> Edges:

@@ -195,6 +195,11 @@ class PaiNN(nn.Module):
             q, mu = mixing(q, mu)
         return self.readout(q).squeeze(1)
 
+    def bytes_by_autograd(self, graph: Graph) -> int:
+        """Upper estimate of what energies and their derivative take; a test holds it against measured peaks."""
+        per_layer = self.config.features * self.config.layers * self.embedding.weight.element_size()
+        return per_layer * (28 * graph.num_edges + 24 * graph.num_atoms)
+
     def forward(self, graph: Graph) -> Tensor:
         """Same as `atomic_energies`: the name that PyTorch's wrappers call."""
         return self.atomic_energies(graph)

@@ -1,0 +1,43 @@
+# make demo   two thousand steps of ethanol with the packaged student: trajectory, log and plot under demo/
+# make test   the tests
+# make lint   style, types, and that imports point down
+# Each first makes .venv and installs there what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
+
+# Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	mkdir -p demo
+	$(BIN)/atomjet md examples/ethanol.xyz --ensemble nvt --steps 1000 -o demo/equilibration.traj --overwrite --device cpu
+	$(BIN)/atomjet md demo/equilibration.traj --keep-velocities --steps 2000 -o demo/ethanol.traj \
+	  --log-interval 5 --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[$*]'
+	touch $@ $(VENV)/installed

@@ -1,0 +1,5 @@
+"""`python -m atomjet` is `atomjet`."""
+
+from atomjet.cli.main import run
+
+run()

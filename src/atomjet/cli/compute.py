@@ -1,0 +1,180 @@
+"""`atomjet predict` and `atomjet relax`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomjet import Engine
+
+ATOMS_AT_ONCE = 2000
+"""Frames are computed together up to this many atoms, which bounds the memory."""
+
+PREDICT_EXAMPLES = """Examples:
+
+\b
+  atomjet predict ethanol.xyz
+  atomjet predict frames.extxyz -o labelled.extxyz
+  atomjet predict crystal.cif --model my.safetensors --precision float64
+"""
+
+RELAX_EXAMPLES = """Examples:
+
+\b
+  atomjet relax ethanol.xyz -o relaxed.xyz
+  atomjet relax crystal.cif --cell --fmax 0.005 -o relaxed.cif
+"""
+
+
+def predict(
+    file: Structure,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Extended XYZ with energy, forces and stress of every frame.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: Task = None,
+    seed: Seed = 0,
+) -> None:
+    """Compute energy, forces and stress of every frame of a file.
+
+    Forces are printed unless they are written with -o.
+    """
+    from atomjet.adapters.ase import read_structures, write_structures
+
+    if output is not None:
+        options.check_output(output, file)
+    frames = read_structures(file)
+    engine = options.load_engine(model, device, backend, precision, task)
+    print(f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula")
+    labelled = []
+    for first, group in _groups(frames):
+        for k, atoms in enumerate(_predict(engine, group, first)):
+            _print_frame(first + k, atoms, with_forces=output is None)
+            if output is not None:
+                labelled.append(atoms)
+    if output is not None:
+        write_structures(output, labelled)
+        print(f"wrote {output}: {len(labelled)} frames")
+
+
+def relax(
+    file: Structure,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The relaxed structure, in any format ASE writes.")],
+    fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, with --cell. Default: 0.")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="auto, bfgs, lbfgs or fire.", metavar="NAME")] = "auto",
+    trajectory: Annotated[
+        Path | None, typer.Option("--trajectory", help="Every step of the way, as ASE .traj.", show_default=False)
+    ] = None,
+    frame: Frame = -1,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: Task = None,
+    seed: Seed = 0,
+) -> None:
+    """Relax a structure, and with --cell its cell.
+
+    Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
+    converged; the structure is written all the same.
+    """
+    from atomjet.adapters.ase import AtomJetCalculator, write_structures
+    from atomjet.errors import SimulationError
+    from atomjet.md.relax import RelaxSettings, RelaxStep
+    from atomjet.md.relax import relax as run_relax
+
+    settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
+    for path in (output, trajectory):
+        if path is not None:
+            options.check_output(path, file)
+    atoms = options.read_frame(file, frame)
+    atoms.calc = AtomJetCalculator(options.load_engine(model, device, backend, precision, task))
+    print(f"{'step':>5} {'energy / eV':>18} {'largest force / eV/Å':>21}")
+
+    def report(step: RelaxStep) -> None:
+        print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4f}")
+
+    converged, last = run_relax(atoms, settings, trajectory, report)
+    write_structures(output, [atoms])
+    print(f"wrote {output}")
+    if not converged:
+        raise SimulationError(
+            f"not converged after {last.step} steps: largest force {last.fmax:.4g} eV/Å, limit {fmax:g} eV/Å; "
+            f"raise --steps, or go on from {output}"
+        )
+    print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
+
+
+def _groups(frames: list[Atoms]) -> list[tuple[int, list[Atoms]]]:
+    """Frames to be computed together, each with the index of its first."""
+    groups: list[tuple[int, list[Atoms]]] = []
+    atoms = ATOMS_AT_ONCE + 1
+    for index, frame in enumerate(frames):
+        if atoms + len(frame) > ATOMS_AT_ONCE:
+            groups.append((index, []))
+            atoms = 0
+        groups[-1][1].append(frame)
+        atoms += len(frame)
+    return groups
+
+
+def _predict(engine: Engine, frames: list[Atoms], first: int) -> list[Atoms]:
+    """Copies of the frames that carry what was predicted."""
+    import torch
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from atomjet.errors import AtomJetError
+
+    try:
+        prediction = engine.predict(frames)
+    except AtomJetError as error:
+        if len(frames) == 1:
+            raise type(error)(f"frame {first}: {str(error).removeprefix('structure 0: ')}") from error
+        # Found again one by one, because the message counts within this group.
+        return [labelled for k, frame in enumerate(frames) for labelled in _predict(engine, [frame], first + k)]
+    stresses = prediction.stress.to("cpu", torch.float64).numpy()
+    labelled = []
+    for k, frame in enumerate(frames):
+        results = {
+            "energy": float(prediction.energy[k]),
+            "forces": prediction.forces_of(k).to("cpu", torch.float64).numpy(),
+        }
+        if frame.pbc.all():
+            results["stress"] = stresses[k][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # ASE's order: xx yy zz yz xz xy
+        copy = frame.copy()
+        copy.calc = SinglePointCalculator(copy, **results)
+        labelled.append(copy)
+    return labelled
+
+
+def _print_frame(index: int, atoms: Atoms, with_forces: bool) -> None:
+    """One line, and the forces where they are not written to a file."""
+    from atomjet.units import GPA
+
+    forces = atoms.get_forces(apply_constraint=False)
+    largest = (forces**2).sum(1).max() ** 0.5
+    stress = atoms.get_stress(apply_constraint=False) if atoms.pbc.all() else None
+    pressure = "" if stress is None else f"{-stress[:3].mean() / GPA:.4f}"
+    print(
+        f"{index:5d} {len(atoms):6d} {atoms.get_potential_energy():18.6f} {largest:21.4f} {pressure:>15}"
+        f"  {atoms.get_chemical_formula()}"
+    )
+    if with_forces:
+        for atom, (symbol, force) in enumerate(zip(atoms.symbols, forces, strict=True)):
+            print(f"      {atom:6d} {symbol:2} {force[0]:12.5f} {force[1]:12.5f} {force[2]:12.5f}  eV/Å")
+        if stress is not None:
+            print("      stress xx yy zz yz xz xy / eV/Å³: " + " ".join(f"{value:.6f}" for value in stress))

@@ -1,0 +1,141 @@
+"""`atomjet sample`, `label`, `train` and `distill`: the steps of a distillation, and all of them in one resumable
+run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import Backend, Precision
+
+if TYPE_CHECKING:
+    from atomjet.distill.recipe import Recipe
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet distill recipe.yaml               (sample, label and train; what is done already is not done again)
+  atomjet sample recipe.yaml
+  atomjet label recipe.yaml
+  atomjet train recipe.yaml --device cuda
+"""
+
+Config = Annotated[Path, typer.Argument(help="The recipe, YAML.", metavar="CONFIG.yaml", show_default=False)]
+RecipeSeed = Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's seed.", show_default=False)]
+RecipeDevice = Annotated[
+    str | None, typer.Option("--device", help="Where to train: cpu, cuda or cuda:N.", metavar="DEVICE")
+]
+RecipeModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Instead of the recipe's name for the student.", metavar="NAME")
+]
+
+
+def sample(
+    config: Config,
+    model: RecipeModel = None,
+    device: RecipeDevice = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: RecipeSeed = None,
+) -> None:
+    """Make the structures that a recipe asks for."""
+    recipe = _recipe("sample", config, model, device, backend, precision, seed)
+    _sample(recipe)
+
+
+def label(
+    config: Config,
+    model: RecipeModel = None,
+    device: RecipeDevice = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: RecipeSeed = None,
+) -> None:
+    """Label the sampled structures with the teacher.
+
+    That is, compute its energies and forces of them.
+    """
+    recipe = _recipe("label", config, model, device, backend, precision, seed)
+    _label(recipe)
+
+
+def train(
+    config: Config,
+    model: RecipeModel = None,
+    device: RecipeDevice = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: RecipeSeed = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Train anew instead of going on.")] = False,
+) -> None:
+    """Train the student on the labels.
+
+    Goes on where an earlier run was stopped.
+    """
+    recipe = _recipe("train", config, model, device, backend, precision, seed)
+    _train(recipe, device, resume=not restart)
+
+
+def distill(
+    config: Config,
+    model: RecipeModel = None,
+    device: RecipeDevice = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: RecipeSeed = None,
+) -> None:
+    """Sample, label and train in one resumable run.
+
+    Stopped anywhere, it goes on there when called again.
+    """
+    recipe = _recipe("distill", config, model, device, backend, precision, seed)
+    _sample(recipe)
+    _label(recipe)
+    _train(recipe, device, resume=True)
+
+
+def _recipe(
+    command: str,
+    config: Path,
+    model: str | None,
+    device: str | None,
+    backend: str,
+    precision: str,
+    seed: int | None,
+) -> Recipe:
+    """Read the recipe, change what the command line says otherwise, and print what runs."""
+    from atomjet.distill.recipe import load_recipe
+    from atomjet.errors import ConfigError
+
+    recipe = load_recipe(config)
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed {seed} is negative; give 0 or more")
+    changes = {"name": model, "seed": seed}
+    recipe = recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    if command in ("sample", "label"):
+        options.say_unused(command, device=(device, None))
+    options.say_unused(command, backend=(backend, "auto"), precision=(precision, "default"))
+    said = f"{command} {recipe.name}: teacher {recipe.teacher.calculator}, seed {recipe.seed}, into {recipe.output}"
+    print(said, flush=True)
+    return recipe
+
+
+def _sample(recipe: Recipe) -> None:
+    from atomjet.distill.sample import run_sample
+
+    run_sample(recipe)
+
+
+def _label(recipe: Recipe) -> None:
+    from atomjet.distill.label import run_label
+
+    run_label(recipe)
+
+
+def _train(recipe: Recipe, device: str | None, resume: bool) -> None:
+    from atomjet.distill.train import run_train
+
+    run_train(recipe, resume=resume, device=device)

@@ -1,0 +1,134 @@
+"""`atomjet doctor`: what is installed, what is missing, and the command that repairs it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from atomjet.cli import options
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
+
+REQUIRED = ("torch", "numpy", "ase", "vesin", "safetensors", "pydantic", "typer", "rich", "pyyaml", "matplotlib")
+OPTIONAL = {
+    "tblite": "the default teacher of distillation",
+    "rdkit": "molecules from SMILES, for distillation",
+    "h5py": "labelled data, for distillation",
+    "triton": "kernels of the backend fast_gpu",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `needed` findings that are not well make the status 1."""
+
+    what: str
+    well: bool
+    says: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def doctor(
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: Seed = 0,
+) -> None:
+    """Show devices, versions, and what is missing.
+
+    Tries the model too. Ends with status 1 if a needed part does not work.
+    """
+    import typer
+
+    failed = False
+    for finding in _examine(model, device, backend, precision, seed):
+        state = "ok" if finding.well else ("FAILED" if finding.needed else "missing")
+        print(f"{finding.what:14} {state:8} {finding.says}")
+        if not finding.well and finding.remedy:
+            print(f"{'':14} {'repair:':8} {finding.remedy}")
+        failed |= finding.needed and not finding.well
+    if failed:
+        raise typer.Exit(1)
+
+
+def _examine(model: str, device: str | None, backend: str, precision: str, seed: int) -> Iterator[Finding]:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("system", True, f"{platform.system()} {platform.machine()}, {cores} CPU cores")
+    yield Finding("python", True, f"{platform.python_version()} at {sys.executable}")
+    yield from (_package(name, "needed", needed=True) for name in ("atomjet", *REQUIRED))
+    yield from (_package(name, purpose, needed=False) for name, purpose in OPTIONAL.items())
+    yield _cuda()
+    yield _model(model, device, backend, precision, seed)
+
+
+def _package(name: str, purpose: str, needed: bool) -> Finding:
+    """Whether a package is there, and that it can be imported."""
+    install = f'{sys.executable} -m pip install "{_requirement(name)}"'
+    try:
+        version = metadata.version(name)
+        __import__({"pyyaml": "yaml"}.get(name, name))
+    except metadata.PackageNotFoundError:
+        if name == "atomjet":  # run from a checkout by its path
+            return Finding(name, True, "not installed, imported from its source")
+        return Finding(name, False, purpose, install, needed)
+    except Exception as error:  # a broken shared library raises whatever it likes
+        reason = " ".join(str(error).split())
+        return Finding(
+            name, False, f"{purpose}; installed but broken: {reason}", f"{install} --force-reinstall", needed
+        )
+    return Finding(name, True, version if needed else f"{version} ({purpose})")
+
+
+def _requirement(name: str) -> str:
+    """The requirement as our own metadata states it, such as "tblite>=0.5"."""
+    try:
+        stated = metadata.requires("atomjet") or []
+    except metadata.PackageNotFoundError:
+        stated = []
+    for line in stated:
+        requirement = line.split(";")[0].strip()
+        if re.split(r"[^\w.-]", requirement)[0].lower() == name:
+            return requirement
+    return name
+
+
+def _cuda() -> Finding:
+    """GPUs that PyTorch can use."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+        return Finding("CUDA", True, f"{torch.version.cuda}: {names}")
+    if shutil.which("nvidia-smi"):
+        remedy = f"{sys.executable} -m pip install --force-reinstall torch"
+        return Finding("CUDA", False, f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU", remedy)
+    return Finding("CUDA", False, "no NVIDIA driver on this machine; everything runs on the CPU")
+
+
+def _model(model: str, device: str | None, backend: str, precision: str, seed: int) -> Finding:
+    """Whether the model loads and gives finite forces on two of its own atoms."""
+    import numpy as np
+    from ase import Atoms
+
+    from atomjet.errors import AtomJetError
+
+    reinstall = f"{sys.executable} -m pip install --force-reinstall --no-deps atomjet"
+    try:
+        engine = options.load_engine(model, device, backend, precision, quiet=True)
+        generator = np.random.default_rng(seed)
+        first, last = engine.elements[0], engine.elements[-1]
+        distance = generator.uniform(1.5, 2.5)
+        forces = engine.predict(Atoms([first, last], positions=[[0, 0, 0], [0, 0, distance]])).forces
+    except AtomJetError as error:
+        return Finding(model, False, str(error), reinstall, needed=True)
+    if not bool(forces.isfinite().all()):
+        return Finding(model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)
+    return Finding(model, True, f"{engine.describe()}: finite forces", needed=True)

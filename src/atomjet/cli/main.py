@@ -1,0 +1,117 @@
+"""`atomjet`: the application, and how anything that goes wrong becomes one plain line and an exit status.
+
+0 done, 1 a check failed, 2 the request was wrong, 130 interrupted. `--debug`, anywhere on the line, shows the
+traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from atomjet.cli import compute, distill, doctor, md, models
+
+DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
+large.
+
+`atomjet COMMAND --help` explains a command and gives examples. Units: eV, Å, eV/Å, GPa, fs, K.
+
+Exit status: 0 done, 1 a check failed, 2 the request was wrong.
+"""
+
+EPILOG = """Examples:
+
+\b
+  atomjet info organic-xtb
+  atomjet predict ethanol.xyz
+  atomjet md ethanol.xyz --steps 2000 --temperature 300 -o run.traj --plot run.png
+  atomjet doctor
+"""
+
+app = typer.Typer(
+    help=DESCRIPTION,
+    epilog=EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command(epilog=models.INFO_EXAMPLES)(models.info)
+app.command(epilog=compute.PREDICT_EXAMPLES)(compute.predict)
+app.command(epilog=compute.RELAX_EXAMPLES)(compute.relax)
+app.command(epilog=md.EXAMPLES)(md.md)
+app.command(epilog=distill.EXAMPLES)(distill.sample)
+app.command(epilog=distill.EXAMPLES)(distill.label)
+app.command(epilog=distill.EXAMPLES)(distill.train)
+app.command(epilog=distill.EXAMPLES)(distill.distill)
+app.command(epilog=models.CONVERT_EXAMPLES)(models.convert)
+app.command()(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def atomjet(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Show version or help where no command is given."""
+    if version:
+        from atomjet import __version__
+
+        print(f"atomjet {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run() -> NoReturn:
+    """Run the command line and exit."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(main(arguments, debug=len(arguments) < len(sys.argv) - 1))
+
+
+def main(arguments: list[str], debug: bool = False) -> int:
+    """Run one command; return the exit status."""
+    try:
+        status = app(arguments, prog_name="atomjet", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has closed it, as `head` does; nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        status, line = explain(error)
+        print(f"error: {line}", file=sys.stderr)
+    if status == 130:
+        print("interrupted", file=sys.stderr)
+    return status or 0
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit status and the one line for an error."""
+    from atomjet.errors import AtomJetError, SimulationError
+
+    if isinstance(error, AtomJetError):
+        return (1 if isinstance(error, SimulationError) else 2), _one_line(str(error))
+    if hasattr(error, "format_message"):  # typer's own; where the class lives depends on typer's version
+        command = getattr(getattr(error, "ctx", None), "command_path", "atomjet")
+        text = _one_line(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        return 2, f"{text[:1].lower()}{text[1:]}; see `{command} --help`"
+    if isinstance(error, OSError) and error.strerror:
+        where = f" {error.filename}" if error.filename is not None else ""
+        return 2, f"cannot read or write{where}: {error.strerror}; check the path, permissions and disk space"
+    if isinstance(error, ImportError):
+        return 2, f"a part is missing: {_one_line(str(error))}; `atomjet doctor` says how to install it"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 2, "not enough memory; take fewer or smaller structures, or another device"
+    name = type(error).__name__
+    return 2, f"unexpected {name}: {_one_line(str(error)) or 'no message'}; --debug shows where, please report it"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,183 @@
+"""`atomjet md`."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomjet import Engine
+    from atomjet.md import MDSettings, Summary
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet md ethanol.xyz --steps 2000 -o run.traj --plot run.png
+  atomjet md ethanol.xyz --steps 2000 --ensemble nvt --temperature 500 -o hot.traj
+  atomjet md crystal.cif --steps 10000 --ensemble npt --pressure 1 -o npt.traj
+  atomjet md ethanol.xyz --steps 4000 -o run.traj --resume     (go on: after a kill, or for longer)
+
+A run that was killed goes on with the same command and --resume, and ends as if nothing had happened.
+"""
+
+
+def md(
+    file: Structure,
+    steps: Annotated[int, typer.Option("--steps", help="Time steps in all, those before --resume included.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory, ASE .traj.")],
+    timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 0.5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="K, of the start velocities and of the thermostat.")
+    ] = 300.0,
+    ensemble: Annotated[
+        str,
+        typer.Option("--ensemble", help="nve (energy conserved), nvt (Langevin), npt (isotropic).", metavar="NAME"),
+    ] = "nve",
+    pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, npt only. Default: 0.")] = None,
+    friction: Annotated[float | None, typer.Option("--friction", help="1/ps, nvt only. Default: 10.")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="CSV of the observables. Default: OUTPUT with the ending .csv.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Energy and temperature: .png, .pdf or .svg.")] = None,
+    log_interval: Annotated[int, typer.Option("--log-interval", help="Steps between rows of the log.")] = 10,
+    traj_interval: Annotated[int, typer.Option("--traj-interval", help="Steps between frames.")] = 10,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over existing files.")] = False,
+    keep_velocities: Annotated[
+        bool, typer.Option("--keep-velocities", help="Start with the velocities in FILE instead of new ones.")
+    ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option("--checkpoint-seconds", help="Seconds of wall time between checkpoints.")
+    ] = 5.0,
+    frame: Frame = -1,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: Task = None,
+    seed: Seed = 0,
+) -> None:
+    """Run molecular dynamics.
+
+    Ends with status 1 if the run explodes; what was good until then is kept.
+    """
+    from atomjet.md import MDSettings
+
+    settings = MDSettings(
+        steps=steps,
+        timestep=timestep,
+        ensemble=ensemble,
+        temperature=temperature,
+        pressure=pressure,
+        friction=friction,
+        log_interval=log_interval,
+        trajectory_interval=traj_interval,
+        seed=seed,
+        keep_velocities=keep_velocities,
+    )
+    log = output.with_suffix(".csv") if log is None else log
+    _check_paths(file, output, log, plot)
+    atoms = options.read_frame(file, frame)
+    for line in settings.check(atoms):
+        options.warn(line)
+    engine = options.load_engine(model, device, backend, precision, task)
+    summary = _run(
+        atoms, settings, output, log, engine, _request(engine, model, task), (resume, overwrite, checkpoint_seconds)
+    )
+    print(_spoken(summary, settings))
+    print(f"wrote {output} and {log}")
+    if plot is not None:
+        from atomjet.md.plot import plot_log
+
+        kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
+        plot_log(log, plot, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
+        print(f"wrote {plot}")
+
+
+def _run(
+    atoms: Atoms,
+    settings: MDSettings,
+    output: Path,
+    log: Path,
+    engine: Engine,
+    request: dict[str, Any],
+    how: tuple[bool, bool, float],
+) -> Summary:
+    """Run; say how to go on when interrupted."""
+    from atomjet.adapters.ase import AtomJetCalculator
+    from atomjet.md import simulate
+    from atomjet.md.simulation import checkpoint_path
+
+    resume, overwrite, seconds = how
+    atoms.calc = AtomJetCalculator(engine)
+    length = f"{settings.steps} steps of {settings.timestep:g} fs = {settings.steps * settings.timestep * 1e-3:g} ps"
+    start = "velocities kept" if settings.keep_velocities else f"start at {settings.temperature:g} K"
+    print(f"{settings.ensemble}, {length}, {start}, seed {settings.seed}", flush=True)
+    if resume and not overwrite and not checkpoint_path(output).exists():
+        options.warn(f"there is nothing to resume at {output}; starting from step 0")
+    try:
+        return simulate(
+            atoms,
+            settings,
+            output,
+            log,
+            resume=resume,
+            overwrite=overwrite,
+            request=request,
+            checkpoint_seconds=seconds,
+        )
+    except KeyboardInterrupt:
+        print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
+        raise
+
+
+def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
+    """What decides the forces, and so must be the same when a run is resumed."""
+    from atomjet.models.registry import locate
+
+    return {
+        "model": model,
+        "weights": hashlib.sha256(locate(model).read_bytes()).hexdigest(),
+        "device": str(engine.device),
+        "backend": engine.backend,
+        "precision": engine.precision,
+        "task": task,
+    }
+
+
+def _check_paths(file: Path, output: Path, log: Path, plot: Path | None) -> None:
+    """Refuse before anything is computed what could not be written at the end."""
+    from atomjet.errors import ConfigError
+
+    written = [path for path in (output, log, plot) if path is not None]
+    for path in written:
+        options.check_output(path, file)
+    if len({path.resolve() for path in written}) < len(written):
+        raise ConfigError(f"trajectory, log and plot must be different files; got {', '.join(map(str, written))}")
+    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"plot {plot} ends in {plot.suffix or 'nothing'}; name it .png, .pdf or .svg")
+
+
+def _spoken(summary: Summary, settings: MDSettings) -> str:
+    """The closing lines."""
+    lines = []
+    if summary.resumed_at:
+        lines.append(f"resumed at step  {summary.resumed_at}")
+    if summary.steps > summary.resumed_at:
+        lines.append(f"speed            {summary.steps_per_second:.1f} steps/s, {summary.ns_per_day:.3f} ns/day")
+    lines.append(f"mean temperature {summary.mean_temperature:.1f} K")
+    if settings.ensemble == "nve":
+        value = "needs three rows of the log" if summary.drift != summary.drift else f"{summary.drift:.4f} meV/atom/ps"
+        lines.append(f"energy drift     {value}")
+    else:
+        lines.append(f"mean potential   {summary.mean_potential:.4f} eV")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Checkpoints of a training: tensors and a JSON header in one safetensors file, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from atomjet.errors import ModelFileError
+from atomjet.models.file import write_atomically
+
+FORMAT = "atomjet-training"
+FORMAT_VERSION = 1
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a checkpoint; an interrupted write leaves the last one whole."""
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": json.dumps(header)}
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(own, metadata))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors (on the CPU) and header.
+
+    Raises:
+        ModelFileError: not a checkpoint, or one of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is not a readable checkpoint ({error}); delete it to train from the start"
+        ) from error
+    found = (metadata.get("format"), metadata.get("version"))
+    if found != (FORMAT, str(FORMAT_VERSION)):
+        raise ModelFileError(
+            f"{path} says it is {found}, not {FORMAT} {FORMAT_VERSION}; delete it to train from the start"
+        )
+    return tensors, json.loads(metadata["header"])

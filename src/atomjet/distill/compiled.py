@@ -1,0 +1,163 @@
+"""The loss and its gradient as one compiled function of fixed shapes: for long trainings on a GPU.
+
+A step differentiates twice: energies by edge vectors, the loss by weights. Neither derivative needs autograd when the step runs:
+both are traced once into a plain list of tensor operations, which `torch.compile` fuses and, on a GPU, replays as a CUDA graph.
+
+The shapes must be the same in every step, so batches are padded to a capacity that all but one in a million fit (the others
+take the ordinary way). What is added weighs nothing: atoms of element 0 in a frame of their own, whose label counts as infinitely
+strong (weight zero, see `loss.py`), joined by edges longer than the cutoff, on which filters and their derivatives are zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import pad
+
+from atomjet.data import Graph
+from atomjet.distill.batches import FrameStore
+from atomjet.distill.loss import Batch, losses
+from atomjet.distill.optimizer import padded_size
+from atomjet.distill.recipe import TrainConfig
+from atomjet.models.painn import PaiNN
+
+SPREAD = 5.0
+"""Standard deviations above the mean that batches are given room for."""
+
+GRAPH = ("centers", "neighbors", "vectors", "atomic_numbers", "system_index")
+LABELS = ("energy", "forces", "counts", "strongest")
+"""What differs between batches of one capacity."""
+
+Compiler = Callable[[GraphModule], Callable[..., tuple[Tensor, Tensor, Tensor]]]
+
+
+def inductor(traced: GraphModule) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Fuse the operations; replay them as a CUDA graph where there is a GPU."""
+    # On a CPU there is no launch to save, and the mode changes nothing.
+    return torch.compile(traced, mode="reduce-overhead", dynamic=False)
+
+
+class CompiledLoss:
+    """The compiled form of `losses` and its gradient.
+
+    Args:
+        model: the student; its weights are read anew at each call.
+        config: weights and shapes of the losses; without a Hessian term.
+        store: where batches come from.
+        weights: (F,) how often each frame is drawn.
+        frames: most frames in a batch of this rank.
+        compiler: what makes the traced operations fast.
+    """
+
+    def __init__(
+        self,
+        model: PaiNN,
+        config: TrainConfig,
+        store: FrameStore,
+        weights: NDArray[np.float64],
+        frames: int,
+        compiler: Compiler = inductor,
+    ) -> None:
+        self.model, self.config, self.compiler = model, config, compiler
+        self.frames = frames + 1
+        self.atoms = capacity(store.sizes, weights, frames)
+        self.edges = capacity(store.edges, weights, frames)
+        self.run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether the batch has room."""
+        graph = batch.graph
+        return graph.num_systems < self.frames and graph.num_atoms < self.atoms and graph.num_edges <= self.edges
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the total loss, its parts (3,), and the gradient as one vector in the order of the optimizer."""
+        filled = self.padded(batch)
+        tensors = {name: getattr(filled.graph, name) for name in GRAPH} | {
+            name: getattr(filled, name) for name in LABELS
+        }
+        # Numbers that change from batch to batch must be tensors, or the trace would hold them fixed.
+        sizes = torch.tensor([batch.frames, batch.atoms], dtype=torch.float32).to(
+            batch.energy.device, non_blocking=True
+        )
+        weights = [parameter.detach().requires_grad_() for parameter in self.model.parameters()]
+        if self.run is None:
+            self.run = self.compiler(make_fx(_traceable(self.model, self.config, filled))(weights, tensors, sizes))
+        with torch.no_grad():
+            return self.run([weight.detach() for weight in weights], tensors, sizes)
+
+    def padded(self, batch: Batch) -> Batch:
+        """The batch with its empty places filled."""
+        graph = batch.graph
+        frames, atoms, edges = (
+            self.frames - graph.num_systems,
+            self.atoms - graph.num_atoms,
+            self.edges - graph.num_edges,
+        )
+        # Spread over all added atoms: sums into a single one would wait for each other.
+        ends = graph.num_atoms + torch.arange(edges, device=graph.centers.device) % atoms
+        zeros = torch.zeros_like(graph.charge)
+        filled = Graph(
+            centers=torch.cat([graph.centers, ends]),
+            neighbors=torch.cat([graph.neighbors, ends]),
+            shifts=graph.shifts.new_zeros(1, 3).expand(self.edges, 3),
+            vectors=pad(graph.vectors, (0, 0, 0, edges), value=2 * graph.cutoff),
+            row_ptr=pad(graph.row_ptr, (0, atoms)),  # not read by the definition
+            atomic_numbers=pad(graph.atomic_numbers, (0, atoms)),
+            system_index=pad(graph.system_index, (0, atoms), value=self.frames - 1),
+            charge=pad(zeros, (0, frames)),
+            spin=pad(zeros, (0, frames)),
+            cutoff=graph.cutoff,
+        )
+        return replace(
+            batch,
+            graph=filled,
+            energy=pad(batch.energy, (0, frames)),
+            forces=pad(batch.forces, (0, 0, 0, atoms)),
+            counts=pad(batch.counts, (0, frames), value=1.0),
+            strongest=pad(batch.strongest, (0, frames), value=math.inf),
+        )
+
+
+def _traceable(model: PaiNN, config: TrainConfig, example: Batch) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The loss and its gradient as a function of weights, tensors of a batch, and (frames, atoms) of the whole batch."""
+    names = [name for name, _ in model.named_parameters()]
+
+    def loss_and_gradient(
+        weights: list[Tensor], tensors: dict[str, Tensor], sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        graph = replace(example.graph, **{name: tensors[name] for name in GRAPH})
+        labels = {name: tensors[name] for name in LABELS}
+        batch = replace(example, graph=graph, frames=sizes[0], atoms=sizes[1], **labels)
+        total, parts = losses(_Reweighted(model, dict(zip(names, weights, strict=True))), batch, config)
+        gradients = torch.autograd.grad(total, weights)
+        flat = [pad(g.reshape(-1), (0, padded_size(g) - g.numel())) for g in gradients]
+        return total.detach(), parts, torch.cat(flat)
+
+    return loss_and_gradient
+
+
+class _Reweighted:
+    """The student with other weights."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        self.model, self.weights = model, weights
+
+    def atomic_energies(self, graph: Graph) -> Tensor:
+        return functional_call(self.model, self.weights, (graph,))
+
+
+def capacity(sizes: NDArray[np.int64], weights: NDArray[np.float64], frames: int) -> int:
+    """Room for the summed sizes of `frames` frames drawn by weight, and never more than the largest frames need."""
+    mean = float(np.average(sizes, weights=weights))
+    variance = float(np.average((sizes - mean) ** 2, weights=weights))
+    wanted = min(frames * mean + SPREAD * math.sqrt(frames * variance), frames * float(sizes.max()))
+    return 128 * (math.ceil(wanted / 128) + 1)

@@ -1,0 +1,351 @@
+"""Frames: structures of any size with their labels, as flat arrays; in memory, in HDF5 shards, from files that ASE
+reads.
+
+F frames, A atoms in all, R Hessian rows. The atoms of frame f are `ptr[f]:ptr[f + 1]`.
+
+An HDF5 shard holds the same arrays under the same names; `split`, `source` and `molecule` are stored as integers with
+their names beside them. A shard is written under a temporary name and renamed: whoever sees it sees it whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from atomjet.distill.journal import Record
+from atomjet.errors import ConfigError
+
+FORMAT = "atomjet-dataset"
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test", "in_distribution")
+NAMED = ("split", "source", "molecule")
+DTYPES = {
+    "ptr": np.int64,
+    "numbers": np.uint8,
+    "positions": np.float32,
+    "forces": np.float32,
+    "energy": np.float64,
+    "cell": np.float64,
+    "pbc": np.bool_,
+    "charge": np.int16,
+    "reactive": np.bool_,
+    "large": np.bool_,
+    "split": np.dtype("<U16"),
+    "source": np.dtypes.StringDType(),
+    "molecule": np.dtypes.StringDType(),
+    "hessian_frame": np.int64,
+    "hessian_atom": np.int32,
+    "hessian_axis": np.int8,
+    "hessian_ptr": np.int64,
+    "hessian_rows": np.float32,
+}
+
+Array = NDArray[Any]
+
+
+@dataclass(eq=False)
+class Frames:
+    """Structures with labels, as flat arrays.
+
+    Attributes:
+        ptr: (F + 1,) int64, where the atoms of each frame begin.
+        numbers: (A,) uint8 atomic numbers.
+        positions: (A, 3) float32, Å.
+        forces: (A, 3) float32, eV/Å; NaN where not labelled.
+        energy: (F,) float64, eV; NaN where not labelled.
+        cell: (F, 3, 3) float64, Å, zero without periodic directions.
+        pbc: (F, 3) bool.
+        charge: (F,) int16, e.
+        reactive: (F,) bool, the bonds differ from those of the molecule.
+        large: (F,) bool, belongs to the held-out larger molecules.
+        split: (F,) strings: train, validation, test, in_distribution.
+        source: (F,) strings: the slice, e.g. normal_modes.
+        molecule: (F,) strings: canonical SMILES, of a cluster those of its members.
+        hessian_frame: (R,) frame of each Hessian row.
+        hessian_atom, hessian_axis: (R,) atom within its frame and axis that was displaced.
+        hessian_ptr: (R + 1,) where each row begins in `hessian_rows`.
+        hessian_rows: (sum of the frames' N over the rows, 3) float32, d²E/dx_(atom, axis) dx_j, eV/Å².
+    """
+
+    ptr: Array
+    numbers: Array
+    positions: Array
+    forces: Array
+    energy: Array
+    cell: Array
+    pbc: Array
+    charge: Array
+    reactive: Array
+    large: Array
+    split: Array
+    source: Array
+    molecule: Array
+    hessian_frame: Array
+    hessian_atom: Array
+    hessian_axis: Array
+    hessian_ptr: Array
+    hessian_rows: Array
+
+    def __post_init__(self) -> None:
+        """Bring every array to its type."""
+        for field in fields(self):
+            setattr(self, field.name, np.asarray(getattr(self, field.name), dtype=DTYPES[field.name]))
+
+    def __len__(self) -> int:
+        """F."""
+        return len(self.ptr) - 1
+
+    @property
+    def counts(self) -> Array:
+        """(F,) atoms in each frame."""
+        return np.diff(self.ptr)
+
+    def select(self, chosen: Array) -> Frames:
+        """Frames of a mask (F,) of bool, or of an array of indices, in the order of the indices."""
+        index = np.flatnonzero(chosen) if np.asarray(chosen).dtype == bool else np.asarray(chosen, dtype=np.int64)
+        rows_of = np.argsort(self.hessian_frame, kind="stable")
+        begin = np.searchsorted(self.hessian_frame[rows_of], np.arange(len(self) + 1))
+        rows = rows_of[_ranges(begin, index)]
+        atoms, hessian = _ranges(self.ptr, index), _ranges(self.hessian_ptr, rows)
+        per_frame = ("energy", "cell", "pbc", "charge", "reactive", "large", "split", "source", "molecule")
+        return Frames(
+            ptr=_pointers(self.counts[index]),
+            hessian_frame=np.repeat(np.arange(len(index)), np.diff(begin)[index]),
+            hessian_ptr=_pointers(np.diff(self.hessian_ptr)[rows]),
+            hessian_rows=self.hessian_rows[hessian],
+            hessian_atom=self.hessian_atom[rows],
+            hessian_axis=self.hessian_axis[rows],
+            **{name: getattr(self, name)[atoms] for name in ("numbers", "positions", "forces")},
+            **{name: getattr(self, name)[index] for name in per_frame},
+        )
+
+    def atoms(self, frame: int) -> Atoms:
+        """One frame as ase.Atoms; energy and forces, where it is labelled, in its calculator."""
+        part = slice(self.ptr[frame], self.ptr[frame + 1])
+        charge = int(self.charge[frame])
+        info = {
+            "molecule": str(self.molecule[frame]),
+            "split": str(self.split[frame]),
+            "source": str(self.source[frame]),
+        }
+        made = Atoms(
+            self.numbers[part],
+            self.positions[part].astype(float),
+            cell=self.cell[frame],
+            pbc=self.pbc[frame],
+            info=info,
+        )
+        if charge:
+            made.info["charge"] = charge
+            made.set_initial_charges(np.full(len(made), charge / len(made)))
+        if np.isfinite(self.energy[frame]):
+            forces = self.forces[part].astype(float)
+            made.calc = SinglePointCalculator(made, energy=float(self.energy[frame]), forces=forces)
+        return made
+
+    def __iter__(self) -> Iterator[Atoms]:
+        """Every frame as ase.Atoms."""
+        return (self.atoms(frame) for frame in range(len(self)))
+
+
+def make_frames(structures: Sequence[Atoms], split: str, source: str, molecule: str) -> Frames:
+    """Unlabelled frames of one origin; positions are rounded to float32 here, before anything is computed from them."""
+    record = pack(structures, [molecule] * len(structures), [False] * len(structures))
+    return frames_from_record(record, split, source)
+
+
+def pack(structures: Sequence[Atoms], molecules: Sequence[str], reactive: Sequence[bool], note: str = "") -> Record:
+    """Unlabelled frames as a journal record; float32 positions from here on."""
+    return {
+        "counts": np.array([len(atoms) for atoms in structures], dtype=np.int64),
+        "numbers": np.concatenate([np.zeros(0, np.uint8), *(atoms.numbers.astype(np.uint8) for atoms in structures)]),
+        "positions": np.concatenate([np.zeros((0, 3)), *(atoms.positions for atoms in structures)]).astype(np.float32),
+        "cell": np.array([atoms.cell.array * atoms.pbc.any() for atoms in structures]).reshape(-1, 3, 3),
+        "pbc": np.array([atoms.pbc for atoms in structures], dtype=bool).reshape(-1, 3),
+        "charge": np.array([round(atoms.info.get("charge", 0)) for atoms in structures], dtype=np.int16),
+        "reactive": np.array(reactive, dtype=bool),
+        "molecule": list(molecules),
+        "note": note,
+    }
+
+
+def frames_from_record(record: Record, split: str, source: str, large: bool = False) -> Frames:
+    """Frames of a record of `pack`, all of one split and slice."""
+    count, atoms = len(record["counts"]), len(record["numbers"])
+    return Frames(
+        ptr=_pointers(record["counts"]),
+        forces=np.full((atoms, 3), np.nan),
+        energy=np.full(count, np.nan),
+        large=np.full(count, large),
+        split=np.array([split] * count),
+        source=np.array([source] * count),
+        hessian_frame=np.zeros(0),
+        hessian_atom=np.zeros(0),
+        hessian_axis=np.zeros(0),
+        hessian_ptr=np.zeros(1),
+        hessian_rows=np.zeros((0, 3)),
+        **{name: record[name] for name in ("numbers", "positions", "cell", "pbc", "charge", "reactive", "molecule")},
+    )
+
+
+def concatenate(parts: Sequence[Frames]) -> Frames:
+    """All frames one after the other."""
+    if not parts:
+        return make_frames([], "", "", "")
+    frame_starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Frames)}
+    joined["ptr"] = _pointers(np.concatenate([part.counts for part in parts]))
+    joined["hessian_ptr"] = _pointers(np.concatenate([np.diff(part.hessian_ptr) for part in parts]))
+    joined["hessian_frame"] = np.concatenate(
+        [part.hessian_frame + start for part, start in zip(parts, frame_starts, strict=True)]
+    )
+    return Frames(**joined)
+
+
+def _pointers(counts: Array) -> Array:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _ranges(ptr: Array, index: Array) -> Array:
+    """Positions of all elements of the chosen rows of a ragged array."""
+    counts = np.diff(ptr)[index]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(ptr[:-1][index], counts) + within
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError("reading and writing datasets needs h5py: pip install 'atomjet[distill]'") from error
+    return h5py
+
+
+def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
+    """Write one HDF5 file, atomically; the bytes depend on the frames and `about` (JSON-able) only."""
+    h5py = _h5py()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
+        for field in fields(Frames):
+            values = getattr(frames, field.name)
+            if field.name in NAMED:
+                names, values = np.unique(values, return_inverse=True)
+                file.create_dataset(f"{field.name}_names", data=list(names), dtype=h5py.string_dtype())
+                values = values.astype(np.int32)
+            packing = {"compression": "gzip", "shuffle": True} if values.size else {}
+            file.create_dataset(field.name, data=values, **packing)
+    os.replace(partial, path)
+
+
+def read_dataset(
+    paths: str | Path | Sequence[str | Path], seed: int = 0, validation: float = 0.05, test: float = 0.1
+) -> Frames:
+    """Read shards, directories of shards, and labelled files that ASE reads (extxyz, traj ...), in any mixture.
+
+    Frames of foreign files keep `info["split"]` and `info["molecule"]` where they have them; otherwise the split is
+    drawn by a hash of `seed` and the molecule, and the molecule is told by formula and connectivity, so that all frames
+    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules.
+
+    Raises:
+        ConfigError: no such file, no shard in a directory, a file that is neither, or a frame without energy and
+        forces.
+    """
+    chosen = [paths] if isinstance(paths, str | Path) else paths
+    parts: list[Frames] = []
+    for path in map(Path, chosen):
+        files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        if not files or not all(file.exists() for file in files):
+            raise ConfigError(f"no dataset at {path}; label one first: atomjet label RECIPE.yaml")
+        for file in files:
+            parts.append(
+                _read_shard(file) if file.suffix in (".h5", ".hdf5") else _read_foreign(file, seed, validation, test)
+            )
+    return concatenate(parts)
+
+
+def describe_dataset(path: str | Path) -> dict[str, Any]:
+    """What a shard says of its origin: recipe, seed, teacher (calculator, version, options)."""
+    with _open_shard(Path(path)) as file:
+        return json.loads(file.attrs["about"])
+
+
+def _open_shard(path: Path) -> Any:
+    try:
+        file = _h5py().File(path, "r")
+    except OSError as error:
+        raise ConfigError(f"{path} is not a readable HDF5 file: {error}") from error
+    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != FORMAT_VERSION:
+        found = (file.attrs.get("format"), file.attrs.get("version"))
+        file.close()
+        raise ConfigError(f"{path} is not a dataset of format {FORMAT} {FORMAT_VERSION}, it says {found}")
+    return file
+
+
+def _read_shard(path: Path) -> Frames:
+    with _open_shard(path) as file:
+        arrays = {field.name: file[field.name][()] for field in fields(Frames)}
+        for name in NAMED:
+            names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
+            arrays[name] = names[arrays[name]] if len(names) else names
+    return Frames(**arrays)
+
+
+def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Frames:
+    import ase.io
+
+    try:
+        structures = cast(list[Atoms], ase.io.read(path, index=":"))
+    except Exception as error:  # ASE's readers raise anything
+        raise ConfigError(f"ASE cannot read {path}: {error}") from error
+    parts = []
+    for number, atoms in enumerate(structures):
+        results = getattr(atoms.calc, "results", {})
+        if "energy" not in results or "forces" not in results:
+            raise ConfigError(f"{path}, frame {number} has no energy and forces; label it first")
+        molecule = str(atoms.info.get("molecule") or connectivity_key(atoms))
+        split = str(atoms.info.get("split") or draw_split(seed, molecule, validation, test))
+        part = make_frames([atoms], split, str(atoms.info.get("source") or path.name), molecule)
+        part.energy[:], part.forces[:] = results["energy"], results["forces"]
+        parts.append(part)
+    return concatenate(parts)
+
+
+def draw_split(seed: int, molecule: str, validation: float, test: float) -> str:
+    """Split of a molecule, from the seed and its name alone: the same in every run, whatever else is sampled."""
+    drawn = draw_uniform(seed, "split", molecule)
+    return "test" if drawn < test else "validation" if drawn < test + validation else "train"
+
+
+def draw_uniform(seed: int, *parts: str) -> float:
+    """A number in [0, 1) that belongs to the seed and the strings."""
+    digest = hashlib.blake2b("\n".join([str(seed), *parts]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2.0**64
+
+
+def connectivity_key(atoms: Atoms) -> str:
+    """Formula and a digest of the bond graph that no order of the atoms changes (Weisfeiler-Lehman, 4 rounds)."""
+    from ase.neighborlist import natural_cutoffs, neighbor_list
+
+    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.15))  # pyright: ignore[reportArgumentType]
+    colours = [str(number) for number in atoms.numbers]
+    for _ in range(4):
+        around: list[list[str]] = [[] for _ in colours]
+        for i, j in zip(first, second, strict=True):
+            around[i].append(colours[j])
+        texts = (colour + "(" + ",".join(sorted(near)) + ")" for colour, near in zip(colours, around, strict=True))
+        colours = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
+    digest = hashlib.blake2b(",".join(sorted(colours)).encode(), digest_size=6).hexdigest()
+    return f"{atoms.get_chemical_formula()}-{digest}"

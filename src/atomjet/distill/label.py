@@ -1,0 +1,215 @@
+"""`atomjet label`: the teacher's energy and forces for every sampled frame.
+
+A label is remembered in `OUTPUT/labels/` under a digest of the frame and the teacher, as soon as it is computed: a
+killed run loses the frames in flight, and a changed recipe computes only frames that it did not have. From the labels,
+shards are written to `OUTPUT/dataset/`, in the order of `OUTPUT/samples.h5`: their bytes do not depend on the number of
+workers or on interruptions. What is left out or remarkable stands with its reason in `OUTPUT/failures.jsonl`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from atomjet.distill.dataset import Frames, read_dataset, write_shard
+from atomjet.distill.journal import Journal, Record, content_key
+from atomjet.distill.pool import Task, default_workers, run_tasks
+from atomjet.distill.recipe import Recipe, TeacherConfig
+from atomjet.distill.sample import only_run, print_counts, write_lines
+from atomjet.distill.teacher import describe_teacher, make_teacher
+from atomjet.errors import ConfigError, TeacherError
+from atomjet.progress import track
+
+HESSIAN_STEP = 1e-3
+"""Displacement for Hessian rows, Å: truncation and the teacher's SCF noise are both small there."""
+
+Array = NDArray[Any]
+
+
+def run_label(recipe: Recipe, quiet: bool = False) -> Path:
+    """Label what `run_sample` made, or go on where a killed run was; prints counts, rate and failures.
+
+    Returns:
+        The directory of the shards, `OUTPUT/dataset`.
+
+    Raises:
+        ConfigError: nothing sampled yet, or another run working in the same directory.
+        TeacherError: the teacher cannot be built.
+    """
+    teacher, samples = recipe.teacher, recipe.output / "samples.h5"
+    make_teacher(teacher.calculator, teacher.options)  # complain before any worker starts
+    if not samples.exists():
+        raise ConfigError(f"no frames at {samples}; sample them first: atomjet sample RECIPE.yaml")
+    about = describe_teacher(teacher.calculator, teacher.options)
+    with only_run(recipe.output):
+        frames = read_dataset(samples)
+        keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
+        _compute(recipe, frames, keys, quiet)
+        labelled, failures = _write(
+            recipe, frames, keys, {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
+        )
+    print_counts(labelled)
+    left_out = Counter(failure["outcome"] for failure in failures)
+    print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + _spoken(left_out, recipe.output))
+    return recipe.output / "dataset"
+
+
+def _spoken(outcomes: Counter[str], output: Path) -> str:
+    if not outcomes:
+        return "no failures"
+    return (
+        ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {output / 'failures.jsonl'}"
+    )
+
+
+def _content(frames: Frames, f: int) -> tuple[Array, ...]:
+    """What the label of a frame depends on."""
+    part = slice(frames.ptr[f], frames.ptr[f + 1])
+    return frames.numbers[part], frames.positions[part], frames.cell[f], frames.pbc[f], frames.charge[f : f + 1]
+
+
+def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool) -> None:
+    """Labels, then Hessian rows, of all frames that have none yet."""
+    started, rows = time.monotonic(), recipe.label.hessian_rows
+    new = _run_missing(
+        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet
+    )
+    minutes = (time.monotonic() - started) / 60
+    print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
+    if rows:
+        with Journal(recipe.output / "labels") as journal:
+            wanted = {hessian_key(key, rows): f for f, key in enumerate(keys) if "error" not in journal[key]}
+        new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
+        print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
+
+
+def _run_missing(
+    what: str,
+    recipe: Recipe,
+    function: Callable[..., Record],
+    frames: Frames,
+    wanted: Mapping[bytes, int],
+    quiet: bool,
+) -> int:
+    """Run the tasks (frame by key) that have no record yet; return how many they were."""
+    journals, retry = recipe.output / "labels", recipe.label.retry_failures
+    with Journal(journals) as journal:
+        missing = {key: f for key, f in wanted.items() if key not in journal or (retry and journal.failed(key))}
+    tasks = (Task(key, (recipe.teacher, *_content(frames, f))) for key, f in missing.items())
+    with track(what, len(wanted), done=len(wanted) - len(missing), quiet=quiet) as advance:
+        run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
+    return len(missing)
+
+
+def hessian_key(label_key: bytes, rows: int) -> bytes:
+    """Digest under which the Hessian rows of a labelled frame are remembered."""
+    return content_key("hessian", rows, label_key)
+
+
+def _to_ase(numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array) -> Atoms:
+    atoms = Atoms(numbers, positions.astype(float), cell=cell, pbc=pbc)
+    if charge[0]:
+        atoms.info["charge"] = int(charge[0])
+        atoms.set_initial_charges(np.full(len(atoms), charge[0] / len(atoms)))
+    return atoms
+
+
+def _evaluate(teacher: TeacherConfig, atoms: Atoms) -> tuple[float, Array]:
+    """Energy and forces by a calculator made for this frame: a label must not depend on what was labelled before it."""
+    atoms.calc = make_teacher(teacher.calculator, teacher.options)
+    energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
+    if not np.isfinite(energy) or not np.isfinite(forces).all():
+        raise TeacherError("the teacher returned an energy or force that is not finite")
+    return energy, forces
+
+
+def label_frame(teacher: TeacherConfig, *content: Array) -> Record:
+    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame."""
+    energy, forces = _evaluate(teacher, _to_ase(*content))
+    return {"energy": energy, "forces": forces.astype(np.float32)}
+
+
+def hessian_rows(teacher: TeacherConfig, *content: Array, count: int) -> Record:
+    """Task of a worker: up to `count` random rows of the Hessian by central differences of the teacher's forces."""
+    atoms = _to_ase(*content)
+    rng = np.random.default_rng(int.from_bytes(content_key(*content), "little"))
+    chosen = np.sort(rng.permutation(3 * len(atoms))[:count])
+    start, rows = atoms.positions.copy(), []
+    for atom, axis in zip(*np.divmod(chosen, 3), strict=True):
+        sides = []
+        for sign in (HESSIAN_STEP, -HESSIAN_STEP):
+            atoms.positions = start
+            atoms.positions[atom, axis] += sign
+            sides.append(_evaluate(teacher, atoms)[1])
+        rows.append((sides[1] - sides[0]) / (2 * HESSIAN_STEP))
+    return {"atom": chosen // 3, "axis": chosen % 3, "rows": np.array(rows, dtype=np.float32)}
+
+
+def _write(
+    recipe: Recipe, frames: Frames, keys: Sequence[bytes], about: dict[str, Any]
+) -> tuple[Frames, list[dict[str, Any]]]:
+    """Shards and failures from the journal; files of an earlier, longer data set are removed."""
+    directory, failures = recipe.output / "dataset", []
+    kept: list[int] = []
+    with Journal(recipe.output / "labels") as journal:
+        for f, key in enumerate(keys):
+            reason, outcome = _judge(recipe, frames, f, journal[key])
+            if outcome != "left out":
+                kept.append(f)
+            if reason:
+                where = {"frame": f, "slice": str(frames.source[f]), "molecule": str(frames.molecule[f])}
+                failures.append({**where, "reason": reason, "outcome": outcome})
+        chosen, names = np.array(kept, dtype=np.int64), set()
+        for shard, start in enumerate(range(0, len(kept), recipe.label.shard_size)):
+            part = chosen[start : start + recipe.label.shard_size]
+            names.add(f"shard-{shard:05d}.h5")
+            write_shard(directory / f"shard-{shard:05d}.h5", _labelled(recipe, frames, part, keys, journal), about)
+    for stale in set(directory.glob("shard-*")) - {directory / name for name in names}:
+        stale.unlink()
+    write_lines(recipe.output / "failures.jsonl", failures)
+    return frames.select(chosen), failures
+
+
+def _judge(recipe: Recipe, frames: Frames, f: int, record: Record) -> tuple[str, str]:
+    """Reason to mention a frame ("" for none), and what becomes of it."""
+    if "error" in record:
+        return record["error"], "left out"
+    limit = recipe.label.wall_max_force if frames.source[f] == "walls" else recipe.label.max_force
+    largest = float(np.linalg.norm(record["forces"], axis=1).max())
+    if largest > limit:
+        return f"largest force {largest:.1f} eV/Å exceeds {limit:g} eV/Å", "left out"
+    if frames.reactive[f]:
+        return "the bonds differ from those of the molecule", "kept as reactive"
+    return "", "kept"
+
+
+def _labelled(recipe: Recipe, frames: Frames, chosen: Array, keys: Sequence[bytes], journal: Journal) -> Frames:
+    part, rows = frames.select(chosen), list(_rows(recipe, chosen, keys, journal))
+    for i, f in enumerate(chosen):
+        record = journal[keys[f]]
+        part.energy[i], part.forces[part.ptr[i] : part.ptr[i + 1]] = record["energy"], record["forces"]
+    if rows:
+        counts = [len(record["atom"]) for _, record in rows]
+        part.hessian_frame = np.repeat([i for i, _ in rows], counts)
+        part.hessian_atom = np.concatenate([record["atom"] for _, record in rows])
+        part.hessian_axis = np.concatenate([record["axis"] for _, record in rows])
+        part.hessian_ptr = np.concatenate([[0], np.cumsum(part.counts[part.hessian_frame])])
+        part.hessian_rows = np.concatenate([record["rows"].reshape(-1, 3) for _, record in rows])
+        part.__post_init__()
+    return part
+
+
+def _rows(recipe: Recipe, chosen: Array, keys: Sequence[bytes], journal: Journal) -> Iterator[tuple[int, Record]]:
+    """Index within the shard, and Hessian record, of the frames that have one."""
+    for i, f in enumerate(chosen if recipe.label.hessian_rows else ()):
+        record = journal[hessian_key(keys[f], recipe.label.hessian_rows)]
+        if "error" not in record:
+            yield i, record

@@ -1,0 +1,56 @@
+"""Pictures of a training: how the errors fell, and what the student says against what the teacher says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_POINTS = 20_000
+"""Points in a parity plot, evenly chosen: more only make the picture darker."""
+
+
+def plot_learning_curve(log: Path, picture: Path) -> None:
+    """Losses and validation errors of a `log.jsonl` against epochs, both logarithmic."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    epochs = [line["epoch"] for line in lines]
+    figure, (left, right) = _subplots(2)
+    left.plot(epochs, [line["loss"] for line in lines], ".-", label="training loss")
+    for name, label in (("force_loss_eV_A", "forces, eV/Å"), ("energy_loss_eV_atom", "energy, eV/atom")):
+        left.plot(epochs, [line[name] for line in lines], ".-", label=label)
+    for name, label in (("force_mae_meV_A", "force MAE, meV/Å"), ("energy_mae_meV_atom", "energy MAE, meV/atom")):
+        values = [line.get(f"validation_{name}", np.nan) for line in lines]
+        right.plot(epochs, values, ".-", label=f"validation {label}")
+    for axes in (left, right):
+        axes.set(xlabel="epoch", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def plot_parity(
+    energies: tuple[NDArray[Any], NDArray[Any]], forces: tuple[NDArray[Any], NDArray[Any]], title: str, picture: Path
+) -> None:
+    """Student against teacher: energies per atom less the references, eV/atom, and force components, eV/Å."""
+    figure, both = _subplots(2)
+    for axes, (teacher, student), label in zip(both, (energies, forces), ("E / atom, eV", "F, eV/Å"), strict=True):
+        x, y = np.ravel(teacher), np.ravel(student)
+        step = max(1, len(x) // MOST_POINTS)
+        axes.plot(x[::step], y[::step], ".", markersize=2, alpha=0.4)
+        ends = [float(x.min()), float(x.max())]
+        axes.plot(ends, ends, "k-", linewidth=0.7)
+        axes.set(xlabel=f"teacher: {label}", ylabel=f"student: {label}")
+        axes.set_title(f"{title}: MAE {np.abs(y - x).mean():.4f}")
+    figure.savefig(picture, dpi=120)
+
+
+def _subplots(columns: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * columns, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)

@@ -1,0 +1,219 @@
+"""`atomjet train`: a student of the labelled frames, with its card and pictures.
+
+In the recipe's output directory: `training/` (checkpoint, log, pictures) and the result, NAME.safetensors with NAME.md.
+Several GPUs: `torchrun --nproc-per-node 4 -m atomjet train RECIPE.yaml`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import atomjet
+from atomjet.distill.batches import FrameStore
+from atomjet.distill.card import model_card, write_model
+from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
+from atomjet.distill.evaluate import Errors, errors, groups, predict
+from atomjet.distill.plots import plot_learning_curve, plot_parity
+from atomjet.distill.ranks import Ranks, join
+from atomjet.distill.recipe import DataSource, Recipe
+from atomjet.distill.reference_energies import fit_reference_energies
+from atomjet.distill.teacher import describe_teacher
+from atomjet.distill.trainer import Trainer
+from atomjet.errors import ConfigError
+from atomjet.models.painn import PaiNN
+
+HEADLINES = ("held-out molecules", "training molecules, held-out frames", "validation molecules")
+"""Groups for the parity plot, the first that exists."""
+
+
+def run_train(
+    recipe: Recipe, resume: bool = True, device: str | torch.device | None = None, quiet: bool = False
+) -> Path:
+    """Train the student of a recipe, or go on where a stopped run was; prints what it did.
+
+    Args:
+        recipe: with labelled data, its own (`recipe.output / "dataset"`) or those of `recipe.train.data`.
+        resume: go on from the checkpoint in the output directory, if there is one; else start over.
+        device: None picks CUDA where there is one.
+        quiet: no progress bar.
+
+    Returns:
+        The model file.
+
+    Raises:
+        ConfigError: no data, data that cannot be learned from, or a checkpoint of another run.
+        KeyboardInterrupt: a signal ended the run early; a checkpoint was written.
+    """
+    with join(device) as ranks:
+        sources = recipe.train.data or (DataSource(path=recipe.output / "dataset", weight=1.0),)
+        frames, weights = read_sources(recipe, sources)
+        started = time.monotonic()
+        trainer = make_trainer(recipe, frames, weights, ranks, quiet)
+        if resume and trainer.checkpoint_path.exists():
+            trainer.restore()
+            _say(ranks, f"going on from epoch {trainer.epoch}, step {trainer.step} ({trainer.checkpoint_path})")
+        elif ranks.first:
+            trainer.log_path.unlink(missing_ok=True)
+        _say(ranks, _described(trainer, frames, time.monotonic() - started))
+        if not trainer.fit():
+            _say(ranks, f"stopped at epoch {trainer.epoch}, step {trainer.step}; run the same again to go on")
+            raise KeyboardInterrupt
+        return finish(recipe, sources, frames, trainer)
+
+
+def read_sources(recipe: Recipe, sources: Sequence[DataSource]) -> tuple[Frames, NDArray[np.float64]]:
+    """All frames of all sources, and the weight of each frame; refused where a student cannot learn from them."""
+    split = recipe.sample.split
+    parts = [read_dataset(source.path, recipe.seed, split.validation, split.test) for source in sources]
+    frames = concatenate(parts)
+    weights = np.repeat([source.weight for source in sources], [len(part) for part in parts])
+    unlabelled = ~np.isfinite(frames.energy)
+    np.logical_or.at(unlabelled, np.repeat(np.arange(len(frames)), frames.counts), ~np.isfinite(frames.forces).all(1))
+    for bad, what in ((unlabelled, "has no finite energy and forces"), (frames.charge != 0, "is charged")):
+        if bad.any():
+            raise ConfigError(
+                f"frame {int(np.flatnonzero(bad)[0])} ({frames.molecule[bad][0]}) {what} ({int(bad.sum())} such frames); "
+                "PaiNN learns neutral, labelled frames: leave it out, or label it again"
+            )
+    if not (frames.split == "train").any():
+        raise ConfigError(f"none of the {len(frames)} frames belongs to the training split; lower sample.split.test")
+    return frames, weights
+
+
+def make_trainer(
+    recipe: Recipe, frames: Frames, weights: NDArray[np.float64], ranks: Ranks, quiet: bool = False
+) -> Trainer:
+    """The student with its reference energies, the frames on the device, and what trains the one on the other."""
+    training = frames.split == "train"
+    if recipe.train.hessian_weight and not np.isin(frames.hessian_frame, np.flatnonzero(training)).any():
+        raise ConfigError("train.hessian_weight is set but no training frame has Hessian rows; set label.hessian_rows")
+    train = frames.select(training)
+    config = recipe.student.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
+    reference = fit_reference_energies(train, config.max_z)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = PaiNN(config)
+    model.reference_energies.copy_(torch.as_tensor(reference))
+    model.to(ranks.device)
+    store = FrameStore(train, reference, config.cutoff, ranks.device)
+    validation = _watched(frames, recipe.train.validation_frames, config.elements)
+    watched = FrameStore(validation, reference, config.cutoff, ranks.device) if len(validation) else None
+    folder = recipe.output / "training"
+    return Trainer(model, store, weights[training], watched, recipe.train, recipe.seed, folder, ranks, quiet)
+
+
+def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, trainer: Trainer) -> Path:
+    """Evaluate the averaged weights, write model, card and pictures, print the table of errors."""
+    ranks, model = trainer.ranks, trainer.averaged
+    heldout = frames.select((frames.split != "train") & _known(frames, model.elements))
+    store = FrameStore(heldout, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
+    energy, forces = predict(model, store, ranks)
+    masks = groups(heldout)
+    found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
+    path = recipe.output / f"{recipe.name}.safetensors"
+    if ranks.first:
+        card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
+        write_model(path, model, card)
+        _print_errors(found)
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
+        _pictures(trainer, store, energy, forces, masks)
+    ranks.wait()
+    return path
+
+
+def teacher_of(recipe: Recipe, sources: Sequence[DataSource]) -> dict[str, Any]:
+    """What the shards say of their teacher; of files that say nothing, that it is not known."""
+    told: list[dict[str, Any]] = []
+    for source in sources:
+        shards = sorted(source.path.glob("*.h5")) if source.path.is_dir() else [source.path]
+        for shard in shards:
+            known = shard.suffix in (".h5", ".hdf5")
+            one = describe_dataset(shard).get("teacher") if known else None
+            told.append(one or {"calculator": f"unknown ({shard.name})", "version": "unknown", "options": {}})
+    different = [one for n, one in enumerate(told) if one not in told[:n]]
+    if len(different) == 1:
+        return different[0]
+    if not different:
+        return describe_teacher(recipe.teacher.calculator, recipe.teacher.options)
+    names, versions = ({key: None for one in different for key in [str(one[k])]} for k in ("calculator", "version"))
+    return {"calculator": " + ".join(names), "version": " + ".join(versions), "options": {}, "all": different}
+
+
+def _watched(frames: Frames, most: int, elements: Sequence[int]) -> Frames:
+    """Validation frames, evenly chosen; held-out frames of training molecules where no molecules are for validation."""
+    known = _known(frames, elements)
+    for split in ("validation", "in_distribution"):
+        chosen = np.flatnonzero((frames.split == split) & known)
+        if len(chosen):
+            return frames.select(chosen[np.linspace(0, len(chosen) - 1, min(most, len(chosen))).astype(np.int64)])
+    return frames.select(np.zeros(0, dtype=np.int64))
+
+
+def _known(frames: Frames, elements: Sequence[int]) -> NDArray[np.bool_]:
+    """Frames of elements that the student has seen."""
+    known = np.ones(len(frames), dtype=bool)
+    np.logical_and.at(known, np.repeat(np.arange(len(frames)), frames.counts), np.isin(frames.numbers, elements))
+    return known
+
+
+def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, masks: dict[str, Any]) -> None:
+    """Learning curve and parity plot; a GPU node without matplotlib goes without."""
+    try:
+        plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
+        title = next((name for name in HEADLINES if name in masks), None)
+        if title:
+            chosen, sizes = masks[title], store.sizes[masks[title]]
+            atoms = np.repeat(chosen, store.sizes)
+            energies = (store.energy.cpu().numpy()[chosen] / sizes, energy[chosen] / sizes)
+            plot_parity(energies, (store.frames.forces[atoms], forces[atoms]), title, trainer.folder / "parity.png")
+        print(f"pictures in {trainer.folder}")
+    except ImportError as error:
+        print(f"no pictures ({error}); install matplotlib to have them")
+
+
+def _what_ran(trainer: Trainer) -> dict[str, Any]:
+    device = trainer.ranks.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "processes": trainer.ranks.size,
+        "minutes": round(trainer.seconds / 60, 2),
+        "epochs": round(trainer.epoch + trainer.batch / trainer.batches_per_epoch, 2),
+        "steps": trainer.step,
+        "skipped_steps": int(trainer.optimizer.counts[1]),
+        "atomjet": atomjet.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _described(trainer: Trainer, frames: Frames, seconds: float) -> str:
+    train, config = trainer.train, trainer.config
+    ends = [f"{limit:g} {unit}" for limit, unit in ((config.epochs, "epochs"), (config.max_minutes, "min")) if limit]
+    return (
+        f"{len(train)} training frames of {len(frames)} ({int(train.sizes.sum())} atoms, {int(train.edges.sum())} edges; "
+        f"on {trainer.ranks.device} in {seconds:.1f} s), {trainer.ranks.size} process(es), "
+        f"{sum(p.numel() for p in trainer.model.parameters()):,} weights, "
+        f"{trainer.batches_per_epoch} steps of {config.batch_size} frames an epoch, until {' or '.join(ends)}"
+    )
+
+
+def _print_errors(found: dict[str, Errors]) -> None:
+    for name, e in found.items():
+        relative = ""
+        if "force_cosine" in e:
+            relative = f", cosine {e['force_cosine']:.4f}, {e['force_mae_over_zero']:.3f} of predicting zero"
+        print(
+            f"{name}: {e['frames']} frames, energy MAE {e['energy_mae_meV_atom']:.2f} meV/atom, "
+            f"force MAE {e['force_mae_meV_A']:.1f} RMSE {e['force_rmse_meV_A']:.1f} meV/Å" + relative
+        )
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.first:
+        print(text, flush=True)

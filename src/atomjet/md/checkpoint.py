@@ -1,0 +1,104 @@
+"""`Checkpoint`: everything a run needs to go on after it was killed, in one small file written atomically.
+
+It also says how long the trajectory and the log were when it was taken. Whatever was written after that, whole or torn,
+is cut off on resuming and computed again, so that nothing is lost and nothing stands twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atomjet.errors import ConfigError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of a run after `step` steps.
+
+    Attributes:
+        step: steps done.
+        request: what was asked for, as JSON values; a resumed run must ask for the same.
+        noise: state of the random number generator, as numpy gives it.
+        trajectory_size, log_size: bytes; 0 where nothing was recorded yet.
+        trajectory_header: the first bytes of the trajectory, which say how many frames it has and where they are
+            listed.
+        arrays: positions, momenta, cell, and what the integrator carries on.
+    """
+
+    step: int
+    request: dict[str, Any]
+    noise: dict[str, Any]
+    trajectory_size: int
+    trajectory_header: bytes
+    log_size: int
+    arrays: dict[str, np.ndarray]
+
+    def save(self, path: Path) -> None:
+        """Write so that at any moment either the old file or the new one is there whole."""
+        about = {
+            "version": VERSION,
+            "step": self.step,
+            "request": self.request,
+            "noise": self.noise,
+            "trajectory_size": self.trajectory_size,
+            "trajectory_header": self.trajectory_header.hex(),
+            "log_size": self.log_size,
+        }
+        fresh = path.with_name(path.name + ".part")
+        with open(fresh, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **self.arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            ConfigError: the file is damaged or of another version.
+        """
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            about = json.loads(str(arrays.pop("about")))
+            version = about.pop("version")
+            header = bytes.fromhex(about.pop("trajectory_header"))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{path} is not a whole checkpoint ({error}); start again with overwrite") from None
+        if version != VERSION:
+            raise ConfigError(f"{path} is a checkpoint of version {version}, not {VERSION}; start again with overwrite")
+        return cls(arrays=arrays, trajectory_header=header, **about)
+
+    def check_request(self, request: dict[str, Any]) -> None:
+        """Refuse to continue a run under other conditions.
+
+        Raises:
+            ConfigError: names every difference.
+        """
+        asked = json.loads(json.dumps(request))  # tuples become lists, as they did in the file
+        differing = [key for key in sorted(self.request | asked) if self.request.get(key) != asked.get(key)]
+        if differing:
+            listed = ", ".join(
+                f"{key} {_short(self.request.get(key))} -> {_short(asked.get(key))}" for key in differing
+            )
+            raise ConfigError(
+                f"cannot resume at step {self.step} with other arguments ({listed}); "
+                "repeat the arguments of the first run, or start again with overwrite"
+            )
+
+
+def _short(value: Any) -> str:
+    """A value for a message; hashes are cut."""
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

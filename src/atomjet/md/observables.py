@@ -1,0 +1,116 @@
+"""What a run measures at each recorded step, and what it says of them at the end."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from atomjet.errors import SimulationError
+from atomjet.md.velocities import temperature
+from atomjet.units import BOLTZMANN, GPA
+
+FORCE_LIMIT = 200.0
+"""eV/Å. The hardest collision of an 850 K molecule stays below 15 eV/Å; two nuclei at half a bond length exceed
+this."""
+
+TEMPERATURE_LIMIT = 10_000.0
+"""K, or ten times the temperature asked for where that is more. Nothing stays bound there."""
+
+
+@dataclass(frozen=True)
+class Observables:
+    """One row of the log; volume and pressure are NaN where the structure is not periodic in three directions."""
+
+    step: int
+    time_fs: float
+    potential_eV: float
+    kinetic_eV: float
+    total_eV: float
+    temperature_K: float
+    max_force_eV_A: float
+    volume_A3: float
+    pressure_GPa: float
+
+    def row(self) -> str:
+        """The values as one line of the log. Digits suffice to tell energies 1e-8 eV apart."""
+        return ",".join(str(value) if isinstance(value, int) else f"{value:.8f}" for value in astuple(self))
+
+
+COLUMNS = tuple(field.name for field in fields(Observables))
+
+
+def measure(atoms: Atoms, step: int, time_fs: float, degrees: int) -> Observables:
+    """Observables of the atoms as they are; their calculator has the forces already."""
+    potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+    volume = pressure = float("nan")
+    if atoms.pbc.all():
+        volume = float(atoms.get_volume())
+        # The momentum of the atoms is part of the pressure; ASE's stress is positive under tension.
+        pressure = -float(np.trace(atoms.get_stress(voigt=False, include_ideal_gas=True))) / 3.0 / GPA
+    return Observables(
+        step=step,
+        time_fs=time_fs,
+        potential_eV=potential,
+        kinetic_eV=kinetic,
+        total_eV=potential + kinetic,
+        temperature_K=temperature(atoms, degrees),
+        max_force_eV_A=float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
+        volume_A3=volume,
+        pressure_GPa=pressure,
+    )
+
+
+def check_sane(atoms: Atoms, forces: np.ndarray, step: int, degrees: int, target: float) -> None:
+    """Stop a run that has exploded; `forces` (N, 3) are those on the atoms as they are.
+
+    Raises:
+        SimulationError: a position, velocity or force that is not finite or beyond its limit; names step, atom and
+        value.
+    """
+    advice = "take a shorter timestep, relax the structure first, or use a model trained for such structures"
+    positions, velocities = atoms.positions, atoms.get_velocities()
+    finite = np.isfinite(positions).all(1) & np.isfinite(velocities).all(1) & np.isfinite(forces).all(1)
+    if not finite.all():
+        raise SimulationError(
+            f"the run exploded at step {step}: position, velocity or force of {_name(atoms, int(finite.argmin()))} "
+            f"is not finite; {advice}"
+        )
+    sizes = np.linalg.norm(forces, axis=1)
+    if sizes.max() > FORCE_LIMIT:
+        worst = int(sizes.argmax())
+        raise SimulationError(
+            f"the run exploded at step {step}: force on {_name(atoms, worst)} is {sizes[worst]:.4g} eV/Å, "
+            f"limit {FORCE_LIMIT:g} eV/Å; {advice}"
+        )
+    limit = max(TEMPERATURE_LIMIT, 10.0 * target)
+    now = temperature(atoms, degrees)
+    if now > limit:
+        kinetic = 0.5 * atoms.get_masses() * (velocities**2).sum(1)
+        worst = int(kinetic.argmax())
+        raise SimulationError(
+            f"the run exploded at step {step}: temperature is {now:.4g} K, limit {limit:g} K; the hottest is "
+            f"{_name(atoms, worst)} with {kinetic[worst] / (1.5 * BOLTZMANN):.4g} K; {advice}"
+        )
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a log by name."""
+    with open(path) as file:
+        names = file.readline().strip().split(",")
+    values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    return {name: values[:, k] for k, name in enumerate(names)}
+
+
+def drift(time_fs: np.ndarray, total_eV: np.ndarray, atoms: int) -> float:
+    """Slope of the total energy by least squares, meV/atom/ps; NaN for fewer than three points."""
+    if len(time_fs) < 3:
+        return float("nan")
+    slope = np.polyfit(time_fs - time_fs.mean(), total_eV - total_eV.mean(), 1)[0]  # eV/fs
+    return float(slope) * 1e6 / atoms
+
+
+def _name(atoms: Atoms, index: int) -> str:
+    return f"atom {index} ({atoms.symbols[index]})"

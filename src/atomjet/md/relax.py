@@ -1,0 +1,116 @@
+"""`relax`: bring a structure, and its cell where asked for, to the nearest minimum of the energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.io.trajectory import Trajectory
+from ase.optimize import BFGS, FIRE, LBFGS
+
+from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.units import GPA
+
+OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+LARGEST_FOR_BFGS = 200
+"""Atoms. BFGS diagonalises a (3N, 3N) matrix at every step; beyond this size that costs more than the forces."""
+
+
+@dataclass(frozen=True)
+class RelaxSettings:
+    """A relaxation.
+
+    Args:
+        fmax: eV/Å, converged when no atom feels more (with `cell`: nor the cell's own degrees of freedom, as ASE scales
+            them).
+        steps: most steps to take.
+        cell: relax the cell too.
+        pressure: GPa, with `cell` only.
+        optimizer: "auto" (BFGS, L-BFGS beyond 200 atoms), "bfgs", "lbfgs" or "fire".
+
+    Raises:
+        ConfigError: a value that makes no sense.
+    """
+
+    fmax: float = 0.01
+    steps: int = 500
+    cell: bool = False
+    pressure: float | None = None
+    optimizer: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not 0 < self.fmax < float("inf"):
+            raise ConfigError(f"fmax {self.fmax} eV/Å must be above 0; 0.01 eV/Å is usual")
+        if self.steps < 0:
+            raise ConfigError(f"steps {self.steps} is negative; give 0 or more")
+        if self.optimizer != "auto" and self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer {self.optimizer!r} is not known; choose auto, {', '.join(OPTIMIZERS)}")
+        if self.pressure is not None and not self.cell:
+            raise ConfigError(f"pressure {self.pressure} GPa has no effect while the cell is fixed; relax the cell too")
+        if self.pressure is not None and not np.isfinite(self.pressure):
+            raise ConfigError(f"pressure {self.pressure} GPa is not a finite number; give one")
+
+
+@dataclass(frozen=True)
+class RelaxStep:
+    """Where the relaxation stands: energy in eV, largest force (and cell gradient) in eV/Å."""
+
+    step: int
+    energy: float
+    fmax: float
+
+
+def relax(
+    atoms: Atoms,
+    settings: RelaxSettings,
+    trajectory: Path | str | None = None,
+    report: Callable[[RelaxStep], None] = lambda step: None,
+) -> tuple[bool, RelaxStep]:
+    """Relax `atoms` in place; constraints are kept.
+
+    Args:
+        atoms: structure with a calculator.
+        settings: what to do.
+        trajectory: .traj file for every step, if any.
+        report: called after each step.
+
+    Returns:
+        Whether it converged, and the last step.
+
+    Raises:
+        StructureError: no atoms, or a cell to relax that is not periodic in three directions.
+        SimulationError: the calculator refused a structure on the way.
+    """
+    if len(atoms) == 0:
+        raise StructureError("the structure has no atoms; give at least one")
+    if settings.cell and not atoms.pbc.all():
+        raise StructureError(
+            f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
+            "leave the cell out, or give a periodic structure"
+        )
+    target = FrechetCellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
+    kind = settings.optimizer
+    if kind == "auto":
+        kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
+    frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
+    optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
+    now = RelaxStep(0, float("nan"), float("nan"))
+    try:
+        for _ in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
+            largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
+            now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
+            report(now)
+    except AtomJetError as error:
+        if np.isnan(now.fmax):  # refused as it was given
+            raise
+        raise SimulationError(f"the relaxation broke down after step {now.step}: {error}") from error
+    finally:
+        if frames:
+            frames.close()
+    return now.fmax < settings.fmax, now

@@ -1,0 +1,129 @@
+"""What a molecular dynamics run is asked to do, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ase import Atoms
+
+from atomjet.errors import ConfigError, StructureError
+
+ENSEMBLES = ("nve", "nvt", "npt")
+
+LARGEST_TIMESTEP = 5.0
+"""fs. Beyond it no atom lighter than gold keeps its bonds; a mistake in the unit is likelier than an intention."""
+
+CAREFUL_TIMESTEP = 1.0
+"""fs. The period of an X-H stretch is about 10 fs and wants ten steps."""
+
+DEFAULT_FRICTION = 10.0
+"""1/ps: a molecule reaches its temperature within a few tenths of a picosecond."""
+
+
+@dataclass(frozen=True)
+class MDSettings:
+    """A molecular dynamics run.
+
+    Args:
+        steps: time steps in all, counted from the start of the run (not from where it is resumed). 0 records the start
+            only.
+        timestep: fs.
+        ensemble: "nve" (velocity Verlet), "nvt" (Langevin) or "npt" (Martyna-Tobias-Klein, isotropic).
+        temperature: K; of the start velocities, and of the thermostat where there is one.
+        pressure: GPa, npt only. Default 0.
+        friction: 1/ps, nvt only. Default 10.
+        log_interval: steps between rows of the log.
+        trajectory_interval: steps between frames of the trajectory. The last step is always recorded.
+        seed: of the start velocities and of the Langevin noise.
+        keep_velocities: start from the velocities that the structure carries instead of drawing new ones; in nve and
+            npt less the motion as a whole.
+
+    Raises:
+        ConfigError: a value that makes no sense; names it, its limit and the remedy.
+    """
+
+    steps: int
+    timestep: float = 0.5
+    ensemble: str = "nve"
+    temperature: float = 300.0
+    pressure: float | None = None
+    friction: float | None = None
+    log_interval: int = 10
+    trajectory_interval: int = 10
+    seed: int = 0
+    keep_velocities: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.ensemble not in ENSEMBLES:
+            raise ConfigError(f"ensemble {self.ensemble!r} is not known; choose one of {', '.join(ENSEMBLES)}")
+        if self.steps < 0:
+            raise ConfigError(f"steps {self.steps} is negative; give 0 or more")
+        for name in ("log_interval", "trajectory_interval"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} is below 1 step; give 1 or more")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed} is negative; give 0 or more")
+        _check_number("timestep", self.timestep, "fs")
+        if not 0 < self.timestep <= LARGEST_TIMESTEP:
+            raise ConfigError(
+                f"timestep {self.timestep} fs is outside 0 ... {LARGEST_TIMESTEP:g} fs; "
+                "0.5 fs suits molecules with hydrogen"
+            )
+        _check_number("temperature", self.temperature, "K")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature {self.temperature} K is below 0 K; give 0 or more")
+        self._check_couplings()
+
+    def _check_couplings(self) -> None:
+        """Thermostat and barostat values go with their ensembles only."""
+        if self.ensemble != "nve" and self.temperature == 0:
+            raise ConfigError(f"temperature 0 K cannot be held in {self.ensemble}; give more than 0 K, or use nve")
+        if self.pressure is not None:
+            _check_number("pressure", self.pressure, "GPa")
+            if self.ensemble != "npt":
+                raise ConfigError(f"pressure {self.pressure} GPa has no effect in {self.ensemble}; use ensemble npt")
+        if self.friction is not None:
+            _check_number("friction", self.friction, "1/ps")
+            if self.ensemble != "nvt":
+                raise ConfigError(f"friction {self.friction} 1/ps has no effect in {self.ensemble}; use ensemble nvt")
+            if not 0 < self.friction <= 1000:
+                raise ConfigError(f"friction {self.friction} 1/ps is outside 0 ... 1000 1/ps; 1 to 20 1/ps is usual")
+
+    def check(self, atoms: Atoms) -> list[str]:
+        """Refuse structures that this run cannot be done with; return warnings, each one line.
+
+        Raises:
+            StructureError: no atoms; npt without three periodic directions, or with fixed atoms.
+            ConfigError: velocities to be kept where there are none.
+        """
+        if len(atoms) == 0:
+            raise StructureError("the structure has no atoms; give at least one")
+        if self.ensemble == "npt" and not atoms.pbc.all():
+            raise StructureError(
+                f"npt needs a cell periodic in three directions, this structure has pbc {atoms.pbc.tolist()}; "
+                "use nvt, or give a periodic structure"
+            )
+        if self.ensemble == "npt" and atoms.constraints:
+            raise StructureError(
+                "npt cannot hold atoms fixed while the cell changes; remove the constraints, or use nvt"
+            )
+        if self.keep_velocities and not atoms.has("momenta"):
+            raise ConfigError("the structure carries no velocities to keep; leave keep_velocities out to draw new ones")
+        if self.timestep > CAREFUL_TIMESTEP and 1 in atoms.numbers:
+            return [f"timestep {self.timestep:g} fs is long for hydrogen; {CAREFUL_TIMESTEP:g} fs or less is usual"]
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """Everything a resumed run must have in common with the run it continues: all but the number of steps."""
+        values = asdict(self)
+        del values["steps"]
+        return values
+
+
+def _check_number(name: str, value: float, unit: str) -> None:
+    """Refuse NaN and infinity, which pass every comparison the wrong way."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} {value} {unit} is not a finite number; give one")

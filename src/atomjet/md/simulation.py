@@ -1,0 +1,258 @@
+"""`simulate`: molecular dynamics through ASE, recorded, watched at every step, and resumable to the last bit.
+
+A run writes three files: OUT.traj (frames), a log (one row of observables every few steps) and OUT.traj.checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.md.md import MolecularDynamics
+
+from atomjet.errors import AtomJetError, ConfigError, SimulationError
+from atomjet.md.checkpoint import Checkpoint
+from atomjet.md.dynamics import build_dynamics, get_state, set_state, take_step
+from atomjet.md.observables import check_sane, drift, measure, read_log
+from atomjet.md.recorder import Recorder
+from atomjet.md.settings import MDSettings
+from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
+from atomjet.progress import track
+
+NOTHING_RECORDED = (0, b"", 0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run says at the end. Means and drift are over the whole log, speed over the steps done just now.
+
+    Attributes:
+        steps: steps done in all.
+        resumed_at: step that this call began with.
+        steps_per_second, ns_per_day: NaN where no step was done just now.
+        mean_temperature: K.
+        mean_potential: eV.
+        drift: meV/atom/ps, slope of the total energy by least squares; NaN unless nve with three rows or more.
+    """
+
+    steps: int
+    resumed_at: int
+    steps_per_second: float
+    ns_per_day: float
+    mean_temperature: float
+    mean_potential: float
+    drift: float
+
+
+def checkpoint_path(trajectory: Path) -> Path:
+    """Where the checkpoint of a run stands: beside its trajectory."""
+    return trajectory.with_name(trajectory.name + ".checkpoint")
+
+
+def simulate(
+    atoms: Atoms,
+    settings: MDSettings,
+    trajectory: Path | str,
+    log: Path | str | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    request: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 5.0,
+    quiet: bool = False,
+) -> Summary:
+    """Run molecular dynamics; `atoms` (with its calculator) is left in the last state.
+
+    Args:
+        atoms: start structure with a calculator.
+        settings: what to do.
+        trajectory: .traj file to write: frames with energy, forces, velocities, and stress where periodic.
+        log: CSV file; default: the trajectory's name with the ending .csv.
+        resume: go on from the checkpoint where there is one; start where there is nothing yet. The same settings and
+            structure are needed, except that `steps` may grow. The result is that of an undisturbed run, bit by bit on
+            a CPU.
+        overwrite: start anew over existing files.
+        request: further JSON values that a resumed run must share, such as the model's name.
+        checkpoint_seconds: seconds between checkpoints; also written at the start and at the end.
+        quiet: no progress bar.
+
+    Raises:
+        ConfigError: files in the way, or nothing that this run could resume.
+        StructureError: see `MDSettings.check`, and whatever the calculator refuses.
+        SimulationError: the run exploded; frames before that are kept.
+    """
+    settings.check(atoms)
+    trajectory = Path(trajectory)
+    log = trajectory.with_suffix(".csv") if log is None else Path(log)
+    request = settings.identity() | {"structure": _fingerprint(atoms), "log": str(log)} | (request or {})
+    since = _find_checkpoint(trajectory, log, settings, request, resume, overwrite)
+    run = _Run(atoms, settings, trajectory, log, request, since)
+    started = time.perf_counter()
+    with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
+        run.go(advance, checkpoint_seconds)
+    return _summary(run, time.perf_counter() - started)
+
+
+class _Run:
+    """The moving parts of one run."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        settings: MDSettings,
+        trajectory: Path,
+        log: Path,
+        request: dict[str, Any],
+        since: Checkpoint | None,
+    ) -> None:
+        """Start anew, or from a checkpoint."""
+        self.atoms, self.settings, self.request = atoms, settings, request
+        self.checkpoint_file = checkpoint_path(trajectory)
+        self.degrees = degrees_of_freedom(atoms, settings.ensemble)
+        self.generator = np.random.default_rng(settings.seed)
+        self.step = self.resumed_at = since.step if since else 0
+        if since:
+            self._restore(since)
+        elif not settings.keep_velocities:
+            draw_velocities(atoms, settings.temperature, settings.ensemble, self.generator)
+        elif settings.ensemble != "nvt":
+            bring_to_rest(atoms)  # what is conserved is not counted among the degrees of freedom
+        self.dynamics = _continued(build_dynamics(atoms, settings, self.generator), since)
+        self.forces = atoms.get_forces(md=True)  # what the model refuses, it refuses before any file is touched
+        check_sane(atoms, self.forces, self.step, self.degrees, settings.temperature)
+        trajectory.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if since is None:
+            # Before the files: killed between the two, the run would otherwise leave files that nothing vouches for.
+            self._save(NOTHING_RECORDED)
+        self.recorder = Recorder(trajectory, log, since)
+        if since is None or since.trajectory_size == 0:
+            self._record()
+
+    def go(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
+        """Do the steps that are left, then record the last state whatever the intervals."""
+        try:
+            saved = time.monotonic()
+            while self.step < self.settings.steps:
+                self._advance()
+                advance()
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    self._save(self.recorder.on_disk())
+                    saved = time.monotonic()
+            # The checkpoint comes first: a longer run resumed from it does not keep a last record that falls between
+            # its intervals.
+            self._save(self.recorder.on_disk())
+            self._record(due=False)
+        finally:
+            self.recorder.close()
+
+    def _advance(self) -> None:
+        """One time step, checked and recorded."""
+        try:
+            self.forces = take_step(self.dynamics, self.forces)
+        except AtomJetError as error:
+            raise SimulationError(f"the run broke down at step {self.step + 1}: {error}") from error
+        self.step += 1
+        check_sane(self.atoms, self.forces, self.step, self.degrees, self.settings.temperature)
+        self._record()
+
+    def _record(self, due: bool = True) -> None:
+        """Write frame and row where they are due at this step; or, with due=False, where they are not."""
+        time_fs = self.step * self.settings.timestep
+        if (self.step % self.settings.trajectory_interval == 0) == due:
+            self.recorder.frame(self.atoms, self.step, time_fs)
+        if (self.step % self.settings.log_interval == 0) == due:
+            self.recorder.row(measure(self.atoms, self.step, time_fs, self.degrees))
+
+    def _save(self, on_disk: tuple[int, bytes, int]) -> None:
+        """Write a checkpoint of this moment."""
+        size, header, log_size = on_disk
+        arrays = {
+            "positions": self.atoms.positions,
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell.array,
+        }
+        noise = dict(self.generator.bit_generator.state)
+        Checkpoint(self.step, self.request, noise, size, header, log_size, arrays | get_state(self.dynamics)).save(
+            self.checkpoint_file
+        )
+
+    def _restore(self, since: Checkpoint) -> None:
+        """Put atoms and noise back to where the checkpoint was taken, past any constraint."""
+        self.atoms.set_cell(since.arrays["cell"], scale_atoms=False)
+        self.atoms.positions[:] = since.arrays["positions"]
+        self.atoms.set_momenta(since.arrays["momenta"], apply_constraint=False)
+        self.generator.bit_generator.state = since.noise
+
+
+def _continued(dynamics: MolecularDynamics, since: Checkpoint | None) -> MolecularDynamics:
+    """The integrator, going on from the checkpoint where there is one."""
+    if since:
+        set_state(dynamics, since.arrays)
+    return dynamics
+
+
+def _find_checkpoint(
+    trajectory: Path, log: Path, settings: MDSettings, request: dict[str, Any], resume: bool, overwrite: bool
+) -> Checkpoint | None:
+    """The checkpoint to go on from, or None to start anew; refuse what would lose data or mix two runs."""
+    if trajectory.suffix != ".traj":
+        raise ConfigError(
+            f"trajectory {trajectory} does not end in .traj; name it .traj (`ase convert` makes other formats)"
+        )
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other; give one")
+    if overwrite:
+        return None
+    path = checkpoint_path(trajectory)
+    if resume and path.exists():
+        since = Checkpoint.load(path)
+        since.check_request(request)
+        if settings.steps < since.step:
+            raise ConfigError(
+                f"steps {settings.steps} is fewer than the {since.step} that {trajectory} has already; give more, "
+                "or start again with overwrite"
+            )
+        return since
+    for file in (trajectory, log):
+        if file.exists() and resume:
+            raise ConfigError(f"cannot resume {file}: there is no {path}; start again with overwrite")
+        if file.exists():
+            raise ConfigError(
+                f"{file} exists already; go on with resume, start again with overwrite, or choose another name"
+            )
+    return None
+
+
+def _fingerprint(atoms: Atoms) -> str:
+    """Hash of what makes a start structure this one."""
+    digest = hashlib.sha256()
+    parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses(), atoms.get_momenta()]
+    for array in parts:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    fixed = [constraint.todict() for constraint in atoms.constraints]
+    digest.update(repr((fixed, atoms.info.get("charge"), atoms.info.get("spin"))).encode())
+    return digest.hexdigest()
+
+
+def _summary(run: _Run, seconds: float) -> Summary:
+    """Speed of what was done just now; means and drift of the whole log."""
+    rows = read_log(run.recorder.log)
+    done = run.step - run.resumed_at
+    speed = done / seconds if done else float("nan")
+    nve = run.settings.ensemble == "nve"
+    return Summary(
+        steps=run.step,
+        resumed_at=run.resumed_at,
+        steps_per_second=speed,
+        ns_per_day=speed * 86400.0 * run.settings.timestep * 1e-6,
+        mean_temperature=float(rows["temperature_K"].mean()),
+        mean_potential=float(rows["potential_eV"].mean()),
+        drift=drift(rows["time_fs"], rows["total_eV"], len(run.atoms)) if nve else float("nan"),
+    )

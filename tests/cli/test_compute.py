@@ -1,0 +1,107 @@
+"""`atomjet predict` and `atomjet relax`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.io import read, write
+
+import atomjet
+from atomjet.cli import compute
+
+
+def test_predict_writes_what_the_engine_says(call, tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch):
+    frames = [molecule("H2O"), bulk("C", cubic=True), molecule("CH3CH2OH")]
+    frames[1].rattle(0.05, seed=0)
+    frames[2].info["label"] = "kept"
+    write(tmp_path / "in.extxyz", frames)
+    monkeypatch.setattr(compute, "ATOMS_AT_ONCE", 11)  # the first two together, the third alone
+    status, out, err = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz", "--precision", "float64")
+    assert (status, err) == (0, "")
+    assert "small on cpu" in out
+    assert "float64" in out
+    labelled = read(tmp_path / "out.extxyz", ":")
+    frames = read(tmp_path / "in.extxyz", ":")
+    engine = atomjet.load(small_model, device="cpu", precision="float64")
+    for frame, result in zip(frames, labelled, strict=True):
+        alone = engine.predict(frame)
+        assert result.get_potential_energy() == pytest.approx(float(alone.energy[0]), abs=1e-9)
+        np.testing.assert_allclose(result.get_forces(), alone.forces.numpy(), atol=1e-7)
+    stress = engine.predict(frames[1]).stress[0].numpy()
+    np.testing.assert_allclose(labelled[1].get_stress(voigt=False), stress, atol=1e-8)
+    assert labelled[2].info["label"] == "kept"
+
+
+def test_predict_prints_forces_where_no_file_is_written(call, ethanol: Path, diamond: Path):
+    _, out, _ = call("predict", ethanol)
+    assert sum(line.endswith("eV/Å") for line in out.splitlines()) == 9
+    _, out, _ = call("predict", diamond)
+    assert "stress xx yy zz yz xz xy" in out
+
+
+def test_predict_names_the_bad_frame(call, tmp_path: Path):
+    frames = [molecule("H2O"), molecule("H2O"), Atoms("HFe", positions=[[0, 0, 0], [0, 0, 1.5]])]
+    write(tmp_path / "in.extxyz", frames)
+    status, _, err = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
+    assert status == 2
+    assert err.startswith("error: frame 2: atom 1: element Fe (Z = 26) is unknown to this model")
+    assert not (tmp_path / "out.extxyz").exists()
+
+
+def test_outputs_that_cannot_be_are_refused_first(call, ethanol: Path, tmp_path: Path):
+    for output, text in [
+        (ethanol, "it is the input"),
+        (tmp_path, "it is a directory"),
+        (tmp_path / "absent" / "out.xyz", "there is no directory"),
+    ]:
+        for command in ("predict", "relax"):
+            status, out, err = call(command, ethanol, "-o", output)
+            assert (status, out) == (2, "")
+            assert text in err
+    status, _, err = call("relax", ethanol, "-o", tmp_path / "out.nonsense")
+    assert status == 2
+    assert "out.nonsense" in err
+
+
+def test_relax_that_has_converged(call, ethanol: Path, tmp_path: Path):
+    status, out, err = call("relax", ethanol, "--fmax", "0.1", "-o", tmp_path / "out.xyz")
+    assert (status, err) == (0, "")
+    assert "small on cpu" in out
+    assert "converged after 0 steps: " in out
+    np.testing.assert_allclose(read(tmp_path / "out.xyz").positions, read(ethanol).positions)
+
+
+def test_relax_that_has_not_converged_is_status_1(call, ethanol: Path, tmp_path: Path):
+    arguments = ("--fmax", "1e-6", "--steps", "3", "-o", tmp_path / "out.xyz", "--trajectory", tmp_path / "way.traj")
+    status, _, err = call("relax", ethanol, *arguments)
+    assert status == 1
+    assert err.startswith("error: not converged after 3 steps: largest force")
+    assert "limit 1e-06 eV/Å; raise --steps" in err
+    way = read(tmp_path / "way.traj", ":")
+    assert len(way) == 4
+    assert way[-1].get_potential_energy() < way[0].get_potential_energy()
+    np.testing.assert_allclose(read(tmp_path / "out.xyz").positions, way[-1].positions, atol=1e-6)
+
+
+def test_relax_with_cell(call, diamond: Path, ethanol: Path, tmp_path: Path):
+    status, _, _ = call(
+        "relax", diamond, "--cell", "--steps", "200", "--pressure", "0.1", "-o", tmp_path / "out.extxyz"
+    )
+    assert status in (0, 1)
+    assert read(tmp_path / "out.extxyz").get_volume() != read(diamond).get_volume()
+    status, _, err = call("relax", ethanol, "--cell", "-o", tmp_path / "out.xyz")
+    assert status == 2
+    assert "cell relaxation needs three periodic directions" in err
+
+
+def test_the_frame_is_chosen_and_said(call, tmp_path: Path):
+    write(tmp_path / "in.xyz", [molecule("H2O"), molecule("CH4")])
+    _, out, _ = call("relax", tmp_path / "in.xyz", "--steps", "0", "-o", tmp_path / "out.xyz")
+    assert "frame 1 of 0 ... 1: CH4" in out
+    _, out, _ = call("relax", tmp_path / "in.xyz", "--steps", "0", "--frame", "0", "-o", tmp_path / "out.xyz")
+    assert "frame 0 of 0 ... 1: H2O" in out
+    status, _, err = call("relax", tmp_path / "in.xyz", "--frame", "2", "-o", tmp_path / "out.xyz")
+    assert status == 2
+    assert "frame 2 is not in" in err

@@ -1,0 +1,34 @@
+"""What tests of several rooms share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from atomjet.models import file
+from atomjet.models.painn import PaiNN, PaiNNConfig
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file: PaiNN for H, C, N, O with few features and random weights.
+
+    A smooth energy surface without chemistry, so flat that a molecule hardly notices within a few hundred steps.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = PaiNN(PaiNNConfig(features=16, layers=2, num_radial=8, cutoff=4.0, elements=(1, 6, 7, 8)))
+        for parameter in model.readout[-1].parameters():
+            parameter.data *= 0.005
+    path = tmp_path_factory.mktemp("models") / "small.safetensors"
+    card = {
+        "name": "small",
+        "summary": "random weights",
+        "elements": ["H", "C", "N", "O"],
+        "teacher": {"calculator": "none"},
+        "errors": {"held-out molecules": {"force_mae_meV_A": 12.5}},
+        "limits": ["knows no chemistry", "for tests"],
+        "licence": "MIT",
+    }
+    file.write(path, model, card)
+    return path

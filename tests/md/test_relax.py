@@ -1,0 +1,76 @@
+"""Relaxation: minima found, cells, constraints, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.io import read
+
+from atomjet.errors import ConfigError, StructureError
+from atomjet.md import RelaxSettings, relax
+
+
+def stretched() -> Atoms:
+    atoms = molecule("H2O")
+    atoms.positions[1] += [0.0, 0.2, 0.1]
+    atoms.calc = EMT()
+    return atoms
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "bfgs", "lbfgs", "fire"])
+def test_molecule_reaches_its_minimum(tmp_path: Path, optimizer: str):
+    atoms = stretched()
+    seen = []
+    converged, last = relax(atoms, RelaxSettings(optimizer=optimizer), tmp_path / "way.traj", report=seen.append)
+    assert converged
+    assert last == seen[-1]
+    assert last.fmax < 0.01 < seen[0].fmax
+    assert last.energy < seen[0].energy
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() == last.fmax
+    assert len(read(tmp_path / "way.traj", ":")) == len(seen)
+
+
+def test_too_few_steps_do_not_converge():
+    converged, last = relax(stretched(), RelaxSettings(steps=1))
+    assert not converged
+    assert last.step == 1
+
+
+def test_cell_relaxes_to_zero_or_the_given_pressure():
+    volumes = []
+    for pressure in (None, 5.0):
+        atoms = bulk("Cu", cubic=True, a=3.9)
+        atoms.calc = EMT()
+        converged, _ = relax(atoms, RelaxSettings(cell=True, pressure=pressure, fmax=1e-3))
+        assert converged
+        now = -np.trace(atoms.get_stress(voigt=False)) / 3 / 0.0062415091
+        assert now == pytest.approx(pressure or 0.0, abs=0.02)
+        volumes.append(atoms.get_volume())
+    assert volumes[0] > volumes[1]
+
+
+def test_fixed_atoms_stay():
+    atoms = stretched()
+    atoms.set_constraint(FixAtoms([0]))
+    start = atoms.positions[0].copy()
+    assert relax(atoms, RelaxSettings())[0]
+    np.testing.assert_array_equal(atoms.positions[0], start)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(StructureError, match="cell relaxation needs three periodic directions"):
+        relax(stretched(), RelaxSettings(cell=True))
+    with pytest.raises(StructureError, match="no atoms"):
+        relax(Atoms(), RelaxSettings())
+    for values, message in [
+        ({"fmax": 0.0}, "fmax 0.0 eV/Å must be above 0"),
+        ({"steps": -1}, "steps -1 is negative"),
+        ({"optimizer": "newton"}, "choose auto, bfgs, lbfgs, fire"),
+        ({"pressure": 1.0}, "relax the cell too"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            RelaxSettings(**values)
