@@ -197,7 +197,19 @@ def test_card_has_every_field(tmp_path):
     path = run(recipe(tmp_path, epochs=1))
     model, card = read(path)
     assert set(card) == {
-        *("name", "summary", "elements", "teacher", "data", "training", "errors", "limits", "licence"),
+        *(
+            "name",
+            "summary",
+            "elements",
+            "teacher",
+            "data",
+            "training",
+            "errors",
+            "hardest_molecules",
+            "shortest_distances",
+            "limits",
+            "licence",
+        ),
     }
     assert card["elements"] == ["H", "C", "O"]
     assert card["licence"] == "MIT"

@@ -110,8 +110,10 @@ def test_overlapping_atoms(engine):
 
 def test_nearer_than_any_training_data(engine):
     wary = Engine(engine.model, Settings("cpu"), {"shortest_distances": {"H-C": 0.9, "H-H": 0.1}})
-    near = Atoms("CHH", [[0, 0, 0], [0, 0, 0.85], [0, 0.5, 0.85]])
-    refused(wary, near, r"atom 0 and atom 1 are 0.850 Å apart, nearer than 0.900 Å, the shortest C-H in the model's")
+    near = Atoms("CHH", [[0, 0, 0], [0, 0, 0.80], [0, 0.5, 0.80]])
+    refused(
+        wary, near, r"atom 0 and atom 1 are 0.800 Å apart, nearer than 0.810 Å, 0.9 of the shortest C-H in the model's"
+    )
     assert float(wary.predict(near[1:]).energy) == float(engine.predict(near[1:]).energy)
 
 

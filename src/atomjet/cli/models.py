@@ -27,7 +27,8 @@ CONVERT_EXAMPLES = """Examples:
   atomjet convert uma-s-1p2p1.pt -o uma-s.safetensors
   atomjet convert best_model.pt --config config.json -o student.safetensors
 
-A fairchem checkpoint brings its configuration with it (every command also takes the .pt as it is, with --task). The JSON file holds SchNetPack's hyperparameters by their own names: n_atom_basis, n_interactions, radial_basis, n_rbf,
+A fairchem checkpoint brings its configuration with it (every command also takes the .pt as it is, with --task).
+For SchNetPack's weights the JSON file holds the hyperparameters by their own names: n_atom_basis, n_interactions, radial_basis, n_rbf,
 cutoff, cutoff_fn, activation, shared_interactions, shared_filters, epsilon, max_z; optionally atomrefs and mean.
 """
 

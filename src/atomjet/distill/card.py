@@ -84,7 +84,7 @@ def molecules(keys: Any) -> int:
 def shortest_distances(train: Frames) -> dict[str, float]:
     """Å: for each pair of elements ("C-H", by atomic number) the nearest that two atoms come in the training frames.
 
-    An engine refuses structures whose atoms are nearer: there the student only guesses.
+    An engine refuses structures whose atoms are clearly nearer: there the student only guesses.
     """
     found: dict[str, float] = {}
     for frame in range(len(train)):

@@ -19,7 +19,7 @@ import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
-from atomjet.distill.evaluate import Errors, errors, groups, predict
+from atomjet.distill.evaluate import Errors, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
@@ -117,6 +117,7 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     energy, forces = predict(model, store, ranks)
     masks = groups(heldout)
     found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
+    hardest = hardest_molecules(store, energy, forces, (heldout.split == "test") & ~heldout.large)
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)

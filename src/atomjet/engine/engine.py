@@ -14,7 +14,7 @@ from torch import Tensor
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import fits, free_bytes
-from atomjet.engine.settings import CLOSEST, Backend, OnOverlap, Precision, Settings
+from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry
 from atomjet.models.base import Evaluator, Model, forces_from_gradients, virials_from_gradients
@@ -179,7 +179,11 @@ class Engine:
         length, limit = float(graph.lengths[edge]), float(limits[edge])
         image = " (a periodic image)" if bool((graph.shifts[edge] != 0).any()) else ""
         pair = f"{SYMBOLS[int(z[i])]}-{SYMBOLS[int(z[j])]}"
-        why = f"{CLOSEST} Å" if limit <= CLOSEST else f"{limit:.3f} Å, the shortest {pair} in the model's training data"
+        why = (
+            f"{CLOSEST} Å"
+            if limit <= CLOSEST
+            else f"{limit:.3f} Å, {BELOW_TRAINING} of the shortest {pair} in the model's training data"
+        )
         message = f"{system.place(i)} and atom {j - first}{image} are {length:.3f} Å apart, nearer than {why}"
         if self.settings.on_overlap == "error" or length == 0.0:
             raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
@@ -187,12 +191,12 @@ class Engine:
 
 
 def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
-    """Shortest distance allowed for each pair of elements, Å: that of the training data where the card says it."""
+    """Shortest distance allowed for each pair of elements, Å: a little under that of the training data, if the card says it."""
     limits = torch.full((len(SYMBOLS), len(SYMBOLS)), CLOSEST, dtype=torch.float64)
     numbers = {symbol: number for number, symbol in enumerate(SYMBOLS)}
     for pair, length in card.get("shortest_distances", {}).items():
         a, b = (numbers[symbol] for symbol in pair.split("-"))
-        limits[a, b] = limits[b, a] = max(CLOSEST, float(length))
+        limits[a, b] = limits[b, a] = max(CLOSEST, BELOW_TRAINING * float(length))
     return limits.to(device)
 
 

@@ -17,6 +17,11 @@ OnOverlap = Literal["error", "warn"]
 CLOSEST = 0.3
 """Å. Atoms nearer than this are a mistake in the input, not a geometry: no training set holds them."""
 
+BELOW_TRAINING = 0.9
+"""Nor may they be nearer than this much of the shortest such distance in the training data: a bond that swings a little further
+than any seen in training is still well described, one that is a tenth shorter is not.
+"""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,8 +31,8 @@ class Settings:
         device: "cpu", "cuda", "cuda:1"; None picks CUDA where there is one.
         backend: "auto" takes the fastest that serves this model, device and precision.
         precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
-        on_overlap: what to do about atoms nearer than 0.3 Å, or than any such pair in the model's training data: "error", or
-            "warn" and go on.
+        on_overlap: what to do about atoms nearer than 0.3 Å, or than 0.9 of the shortest such distance in the model's
+            training data: "error", or "warn" and go on.
 
     Raises:
         ConfigError: a value outside those listed.
