@@ -29,7 +29,8 @@ CONVERT_EXAMPLES = """Examples:
 
 A fairchem checkpoint brings its configuration with it (every command also takes the .pt as it is, with --task).
 For SchNetPack's weights the JSON file holds the hyperparameters by their own names: n_atom_basis, n_interactions,
-radial_basis, n_rbf, cutoff, cutoff_fn, activation, shared_interactions, shared_filters, epsilon, max_z; optionally atomrefs and mean.
+radial_basis, n_rbf, cutoff, cutoff_fn, activation, shared_interactions, shared_filters, epsilon, max_z; optionally
+atomrefs and mean.
 """
 
 
