@@ -27,6 +27,7 @@ class Graph:
         system_index: (N,) int64.
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
+        task: S names, as in `System`.
     """
 
     centers: Tensor
@@ -39,6 +40,7 @@ class Graph:
     charge: Tensor
     spin: Tensor
     cutoff: float
+    task: tuple[str, ...] = ()
 
     @property
     def num_atoms(self) -> int:
@@ -76,7 +78,8 @@ class Graph:
     def to(self, device: torch.device | str) -> Graph:
         """Return the same graph on another device."""
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Graph(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()})
+        moved: dict[str, Any] = {name: x.to(device) for name, x in given.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""

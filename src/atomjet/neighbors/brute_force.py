@@ -101,6 +101,7 @@ def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor,
         charge=system.charge,
         spin=system.spin,
         cutoff=float(cutoff),
+        task=system.task,
     )
 
 
