@@ -65,6 +65,28 @@ def test_convert_writes_a_model_that_every_command_takes(call, ethanol: Path, tm
     assert call("info", out, model=False)[0] == 0
 
 
+UMA = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+
+
+def test_a_fairchem_checkpoint_serves_and_converts(call, ethanol: Path, tmp_path: Path):
+    out = tmp_path / "uma.safetensors"
+    status, text, err = call("convert", UMA, "-o", out, model=False)
+    assert (status, err) == (0, "")
+    for model in (UMA, out):
+        status, text, err = call("info", model, model=False)
+        assert (status, err) == (0, "")
+        assert "oc20 oc22 oc25 omol omat odac omc" in text
+        status, text, err = call("predict", ethanol, "--model", model, "--task", "omc", model=False)
+        assert (status, err) == (0, "")
+        assert "task omc" in text
+        status, _, err = call("predict", ethanol, "--model", model, "--task", "oxide", model=False)
+        assert status == 2
+        assert err.startswith("error: task 'oxide' is unknown; this model knows oc20")
+    status, _, err = call("predict", ethanol, "--model", out, model=False)
+    assert status == 2
+    assert "this model knows several tasks; give task=" in err
+
+
 def test_convert_refuses_in_one_line(call, small_model: Path, tmp_path: Path):
     weights, config = GOLDEN / "gaussian.safetensors", GOLDEN / "gaussian.json"
     for arguments, text in [

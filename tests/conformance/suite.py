@@ -61,12 +61,16 @@ def predict(engine, structures):
 class Conformance:
     """Inherit, beside a fixture `engine` (float64)."""
 
+    tells_left_from_right = False
+
     @pytest.fixture(params=range(len(NAMES)), ids=NAMES)
     def atoms(self, request):
         return structures()[request.param]
 
     @pytest.mark.parametrize("improper", [False, True], ids=["rotation", "inversion"])
     def test_equivariance(self, engine, atoms, improper):
+        if improper and self.tells_left_from_right:
+            pytest.skip("this architecture is equivariant to rotations only")
         turn = rotation(3, improper)
         turned = atoms.copy()
         turned.positions, turned.cell = atoms.positions @ turn.T, atoms.cell.array @ turn.T
@@ -169,7 +173,8 @@ class Conformance:
 
     def test_equals_general(self, engine, atoms):
         """The backend's derivatives, edge by edge, against autograd of the definition with the same weights."""
-        graph = neighbor_list(System.from_ase([atoms, atoms], device=engine.device), engine.cutoff)
+        system = System.from_ase([atoms, atoms], device=engine.device)
+        graph = neighbor_list(engine.model.complete(system, engine.task), engine.cutoff)
         energies, gradients = engine.evaluator.energies_and_gradients(graph)
         expected_energies, expected_gradients = General(engine.model).energies_and_gradients(graph)
         close(energies, expected_energies, BACKENDS)

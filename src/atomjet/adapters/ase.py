@@ -18,8 +18,8 @@ from atomjet.errors import StructureError
 class AtomJetCalculator(Calculator):
     """AtomJet as an ASE calculator: float64 eV, eV/Å and eV/Å³ (Voigt order xx, yy, zz, yz, xz, xy, ASE's sign).
 
-    A result is kept as long as positions, elements, cell, periodic directions, charge and spin stay exactly as they were; `info`
-    is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
+    A result is kept as long as positions, elements, cell, periodic directions, charge, spin and task stay exactly as they were;
+    `info` is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
 
     Args:
         model: a packaged model's name, a model file, or an `Engine`.
@@ -104,12 +104,12 @@ def write_structures(path: str | Path, frames: list[Atoms]) -> None:
 
 
 def _state(atoms: Atoms) -> dict[str, Any]:
-    """Everything that a prediction depends on, under ASE's names for changes; charge and spin go with the initial ones."""
+    """Everything that a prediction depends on, under ASE's names for changes; charge, spin and task go with the initial ones."""
     return {
         "positions": atoms.positions,
         "numbers": atoms.numbers,
         "cell": atoms.cell.array,
         "pbc": atoms.pbc,
         "initial_charges": [float(atoms.get_initial_charges().sum()), str(atoms.info.get("charge"))],
-        "initial_magmoms": str(atoms.info.get("spin")),
+        "initial_magmoms": [str(atoms.info.get("spin")), str(atoms.info.get("task"))],
     }

@@ -24,10 +24,13 @@ INFO_EXAMPLES = """Examples:
 CONVERT_EXAMPLES = """Examples:
 
 \b
+  atomjet convert uma-s-1p2p1.pt -o uma-s.safetensors
   atomjet convert best_model.pt --config config.json -o student.safetensors
 
-The JSON file holds SchNetPack's hyperparameters by their own names: n_atom_basis, n_interactions, radial_basis, n_rbf,
-cutoff, cutoff_fn, activation, shared_interactions, shared_filters, epsilon, max_z; optionally atomrefs and mean.
+A fairchem checkpoint brings its configuration with it (every command also takes the .pt as it is, with --task).
+For SchNetPack's weights the JSON file holds the hyperparameters by their own names: n_atom_basis, n_interactions,
+radial_basis, n_rbf, cutoff, cutoff_fn, activation, shared_interactions, shared_filters, epsilon, max_z; optionally
+atomrefs and mean.
 """
 
 
@@ -82,7 +85,13 @@ def info(
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="SchNetPack 2.x PaiNN state_dict: .safetensors or .pt.", metavar="FILE")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A fairchem UMA checkpoint (.pt), or a SchNetPack 2.x PaiNN state_dict (.safetensors, .pt).",
+            metavar="FILE",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Our model file, .safetensors.")],
     config: Annotated[
         Path | None, typer.Option("--config", help="SchNetPack's hyperparameters as JSON.", show_default=False)
@@ -98,15 +107,19 @@ def convert(
     The result is loaded once to see that it runs. Pickled code is never run.
     """
     from atomjet.errors import ConfigError
+    from atomjet.models.escn_md import fairchem
     from atomjet.models.painn import schnetpack
 
     options.say_unused("convert", model=(model, DEFAULT_MODEL))
     options.check_output(output, file)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output {output} does not end in .safetensors; name it so")
-    if config is None:
+    if config is not None:
+        schnetpack.convert(file, config, output)
+    elif file.suffix == ".pt":
+        fairchem.convert(file, output)
+    else:
         raise ConfigError(f"{file} has no hyperparameters of its own; give SchNetPack's as JSON with --config")
-    schnetpack.convert(file, config, output)
     options.load_engine(str(output), device, backend, precision)
     print(f"wrote {output}")
 

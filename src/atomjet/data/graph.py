@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Graph:
         system_index: (N,) int64.
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
+        task: S names, as in `System`.
     """
 
     centers: Tensor
@@ -38,6 +40,7 @@ class Graph:
     charge: Tensor
     spin: Tensor
     cutoff: float
+    task: tuple[str, ...] = ()
 
     @property
     def num_atoms(self) -> int:
@@ -71,6 +74,12 @@ class Graph:
         shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]
         key = (self.neighbors * self.num_atoms + self.centers) * span**3 + shift_code
         return torch.argsort(key)
+
+    def to(self, device: torch.device | str) -> Graph:
+        """Return the same graph on another device."""
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in given.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""

@@ -32,6 +32,7 @@ class System:
         system_index: (N,) integers, not decreasing: the structure of each atom. Default: all in one structure.
         charge: (S,) integers, total charge, e. Default 0.
         spin: (S,) integers, spin multiplicity 2S+1, or 0 where it was not said. Default 0.
+        task: S names of the task (dataset) of models that know several, "" where it was not said. Default: not said.
 
     Raises:
         StructureError: wrong shape or type, NaN or infinite value (names structure and atom), periodic directions without a
@@ -45,6 +46,7 @@ class System:
     system_index: Tensor = None  # type: ignore[assignment]
     charge: Tensor = None  # type: ignore[assignment]
     spin: Tensor = None  # type: ignore[assignment]
+    task: tuple[str, ...] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Fill the defaults, bring every field to one device and type, check."""
@@ -58,7 +60,7 @@ class System:
     ) -> System:
         """Build from one `ase.Atoms`, a list of them, or a `System` (moved to the device and type asked for).
 
-        `info["charge"]` and `info["spin"]` are read; without the former, the sum of the initial charges is.
+        `info["charge"]`, `info["spin"]` and `info["task"]` are read; without the first, the sum of the initial charges is.
         """
         if isinstance(structures, System):
             return structures.to(device, dtype)
@@ -86,6 +88,7 @@ class System:
             ),
             charge=torch.tensor(charges, dtype=torch.int64, device=device),
             spin=torch.tensor(spins, dtype=torch.int64, device=device),
+            task=tuple(str(frame.info.get("task", "")) for frame in frames),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> System:
@@ -96,7 +99,9 @@ class System:
         moved = {
             name: getattr(self, name).to(device) for name in ("atomic_numbers", "pbc", "system_index", "charge", "spin")
         }
-        return System(positions=self.positions.to(device, dtype), cell=self.cell.to(device, dtype), **moved)
+        return System(
+            positions=self.positions.to(device, dtype), cell=self.cell.to(device, dtype), task=self.task, **moved
+        )
 
     def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
         """Return the same atoms elsewhere, in the same or another cell."""
@@ -113,6 +118,7 @@ class System:
             system_index=self.system_index[atoms] - first,
             charge=self.charge[first:last],
             spin=self.spin[first:last],
+            task=self.task[first:last],
         )
 
     @property
@@ -147,7 +153,7 @@ class System:
         return f"structure {structure}, atom {atom - int((self.system_index < structure).sum())}"
 
 
-def _filled(system: System) -> dict[str, Tensor]:
+def _filled(system: System) -> dict[str, Any]:
     """Bring every field to one device and its own type, defaults included."""
     positions = torch.as_tensor(system.positions)
     if positions.dtype not in (torch.float32, torch.float64):
@@ -185,6 +191,7 @@ def _filled(system: System) -> dict[str, Tensor]:
         "system_index": index,
         "charge": given(system.charge, torch.zeros(structures), torch.int64).reshape(-1),
         "spin": given(system.spin, torch.zeros(structures), torch.int64).reshape(-1),
+        "task": ("",) * structures if system.task is None else tuple(system.task),
     }
 
 
@@ -200,6 +207,8 @@ def _check(system: System) -> None:
         if getattr(system, name).shape != (length,):
             shape = tuple(getattr(system, name).shape)
             raise StructureError(f"{name} has shape {shape}; it must be ({length},), one value for each {what}")
+    if len(system.task) != structures or not all(isinstance(task, str) for task in system.task):
+        raise StructureError(f"task is {system.task!r}; it must be {structures} names, one for each structure")
     if atoms and (int(system.system_index[0]) < 0 or int(system.system_index[-1]) >= structures):
         raise StructureError(f"system_index must lie in 0 ... {structures - 1}, the number of cells minus one")
     if bool((system.system_index[1:] < system.system_index[:-1]).any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from typing import Any
 
 from ase.calculators.calculator import Calculator
 
-from atomjet.errors import TeacherError
+from atomjet.errors import AtomJetError, TeacherError
+from atomjet.models import registry
 
 TBLITE_METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 
@@ -18,9 +20,9 @@ def make_teacher(spec: str, options: Mapping[str, Any]) -> Calculator:
     """Build a calculator.
 
     Args:
-        spec: "tblite:METHOD" (GFN2-xTB, GFN1-xTB, IPEA1-xTB) or "package.module:factory", where factory(**options)
-        returns
-            an ASE calculator, e.g. "ase.calculators.emt:EMT".
+        spec: "tblite:METHOD" (GFN2-xTB, GFN1-xTB, IPEA1-xTB); "atomjet:MODEL", a packaged model, a model file or a fairchem
+            checkpoint, with settings of `atomjet.load` behind a question mark, e.g. "atomjet:uma-s-1p2p1.pt?task=omol"; or
+            "package.module:factory", where factory(**options) returns an ASE calculator, e.g. "ase.calculators.emt:EMT".
         options: keyword arguments of the factory.
 
     Raises:
@@ -28,9 +30,13 @@ def make_teacher(spec: str, options: Mapping[str, Any]) -> Calculator:
     """
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
-        raise TeacherError(f"teacher {spec!r} is not of the form tblite:METHOD or package.module:factory")
+        raise TeacherError(
+            f"teacher {spec!r} is not of the form tblite:METHOD, atomjet:MODEL or package.module:factory"
+        )
     if module_name == "tblite":
         return _tblite(name, options)
+    if module_name == "atomjet":
+        return _atomjet(name, options)
     try:
         factory = getattr(importlib.import_module(module_name), name)
         calculator = factory(**options)
@@ -60,11 +66,39 @@ def _tblite(method: str, options: Mapping[str, Any]) -> Calculator:
     return TBLite(method=method, **{"verbosity": 0, **options})
 
 
+def _atomjet(name: str, options: Mapping[str, Any]) -> Calculator:
+    from atomjet.adapters.ase import AtomJetCalculator
+
+    path, settings = _model_and_settings(name)
+    try:
+        return AtomJetCalculator(path, **settings, **options)
+    except TypeError as error:
+        raise TeacherError(f"teacher 'atomjet:{name}' refused options {dict(options)}: {error}") from error
+    except AtomJetError as error:
+        raise TeacherError(f"teacher 'atomjet:{name}': {error}") from error
+
+
+def _model_and_settings(name: str) -> tuple[str, dict[str, str]]:
+    """ "FILE?task=omol&precision=high" to the file and the settings."""
+    path, _, query = name.partition("?")
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    if not all(key and value for key, _, value in pairs):
+        raise TeacherError(f"teacher 'atomjet:{name}': write settings as atomjet:FILE?name=value&name=value")
+    return path, {key: value for key, _, value in pairs}
+
+
 def describe_teacher(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What labels depend on: {"calculator", "version", "options"}; stored with every dataset."""
+    """What labels depend on: {"calculator", "version", "options"}, of our own models also the file's "sha256"; stored with every
+    dataset.
+    """
     package = spec.partition(":")[0].partition(".")[0]
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
-    return {"calculator": spec, "version": version, "options": dict(options)}
+    described = {"calculator": spec, "version": version, "options": dict(options)}
+    if package == "atomjet":
+        path = registry.locate(_model_and_settings(spec.partition(":")[2])[0])
+        with path.open("rb") as file:
+            described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return described

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
-from atomjet.errors import BackendError, ConfigError, StructureError
+from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry
-from atomjet.models.base import Evaluator, General, forces_from_gradients, virials_from_gradients
-from atomjet.models.painn import PaiNN
-from atomjet.models.painn.fast_pytorch import FastPyTorch
+from atomjet.models.base import Evaluator, Model, forces_from_gradients, virials_from_gradients
+from atomjet.models.families import FAMILIES
 from atomjet.neighbors import search
 
 
@@ -30,23 +30,21 @@ def load(
     task: str | None = None,
     on_overlap: OnOverlap = "error",
 ) -> Engine:
-    """Make an engine from a packaged model's name or a model file (.safetensors).
+    """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt).
 
     Args:
         model: name (`atomjet info` lists them) or path.
         device, backend, precision, on_overlap: see `Settings`.
-        task: only for models that know several.
+        task: for models that know several: the one for structures that do not name their own (`info["task"]`).
 
     Raises:
         ModelFileError: see `atomjet.models.file.read`.
         BackendError: a device or backend that cannot serve this model.
-        ConfigError: an unknown setting.
+        ConfigError: an unknown setting or task.
     """
     settings = Settings(device, backend, precision, on_overlap)
-    if task is not None:
-        raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
     network, card = file.read(registry.locate(model))
-    return Engine(network, settings, card)
+    return Engine(network, settings, card, task)
 
 
 class Engine:
@@ -54,20 +52,27 @@ class Engine:
 
     Attributes:
         backend: the one that runs: "general" or "fast_pytorch".
+        task: the task of structures that do not name their own; None for models without tasks, or where each must.
         card: what the model's makers say of it.
         cutoff: Å.
         elements: atomic numbers it serves.
     """
 
-    def __init__(self, model: PaiNN, settings: Settings | None = None, card: dict[str, Any] | None = None) -> None:
-        """Take a model (copied, so that the caller's stays as it is), settings and card."""
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings | None = None,
+        card: dict[str, Any] | None = None,
+        task: str | None = None,
+    ) -> None:
+        """Take a model (copied, so that the caller's stays as it is), settings, card and task."""
         self.settings = settings or Settings()
         self.card = card or {}
+        self.task = model.check_task(task)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
-        self.backend = _choose(self.settings)
         self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
-        self.evaluator: Evaluator = General(self.model) if self.backend == "general" else FastPyTorch(self.model)
+        self.backend, self.evaluator = _choose(self.settings.backend, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
@@ -95,9 +100,9 @@ class Engine:
             if self.device.type == "cuda"
             else f"{torch.get_num_threads()} threads"
         )
-        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({self.dtype})".replace(
-            "torch.", ""
-        )
+        task = f", task {self.task}" if self.task else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({dtype}){task}"
 
     def predict(self, structures: Any) -> Prediction:
         """Compute energy, forces and stress.
@@ -106,12 +111,14 @@ class Engine:
             structures: ase.Atoms, a list of them (any mix of sizes, cells and periodic directions), or a `System`.
 
         Raises:
-            StructureError: no structures or an empty one, an element or charge the model does not know, overlapping atoms, or
-                anything `System` refuses; names structure and atom.
+            StructureError: no structures or an empty one, an element, charge, spin or task the model does not know, overlapping
+                atoms, or anything `System` refuses; names structure and atom.
+            ConfigError: the model knows several tasks, and neither the engine nor the structure names one.
         """
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
         self._check_system(system)
+        system = self.model.complete(system, self.task)
         graph = search(system, self.cutoff)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
@@ -136,7 +143,7 @@ class Engine:
     def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
         # Sums over many edges and atoms in float64: they cost nothing beside the model.
         graph, gradients = graph.with_vectors(graph.vectors.double()), gradients.double()
-        atomic = energies.double() + self.model.reference_energies[system.atomic_numbers]
+        atomic = energies.double() + self.model.references(graph)
         energy = torch.zeros(system.num_systems, dtype=torch.float64, device=self.device)
         energy.index_add_(0, system.system_index, atomic)
         volume = torch.linalg.det(system.cell).abs()
@@ -159,16 +166,6 @@ class Engine:
             raise StructureError(
                 f"{system.place(atom)}: element {symbol} (Z = {number}) is unknown to this model; it knows {known}"
             )
-        for name, bad, neutral in (
-            ("charge", system.charge != 0, "neutral structures (charge 0)"),
-            ("spin", system.spin > 1, "singlets (spin multiplicity 1, or 0 for not said)"),
-        ):
-            if bool(bad.any()):
-                structure = int(bad.nonzero()[0])
-                value = int(getattr(system, name)[structure])
-                raise StructureError(
-                    f"structure {structure}: {name} {value}, but this model knows only {neutral}; use a model that knows {name}"
-                )
 
     def _check_graph(self, system: System, graph: Graph) -> None:
         z = system.atomic_numbers
@@ -203,8 +200,15 @@ def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
     return limits.to(device)
 
 
-def _choose(settings: Settings) -> str:
-    """The backend that runs, or the reason why the one asked for cannot."""
-    if settings.backend == "fast_gpu":
-        raise BackendError("backend 'fast_gpu' does not serve PaiNN yet; use 'fast_pytorch', which runs on any device")
-    return "fast_pytorch" if settings.backend == "auto" else settings.backend
+def _choose(wanted: str, model: Model) -> tuple[str, Evaluator]:
+    """The backend that runs; of the one asked for, the reason why it cannot."""
+    backends = FAMILIES[model.family].backends
+    if wanted == "auto":
+        for name, backend in backends.items():
+            with suppress(BackendError):
+                return name, backend(model)
+    if wanted not in backends:
+        raise BackendError(
+            f"backend {wanted!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
+        )
+    return wanted, backends[wanted](model)

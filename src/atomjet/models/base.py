@@ -11,12 +11,14 @@ With g_e = dE/dr_e of edge e from i to j, r_e = x_j - x_i + S h:
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from atomjet.data import Graph
+from atomjet.data import Graph, System
+from atomjet.errors import ConfigError, StructureError
 from atomjet.ops.segment_sum import segment_sum
 
 
@@ -42,6 +44,77 @@ class Definition(Protocol):
     def atomic_energies(self, graph: Graph) -> Tensor:
         """Return (N,) eV without reference energies."""
         ...
+
+
+class Model(Definition, Protocol):
+    """What a family's definition, an `nn.Module`, is asked for beside energies."""
+
+    family: str
+    config: Any
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        ...
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model serves."""
+        ...
+
+    def check_task(self, task: str | None) -> str | None:
+        """Return the task that structures without their own get; refuse one that the model does not know."""
+        ...
+
+    def complete(self, system: System, task: str | None) -> System:
+        """Fill in what the structures leave open, or say what in them the model does not know."""
+        ...
+
+    def references(self, graph: Graph) -> Tensor:
+        """Return (N,) float64, eV, to be added to the learned energies."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
+        ...
+
+
+def no_task(task: str | None) -> None:
+    """`Model.check_task` of families that know no tasks.
+
+    Raises:
+        ConfigError: a task was given.
+    """
+    if task is not None:
+        raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
+
+
+def neutral_singlets(system: System) -> System:
+    """`Model.complete` of families that know neither tasks nor charges nor spins.
+
+    Raises:
+        StructureError: a structure has a task, a charge or a spin; names it.
+    """
+    for structure, name in enumerate(system.task):
+        if name:
+            raise StructureError(
+                f"structure {structure}: task {name!r}, but this model knows no tasks; remove info['task']"
+            )
+    for name, bad, neutral in (
+        ("charge", system.charge != 0, "neutral structures (charge 0)"),
+        ("spin", system.spin > 1, "singlets (spin multiplicity 1, or 0 for not said)"),
+    ):
+        if bool(bad.any()):
+            structure = int(bad.nonzero()[0])
+            value = int(getattr(system, name)[structure])
+            raise StructureError(
+                f"structure {structure}: {name} {value}, but this model knows only {neutral}; use a model that knows {name}"
+            )
+    return system
 
 
 class General:

@@ -21,15 +21,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from atomjet.errors import ModelFileError
-from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.models.base import Model
+from atomjet.models.families import FAMILIES
 
 FORMAT = "1"
-FAMILIES: dict[str, tuple[type[PaiNN], type[PaiNNConfig]]] = {"painn": (PaiNN, PaiNNConfig)}
 MAX_BYTES = 8 * 1024**3
 MAX_HEADER_BYTES = 100 * 1024**2
 
 
-def write(path: str | Path, model: PaiNN, card: dict[str, Any]) -> None:
+def write(path: str | Path, model: Model, card: dict[str, Any]) -> None:
     """Write one safetensors file: weights, configuration and card. Appears whole under its name, or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {
@@ -43,13 +43,18 @@ def write(path: str | Path, model: PaiNN, card: dict[str, Any]) -> None:
     write_atomically(Path(path), save(tensors, metadata))
 
 
-def read(path: str | Path) -> tuple[PaiNN, dict[str, Any]]:
-    """Read a model and its card.
+def read(path: str | Path) -> tuple[Model, dict[str, Any]]:
+    """Read a model and its card; of a fairchem checkpoint (.pt) too.
 
     Raises:
         ModelFileError: no such file, not safetensors (a pickle, say), damaged, or not what its configuration describes.
     """
     path = Path(path)
+    if _is_archive(path):
+        # PyTorch's own format: the one foreign kind that is read as it is. Imported here, because the import needs this file.
+        from atomjet.models.escn_md import fairchem
+
+        return fairchem.load(path)
     metadata, tensors = read_tensors(path)
     if metadata.get("atomjet") != FORMAT:
         version = metadata.get("atomjet")
@@ -60,20 +65,26 @@ def read(path: str | Path) -> tuple[PaiNN, dict[str, Any]]:
     if metadata.get("family") not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelFileError(f"{path}: unknown model family {metadata.get('family')!r}; this version knows {known}")
-    model_class, config_class = FAMILIES[metadata["family"]]
+    family = FAMILIES[metadata["family"]]
     try:
-        config = config_class.model_validate_json(metadata.get("config", ""))
+        config = family.config.model_validate_json(metadata.get("config", ""))
         card = json.loads(metadata.get("card", "{}"))
     except (ValidationError, json.JSONDecodeError) as error:
         raise ModelFileError(f"{path}: unreadable configuration or card: {first_line(error)}") from None
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
-    check_tensors(path, tensors, expected)
+        model: Any = family.model(config)
+    check_tensors(path, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     if metadata.get("sha256") != digest(tensors):
         raise ModelFileError(f"{path}: the weights do not match their SHA-256; the file is damaged, fetch it again")
-    model = model_class(config).to(tensors["embedding.weight"].dtype)
-    model.load_state_dict(tensors)
-    return frozen(model), card
+    model.load_state_dict(tensors, assign=True)
+    return frozen(model.to(next(model.parameters()).dtype)), card
+
+
+def _is_archive(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -113,9 +124,9 @@ def check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, tu
             raise ModelFileError(f"{path}: tensor {name!r} holds values that are not finite numbers")
 
 
-def frozen(model: PaiNN) -> PaiNN:
+def frozen(model: Any) -> Any:
     """Return the model ready for inference: no parameter wants a gradient."""
-    return nn.Module.requires_grad_(model.eval(), False)  # type: ignore[return-value]
+    return nn.Module.requires_grad_(model.eval(), False)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -14,6 +14,24 @@ def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
     segments = row_ptr.shape[0] - 1
     if values.is_cuda:
         # index_add would add atomically there, in an order that changes from run to run.
-        flat = values.reshape(values.shape[0], -1)
+        flat = values.flatten(1)
         return torch.segment_reduce(flat, "sum", offsets=row_ptr).reshape(segments, *values.shape[1:])
     return values.new_zeros(segments, *values.shape[1:]).index_add_(0, rows, values)
+
+
+def scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:
+    """Sum values (E, ...) into out (rows, ...): out[n] = sum of values[e] for index[e] == n, in the order of e on any device."""
+    if not values.is_cuda:
+        return values.new_zeros(rows, *values.shape[1:]).index_add_(0, index, values)
+    order = torch.argsort(index, stable=True)
+    counts = torch.bincount(index, minlength=rows)
+    row_ptr = torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+    return segment_sum(values.index_select(0, order), row_ptr, index)
+
+
+def scatter_add_(out: Tensor, values: Tensor, index: Tensor) -> None:
+    """Add values (E, ...) to the rows of out (rows, ...) that index (E,) names, in the order of e on any device."""
+    if values.is_cuda:
+        out.add_(scatter_sum(values, index, out.shape[0]))
+    else:
+        out.index_add_(0, index, values)

@@ -25,7 +25,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Graph
+from atomjet.data import Graph, System
+from atomjet.models.base import neutral_singlets, no_task
 from atomjet.models.painn.config import PaiNNConfig
 
 
@@ -154,6 +155,18 @@ class PaiNN(nn.Module):
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers the model serves."""
         return self.config.elements or tuple(range(1, self.config.max_z))
+
+    def check_task(self, task: str | None) -> None:
+        """Refuse any task."""
+        no_task(task)
+
+    def complete(self, system: System, task: str | None = None) -> System:
+        """Refuse structures with a task, a charge or a spin."""
+        return neutral_singlets(system)
+
+    def references(self, graph: Graph) -> Tensor:
+        """(N,) float64, eV: the energy of each atom by its element, to be added to the learned energies."""
+        return self.reference_energies[graph.atomic_numbers]
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Move or cast as usual, but keep the reference energies in float64: they are thousands of eV."""

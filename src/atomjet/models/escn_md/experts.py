@@ -1,0 +1,143 @@
+"""Mixtures of linear experts: which blend of them each system uses, made once and kept.
+
+A `MixedLinear` holds K weight matrices W_k and one bias. A system with composition, charge, spin and task uses
+
+    W = Σ_k α_k W_k,    α = softmax(routing network) + 0.005    (K of them, the same in all layers)
+
+so all atoms and edges of a system share ordinary linear maps. Systems with the same proportions of elements, charge, spin and task
+share the blend; a batch of unlike systems is a row of runs, each with its own. Nothing has to be declared: what a system is made of
+is looked at in every call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atomjet.data import Graph
+
+if TYPE_CHECKING:
+    from atomjet.models.escn_md.general import EscnMd
+
+CACHE_BYTES = 1024**3
+"""Blends are kept up to this size (UMA-S in float32: 21 MB each)."""
+
+
+class MixedLinear(nn.Module):
+    """K linear maps (out, in) to be blended, and one bias."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(experts, outputs, inputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+
+class Kind(NamedTuple):
+    """What decides a blend."""
+
+    composition: tuple[tuple[int, int], ...]  # (atomic number, how many), in lowest terms where only proportions matter
+    charge: int
+    spin: int
+    task: str
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The linear maps of one kind of system, and its embedding."""
+
+    embedding: Tensor  # (C,) of charge, spin and task
+    weights: dict[int, Tensor]  # (out, in) by the number of the MixedLinear
+
+
+class Run(NamedTuple):
+    """Consecutive systems of one kind; their atoms and edges are consecutive too."""
+
+    kind: Kind
+    systems: slice
+    atoms: slice
+    edges: slice
+
+
+class Blends:
+    """The blends used lately, least recently used first out."""
+
+    def __init__(self, prepare: Callable[[Blend], Any] = lambda blend: blend) -> None:
+        """`prepare` turns a new blend into what shall be kept of it."""
+        self._prepare = prepare
+        self._kept: OrderedDict[Kind, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Blends:
+        return Blends(self._prepare)
+
+    def clear(self) -> None:
+        """Forget all: the weights have moved or changed type."""
+        with self._lock:
+            self._kept.clear()
+
+    def capacity(self, model: EscnMd) -> int:
+        """How many are kept; a call should not need more at once."""
+        return max(1, CACHE_BYTES // self.bytes_of_one(model))
+
+    def bytes_of_one(self, model: EscnMd) -> int:
+        """Memory of one blend."""
+        return sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
+
+    def of(self, model: EscnMd, kind: Kind) -> Any:
+        """The blend of one kind of system, or what was prepared from it; made if it is new."""
+        with self._lock:
+            if kind not in self._kept:
+                while len(self._kept) >= self.capacity(model):
+                    self._kept.popitem(last=False)
+                self._kept[kind] = self._prepare(_made(model, kind))
+            self._kept.move_to_end(kind)
+            return self._kept[kind]
+
+
+def runs(model: EscnMd, graph: Graph) -> list[Run]:
+    """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
+    kinds = _kinds(model, graph)
+    atoms = torch.bincount(graph.system_index, minlength=graph.num_systems).cumsum(0).tolist()
+    atom_stops = [0, *atoms]
+    edge_stops = graph.row_ptr[torch.tensor(atom_stops, device=graph.row_ptr.device)].tolist()
+    found, first = [], 0
+    for system in range(1, len(kinds) + 1):
+        if system == len(kinds) or kinds[system] != kinds[first]:
+            spans = (slice(stops[first], stops[system]) for stops in (atom_stops, edge_stops))
+            found.append(Run(kinds[first], slice(first, system), *spans))
+            first = system
+    return found
+
+
+def _kinds(model: EscnMd, graph: Graph) -> list[Kind]:
+    size = model.config.max_z
+    flat = torch.bincount(graph.system_index * size + graph.atomic_numbers, minlength=graph.num_systems * size)
+    counts = flat.reshape(-1, size).cpu()
+    kinds = []
+    for row, charge, spin, task in zip(counts, graph.charge.tolist(), graph.spin.tolist(), graph.task, strict=True):
+        present = row.nonzero().flatten().tolist()
+        numbers = row[present].tolist()
+        if model.config.composition == "none":
+            present, numbers = [], []
+        elif model.config.composition == "mean":
+            common = gcd(*numbers)
+            numbers = [number // common for number in numbers]
+        kinds.append(Kind(tuple(zip(present, numbers, strict=True)), charge, spin, task))
+    return kinds
+
+
+@torch.no_grad()
+def _made(model: EscnMd, kind: Kind) -> Blend:
+    """In float64 up to the coefficients: they are few, and decide everything."""
+    embedding = model.system_embedding(kind.charge, kind.spin, kind.task)
+    layers = model.mixed_linears
+    alpha = model.expert_coefficients(kind.composition, embedding).to(layers[0].weights.dtype)
+    weights = {number: torch.tensordot(alpha, layer.weights, dims=1) for number, layer in enumerate(layers)}
+    return Blend(embedding.to(layers[0].weights.dtype), weights)

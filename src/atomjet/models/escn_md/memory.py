@@ -1,0 +1,88 @@
+"""How many edges fit into memory at once, and how a graph is cut where they do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+
+from atomjet.data import Graph
+from atomjet.models.escn_md.config import EscnMdConfig
+
+SHARE = {"cpu": 0.25, "cuda": 0.6}
+"""Part of the memory that one evaluation may take."""
+
+SMALLEST = 1024
+"""Edges that are taken together even where memory seems to be full."""
+
+
+def total_bytes(device: torch.device) -> int:
+    """Memory of the GPU or of the machine. Not what is free of it now: equal calls shall be cut, and round, equally."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def bytes_per_edge(config: EscnMdConfig, dtype: torch.dtype) -> int:
+    """What autograd keeps of one edge in one layer: inputs, products and outputs of every step, counted from their shapes."""
+    counts = [config.lmax + 1 - m for m in range(config.mmax + 1)]
+    rows = 2 * sum(counts) - counts[0]
+    pair, hidden = 2 * config.channels, config.hidden_channels
+    gathered = (config.lmax + 1) ** 2 * pair + rows * pair
+    packed = rows * pair + sum(counts) * pair
+    convolved = 3 * rows * hidden + 3 * config.lmax * hidden
+    returned = rows * config.channels + (config.lmax + 1) ** 2 * config.channels
+    radial = 8 * config.edge_channels
+    return (gathered + packed + convolved + returned + radial) * dtype.itemsize
+
+
+def edges_at_once(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, layers: int) -> int:
+    """Edges of which `layers` layers fit into the share of the memory."""
+    share = SHARE[device.type] * total_bytes(device)
+    return max(SMALLEST, int(share / (bytes_per_edge(config, dtype) * layers)))
+
+
+def bytes_by_autograd(config: EscnMdConfig, graph: Graph, dtype: torch.dtype) -> int:
+    """Upper estimate of what the definition takes for energies and their derivative; a test holds it against a measured peak."""
+    device = graph.row_ptr.device
+    fits = graph.num_edges <= edges_at_once(config, device, dtype, config.layers)
+    at_once = config.layers * graph.num_edges if fits else 2 * edges_at_once(config, device, dtype, layers=2)
+    lasting = 3 * (config.num_radial + 2 * config.edge_channels) + 4 * (config.lmax + 1) ** 4
+    per_atom = 24 * config.layers * (config.lmax + 1) ** 2 * config.channels
+    return bytes_per_edge(config, dtype) * at_once + dtype.itemsize * (
+        lasting * graph.num_edges + per_atom * graph.num_atoms
+    )
+
+
+def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_once: int) -> int:
+    """The same for `fast_pytorch`, which takes `at_once` edges together."""
+    networks = 1 + config.layers
+    lasting = 2 * networks * config.edge_channels + 120
+    if keeps(config, graph.row_ptr.device, dtype, graph.num_edges):
+        lasting += config.layers * (11 * config.hidden_channels + 21 * config.channels)
+    passing = 6 * 18 * config.channels + 4 * 11 * config.hidden_channels + 6 * networks * config.edge_channels
+    per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * config.channels
+    at_once = min(at_once, graph.num_edges)
+    return dtype.itemsize * (lasting * graph.num_edges + passing * at_once + per_atom * graph.num_atoms)
+
+
+def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
+    """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
+    numbers = 11 * config.hidden_channels + 21 * config.channels
+    return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)
+
+
+def rows(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a run of atoms into pieces of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
+    if edges.stop - edges.start <= limit:
+        yield atoms, edges
+        return
+    starts = graph.row_ptr[atoms.start : atoms.stop + 1]
+    first = atoms.start
+    while first < atoms.stop:
+        begin = int(starts[first - atoms.start])
+        after = int(torch.searchsorted(starts, begin + limit, right=True)) + atoms.start - 1
+        last = min(max(after, first + 1), atoms.stop)
+        yield slice(first, last), slice(begin, int(starts[last - atoms.start]))
+        first = last
