@@ -48,9 +48,14 @@ def rotation(seed, improper):
 
 def close(a, b, relative):
     """Largest difference, relative to the largest value."""
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    a, b = torch.as_tensor(a).cpu(), torch.as_tensor(b).cpu()
     scale = max(float(b.abs().max()), 1e-3)
     assert float((a - b).abs().max()) <= relative * scale, float((a - b).abs().max()) / scale
+
+
+def predict(engine, structures):
+    """The prediction, brought to the CPU."""
+    return engine.predict(structures).to("cpu")
 
 
 class Conformance:
@@ -69,7 +74,7 @@ class Conformance:
         turn = rotation(3, improper)
         turned = atoms.copy()
         turned.positions, turned.cell = atoms.positions @ turn.T, atoms.cell.array @ turn.T
-        before, after = engine.predict(atoms), engine.predict(turned)
+        before, after = predict(engine, atoms), predict(engine, turned)
         close(after.energy, before.energy, SYMMETRY)
         close(after.forces, before.forces.numpy() @ turn.T, SYMMETRY)
         if atoms.pbc.all():
@@ -81,20 +86,20 @@ class Conformance:
         moved.positions += (
             atoms.pbc * np.arange(-2, 3 * len(atoms) - 2).reshape(-1, 3) % 5 * atoms.pbc
         ) @ atoms.cell.array
-        close(engine.predict(moved).energy, engine.predict(atoms).energy, SYMMETRY)
-        close(engine.predict(moved).forces, engine.predict(atoms).forces, SYMMETRY)
+        close(predict(engine, moved).energy, predict(engine, atoms).energy, SYMMETRY)
+        close(predict(engine, moved).forces, predict(engine, atoms).forces, SYMMETRY)
 
     def test_permutation(self, engine, atoms):
         order = np.random.default_rng(5).permutation(len(atoms))
-        before, after = engine.predict(atoms), engine.predict(atoms[order])
+        before, after = predict(engine, atoms), predict(engine, atoms[order])
         close(after.energy, before.energy, SYMMETRY)
         close(after.forces, before.forces[order], SYMMETRY)
 
     def test_batch_equals_single(self, engine):
         frames = structures()
-        batch = engine.predict(frames + frames[::-1])
+        batch = predict(engine, frames + frames[::-1])
         for index, atoms in enumerate(frames + frames[::-1]):
-            single = engine.predict(atoms)
+            single = predict(engine, atoms)
             close(batch.energy[index], single.energy[0], BATCH)
             close(batch.forces_of(index), single.forces, BATCH)
             if atoms.pbc.all():
@@ -106,12 +111,12 @@ class Conformance:
         for atoms in structures()[1:3]:
             matrix = np.array([[1, 1, 0], [0, 2, 0], [0, 1, 3]])
             large = make_supercell(atoms, matrix)
-            small, big = engine.predict(atoms), engine.predict(large)
+            small, big = predict(engine, atoms), predict(engine, large)
             close(big.energy / len(large), small.energy / len(atoms), SYMMETRY)
             close(big.stress, small.stress, SYMMETRY)
 
     def test_forces_are_minus_the_gradient(self, engine, atoms):
-        forces = engine.predict(atoms).forces.numpy()
+        forces = predict(engine, atoms).forces.numpy()
         rng = np.random.default_rng(0)
         for _ in range(6):
             direction = rng.normal(size=forces.shape)
@@ -122,7 +127,7 @@ class Conformance:
     def test_stress_is_the_strain_derivative(self, engine, atoms):
         if not atoms.pbc.all():
             pytest.skip("stress needs three periodic directions")
-        stress = engine.predict(atoms).stress[0].numpy()
+        stress = predict(engine, atoms).stress[0].numpy()
         for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2)):
             strain = np.zeros((3, 3))
             strain[a, b] += 0.5
@@ -131,7 +136,7 @@ class Conformance:
             assert abs(slope / atoms.get_volume() - stress[a, b]) < DIFFERENCE * np.abs(stress).max()
 
     def test_net_force_and_torque(self, engine, atoms):
-        forces = engine.predict(atoms).forces
+        forces = predict(engine, atoms).forces
         assert float(forces.sum(0).abs().max()) < NET_FORCE
         if not atoms.pbc.any():
             assert np.abs(np.cross(atoms.positions, forces.numpy()).sum(0)).max() < 10 * NET_FORCE
@@ -141,34 +146,35 @@ class Conformance:
             at = [Atoms(symbols, [[0, 0, 0], [0, 0, engine.cutoff + h]]) for h in (-0.5e-6, 0.5e-6)]
             third = [Atoms(symbols + "C", [*a.positions, [1.1, 0, -0.2]]) for a in at]
             for inside, outside in (at, third):
-                step = engine.predict(inside).energy - engine.predict(outside).energy
+                step = predict(engine, inside).energy - predict(engine, outside).energy
                 assert abs(float(step)) < CUTOFF_STEP
 
     def test_a_meaningless_cell_is_ignored(self, engine):
         atoms = structures()[0]
         boxed = atoms.copy()
         boxed.cell = np.eye(3)
-        plain, same = engine.predict(atoms), engine.predict(boxed)
+        plain, same = predict(engine, atoms), predict(engine, boxed)
         assert torch.equal(plain.energy, same.energy)
         assert torch.equal(plain.forces, same.forces)
 
     def test_isolated_atoms(self, engine):
-        one = engine.predict(Atoms("C"))
-        far = engine.predict(Atoms("CC", [[0, 0, 0], [0, 0, engine.cutoff + 1]]))
+        one = predict(engine, Atoms("C"))
+        far = predict(engine, Atoms("CC", [[0, 0, 0], [0, 0, engine.cutoff + 1]]))
         close(far.energy, 2 * one.energy, BATCH)
         assert not bool(one.forces.any())
         assert not bool(far.forces.any())
 
     def test_deterministic(self, engine):
         frames = structures()
-        runs = [engine.predict(frames) for _ in range(3)]
+        runs = [predict(engine, frames) for _ in range(3)]
         for run in runs[1:]:
             assert torch.equal(run.energy, runs[0].energy)
             assert torch.equal(run.forces, runs[0].forces)
 
     def test_equals_general(self, engine, atoms):
         """The backend's derivatives, edge by edge, against autograd of the definition with the same weights."""
-        graph = neighbor_list(engine.model.complete(System.from_ase([atoms, atoms]), engine.task), engine.cutoff)
+        system = System.from_ase([atoms, atoms], device=engine.device)
+        graph = neighbor_list(engine.model.complete(system, engine.task), engine.cutoff)
         energies, gradients = engine.evaluator.energies_and_gradients(graph)
         expected_energies, expected_gradients = General(engine.model).energies_and_gradients(graph)
         close(energies, expected_energies, BACKENDS)

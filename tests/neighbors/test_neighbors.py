@@ -154,3 +154,17 @@ def test_a_cell_too_thin_is_refused():
     atoms = Atoms("H", cell=np.diag([0.01, 0.01, 0.01]), pbc=True)
     with pytest.raises(atomjet.AtomJetError, match="structure 0: its cell is so thin"):
         neighbor_list(atoms, 5.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["by way of the CPU", "all pairs"])
+def test_same_graph_on_a_gpu(limit, monkeypatch):
+    monkeypatch.setattr("atomjet.neighbors.ALL_PAIRS", limit)
+    frames = [molecule("CH3CH2OH"), Atoms("CO", [[0, 0, 0], [0, 1, 1]], cell=CELLS["sheared"], pbc=(True, True, False))]
+    on_gpu = neighbor_list(frames, 4.0, device="cuda")
+    expected = neighbor_list(frames, 4.0)
+    assert on_gpu.vectors.is_cuda
+    for name in ("centers", "neighbors", "shifts", "row_ptr"):
+        assert torch.equal(getattr(on_gpu, name).cpu(), getattr(expected, name))
+    assert torch.allclose(on_gpu.vectors.cpu(), expected.vectors, rtol=0, atol=1e-12)

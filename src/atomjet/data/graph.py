@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,12 @@ class Graph:
         shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]
         key = (self.neighbors * self.num_atoms + self.centers) * span**3 + shift_code
         return torch.argsort(key)
+
+    def to(self, device: torch.device | str) -> Graph:
+        """Return the same graph on another device."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()}
+        return Graph(**moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""

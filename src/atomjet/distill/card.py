@@ -108,7 +108,12 @@ def limits(frames: Frames, elements: Sequence[str]) -> list[str]:
         "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside.",
         f"Trained on frames of {int(train.counts.min())} to {int(train.counts.max())} atoms, "
         + ("with and without" if train.pbc.any() and not train.pbc.all() else "with" if train.pbc.any() else "without")
-        + " periodic directions.",
+        + " periodic directions."
+        + (
+            ""
+            if train.pbc.any()
+            else " Liquids and solids are extrapolation, compressed ones and cell relaxation most of all."
+        ),
         "Nothing beyond the cutoff is seen except through atoms between: no long-range electrostatics or dispersion.",
     ]
     if not (frames.split == "test").any():

@@ -9,7 +9,7 @@ import torch
 from atomjet.data import Graph, System
 from atomjet.errors import ConfigError
 from atomjet.neighbors import cpu
-from atomjet.neighbors.brute_force import brute_force
+from atomjet.neighbors.brute_force import brute_force, count_candidates
 
 __all__ = ["brute_force", "neighbor_list", "search"]
 
@@ -34,6 +34,14 @@ def neighbor_list(structures: Any, cutoff: float, device: torch.device | str | N
     return search(System.from_ase(structures, device=device, dtype=dtype), cutoff)
 
 
+ALL_PAIRS = 5_000_000
+"""Candidates (atoms² x images, over the batch) up to which testing all of them on a GPU beats a trip to the CPU and back."""
+
+
 def search(system: System, cutoff: float) -> Graph:
-    """Choose the route: vesin's cell lists for structures on the CPU, all pairs on the device for those on a GPU."""
-    return cpu.search(system, cutoff) if system.device.type == "cpu" else brute_force(system, cutoff)
+    """Choose the route: vesin's cell lists on the CPU; on a GPU all pairs there while they are few, else the same and back."""
+    if system.device.type == "cpu":
+        return cpu.search(system, cutoff)
+    if count_candidates(system, cutoff) <= ALL_PAIRS:
+        return brute_force(system, cutoff)
+    return cpu.search(system.to("cpu"), cutoff).to(system.device)

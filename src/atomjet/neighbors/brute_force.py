@@ -46,6 +46,12 @@ def brute_force(system: System, cutoff: float) -> Graph:
     return assemble(system, centers, neighbors, shifts, cutoff)
 
 
+def count_candidates(system: System, cutoff: float) -> int:
+    """How many (pair, image) the definition would test."""
+    reach = image_reach(system, torch.linalg.inv(complete_cells(system)), cutoff)
+    return int((system.counts() ** 2 * (2 * reach + 1).prod(1)).sum())
+
+
 def complete_cells(system: System) -> Tensor:
     """(S, 3, 3) float64 cells whose missing (not periodic) rows are unit vectors orthogonal to all others."""
     cell = system.cell.double().clone()

@@ -14,7 +14,7 @@ def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
     segments = row_ptr.shape[0] - 1
     if values.is_cuda:
         # index_add would add atomically there, in an order that changes from run to run.
-        flat = values.reshape(values.shape[0], -1)
+        flat = values.flatten(1)
         return torch.segment_reduce(flat, "sum", offsets=row_ptr).reshape(segments, *values.shape[1:])
     return values.new_zeros(segments, *values.shape[1:]).index_add_(0, rows, values)
 
