@@ -10,7 +10,14 @@ from tests.potentials import random_escn_md
 
 CONFIGS = {
     "uma": {"charge_channels": (0, 3)},
-    "large": {"lmax": 3, "mmax": 2, "composition": "none", "charge_channels": (1, 2), "tasks": ("omat",), "cutoff": 4.5},
+    "large": {
+        "lmax": 3,
+        "mmax": 2,
+        "composition": "none",
+        "charge_channels": (1, 2),
+        "tasks": ("omat",),
+        "cutoff": 4.5,
+    },
 }
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 

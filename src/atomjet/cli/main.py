@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from atomjet.cli import compute, distill, doctor, md, models
+from atomjet.cli import bench, compute, distill, doctor, md, models, profile, validate
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -47,6 +47,9 @@ app.command(epilog=distill.EXAMPLES)(distill.label)
 app.command(epilog=distill.EXAMPLES)(distill.train)
 app.command(epilog=distill.EXAMPLES)(distill.distill)
 app.command(epilog=models.CONVERT_EXAMPLES)(models.convert)
+app.command(epilog=validate.EXAMPLES)(validate.validate)
+app.add_typer(bench.app, name="bench")
+app.command(epilog=profile.EXAMPLES)(profile.profile)
 app.command()(doctor.doctor)
 
 

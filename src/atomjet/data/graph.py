@@ -77,9 +77,9 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the same graph on another device."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in given.items()}
-        return Graph(**moved)
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in given.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
         """Return the same edges with other vectors (of another type, or to be differentiated)."""

@@ -1,0 +1,1 @@
+"""Benchmarks: speed, memory and accuracy side by side in one run; comparison of runs and of revisions; profiles."""

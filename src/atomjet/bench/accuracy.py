@@ -1,0 +1,87 @@
+"""The gate before every speed: a result that is not right has none."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from atomjet.data import Graph, Prediction, System
+
+GATES = {"float64": 1e-9, "float32": 1e-4, "10-bit": 5e-3}
+"""Force RMSE as a share of the root mean square force, by what computes the products."""
+
+LARGEST_REFERENCE = {"cpu": 2000, "cuda": 12000}
+"""Atoms; float64 with autograd holds some 50 kB per edge."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Against `general` in float64 of the same weights.
+
+    Attributes:
+        energy_mae: meV/atom. force_rmse, force_max: eV/Å. force_rms: eV/Å, of the reference itself.
+        atoms: how many were compared. gate: largest force_rmse that passes, eV/Å.
+    """
+
+    energy_mae: float
+    force_rmse: float
+    force_max: float
+    force_rms: float
+    atoms: int
+    gate: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the force error is a number within the gate."""
+        return self.force_rmse <= self.gate
+
+    def to_json(self) -> dict[str, float | bool]:
+        """Plain values."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def compare_predictions(made: Prediction, exact: Prediction, system: System, kind: str) -> Accuracy:
+    """Errors of one prediction against the reference of the same structures; `kind` names the gate."""
+    counts = system.counts()
+    difference = made.forces.double() - exact.forces.double()
+    rms = float(exact.forces.double().square().mean().sqrt())
+    return Accuracy(
+        energy_mae=1e3 * float(((made.energy - exact.energy).abs() / counts).mean()),
+        force_rmse=float(difference.square().mean().sqrt()),
+        force_max=float(difference.abs().max()),
+        force_rms=rms,
+        atoms=system.num_atoms,
+        gate=GATES[kind] * rms,
+    )
+
+
+def gate_of(device: torch.device, dtype: torch.dtype, precision: str) -> str:
+    """Which gate holds for an engine's settings."""
+    if dtype == torch.float64:
+        return "float64"
+    return "10-bit" if device.type == "cuda" and precision == "default" else "float32"
+
+
+def first_structures(system: System, atoms: int) -> System | None:
+    """As many whole structures from the start as have at most that many atoms; None where the first has more."""
+    stops = torch.cumsum(system.counts(), 0)
+    number = int((stops <= atoms).sum())
+    if number == 0:
+        return None
+    stop = int(stops[number - 1])
+    return System(
+        positions=system.positions[:stop],
+        atomic_numbers=system.atomic_numbers[:stop],
+        cell=system.cell[:number],
+        pbc=system.pbc[:number],
+        system_index=system.system_index[:stop],
+    )
+
+
+def same_edges(made: Graph, exact: Graph) -> bool:
+    """Whether two neighbour lists hold the same edges in the same order."""
+    return all(
+        torch.equal(getattr(made, name).cpu(), getattr(exact, name).cpu())
+        for name in ("centers", "neighbors", "shifts")
+    )

@@ -1,0 +1,122 @@
+"""What competes in a benchmark, by name: our backends and settings, and outside peers through their adapters."""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+
+from atomjet.data import Prediction, System
+from atomjet.engine import Engine, Settings
+from atomjet.errors import AtomJetError, ConfigError
+from atomjet.models.base import forces_from_gradients
+
+OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
+PEERS = ("torch_compile", "compile_graph", "schnetpack")
+LADDER = ("general", "fast_pytorch", "fast_gpu")
+"""Our optimisations, each with all before it; `STEPS` says what each adds."""
+
+STEPS = {
+    "general": "the definition, differentiated by autograd",
+    "fast_pytorch": "analytic forces, the function rearranged, sums over rows",
+    "fast_gpu": "fused kernels and a CUDA graph",
+}
+
+ENGINE_CALL = (
+    "checks of the structure, neighbour search, energy, forces, stress, synchronisation; positions are on the device"
+)
+GRAPH_CALL = (
+    "energy and forces, synchronisation; neighbour search for the new positions done before, outside the timing"
+)
+
+
+class Unavailable(Exception):
+    """A contender that cannot take part, and why."""
+
+
+class Contender(Protocol):
+    """Something that predicts; `includes` says what one call does."""
+
+    name: str
+    includes: str
+
+    def prepare(self, system: System) -> Any:
+        """What is done before the timing."""
+        ...
+
+    def call(self, prepared: Any) -> Prediction:
+        """What is timed."""
+        ...
+
+
+class EngineContender:
+    """One of our backends, from positions on the device to forces on the device."""
+
+    includes = ENGINE_CALL
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name, self.engine = name, engine
+
+    def prepare(self, system: System) -> tuple[System, torch.Tensor]:
+        """Nothing but taking the positions out: they are put in again inside the timing, checks and all."""
+        return system, system.positions
+
+    def call(self, prepared: tuple[System, torch.Tensor]) -> Prediction:
+        """Predict for new positions."""
+        system, positions = prepared
+        return self.engine.predict(system.with_positions(positions))
+
+
+def build(name: str, engine: Engine) -> Contender:
+    """Make a contender: NAME or NAME@PRECISION; `engine` gives weights, device and default precision.
+
+    Raises:
+        Unavailable: not installed, or it does not serve this model, device or precision.
+        ConfigError: no such name.
+    """
+    kind, _, precision = name.partition("@")
+    if kind in OURS:
+        try:
+            settings = Settings(engine.device, kind, precision or engine.precision)  # type: ignore[arg-type]
+            return EngineContender(name, Engine(engine.model, settings, engine.card))
+        except AtomJetError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise Unavailable(str(error)) from None
+    if kind in PEERS and not precision:
+        return import_module(f"atomjet.bench.peers.{kind}").build(engine)
+    raise ConfigError(
+        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS)} (ours also as NAME@high or NAME@float64), "
+        "ladder or peers"
+    )
+
+
+def expand(names: str) -> list[str]:
+    """Names separated by commas, `ladder` and `peers` written out; the definition first, as everything's baseline."""
+    groups = {"ladder": LADDER, "peers": PEERS}
+    wanted = ["general"]
+    for name in names.split(","):
+        wanted.extend(groups.get(name.strip(), (name.strip(),)))
+    return list(dict.fromkeys(name for name in wanted if name))
+
+
+def reference(engine: Engine) -> Engine:
+    """The definition in float64 with the same weights."""
+    return Engine(engine.model, Settings(engine.device, "general", "float64"), engine.card)
+
+
+def predicted(system: System, graph: Any, energies: torch.Tensor, gradients: torch.Tensor, model: Any) -> Prediction:
+    """What a peer that gives atomic energies and dE/d(edge vectors) says, in our terms; no stress."""
+    atomic = energies.double() + model.reference_energies[system.atomic_numbers]
+    energy = torch.zeros(system.num_systems, dtype=torch.float64, device=system.device)
+    energy.index_add_(0, system.system_index, atomic)
+    forces = forces_from_gradients(graph, gradients)
+    stress = torch.full((system.num_systems, 3, 3), torch.nan, device=system.device)
+    return Prediction(energy, forces, stress, atomic, system.system_index)
+
+
+def network(engine: Engine) -> Any:
+    """A copy of the model for a peer to change as it likes."""
+    return copy.deepcopy(engine.model)

@@ -1,0 +1,97 @@
+"""Declared cost of operators: bytes that must move and floating point operations, from the shapes of their inputs.
+
+Only operators listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
+the result once, as if nothing stayed in a cache between operators.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from atomjet.models.painn import PaiNNConfig
+
+
+class Cost(NamedTuple):
+    """Of one call."""
+
+    bytes: float
+    flops: float
+
+
+ELEMENTWISE = {
+    # name: operations per element of the largest input
+    "add": 1,
+    "add_": 1,
+    "sub": 1,
+    "mul": 1,
+    "mul_": 1,
+    "div": 1,
+    "neg": 1,
+    "rsub": 1,
+    "pow": 1,
+    "square": 1,
+    "addcmul": 2,
+    "addcmul_": 2,
+    "clone": 0,
+    "copy_": 0,
+    "fill_": 0,
+    "zero_": 0,
+    "sqrt": 1,
+    "sqrt_": 1,
+    "exp": 10,
+    "cos": 10,
+    "sin": 10,
+    "sigmoid": 10,
+    "silu": 11,
+    "silu_backward": 14,
+    "where": 1,
+    "lt": 1,
+    "abs": 1,
+    "masked_fill_": 1,
+    "sum": 1,
+    "linalg_vector_norm": 2,
+}
+
+
+def declared(name: str, shapes: list[list[int]], element: int) -> Cost | None:
+    """Cost of an operator (aten::NAME) on inputs of these shapes, `element` bytes a number; None where none is declared."""
+    kind = name.removeprefix("aten::")
+    sizes = [prod(shape) if shape else 0 for shape in shapes]
+    if kind in ("mm", "addmm", "bmm"):
+        a, b = [shape for shape in shapes if len(shape) >= 2][-2:]
+        batch, (rows, inner), columns = prod(a[:-2]), a[-2:], b[-1]
+        return Cost(
+            element * batch * (rows * inner + inner * columns + rows * columns), 2.0 * batch * rows * inner * columns
+        )
+    if kind in ELEMENTWISE and sizes:
+        # In place or not, one result of the largest input's size; sums and norms write next to nothing.
+        result = 0 if kind in ("sum", "linalg_vector_norm") else max(sizes)
+        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)))
+    if kind == "index_select" and len(shapes) >= 3:
+        rows, width = sizes[2], prod(shapes[0][1:])
+        return Cost(element * 2 * rows * width + 8 * rows, 0.0)
+    if kind == "index" and shapes and shapes[0]:
+        return None  # the indices' shapes are not recorded
+    if kind in ("index_add_", "index_add") and len(shapes) >= 4:
+        added = sizes[3]
+        return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added))
+    if kind == "segment_reduce" and sizes:
+        return Cost(element * sizes[0], float(sizes[0]))
+    return None
+
+
+def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
+    """Energy and forces of PaiNN, dense, nothing recomputed and nothing saved by structure.
+
+    F channels, K radial functions. Per atom and layer 15 F² multiply-adds (context 4, channel mix 6, update 5), per edge and
+    layer 3 F K for the filter and some 8 F operations around it; the backward pass repeats the products and does twice as much
+    around them. Bytes: what each edge gathers (6 F numbers forward, 4 F backward) and 18 F numbers an atom kept and read again.
+    """
+    f, k = config.features, config.num_radial
+    per_atom = config.layers * 15 * f * f + f * f // 2 + f // 2
+    per_edge = config.layers * 3 * f * k
+    flops = 2 * 2 * (atoms * per_atom + edges * per_edge) + config.layers * edges * (16 + 40) * f
+    gathered = config.layers * edges * 10 * f
+    kept = config.layers * atoms * 2 * 18 * f
+    return Cost(float(element * (gathered + kept)), float(flops))

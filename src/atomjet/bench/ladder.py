@@ -1,0 +1,312 @@
+"""One benchmark on several git revisions, in alternation: what did each change bring, and which one cost?
+
+Every revision stands in a worktree of its own. A round runs the benchmark once on each, in an order that rotates; changes are
+differences of logarithms within rounds, so that slow hours of the machine cancel. The figure of a change is the Hodges-Lehmann
+estimate (median of all pairwise means), its interval that of Wilcoxon's signed ranks: a round that was disturbed counts as
+one vote, however badly it was.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from atomjet.bench.compare import process_figures
+from atomjet.bench.result import read_result
+from atomjet.errors import AtomJetError, ConfigError
+
+FEWEST_ROUNDS = 7
+"""Fewer cannot give an interval at 98 %."""
+
+CONFIDENCE = 0.98
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+
+
+class DoesNotBuild(Exception):
+    """A revision on which the benchmark does not run, and why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One revision against the one before.
+
+    Attributes:
+        revision: short hash. change: the commit's subject. figure: median, seconds or whatever the benchmark prints.
+        delta, low, high: relative change and its interval; NaN for the first. rounds: how many measured it.
+        verdict: "slower", "faster", "same", "cannot tell", "does not build: ...", or "" for the first.
+    """
+
+    revision: str
+    change: str
+    figure: float
+    delta: float
+    low: float
+    high: float
+    rounds: int
+    verdict: str
+
+
+class Bench:
+    """A benchmark that can be run on any revision of a repository; lower figures are better.
+
+    Args:
+        repository: a git repository.
+        command: shell command, run in the root of a revision's worktree; the last number it prints is the figure.
+            None: `atomjet bench latency` of that revision on small molecules, in units of the yardstick.
+        model: for the latter.
+    """
+
+    def __init__(self, repository: Path, command: str | None, model: str | None = None) -> None:
+        self.repository, self.command, self.model = repository, command, model
+        if self._git("rev-parse", "--git-dir") is None:
+            raise ConfigError(f"{repository} is not a git repository; run this inside one, or give --repository")
+
+    def resolve(self, revision: str) -> str:
+        """Full hash of a revision.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        commit = self._git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        if not commit:
+            raise ConfigError(f"revision {revision!r} is not in {self.repository}; `git log --oneline` lists them")
+        return commit
+
+    def subject(self, commit: str) -> str:
+        """First line of a commit's message."""
+        return self._git("log", "-1", "--format=%s", commit) or ""
+
+    def between(self, good: str, bad: str) -> list[str]:
+        """Commits after `good` up to and with `bad`, oldest first."""
+        listed = self._git("rev-list", "--reverse", "--first-parent", f"{good}..{bad}")
+        return listed.split() if listed else []
+
+    @contextmanager
+    def worktrees(self) -> Iterator[Callable[[str], Path]]:
+        """Yield a function that gives each commit a worktree; all are gone at the end."""
+        made: dict[str, Path] = {}
+        with TemporaryDirectory(prefix="atomjet-ladder-") as folder:
+
+            def checkout(commit: str) -> Path:
+                if commit not in made:
+                    path = Path(folder) / commit[:12]
+                    if self._git("worktree", "add", "--detach", str(path), commit) is None:
+                        raise DoesNotBuild("git cannot check it out")
+                    made[commit] = path
+                return made[commit]
+
+            try:
+                yield checkout
+            finally:
+                for path in made.values():
+                    self._git("worktree", "remove", "--force", str(path))
+
+    def figure(self, tree: Path) -> float:
+        """Run once in a worktree.
+
+        Raises:
+            DoesNotBuild: the command fails or prints no number.
+        """
+        result = tree / ".ladder.json"
+        command = self.command
+        if command is None:
+            model = f" --model '{self.model}'" if self.model else ""
+            command = (
+                f"'{sys.executable}' -m atomjet bench latency --settings auto --max-atoms 20 --runs 60 --max-minutes 2 "
+                f"--process 1 --json '{result}'{model}"
+            )
+        made = subprocess.run(
+            ["env", f"PYTHONPATH={tree / 'src'}", "sh", "-c", command],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode != 0:
+            said = (made.stderr.strip() or made.stdout.strip() or "no message").splitlines()[-1]
+            raise DoesNotBuild(f"status {made.returncode}: {said[:120]}")
+        if self.command is None:
+            return _yardsticks(result)
+        numbers = NUMBER.findall(made.stdout)
+        if not numbers or not float(numbers[-1]) > 0:
+            raise DoesNotBuild("the command printed no positive number")
+        return float(numbers[-1])
+
+    def _git(self, *arguments: str) -> str | None:
+        made = subprocess.run(["git", *arguments], cwd=self.repository, capture_output=True, text=True, check=False)
+        return made.stdout.strip() if made.returncode == 0 else None
+
+
+def climb(
+    bench: Bench,
+    revisions: list[str],
+    precision: float = 0.01,
+    max_rounds: int = 40,
+    say: Callable[[str], None] = print,
+) -> list[Step]:
+    """Measure each revision against the one before it, until every change is known to `precision` or rounds run out.
+
+    Raises:
+        ConfigError: fewer than two revisions, or an unknown one.
+    """
+    if len(revisions) < 2:
+        raise ConfigError(f"{len(revisions)} revision given; a ladder needs two or more")
+    commits = [bench.resolve(revision) for revision in revisions]
+    broken: dict[str, str] = {}
+    figures: dict[str, list[float]] = {commit: [] for commit in commits}
+    with bench.worktrees() as checkout:
+        for done in range(max_rounds):
+            running = [commit for commit in figures if commit not in broken]
+            for place in range(len(running)):
+                commit = running[(done + place) % len(running)]
+                try:
+                    figures[commit].append(bench.figure(checkout(commit)))
+                except DoesNotBuild as error:
+                    broken[commit] = str(error)
+            steps = _steps(bench, commits, figures, broken, precision)
+            say(f"round {done + 1}: " + ", ".join(f"{step.revision} {step.delta:+.1%}" for step in steps[1:]))
+            if done + 1 >= FEWEST_ROUNDS and all(_settled(step, precision) for step in steps[1:]):
+                break
+    return _steps(bench, commits, figures, broken, precision)
+
+
+def bisect(
+    bench: Bench, good: str, bad: str, max_rounds: int = 40, say: Callable[[str], None] = print
+) -> tuple[list[str], float]:
+    """Find the first slower commit after `good` up to `bad`.
+
+    Returns:
+        The culprit (or, where commits do not build, all that it may be), and the relative change from `good` to `bad`.
+
+    Raises:
+        ConfigError: unknown revisions, none between them, or `bad` is not measurably slower than `good`.
+    """
+    first, last = bench.resolve(good), bench.resolve(bad)
+    line = [first, *bench.between(first, last)]
+    if len(line) < 2 or line[-1] != last:
+        raise ConfigError(f"{bad} does not come after {good}; give the older revision first")
+    with bench.worktrees() as checkout:
+
+        def duel(commit: str, threshold: float) -> tuple[bool | None, float]:
+            """Whether a commit is slower than the first by more than the threshold (in logarithms; None: cannot tell)."""
+            differences: list[float] = []
+            for done in range(max_rounds):
+                order = (first, commit) if done % 2 == 0 else (commit, first)
+                made = {one: math.log(bench.figure(checkout(one))) for one in order}
+                differences.append(made[commit] - made[first])
+                estimate, low, high = hodges_lehmann(np.array(differences))
+                if done + 1 >= FEWEST_ROUNDS and (low > threshold or high < threshold):
+                    return low > threshold, estimate
+            return None, hodges_lehmann(np.array(differences))[0]
+
+        try:
+            slower, change = duel(last, 0.0)
+        except DoesNotBuild as error:
+            raise ConfigError(f"{good} or {bad} does not build: {error}; choose others") from None
+        if not slower:
+            raise ConfigError(
+                f"{bad} is not measurably slower than {good} ({math.expm1(change):+.1%}); nothing to look for"
+            )
+        say(f"{last[:10]} is slower than {first[:10]} by {math.expm1(change):.1%}")
+        low, high, broken = 0, len(line) - 1, set[int]()
+        while True:
+            inner = [k for k in range(low + 1, high) if k not in broken]
+            if not inner:
+                break
+            middle = min(inner, key=lambda k: abs(2 * k - low - high))
+            try:
+                verdict, estimate = duel(line[middle], change / 2)
+            except DoesNotBuild as error:
+                say(f"{line[middle][:10]} does not build: {error}")
+                broken.add(middle)
+                continue
+            words = {True: "slow", False: "fast", None: "cannot tell"}[verdict]
+            say(f"{line[middle][:10]} {math.expm1(estimate):+.1%}: {words}  {bench.subject(line[middle])}")
+            if verdict is None:
+                broken.add(middle)
+            elif verdict:
+                high = middle
+            else:
+                low = middle
+    return line[low + 1 : high + 1], math.expm1(change)
+
+
+def hodges_lehmann(values: np.ndarray) -> tuple[float, float, float]:
+    """Centre of repeated values and its interval, from the sorted means of all pairs (each with itself too)."""
+    count = len(values)
+    i, j = np.triu_indices(count)
+    means = np.sort(0.5 * (values[i] + values[j]))
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    rank = count * (count + 1) / 4 - z * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+    cut = max(0, math.floor(rank))
+    return float(np.median(means)), float(means[cut]), float(means[-1 - cut])
+
+
+def table(steps: list[Step]) -> str:
+    """step | change | figure | delta | verdict."""
+    lines = [f"{'step':10} {'change':50} {'figure':>11} {'delta':>8} {'interval':>18} verdict"]
+    for step in steps:
+        span = "" if math.isnan(step.low) else f"{step.low:+.1%} ... {step.high:+.1%}"
+        delta = "" if math.isnan(step.delta) else f"{step.delta:+.1%}"
+        lines.append(
+            f"{step.revision:10} {step.change[:50]:50} {step.figure:11.5g} {delta:>8} {span:>18} {step.verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _steps(
+    bench: Bench, commits: list[str], figures: dict[str, list[float]], broken: dict[str, str], precision: float
+) -> list[Step]:
+    steps: list[Step] = []
+    before: str | None = None
+    nan = float("nan")
+    for commit in commits:
+        made, short, subject = figures[commit], commit[:10], bench.subject(commit)
+        if commit in broken:
+            steps.append(Step(short, subject, nan, nan, nan, nan, len(made), f"does not build: {broken[commit]}"))
+            continue
+        figure = float(np.median(made))
+        if before is None:
+            steps.append(Step(short, subject, figure, nan, nan, nan, len(made), ""))
+        else:
+            rounds = min(len(made), len(figures[before]))
+            differences = np.log(made[-rounds:]) - np.log(figures[before][-rounds:])
+            delta, low, high = (math.expm1(value) for value in hodges_lehmann(differences))
+            steps.append(Step(short, subject, figure, delta, low, high, rounds, _verdict(low, high, precision)))
+        before = commit
+    return steps
+
+
+def _verdict(low: float, high: float, precision: float) -> str:
+    if low > 0:
+        return "slower"
+    if high < 0:
+        return "faster"
+    return "same" if -precision <= low and high <= precision else "cannot tell"
+
+
+def _settled(step: Step, precision: float) -> bool:
+    """Known well enough: broken, or an interval no wider than the precision on either side."""
+    return math.isnan(step.delta) or (step.high - step.low) / 2 <= precision
+
+
+def _yardsticks(path: Path) -> float:
+    """Geometric mean over the cases of a result, in units of the yardstick."""
+    try:
+        result = read_result(path)
+    except AtomJetError as error:
+        raise DoesNotBuild(str(error)) from None
+    rows = [row for row in result.rows if row["status"] == "ok" and row["setting"] == "auto"]
+    if not rows:
+        raise DoesNotBuild("it measured nothing")
+    return math.exp(float(np.mean([process_figures(result, row).mean() for row in rows])))

@@ -1,0 +1,1 @@
+"""Outside ways to compute the same model, one file each: `build(engine)` returns a contender or raises `Unavailable`."""

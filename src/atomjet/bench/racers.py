@@ -1,0 +1,187 @@
+"""A contender on one case, ready to be called again and again, each time with positions that differ from the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomjet.adapters.ase import AtomJetCalculator
+from atomjet.adapters.structures import to_ase
+from atomjet.bench import accuracy, contenders
+from atomjet.bench.contenders import Unavailable
+from atomjet.data import System
+from atomjet.engine import Engine
+from atomjet.md.dynamics import build_dynamics
+from atomjet.md.settings import MDSettings
+from atomjet.md.velocities import draw_velocities
+from atomjet.neighbors import brute_force, cpu, search
+
+TURNS = 8
+"""Sets of positions that calls take in turn: none is that of the call before, so that no cache can answer."""
+
+MANY_EDGES = 1_000_000
+"""Contenders that keep prepared edge lists keep two of them beyond this many."""
+
+MOVE = 0.01
+"""Å, standard deviation of the moves."""
+
+TIMESTEP = 0.5
+"""fs."""
+
+KELVIN = 10.0
+"""Cold: the geometry stays near the one whose edges were counted, whatever weights are measured."""
+
+SMALL_ENOUGH = 1100
+"""Atoms that the brute-force neighbour list, the definition, is asked about."""
+
+
+@dataclass
+class Racer:
+    """What the race needs to know of a contender on a case.
+
+    Attributes:
+        call: one timed call, by a running number. includes: what it does, in words.
+        judge: measure the accuracy; None where it cannot be had at this size.
+        per_call: what one call does, for throughput: structures, atoms, and for dynamics fs.
+        parts: pieces of the call, timed by themselves.
+    """
+
+    call: Callable[[int], Any]
+    includes: str
+    judge: Callable[[], dict[str, Any] | None]
+    per_call: dict[str, float]
+    parts: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+
+
+class Entrants:
+    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases."""
+
+    def __init__(self, suite: str, engine: Engine) -> None:
+        self.suite, self.engine = suite, engine
+        self.built: dict[str, contenders.Contender] = {}
+
+    def enter(self, name: str, system: System) -> Racer:
+        """Make a contender ready for a case.
+
+        Raises:
+            Unavailable: it cannot take part.
+        """
+        if self.suite == "neighbors":
+            return _neighbor_racer(name, system, self.engine)
+        if name not in self.built:
+            self.built[name] = contenders.build(name, self.engine)
+        make = _dynamics_racer if self.suite == "md" else _prediction_racer
+        return make(self.built[name], system, self.engine)
+
+
+def default_names(suite: str, device: torch.device) -> str:
+    """Contenders where none are named."""
+    if suite == "neighbors":
+        return "vesin,search,brute_force"
+    return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
+
+
+def spoken(row: dict[str, Any], device: torch.device) -> str:
+    """One line on a row just measured."""
+    start = f"{row['case']:24} {row['setting']:22}"
+    if row["status"] != "ok":
+        return f"{start} {row['status']}: {row['reason']}"
+    samples = row["samples"][0]
+    values = np.array(samples["wall" if device.type == "cuda" else "cpu"])
+    error = row.get("accuracy", {}).get("force_rmse")
+    told = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
+    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}"
+
+
+def moved(system: System, turns: int = TURNS) -> list[System]:
+    """The same structures with atoms moved a little, differently each."""
+    generator = torch.Generator().manual_seed(1)
+    moves = [torch.randn(system.positions.shape, generator=generator, dtype=torch.float64) for _ in range(turns)]
+    return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]
+
+
+def _prediction_racer(contender: contenders.Contender, system: System, engine: Engine) -> Racer:
+    own = contender.engine if isinstance(contender, contenders.EngineContender) else engine
+    edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
+    turns = TURNS if edges < MANY_EDGES and system.num_atoms < 50_000 else 2
+    prepared = [contender.prepare(other) for other in moved(system, turns)]
+
+    def judge() -> dict[str, Any] | None:
+        few = accuracy.first_structures(moved(system, 1)[0], accuracy.LARGEST_REFERENCE[engine.device.type])
+        if few is None:
+            return None
+        kind = accuracy.gate_of(engine.device, own.dtype, own.precision)
+        exact = contenders.reference(engine).predict(few)
+        return accuracy.compare_predictions(contender.call(contender.prepare(few)), exact, few, kind).to_json()
+
+    per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
+    parts = _parts(contender, moved(system, 2)) if edges and turns == TURNS else {}
+    return Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call, parts)
+
+
+def _parts(contender: contenders.Contender, systems: list[System]) -> dict[str, Callable[[int], Any]]:
+    """Neighbour search, energy alone, and energy with forces of one of our engines."""
+    if not isinstance(contender, contenders.EngineContender):
+        return {}
+    engine = contender.engine
+    graphs = [search(system, engine.cutoff) for system in systems]
+    graphs = [graph.with_vectors(graph.vectors.to(engine.dtype)) for graph in graphs]
+
+    @torch.no_grad()
+    def energy(turn: int) -> Any:
+        return engine.model.atomic_energies(graphs[turn % 2])
+
+    parts: dict[str, Callable[[int], Any]] = {
+        "search": lambda turn: search(systems[turn % 2], engine.cutoff),
+        "energy and forces": lambda turn: engine.evaluator.energies_and_gradients(graphs[turn % 2]),
+    }
+    return parts | ({"energy": energy} if engine.backend == "general" else {})
+
+
+def _dynamics_racer(contender: contenders.Contender, system: System, engine: Engine) -> Racer:
+    if not isinstance(contender, contenders.EngineContender):
+        raise Unavailable("takes part in predictions only, not in dynamics")
+    judge = _prediction_racer(contender, system, engine).judge
+    atoms = to_ase(system)
+    atoms.calc = AtomJetCalculator(contender.engine)
+    generator = np.random.default_rng(0)
+    draw_velocities(atoms, KELVIN, "nve", generator)
+    dynamics = build_dynamics(atoms, MDSettings(steps=1, timestep=TIMESTEP), generator)
+    includes = (
+        "one velocity Verlet step through ASE: integration, ase.Atoms to the device, checks, neighbour search, energy, "
+        "forces, stress, copy of the results to the host"
+    )
+    per_call = {"structures": 1.0, "atoms": float(len(atoms)), "fs": TIMESTEP}
+    return Racer(lambda turn: dynamics.step(), includes, judge, per_call)
+
+
+def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
+    cutoff, device = engine.cutoff, engine.device
+    home = system.to("cpu")
+    routes: dict[str, tuple[Callable[[System], Any], str]] = {
+        "search": (lambda s: search(s, cutoff), "AtomJet's choice for this device; the list stays on the device"),
+        "brute_force": (lambda s: brute_force(s, cutoff), "all pairs, the definition; the list stays on the device"),
+        "vesin": (
+            lambda s: cpu.search(s.to("cpu"), cutoff).vectors.to(device),
+            "vesin on the CPU; positions copied from the device and edge vectors back to it",
+        ),
+    }
+    if name not in routes:
+        raise Unavailable(f"is no neighbour search; give some of {', '.join(routes)}")
+    call, includes = routes[name]
+    if name == "brute_force" and system.num_atoms > 20_000 and system.num_systems == 1:
+        raise Unavailable("all pairs of so many atoms")
+    systems = moved(system)
+
+    def judge() -> dict[str, Any] | None:
+        few = moved(home, 1)[0]
+        exact = brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+        made = cpu.search(few, cutoff) if name == "vesin" else call(few.to(device))
+        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
+
+    per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
+    return Racer(lambda turn: call(systems[turn % TURNS]), includes, judge, per_call)

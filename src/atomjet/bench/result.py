@@ -1,0 +1,120 @@
+"""A benchmark's result: one JSON file, written anew after every row, read back with care."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atomjet.bench.measure import describe, ratio
+from atomjet.errors import ConfigError
+from atomjet.models.file import write_atomically
+
+FORMAT = 1
+
+
+@dataclass
+class Result:
+    """Rows of one suite and where they come from.
+
+    Attributes:
+        about: suite, model, settings asked for, and `provenance`.
+        rows: see `atomjet.bench.run`; `samples` holds one entry a process.
+        path: where it is saved after each row; None: nowhere.
+    """
+
+    about: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    path: Path | None = None
+
+    @property
+    def clock(self) -> str:
+        """Which of the two times is judged."""
+        return "wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu"
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take a row, complete its statistics, save."""
+        self.rows.append(row)
+        self._complete(row["case"])
+        self.save()
+
+    def merge(self, other: Result) -> None:
+        """Take the rows of another process's run of the same suite."""
+        for row in other.rows:
+            mine = self.row(row["case"], row["setting"])
+            if mine is None:
+                self.rows.append(row)
+            elif row["status"] != "ok":
+                mine.update(status=row["status"], reason=row["reason"])
+            elif mine["status"] == "ok":
+                mine["samples"].extend(row["samples"])
+                mine["memory_bytes"] = max(mine["memory_bytes"], row["memory_bytes"])
+        for case in dict.fromkeys(row["case"] for row in other.rows):
+            self._complete(case)
+        self.save()
+
+    def row(self, case: str, setting: str) -> dict[str, Any] | None:
+        """The row of a case and setting."""
+        return next((row for row in self.rows if (row["case"], row["setting"]) == (case, setting)), None)
+
+    def values(self, row: dict[str, Any]) -> np.ndarray:
+        """Seconds of every call of a row, all processes."""
+        return np.concatenate([np.array(samples[self.clock]) for samples in row["samples"]])
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        if self.path is not None:
+            content = {"atomjet_benchmark": FORMAT} | self.about | {"clock": self.clock, "rows": self.rows}
+            write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _complete(self, case: str) -> None:
+        rows = [row for row in self.rows if row["case"] == case and row["status"] == "ok"]
+        for row in rows:
+            values = self.values(row)
+            row["statistics"] = describe(values) | {"runs": len(values)}
+            row["throughput"] = _throughput(row["per_call"], float(np.median(values)))
+            base = self.values(rows[0])
+            number = min(len(base), len(values))
+            estimate, low, high = ratio(base[:number], values[:number])
+            row["ratio"] = {"to": rows[0]["setting"], "estimate": estimate, "low": low, "high": high}
+
+
+def read_result(path: Path | str) -> Result:
+    """Read a result back.
+
+    Raises:
+        ConfigError: no such file, not JSON, or not a benchmark's result.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `atomjet bench SUITE --json {path}` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a file of `atomjet bench SUITE --json`") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON (line {error.lineno}: {error.msg}); measure it again") from None
+    version = content.get("atomjet_benchmark") if isinstance(content, dict) else None
+    if version != FORMAT:
+        said = "is not a benchmark's result" if version is None else f"has format {version}"
+        raise ConfigError(f"{path}: {said}; this version reads format {FORMAT} of `atomjet bench SUITE --json`")
+    try:
+        rows = content.pop("rows")
+        for row in rows:
+            (row["case"], row["setting"], row["status"])
+            if row["status"] == "ok":
+                assert all(len(samples["cpu"]) == len(samples["wall"]) > 0 for samples in row["samples"])
+        content["provenance"]["device_type"]
+    except (KeyError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{path}: a row or field is missing or wrong ({error}); measure it again") from None
+    return Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
+
+
+def _throughput(per_call: dict[str, float], seconds: float) -> dict[str, float]:
+    made = {"structures/s": per_call["structures"] / seconds, "atoms/s": per_call["atoms"] / seconds}
+    if "fs" in per_call:
+        made |= {"steps/s": 1 / seconds, "ns/day": per_call["fs"] * 1e-6 * 86400 / seconds}
+    return made

@@ -1,0 +1,218 @@
+"""Run a suite: gate, count, time in alternation; write down every row at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from atomjet.bench.contenders import Unavailable
+from atomjet.bench.measure import Series, interleave, synchronize
+from atomjet.bench.racers import Entrants, Racer, spoken
+from atomjet.bench.result import Result
+from atomjet.bench.suites import Case
+from atomjet.bench.trace import launches, peak_bytes, trace
+from atomjet.bench.yardstick import Yardstick
+from atomjet.engine import Engine
+
+SHARE = 0.4
+"""Of the time left, what one contender's first call may take."""
+
+
+class OutOfTime(BaseException):
+    """The time given to a stage is over. No `Exception`: what is interrupted must not take it for an error of its own."""
+
+
+@dataclass
+class Budget:
+    """Wall time for a whole suite."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.seconds - (time.monotonic() - self.started)
+
+
+def run_suite(
+    suite: str,
+    cases: list[Case],
+    names: list[str],
+    engine: Engine,
+    result: Result,
+    budget: Budget,
+    runs: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Measure every case; rows go into `result`, which saves itself after each.
+
+    Args:
+        names: contenders, the first of which is the baseline of every ratio.
+        engine: gives weights, device and precision.
+        runs: rounds, instead of each case's own number.
+    """
+    yardstick = Yardstick(engine.device)
+    entrants = Entrants(suite, engine)
+    for place, case in enumerate(cases):
+        share = min(0.5 * budget.left, 2 * budget.left / (len(cases) - place))
+        try:
+            rows = _run_case(entrants, case, names, yardstick, share, runs or case.runs)
+        except (Exception, OutOfTime) as error:  # one case must not take the rest with it
+            rows = [_row(case.name, name, _status(error), _reason(error)) for name in names]
+        for row in rows:
+            result.add(row)
+            say(spoken(row, engine.device))
+        _forget(engine.device)
+
+
+def _run_case(
+    entrants: Entrants, case: Case, names: list[str], yardstick: Yardstick, seconds: float, runs: int
+) -> list[dict[str, Any]]:
+    if seconds < 1:
+        return [_row(case.name, name, "out of time", "nothing was left of --max-minutes") for name in names]
+    device = entrants.engine.device
+    with _deadline(SHARE * seconds):
+        system = case.make().to(device, torch.float64)
+    rows: dict[str, dict[str, Any]] = {}
+    racing: dict[str, Racer] = {}
+    for name in names:
+        row = rows[name] = _row(case.name, name, "ok", "") | {
+            "atoms": system.num_atoms,
+            "structures": system.num_systems,
+        }
+        try:
+            with _deadline(SHARE * seconds):
+                racer = entrants.enter(name, system)
+                _examine(racer, row, device)
+        except (Exception, OutOfTime) as error:
+            row.update(status=_status(error), reason=_reason(error))
+            _forget(device)
+            continue
+        if row["status"] == "ok":
+            racing[name] = racer
+    if racing:
+        _time(racing, rows, yardstick, device, seconds, runs)
+    return list(rows.values())
+
+
+def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
+    """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
+    row["includes"] = racer.includes
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    racer.call(0)
+    synchronize(device)
+    if device.type == "cuda":
+        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before
+    accuracy = racer.judge()
+    if accuracy is not None:
+        row["accuracy"] = accuracy
+        if not accuracy["passed"]:
+            row.update(status="inaccurate", reason="the result differs from the definition's beyond its gate: no speed")
+            return
+    made = trace(lambda: racer.call(1), device, profile_memory=device.type == "cpu")
+    row["launches"] = launches(made, device)
+    if device.type == "cpu":
+        row["memory_bytes"] = peak_bytes(made)
+
+
+def _time(
+    racing: dict[str, Racer],
+    rows: dict[str, dict[str, Any]],
+    yardstick: Yardstick,
+    device: torch.device,
+    seconds: float,
+    runs: int,
+) -> None:
+    calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
+    lost: dict[str, Exception] = {}
+    for name, racer in racing.items():
+        calls[name] = _guarded(name, racer, lost)
+    made = interleave(calls, device, runs, seconds=0.7 * seconds)
+    for name, racer in racing.items():
+        if name in lost:
+            rows[name].update(status=_status(lost[name]), reason=_reason(lost[name]))
+            continue
+        rows[name]["samples"] = [_samples(made[name], made["yardstick"])]
+        rows[name]["per_call"] = racer.per_call
+    parts = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
+    if parts and len(made["yardstick"].wall) >= 20:
+        split = interleave(parts, device, runs=20, warm_up=3, seconds=0.2 * seconds)
+        for label, series in split.items():
+            name, _, part = label.partition("/")
+            if name not in lost:
+                rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
+
+
+def _guarded(name: str, racer: Racer, lost: dict[str, Exception]) -> Callable[[int], Any]:
+    """A contender that fails in mid-race is out; the others go on."""
+
+    def call(turn: int) -> Any:
+        if name in lost:
+            return None
+        try:
+            return racer.call(turn)
+        except Exception as error:
+            lost[name] = error
+            return None
+
+    return call
+
+
+def _samples(own: Series, yardstick: Series) -> dict[str, list[float]]:
+    parts = {"wall": own.wall, "cpu": own.cpu, "yardstick_wall": yardstick.wall, "yardstick_cpu": yardstick.cpu}
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in parts.items()}
+
+
+def _row(case: str, setting: str, status: str, reason: str) -> dict[str, Any]:
+    return {"case": case, "setting": setting, "status": status, "reason": reason}
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Unavailable):
+        return "skipped"
+    if isinstance(error, OutOfTime):
+        return "out of time"
+    text = str(error).lower()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate memory" in text:
+        return "out of memory"
+    return "failed"
+
+
+def _reason(error: BaseException) -> str:
+    kind = "" if isinstance(error, Unavailable | OutOfTime) else f"{type(error).__name__}: "
+    return (kind + " ".join(str(error).split()))[:300]
+
+
+def _forget(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` inside Python code that takes longer; only the main thread can be interrupted so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(signum: int, frame: Any) -> None:
+        raise OutOfTime(f"the first calls took longer than {seconds:.0f} s; raise --max-minutes")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

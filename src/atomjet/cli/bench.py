@@ -1,0 +1,274 @@
+"""`atomjet bench`: the suites, and what is made of their results."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed, Task
+
+if TYPE_CHECKING:
+    from atomjet.bench.result import Result
+    from atomjet.bench.run import Budget
+
+app = typer.Typer(
+    help="Measure speed, memory and accuracy; compare runs and revisions.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet bench latency --json latency.json --report latency.md
+  atomjet bench bulk --settings general,fast_pytorch,peers --max-minutes 10 --json bulk.json
+  atomjet bench latency --max-atoms 200 --processes 8 --json new.json     (to compare revisions by)
+"""
+
+COMPARE_EXAMPLES = """Examples:
+
+\b
+  atomjet bench compare base.json new.json
+  atomjet bench compare base.json new.json --threshold 0.02
+"""
+
+LADDER_EXAMPLES = """Examples:
+
+\b
+  atomjet bench ladder v0.1 main
+  atomjet bench ladder HEAD~3 HEAD~2 HEAD~1 HEAD --command "python speed.py"
+  atomjet bench ladder --bisect v0.1 main
+"""
+
+
+def measure(suite: str) -> Any:
+    """The command of one suite."""
+
+    def command(
+        json_file: Annotated[Path | None, typer.Option("--json", help="Everything measured.", metavar="J")] = None,
+        report: Annotated[Path | None, typer.Option("--report", help="Markdown tables.", metavar="MD")] = None,
+        plot: Annotated[Path | None, typer.Option("--plot", help="Speed, memory and parts: .png, .pdf.")] = None,
+        settings: Annotated[
+            str | None,
+            typer.Option(
+                "--settings",
+                help="What competes: names of backends, NAME@high, NAME@float64, peers, ladder (all our steps).",
+                metavar="A,B,...",
+                show_default=False,
+            ),
+        ] = None,
+        runs: Annotated[int | None, typer.Option("--runs", help="Timed calls a case.", show_default="100")] = None,
+        max_atoms: Annotated[
+            int | None, typer.Option("--max-atoms", help="Leave out larger cases.", show_default=False)
+        ] = None,
+        max_minutes: Annotated[float, typer.Option("--max-minutes", help="For everything.")] = 10.0,
+        processes: Annotated[
+            int, typer.Option("--processes", help="Fresh processes, one after the other; 8 to compare runs by.")
+        ] = 1,
+        threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
+        process: Annotated[int, typer.Option("--process", hidden=True)] = 0,
+        model: Model = DEFAULT_MODEL,
+        device: Device = None,
+        backend: Backend = "auto",
+        precision: Precision = "default",
+        task: Task = None,
+        seed: Seed = 0,
+    ) -> None:
+        from atomjet.bench.run import Budget
+
+        for output in (json_file, report, plot):
+            if output is not None:
+                options.check_output(output, Path())
+        budget = Budget(60 * max_minutes)
+        request = {"settings": settings, "runs": runs, "max_atoms": max_atoms, "threads": threads, "seed": seed}
+        wanted = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
+        if processes > 1:
+            result = _repeat(suite, processes, budget, json_file, request | wanted)
+        else:
+            result = _measure(suite, budget, json_file, process=process, **request, wanted=wanted)
+        if not process:
+            _write(result, json_file, report, plot)
+        if not any(row["status"] == "ok" for row in result.rows):
+            raise typer.Exit(1)
+
+    command.__doc__ = {
+        "latency": "Molecules of 10 to 200 atoms, alone and in batches.",
+        "bulk": "Periodic water of a thousand to a million atoms.",
+        "neighbors": "The neighbour search alone.",
+        "md": "Whole steps of molecular dynamics: steps/s and ns/day.",
+        "uma": "A crystal of 2,000 atoms, for models of the family escn_md.",
+    }[suite]
+    return command
+
+
+for name in ("latency", "bulk", "neighbors", "md", "uma"):
+    app.command(name, epilog=EXAMPLES)(measure(name))
+
+
+@app.command("compare", epilog=COMPARE_EXAMPLES)
+def compare(
+    base: Annotated[Path, typer.Argument(help="Result of the older revision.", metavar="BASE.json")],
+    new: Annotated[Path, typer.Argument(help="Result of the newer revision.", metavar="NEW.json")],
+    threshold: Annotated[float, typer.Option("--threshold", help="Smallest change that matters.")] = 0.05,
+) -> None:
+    """Say what became slower, larger or less exact; status 1 if anything did."""
+    from atomjet.bench.compare import compare as judge
+    from atomjet.bench.compare import table
+    from atomjet.bench.result import read_result
+
+    changes = judge(read_result(base), read_result(new), threshold)
+    print(table(changes))
+    worse = [change for change in changes if change.verdict == "worse"]
+    for change in worse:
+        print(f"worse: {change.case}, {change.setting}: {change.quantity} {change.change:+.1%}")
+    print(f"{len(changes)} comparisons, {len(worse)} worse by more than {threshold:.0%}")
+    if worse:
+        raise typer.Exit(1)
+
+
+def _measure(
+    suite: str,
+    budget: Budget,
+    json_file: Path | None,
+    *,
+    settings: str | None,
+    runs: int | None,
+    max_atoms: int | None,
+    threads: int,
+    process: int,
+    seed: int,
+    wanted: dict[str, Any],
+) -> Result:
+    """One process's run."""
+    from atomjet.bench import racers, suites
+    from atomjet.bench.contenders import expand
+    from atomjet.bench.measure import settle
+    from atomjet.bench.provenance import provenance
+    from atomjet.bench.result import Result
+    from atomjet.bench.run import run_suite
+
+    engine = options.load_engine(**wanted)
+    settle(engine.device, threads, process)
+    if settings is None:
+        backend = wanted["backend"]
+        settings = racers.default_names(suite, engine.device) if backend == "auto" else f"general,{backend}"
+    names = settings.split(",") if suite == "neighbors" else expand(settings)
+    chosen = suites.cases(suite, engine.device, engine.model.family, max_atoms, seed)
+    about = {
+        "suite": suite,
+        "model": engine.card.get("name", wanted["model"]),
+        "precision": engine.precision,
+        "settings": names,
+        "provenance": provenance(engine.device),
+    }
+    result = Result(about, path=json_file)
+    run_suite(suite, chosen, names, engine, result, budget, runs)
+    return result
+
+
+def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, request: dict[str, Any]) -> Result:
+    """The same request in fresh processes, one after the other; results are joined as they come."""
+    from atomjet.bench.result import read_result
+    from atomjet.errors import SimulationError
+
+    passed = [f"--{name.replace('_', '-')}={value}" for name, value in request.items() if value is not None]
+    joined: Result | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for process in range(1, processes + 1):
+            part = Path(folder) / f"{process}.json"
+            minutes = budget.left / 60 / (processes + 1 - process)
+            own = [f"--json={part}", f"--process={process}", f"--max-minutes={minutes:.3f}"]
+            print(f"process {process} of {processes}", flush=True)
+            done = subprocess.run([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own], check=False)
+            if not part.exists():
+                raise SimulationError(f"process {process} ended with status {done.returncode} and measured nothing")
+            made = read_result(part)
+            if joined is None:
+                joined = made
+                joined.path = json_file
+                joined.save()
+            else:
+                joined.merge(made)
+    assert joined is not None
+    return joined
+
+
+def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
+    from atomjet.bench.report import plot_result, tables
+
+    if report is not None:
+        report.write_text(tables(result))
+        print(f"wrote {report}")
+    if plot is not None:
+        plot_result(result, plot)
+        print(f"wrote {plot}")
+    if json_file is not None:
+        print(f"wrote {json_file}")
+
+
+@app.command("ladder", epilog=LADDER_EXAMPLES)
+def ladder(
+    revisions: Annotated[list[str] | None, typer.Argument(help="Oldest first.", metavar="REV REV ...")] = None,
+    bisect: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--bisect", help="Find the first slower commit between two.", metavar="GOOD BAD", show_default=False
+        ),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            help="Run in the root of each revision; the last number it prints is the figure, lower is better. "
+            "Default: its own `atomjet bench latency`.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[float, typer.Option("--precision", help="Know each change this well.")] = 0.01,
+    max_rounds: Annotated[int, typer.Option("--max-rounds", help="Then say that it cannot be told.")] = 40,
+    repository: Annotated[Path, typer.Option("--repository", help="Git repository.")] = Path(),
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="For the default command.", metavar="NAME", show_default=False)
+    ] = None,
+) -> None:
+    """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
+    from atomjet.bench import ladder as steps_of
+    from atomjet.errors import ConfigError
+
+    bench = steps_of.Bench(
+        repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model
+    )
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    if bisect is not None:
+        if revisions:
+            raise ConfigError(f"--bisect takes its two revisions alone; leave out {' '.join(revisions)}")
+        found, change = steps_of.bisect(bench, *bisect, max_rounds=max_rounds, say=say)
+        words = "first slower commit" if len(found) == 1 else f"one of these {len(found)} is the first slower commit"
+        print(f"{words} ({change:+.1%} in all):")
+        for commit in found:
+            print(f"{commit[:10]} {bench.subject(commit)}")
+        return
+    made = steps_of.climb(bench, revisions or [], precision, max_rounds, say)
+    print(steps_of.table(made))
+    if any(step.verdict == "slower" for step in made):
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Results.", metavar="FOLDER")] = Path("benchmarks/results"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown.")] = Path("docs/performance.md"),
+) -> None:
+    """Write the performance page from every result in a folder."""
+    from atomjet.bench.report import performance_page
+
+    options.check_output(output, folder)
+    output.write_text(performance_page(folder))
+    print(f"wrote {output}")

@@ -1,0 +1,129 @@
+"""Revisions of throw-away repositories, each with a real piece of work as its benchmark."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from atomjet.bench.ladder import Bench, bisect, climb, hodges_lehmann, table
+from atomjet.errors import ConfigError
+
+SPEED = """
+import time
+def work(n):
+    total = 0
+    for k in range(n):
+        total += k * k
+    return total
+best = 1e9
+for _ in range(25):
+    start = time.process_time_ns()
+    work({work})
+    best = min(best, time.process_time_ns() - start)
+print("best", best * 1e-9)
+"""
+
+
+def quiet(line):
+    pass
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    made = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return made.stdout.strip()
+
+
+def repository(folder, works):
+    """One commit for each amount of work; None for one that does not run."""
+    git(folder, "init", "-q")
+    commits = []
+    for k, work in enumerate(works):
+        text = "import no_such_module" if work is None else SPEED.format(work=work)
+        (folder / "speed.py").write_text(f"{text}\n# revision {k}\n")
+        git(folder, "add", "speed.py")
+        git(folder, "commit", "-q", "-m", f"Change {k}")
+        commits.append(git(folder, "rev-parse", "HEAD"))
+    return commits, Bench(folder, f"'{sys.executable}' -S speed.py")
+
+
+@pytest.mark.parametrize("culprit", [3, 6])
+def test_bisect_finds_a_planted_slowdown_of_five_percent_among_eight(tmp_path, culprit):
+    commits, bench = repository(tmp_path, [20000 if k < culprit else 21000 for k in range(8)])
+    found, change = bisect(bench, commits[0], commits[-1], say=quiet)
+    assert found == [commits[culprit]]
+    assert change == pytest.approx(0.05, abs=0.02)
+    assert git(tmp_path, "worktree", "list").count("\n") == 0
+
+
+def test_bisect_goes_around_what_does_not_build(tmp_path):
+    commits, bench = repository(tmp_path, [10000, None, 10000, 12000, 12000])
+    said = []
+    found, _ = bisect(bench, commits[0], commits[-1], say=said.append)
+    assert found == [commits[3]]
+
+
+def test_bisect_names_all_that_it_may_be(tmp_path):
+    commits, bench = repository(tmp_path, [10000, None, 12000])
+    said = []
+    found, _ = bisect(bench, commits[0], commits[-1], say=said.append)
+    assert found == commits[1:]
+    assert any(
+        "does not build: status 1: ModuleNotFoundError: No module named 'no_such_module'" in line for line in said
+    )
+
+
+def test_ladder_tells_each_step(tmp_path):
+    commits, bench = repository(tmp_path, [10000, 12000, None, 9000])
+    steps = climb(bench, commits, precision=0.03, max_rounds=15, say=quiet)
+    assert [step.verdict.split(":")[0] for step in steps] == ["", "slower", "does not build", "faster"]
+    assert steps[1].delta == pytest.approx(0.2, abs=0.05)
+    assert steps[3].delta == pytest.approx(-0.25, abs=0.05)
+    text = table(steps)
+    assert "Change 1" in text
+    assert "does not build: status 1: ModuleNotFoundError" in text
+
+
+def test_ladder_says_that_it_cannot_tell(tmp_path):
+    folder = tmp_path
+    git(folder, "init", "-q")
+    for k in range(2):
+        # A benchmark of pure noise.
+        (folder / "speed.py").write_text(f"import os\nprint(1 + os.urandom(1)[0] / 64)\n# {k}\n")
+        git(folder, "add", "speed.py")
+        git(folder, "commit", "-q", "-m", f"Change {k}")
+    steps = climb(Bench(folder, f"{sys.executable} -S speed.py"), ["HEAD~1", "HEAD"], max_rounds=8, say=quiet)
+    assert steps[1].verdict == "cannot tell"
+
+
+def test_bad_requests(tmp_path):
+    with pytest.raises(ConfigError, match="is not a git repository"):
+        Bench(tmp_path, "true")
+    commits, bench = repository(tmp_path, [2000, 2000])
+    with pytest.raises(ConfigError, match="revision 'nowhere' is not in"):
+        climb(bench, ["nowhere", "HEAD"], say=quiet)
+    with pytest.raises(ConfigError, match="1 revision given; a ladder needs two or more"):
+        climb(bench, ["HEAD"], say=quiet)
+    with pytest.raises(ConfigError, match="HEAD~1 does not come after HEAD; give the older revision first"):
+        bisect(bench, "HEAD", "HEAD~1", say=quiet)
+    with pytest.raises(ConfigError, match="does not build: the command printed no positive number"):
+        bisect(Bench(tmp_path, "echo nothing"), commits[0], commits[1], say=quiet)
+
+
+def test_hodges_lehmann_shrugs_off_a_disturbed_round():
+    generator = np.random.default_rng(0)
+    calm = generator.normal(0.05, 0.01, 15)
+    disturbed = calm.copy()
+    disturbed[3] += 3.0
+    centre, low, high = hodges_lehmann(disturbed)
+    assert centre == pytest.approx(0.05, abs=0.01)
+    assert low < 0.05 < high
+    assert high - low < 0.04
+    covered = 0
+    for _ in range(300):
+        _, low, high = hodges_lehmann(generator.normal(0, 1, 12))
+        covered += low <= 0 <= high
+    assert covered / 300 == pytest.approx(0.98, abs=0.02)
+    assert not math.isnan(centre)
