@@ -1,6 +1,7 @@
 """eSCN-MD on its backends: the size of UMA-S with few channels, and one with mmax below lmax and every option otherwise."""
 
 import pytest
+import torch
 
 from atomjet import Engine
 from atomjet.engine import Settings
@@ -18,16 +19,26 @@ CONFIGS = {
         "cutoff": 4.5,
     },
 }
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
 @pytest.fixture(scope="module", params=["uma-general", "uma-fast_pytorch", "large-general"])
-def engine(request):
-    name, backend = request.param.split("-")
-    model = random_escn_md(**CONFIGS[name])
-    return Engine(model, Settings("cpu", backend, "float64"), task=model.config.tasks[-1])
+def case(request):
+    return request.param.split("-")
+
+
+@pytest.fixture(scope="module", params=["cpu", CUDA])
+def engine(request, case):
+    model = random_escn_md(**CONFIGS[case[0]])
+    return Engine(model, Settings(request.param, case[1], "float64"), task=model.config.tasks[-1])
 
 
 class TestEscnMd(Conformance):
     """Everything in the suite but inversion: the products that mix m with -m tell left from right, in fairchem's model too."""
 
     tells_left_from_right = True
+
+    def test_deterministic(self, engine, case):
+        if engine.device.type == "cuda" and case[1] == "general":
+            pytest.skip("autograd of indexing adds atomically on a GPU; the definition makes no promise there")
+        super().test_deterministic(engine)

@@ -80,7 +80,7 @@ def build(name: str, engine: Engine) -> Contender:
     if kind in OURS:
         try:
             settings = Settings(engine.device, kind, precision or engine.precision)  # type: ignore[arg-type]
-            return EngineContender(name, Engine(engine.model, settings, engine.card))
+            return EngineContender(name, Engine(engine.model, settings, engine.card, engine.task))
         except AtomJetError as error:
             if isinstance(error, ConfigError):
                 raise
@@ -104,7 +104,7 @@ def expand(names: str) -> list[str]:
 
 def reference(engine: Engine) -> Engine:
     """The definition in float64 with the same weights."""
-    return Engine(engine.model, Settings(engine.device, "general", "float64"), engine.card)
+    return Engine(engine.model, Settings(engine.device, "general", "float64"), engine.card, engine.task)
 
 
 def predicted(system: System, graph: Any, energies: torch.Tensor, gradients: torch.Tensor, model: Any) -> Prediction:

@@ -46,7 +46,7 @@ def in_float64(potential: Potential) -> Potential:
     for backend in (potential.backend, "auto"):
         settings = replace(potential.settings, backend=backend, precision="float64")  # type: ignore[arg-type]
         try:
-            return type(potential)(potential.model, settings, potential.card)
+            return type(potential)(potential.model, settings, potential.card, potential.task)
         except BackendError:
             continue
     return potential
@@ -55,7 +55,7 @@ def in_float64(potential: Potential) -> Potential:
 def definition(engine: Engine) -> Engine:
     """The reference of everything: `general` in float64 with the same weights."""
     settings = replace(engine.settings, backend="general", precision="float64")
-    return type(engine)(engine.model, settings, engine.card)
+    return type(engine)(engine.model, settings, engine.card, engine.task)
 
 
 def system_of(structures: Atoms | Sequence[Atoms], potential: Potential) -> System:

@@ -200,7 +200,8 @@ def _tensor(
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if min(size, default=1) < 0 or min(stride, default=0) < 0 or offset < 0 or (0 not in size and last >= len(storage)):
         raise ModelFileError(f"{path}: a tensor of shape {size} reaches beyond its storage; the file is damaged")
-    return storage.as_strided(size, stride, offset).clone()
+    tensor = storage.as_strided(size, stride, offset)
+    return tensor if tensor.numel() == len(storage) and tensor.is_contiguous() else tensor.clone()
 
 
 def _plain(path: Path, value: Any, where: str, depth: int = 0, root: Any = None) -> Any:
