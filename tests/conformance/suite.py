@@ -154,8 +154,8 @@ class Conformance:
         boxed = atoms.copy()
         boxed.cell = np.eye(3)
         plain, same = predict(engine, atoms), predict(engine, boxed)
-        assert torch.equal(plain.energy, same.energy)
-        assert torch.equal(plain.forces, same.forces)
+        close(same.energy, plain.energy, BATCH)
+        close(same.forces, plain.forces, BATCH)
 
     def test_isolated_atoms(self, engine):
         one = predict(engine, Atoms("C"))

@@ -54,18 +54,26 @@ def count_candidates(system: System, cutoff: float) -> int:
 
 def complete_cells(system: System) -> Tensor:
     """(S, 3, 3) float64 cells whose missing (not periodic) rows are unit vectors orthogonal to all others."""
-    cell = system.cell.double().clone()
+    eye = torch.eye(3, dtype=torch.float64, device=system.device)
+    cell = torch.where(system.pbc.any(1)[:, None, None], system.cell.double(), eye)
+    partly = system.pbc.any(1) & ~system.pbc.all(1)
+    if bool(partly.any()):
+        cell[partly] = _completed(cell[partly], system.pbc[partly])
+    return cell
+
+
+def _completed(cell: Tensor, pbc: Tensor) -> Tensor:
+    """Fill the rows that are not periodic, one after the other, with what no other row reaches."""
     eye = torch.eye(3, dtype=torch.float64, device=cell.device)
     for axis in range(3):
-        # Project each unit vector out of the rows present so far and keep the longest remainder.
-        present = cell[:, [k for k in range(3) if k != axis]]
-        _, values, vectors = torch.linalg.svd(present)
+        # Project each unit vector out of the other rows and keep the longest remainder.
+        _, values, vectors = torch.linalg.svd(cell[:, [k for k in range(3) if k != axis]])
         kept = values > 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
         basis = vectors[:, :2] * kept[:, :, None]
         remainder = eye - eye @ basis.transpose(1, 2) @ basis
         longest = remainder.norm(dim=2).argmax(1)
         normal = torch.nn.functional.normalize(remainder[torch.arange(len(cell), device=cell.device), longest], dim=1)
-        cell[:, axis] = torch.where(system.pbc[:, axis, None], cell[:, axis], normal)
+        cell[:, axis] = torch.where(pbc[:, axis, None], cell[:, axis], normal)
     return cell
 
 
