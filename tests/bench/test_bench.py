@@ -131,6 +131,13 @@ def test_real_memory_that_is_not_there_is_a_row_too(engine):
     assert [row["status"] for row in rows] == ["out of memory", "ok"]
 
 
+def test_the_engines_own_refusal_for_memory_is_such_a_row(engine, monkeypatch):
+    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 1000)
+    (row,) = measured("latency", engine, ["general"], cases=suites.latency(10)).rows
+    assert row["status"] == "out of memory"
+    assert "GiB are free" in row["reason"]
+
+
 def test_a_case_that_takes_too_long_says_so(engine):
     endless = Case("endless", lambda: [sum(range(1000)) for _ in range(10**9)])
     rows = measured("latency", engine, ["general"], cases=[*suites.latency(10), endless], seconds=6.0).rows

@@ -185,7 +185,9 @@ def _status(error: BaseException) -> str:
     if isinstance(error, OutOfTime):
         return "out of time"
     text = str(error).lower()
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate memory" in text:
+    # The allocator's words on a GPU, on a CPU, and the engine's own, which refuses before it tries.
+    told = any(words in text for words in ("out of memory", "allocate memory", "gib are free"))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or told:
         return "out of memory"
     return "failed"
 
