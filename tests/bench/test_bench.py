@@ -144,6 +144,13 @@ def test_a_case_that_takes_too_long_says_so(engine):
     assert [row["status"] for row in rows] == ["ok", "out of time"]
 
 
+def test_no_ratio_without_the_baseline(engine):
+    made = measured("latency", engine, ["fast_gpu", "general"], cases=suites.latency(10))
+    assert made.rows[1]["status"] == "ok"
+    assert "ratio" not in made.rows[1]
+    assert "| 10 atoms x 1 | general |" in tables(made)
+
+
 def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
     rows = measured("latency", engine, expand("fast_gpu,compile_graph"), cases=suites.latency(10)).rows
     assert [row["status"] for row in rows] == ["ok", "skipped", "skipped"]
@@ -200,7 +207,12 @@ def processes(scale=1.0, number=8, scatter=0.015, seed=0, memory=1000, error=1e-
         "memory_bytes": memory,
         "accuracy": {"force_rmse": error, "gate": 1e-4, "passed": True},
     }
-    about = {"suite": "latency", "model": "tiny", "provenance": {"device": "cpu", "device_type": "cpu"}}
+    about = {
+        "suite": "latency",
+        "model": "tiny",
+        "settings": ["general"],
+        "provenance": {"device": "cpu", "device_type": "cpu"},
+    }
     return Result(about, [row])
 
 
