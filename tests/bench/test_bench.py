@@ -131,10 +131,24 @@ def test_real_memory_that_is_not_there_is_a_row_too(engine):
     assert [row["status"] for row in rows] == ["out of memory", "ok"]
 
 
+def test_the_engines_own_refusal_for_memory_is_such_a_row(engine, monkeypatch):
+    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 1000)
+    (row,) = measured("latency", engine, ["general"], cases=suites.latency(10)).rows
+    assert row["status"] == "out of memory"
+    assert "GiB are free" in row["reason"]
+
+
 def test_a_case_that_takes_too_long_says_so(engine):
     endless = Case("endless", lambda: [sum(range(1000)) for _ in range(10**9)])
     rows = measured("latency", engine, ["general"], cases=[*suites.latency(10), endless], seconds=6.0).rows
     assert [row["status"] for row in rows] == ["ok", "out of time"]
+
+
+def test_no_ratio_without_the_baseline(engine):
+    made = measured("latency", engine, ["fast_gpu", "general"], cases=suites.latency(10))
+    assert made.rows[1]["status"] == "ok"
+    assert "ratio" not in made.rows[1]
+    assert "| 10 atoms x 1 | general |" in tables(made)
 
 
 def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
@@ -193,7 +207,12 @@ def processes(scale=1.0, number=8, scatter=0.015, seed=0, memory=1000, error=1e-
         "memory_bytes": memory,
         "accuracy": {"force_rmse": error, "gate": 1e-4, "passed": True},
     }
-    about = {"suite": "latency", "model": "tiny", "provenance": {"device": "cpu", "device_type": "cpu"}}
+    about = {
+        "suite": "latency",
+        "model": "tiny",
+        "settings": ["general"],
+        "provenance": {"device": "cpu", "device_type": "cpu"},
+    }
     return Result(about, [row])
 
 

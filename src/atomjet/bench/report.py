@@ -69,24 +69,32 @@ def plot_result(result: Result, picture: Path) -> None:
     FigureCanvasAgg(figure)
     (speed, time), (parts, memory) = figure.subplots(2, 2)
     rows = [row for row in result.rows if row["status"] == "ok"]
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        mine = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row["atoms"])
-        atoms = [row["atoms"] for row in mine]
-        time.loglog(atoms, [1e3 * row["statistics"]["median"] for row in mine], "o-", label=setting, markersize=3)
-        estimate = [row["ratio"]["estimate"] for row in mine]
-        spread = [
-            [row["ratio"]["estimate"] - row["ratio"]["low"] for row in mine],
-            [row["ratio"]["high"] - row["ratio"]["estimate"] for row in mine],
-        ]
-        spread = [[max(value, 0.0) for value in side] for side in spread]
-        speed.errorbar(atoms, estimate, yerr=spread, fmt="o-", label=setting, markersize=3, capsize=2)
-        if all(row.get("memory_bytes") for row in mine):
-            memory.loglog(atoms, [row["memory_bytes"] / 2**20 for row in mine], "o-", label=setting, markersize=3)
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    batches = list(dict.fromkeys(row["structures"] for row in rows))
+    for setting, batch in ((setting, batch) for setting in settings for batch in batches):
+        mine = [row for row in rows if (row["setting"], row["structures"]) == (setting, batch)]
+        mine = sorted(mine, key=lambda row: row["atoms"])
+        style = {
+            "color": f"C{settings.index(setting)}",
+            "marker": "osD^vPX*"[batches.index(batch) % 8],
+            "markersize": 3,
+        }
+        style["label"] = f"{setting} x {batch}" if len(batches) > 1 else setting
+        times = [1e3 * row["statistics"]["median"] for row in mine]
+        time.loglog([row["atoms"] for row in mine], times, **style)
+        rated = [row for row in mine if row.get("ratio")]
+        ratios = [row["ratio"] for row in rated]
+        below = [max(0.0, one["estimate"] - one["low"]) for one in ratios]
+        above = [max(0.0, one["high"] - one["estimate"]) for one in ratios]
+        estimates = [one["estimate"] for one in ratios]
+        speed.errorbar([row["atoms"] for row in rated], estimates, yerr=[below, above], capsize=2, **style)
+        held = [row for row in mine if row.get("memory_bytes")]
+        memory.loglog([row["atoms"] for row in held], [row["memory_bytes"] / 2**20 for row in held], **style)
     speed.set_xscale("log")
     for axes, label in ((speed, f"× {result.about['settings'][0]}"), (time, "median / ms"), (memory, "memory / MiB")):
         axes.set_xlabel("atoms")
         axes.set_ylabel(label)
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=5, ncols=2)
     _plot_parts(parts, rows)
     figure.suptitle(
         f"{result.about['suite']}, {result.about['model']}, {result.about['provenance']['device']}", fontsize=10
@@ -105,7 +113,7 @@ def plot_ladder(result: Result, picture: Path) -> None:
     steps = result.about["settings"]
     for case in dict.fromkeys(row["case"] for row in result.rows):
         made = [result.row(case, step) for step in steps]
-        points = [(k, row["ratio"]["estimate"]) for k, row in enumerate(made) if row and row["status"] == "ok"]
+        points = [(k, row["ratio"]["estimate"]) for k, row in enumerate(made) if row and row.get("ratio")]
         axes.plot(*zip(*points, strict=True), "o-", label=case, markersize=3) if points else None
     axes.set_xticks(range(len(steps)), steps, rotation=20)
     axes.set_yscale("log")
@@ -161,7 +169,7 @@ def _line(suite: str, row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         empty = " | ".join([""] * 10)
         return f"| {row['case']} | {row['setting']} | {row['status']}: {row['reason'].replace('|', '/')} | {empty} |"
-    s, r, a = row["statistics"], row["ratio"], row.get("accuracy") or {}
+    s, r, a = row["statistics"], row.get("ratio"), row.get("accuracy") or {}
     exact = ("same edges", f"{a['edges']:,} edges") if "edges" in a else ("", "")
     if "force_rmse" in a:
         exact = (f"{a['energy_mae']:.1e}", f"{a['force_rmse']:.1e}, {a['force_max']:.1e}")
@@ -175,7 +183,7 @@ def _line(suite: str, row: dict[str, Any]) -> str:
         f"{1e3 * s['min']:.4g} ... {1e3 * s['max']:.4g}",
         f"{1e3 * s['p95']:.4g}, {1e3 * s['p99']:.4g}",
         f"{s['runs']}" + (f" in {len(row['samples'])} processes" if len(row["samples"]) > 1 else ""),
-        f"{r['estimate']:.2f} ({r['low']:.2f} ... {r['high']:.2f})",
+        f"{r['estimate']:.2f} ({r['low']:.2f} ... {r['high']:.2f})" if r else "",
         _rate(suite, row["throughput"]),
         f"{row['memory_bytes'] / 2**20:.1f}" if row.get("memory_bytes") else "",
         str(row.get("launches", "")),

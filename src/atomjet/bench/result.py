@@ -76,14 +76,17 @@ class Result:
 
     def _complete(self, case: str) -> None:
         rows = [row for row in self.rows if row["case"] == case and row["status"] == "ok"]
+        baseline = self.row(case, self.about["settings"][0])
         for row in rows:
             values = self.values(row)
             row["statistics"] = describe(values) | {"runs": len(values)}
             row["throughput"] = _throughput(row["per_call"], float(np.median(values)))
-            base = self.values(rows[0])
-            number = min(len(base), len(values))
-            estimate, low, high = ratio(base[:number], values[:number])
-            row["ratio"] = {"to": rows[0]["setting"], "estimate": estimate, "low": low, "high": high}
+            row.pop("ratio", None)
+            if baseline in rows:
+                base = self.values(baseline)
+                number = min(len(base), len(values))
+                estimate, low, high = ratio(base[:number], values[:number])
+                row["ratio"] = {"to": baseline["setting"], "estimate": estimate, "low": low, "high": high}
 
 
 def read_result(path: Path | str) -> Result:
