@@ -201,7 +201,8 @@ def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, 
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
-    from atomjet.bench.report import plot_result, tables
+    from atomjet.bench.contenders import LADDER
+    from atomjet.bench.report import plot_ladder, plot_result, tables
 
     if report is not None:
         report.write_text(tables(result))
@@ -209,6 +210,10 @@ def _write(result: Result, json_file: Path | None, report: Path | None, plot: Pa
     if plot is not None:
         plot_result(result, plot)
         print(f"wrote {plot}")
+        if result.about["settings"] == list(LADDER):
+            steps = plot.with_stem(f"{plot.stem}-steps")
+            plot_ladder(result, steps)
+            print(f"wrote {steps}")
     if json_file is not None:
         print(f"wrote {json_file}")
 
