@@ -36,8 +36,8 @@ class Sane(Engine):
 
     definition = Morse
 
-    def __init__(self, model=None, settings=None, card=None):
-        super().__init__(model or PaiNN(CONFIG), settings or Settings("cpu", "general"), card)
+    def __init__(self, model=None, settings=None, card=None, task=None):
+        super().__init__(model or PaiNN(CONFIG), settings or Settings("cpu", "general"), card, task)
         self.evaluator = General(self.definition())
 
 
