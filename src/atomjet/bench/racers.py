@@ -35,8 +35,11 @@ TIMESTEP = 0.5
 KELVIN = 10.0
 """Cold: the geometry stays near the one whose edges were counted, whatever weights are measured."""
 
-SMALL_ENOUGH = 1100
-"""Atoms that the brute-force neighbour list, the definition, is asked about."""
+SMALL_ENOUGH = 400
+"""Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
+
+BRUTE = {"cpu": 2000, "cuda": 20_000}
+"""Atoms of one structure beyond which all pairs take minutes."""
 
 
 @dataclass
@@ -188,8 +191,8 @@ def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
     if name not in routes:
         raise Unavailable(f"is no neighbour search; give some of {', '.join(routes)}")
     call, includes = routes[name]
-    if name == "brute_force" and system.num_atoms > 20_000 and system.num_systems == 1:
-        raise Unavailable("all pairs of so many atoms")
+    if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
+        raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")
     systems = moved(system)
 
     def judge() -> dict[str, Any] | None:
