@@ -62,12 +62,11 @@ def run_suite(
         engine: gives weights, device and precision.
         runs: rounds, instead of each case's own number.
     """
-    yardstick = Yardstick(engine.device)
     entrants = Entrants(suite, engine)
     for place, case in enumerate(cases):
         share = budget.left * min(1.0, 1.5 / (len(cases) - place))
         try:
-            rows = _run_case(entrants, case, names, yardstick, share, budget, runs or case.runs)
+            rows = _run_case(entrants, case, names, share, budget, runs or case.runs)
         except (Exception, OutOfTime) as error:  # one case must not take the rest with it
             rows = [_row(case.name, name, _status(error), _reason(error)) for name in names]
         for row in rows:
@@ -80,7 +79,6 @@ def _run_case(
     entrants: Entrants,
     case: Case,
     names: list[str],
-    yardstick: Yardstick,
     seconds: float,
     budget: Budget,
     runs: int,
@@ -109,7 +107,7 @@ def _run_case(
         if row["status"] == "ok":
             racing[name] = racer
     if racing:
-        _time(racing, rows, yardstick, device, seconds, runs)
+        _time(racing, rows, Yardstick(device, system.num_atoms), device, seconds, runs)
     return list(rows.values())
 
 
