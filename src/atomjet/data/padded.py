@@ -1,0 +1,200 @@
+"""Structures and edges in buffers of fixed size: what a CUDA graph can be captured over and replayed with other contents.
+
+Letters with a roof are capacities, chosen by the host: Ŝ structures, N̂ atoms, Ê edges. How much of them is in use is written on
+the device only: structure s owns the atoms system_ptr[s] ... system_ptr[s + 1] - 1, center i the edges row_ptr[i] ...
+row_ptr[i + 1] - 1, and structures and atoms beyond those in use own nothing. Kernels read these bounds and leave at once where
+there is nothing to do, so padding costs next to nothing and adds exact zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+import torch
+from torch import Tensor
+
+from atomjet.data.graph import Graph
+from atomjet.data.system import System
+from atomjet.errors import StructureError
+
+SHIFT_BITS = 10
+"""Each component of a shift is stored in so many bits."""
+
+SHIFT_LIMIT = 2 ** (SHIFT_BITS - 1) - 1
+"""Largest shift that can be stored, in whole cells, either way."""
+
+
+class Status(IntFlag):
+    """What went wrong on the device, one bit each; whoever sets one also makes the energies NaN, so nothing is silently wrong."""
+
+    EDGES = 1  # more edges than Ê
+    CELLS = 2  # more cells, or more atoms in one, than the search has room for
+    IMAGES = 4  # a cell so thin that too many images lie within the cutoff
+    SHIFTS = 8  # a shift beyond SHIFT_LIMIT: an atom hundreds of cells away from its own
+    NOT_FINITE = 16  # a position or a cell is NaN or infinite
+    SINGULAR = 32  # periodic cell vectors that do not span their directions
+    OVERLAP = 64  # atoms nearer than the model allows
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much room there is. `atoms_per_system` bounds the atoms of any one structure."""
+
+    systems: int
+    atoms: int
+    edges: int
+    atoms_per_system: int
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedSystem:
+    """Structures in fixed buffers, atoms one structure after the other.
+
+    Attributes:
+        positions: (N̂, 3) float64, Å.
+        atomic_numbers: (N̂,) int32.
+        system_index: (N̂,) int32; Ŝ for atoms not in use.
+        system_ptr: (Ŝ + 1,) int32.
+        cell: (Ŝ, 3, 3) float64, rows; zero in directions that are not periodic.
+        pbc: (Ŝ, 3) int32, 0 or 1.
+        capacity: host values.
+    """
+
+    positions: Tensor
+    atomic_numbers: Tensor
+    system_index: Tensor
+    system_ptr: Tensor
+    cell: Tensor
+    pbc: Tensor
+    capacity: Capacity
+
+    @classmethod
+    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedSystem:
+        """Buffers for so much, holding no structures."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            positions=zeros(capacity.atoms, 3, dtype=torch.float64),
+            atomic_numbers=zeros(capacity.atoms),
+            system_index=zeros(capacity.atoms).fill_(capacity.systems),
+            system_ptr=zeros(capacity.systems + 1),
+            cell=zeros(capacity.systems, 3, 3, dtype=torch.float64),
+            pbc=zeros(capacity.systems, 3),
+            capacity=capacity,
+        )
+
+    def fill(self, system: System) -> None:
+        """Put other structures in; nothing waits for the device.
+
+        Raises:
+            StructureError: more structures or atoms than there is room for.
+        """
+        atoms, systems = system.num_atoms, system.num_systems
+        if atoms > self.capacity.atoms or systems > self.capacity.systems:
+            raise StructureError(
+                f"{systems} structures with {atoms} atoms in a buffer for {self.capacity.systems} with "
+                f"{self.capacity.atoms}; make a larger buffer"
+            )
+        self.positions[:atoms] = system.positions
+        self.atomic_numbers[:atoms] = system.atomic_numbers
+        self.system_index[:atoms] = system.system_index
+        self.system_index[atoms:] = self.capacity.systems
+        self.system_ptr.fill_(atoms)
+        self.system_ptr[0] = 0
+        self.system_ptr[1 : systems + 1] = torch.cumsum(system.counts(), 0)
+        self.cell[:systems] = system.cell
+        self.pbc[:systems] = system.pbc
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedGraph:
+    """Edges in fixed buffers, in rows sorted by their center; the contents of a `Graph`, narrower.
+
+    A search may number the atoms anew, so that neighbors in space are neighbors in memory: row n, `neighbors` and
+    `atomic_numbers` count in that order, and `order` leads back. Atoms of one structure stay together and structures stay in
+    their order, so `system_ptr` holds for both.
+
+    Attributes:
+        row_ptr: (N̂ + 1,) int32.
+        neighbors: (Ê,) int32.
+        shifts: (Ê,) int32, three components of 10 bits (`pack_shifts`), for the positions as given.
+        vectors: (Ê, 3) float32, Å, neighbor minus center.
+        reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift.
+        atomic_numbers: (N̂,) int32.
+        order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
+        system_ptr: (Ŝ + 1,) int32.
+        status: (1,) int32, `Status` bits, cleared by whoever starts an evaluation.
+        capacity: host values.
+    """
+
+    row_ptr: Tensor
+    neighbors: Tensor
+    shifts: Tensor
+    vectors: Tensor
+    reverse: Tensor
+    atomic_numbers: Tensor
+    order: Tensor
+    system_ptr: Tensor
+    status: Tensor
+    capacity: Capacity
+
+    @classmethod
+    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedGraph:
+        """Buffers for so much, holding no edges."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            row_ptr=zeros(capacity.atoms + 1),
+            neighbors=zeros(capacity.edges),
+            shifts=zeros(capacity.edges),
+            vectors=zeros(capacity.edges, 3, dtype=torch.float32),
+            reverse=zeros(capacity.edges),
+            atomic_numbers=zeros(capacity.atoms),
+            order=torch.arange(capacity.atoms, dtype=torch.int32, device=device),
+            system_ptr=zeros(capacity.systems + 1),
+            status=zeros(1),
+            capacity=capacity,
+        )
+
+    @classmethod
+    def from_graph(cls, graph: Graph, room: Capacity | None = None) -> PaddedGraph:
+        """The same edges in fixed buffers: exactly large enough, or as large as `room` says."""
+        counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
+        largest = int(counts.max()) if graph.num_systems else 0
+        capacity = room or Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, largest)
+        padded = cls.empty(capacity, graph.vectors.device)
+        atoms, edges = graph.num_atoms, graph.num_edges
+        padded.row_ptr.fill_(edges)
+        padded.row_ptr[: atoms + 1] = graph.row_ptr
+        padded.neighbors[:edges] = graph.neighbors
+        padded.shifts[:edges] = pack_shifts(graph.shifts)
+        padded.vectors[:edges] = graph.vectors
+        padded.reverse[:edges] = graph.reverse
+        padded.atomic_numbers[:atoms] = graph.atomic_numbers
+        padded.system_ptr.fill_(atoms)
+        padded.system_ptr[0] = 0
+        padded.system_ptr[1 : graph.num_systems + 1] = torch.cumsum(counts, 0)
+        return padded
+
+
+def pack_shifts(shifts: Tensor) -> Tensor:
+    """(E, 3) whole numbers within ± SHIFT_LIMIT to (E,) int32; the packed zero shift is 0, and -p packs the opposite shift."""
+    base = 1 << SHIFT_BITS
+    return ((shifts[:, 0] * base + shifts[:, 1]) * base + shifts[:, 2]).to(torch.int32)
+
+
+def unpack_shifts(packed: Tensor) -> Tensor:
+    """(E,) int32 to (E, 3) int64."""
+    base, half = 1 << SHIFT_BITS, 1 << (SHIFT_BITS - 1)
+    rest = packed.long()
+    parts = []
+    for _ in range(3):
+        last = (rest + half) % base - half
+        parts.append(last)
+        rest = (rest - last) // base
+    return torch.stack(parts[::-1], dim=1)
