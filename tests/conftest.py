@@ -1,9 +1,13 @@
 """What tests of several rooms share."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read by triton when it is imported
 
 from atomjet.models import file
 from atomjet.models.painn import PaiNN, PaiNNConfig

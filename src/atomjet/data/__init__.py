@@ -1,8 +1,8 @@
 """Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
 
 from atomjet.data.graph import Graph
-from atomjet.data.padded import Capacity, PaddedGraph, PaddedSystem, Status
+from atomjet.data.padded import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem, Status
 from atomjet.data.prediction import Prediction
 from atomjet.data.system import System
 
-__all__ = ["Capacity", "Graph", "PaddedGraph", "PaddedSystem", "Prediction", "Status", "System"]
+__all__ = ["Capacity", "Graph", "PaddedGraph", "PaddedPrediction", "PaddedSystem", "Prediction", "Status", "System"]

@@ -182,6 +182,55 @@ class PaddedGraph:
         return padded
 
 
+@dataclass(frozen=True, eq=False)
+class PaddedPrediction:
+    """What an evaluation leaves, float64, in one buffer so that one copy brings it home; views of it by name.
+
+    Attributes:
+        buffer: (1 + 10 Ŝ + 4 N̂,) float64.
+        status: (1,) the `Status` bits as a number.
+        energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. As in `Prediction`, atoms in
+            the order of the `PaddedSystem`; what is not in use holds anything.
+        capacity: host values.
+    """
+
+    buffer: Tensor
+    capacity: Capacity
+
+    @classmethod
+    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedPrediction:
+        """Room for so much."""
+        numbers = 1 + 10 * capacity.systems + 4 * capacity.atoms
+        return cls(torch.zeros(numbers, dtype=torch.float64, device=device), capacity)
+
+    @property
+    def status(self) -> Tensor:
+        """(1,)."""
+        return self.buffer[:1]
+
+    @property
+    def energy(self) -> Tensor:
+        """(Ŝ,) eV."""
+        return self.buffer[1 : 1 + self.capacity.systems]
+
+    @property
+    def stress(self) -> Tensor:
+        """(Ŝ, 3, 3) eV/Å³; NaN without three periodic directions."""
+        first = 1 + self.capacity.systems
+        return self.buffer[first : first + 9 * self.capacity.systems].view(-1, 3, 3)
+
+    @property
+    def atomic_energies(self) -> Tensor:
+        """(N̂,) eV."""
+        first = 1 + 10 * self.capacity.systems
+        return self.buffer[first : first + self.capacity.atoms]
+
+    @property
+    def forces(self) -> Tensor:
+        """(N̂, 3) eV/Å."""
+        return self.buffer[1 + 10 * self.capacity.systems + self.capacity.atoms :].view(-1, 3)
+
+
 def pack_shifts(shifts: Tensor) -> Tensor:
     """(E, 3) whole numbers within ± SHIFT_LIMIT to (E,) int32; the packed zero shift is 0, and -p packs the opposite shift."""
     base = 1 << SHIFT_BITS

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Graph, System
+from atomjet.data import Capacity, Graph, PaddedGraph, System
 from atomjet.errors import ConfigError, StructureError
 from atomjet.ops.segment_sum import segment_sum
 
@@ -31,6 +31,24 @@ class Evaluator(Protocol):
 
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        ...
+
+
+class PaddedEvaluator(Evaluator, Protocol):
+    """An evaluator that also works in buffers of fixed size, without waiting for the device, so that a CUDA graph can hold it."""
+
+    def workspace(self, capacity: Capacity) -> Any:
+        """Allocate, once, everything that `launch` writes."""
+        ...
+
+    def bytes_of(self, capacity: Capacity) -> int:
+        """Return what `workspace` allocates."""
+        ...
+
+    def launch(self, graph: PaddedGraph, workspace: Any) -> tuple[Tensor, Tensor]:
+        """Enqueue one evaluation; return (N̂,) float32 eV without references, in the graph's order, and (Ê, 3) float32 eV/Å:
+        at each edge, dE/d(vector) of its *reverse* edge. Both are part of the workspace.
+        """
         ...
 
 
