@@ -1,6 +1,7 @@
 """Stand-ins for the kernels, in plain PyTorch: the same contract, one structure of control flow to prove with them."""
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -30,10 +31,10 @@ def as_graph(padded: PaddedGraph) -> Graph:
     """The edges in use."""
     bounds = padded.system_ptr.tolist()
     atoms, edges = bounds[-1], int(padded.row_ptr[-1])
-    systems = sum(b > a for a, b in zip(bounds, bounds[1:], strict=False))
+    systems = sum(b > a for a, b in pairwise(bounds))
     row_ptr = padded.row_ptr[: atoms + 1].long()
     degrees = row_ptr[1:] - row_ptr[:-1]
-    counts = torch.tensor([b - a for a, b in zip(bounds, bounds[1:], strict=False)][:systems])
+    counts = torch.tensor([b - a for a, b in pairwise(bounds)][:systems])
     return Graph(
         centers=torch.repeat_interleave(torch.arange(atoms), degrees),
         neighbors=padded.neighbors[:edges].long(),
@@ -128,7 +129,7 @@ def stages(engine, evaluator=Evaluator, **changed) -> Stages:
     given = {
         "search": partial(Search, engine.cutoff),
         "evaluator": evaluator(engine.model),
-        "assemble": partial(assemble, engine.model.reference_energies, engine._closest),
+        "sums": lambda capacity: partial(assemble, engine.model.reference_energies, engine._closest),
         "device": torch.device("cpu"),
     }
     return Stages(**(given | changed))

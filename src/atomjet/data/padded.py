@@ -77,7 +77,7 @@ class PaddedSystem:
 
     @classmethod
     def over(cls, buffer: Tensor, capacity: Capacity) -> PaddedSystem:
-        """Views of one buffer of `bytes_of` bytes, so that one copy moves all of it between host and device; holds no structures."""
+        """Views of one buffer of `bytes_of` bytes, so that one copy moves everything to the device; holds no structures."""
         views, first = {}, 0
         for name, dtype, shape in _fields(capacity):
             count = math.prod(shape) * dtype.itemsize

@@ -15,9 +15,9 @@ _capturing = threading.Lock()
 class Replayed:
     """Work of fixed shape on fixed buffers.
 
-    The first run launches the kernels, which compiles those that are new; the second captures them; every further one replays. A
-    size that is met only once therefore costs no capture. Where capture is impossible (no CUDA device, or a driver that refuses), the
-    same kernels are launched every time, with equal results; `why_not` says why.
+    The first run launches the kernels, which compiles those that are new; the second captures them; every further one
+    replays. A size that is met only once therefore costs no capture. Where capture is impossible (no CUDA device, or a driver
+    that refuses), the same kernels are launched every time, with equal results; `why_not` says why.
 
     Args:
         work: enqueues everything; never waits for the device, allocates nothing that lasts.

@@ -13,7 +13,7 @@ from torch import Tensor
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import fits, free_bytes, refusal
-from atomjet.engine.evaluation import Stages, check_gpu, gpu_stages
+from atomjet.engine.evaluation import Stages, gpu_stages
 from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
@@ -241,6 +241,8 @@ def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator, str]:
     if settings.backend == "auto":
         reason = ""
         for name in backends:
+            if name == "fast_gpu" and settings.device.type != "cuda":  # type: ignore[union-attr]
+                continue
             try:
                 return name, _build(name, settings, model), reason
             except BackendError as error:
@@ -254,7 +256,4 @@ def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator, str]:
 
 def _build(name: str, settings: Settings, model: Model) -> Evaluator:
     backend = FAMILIES[model.family].backends[name]
-    if name != "fast_gpu":
-        return backend(model)
-    check_gpu(torch.device(settings.device), settings.precision)  # type: ignore[arg-type]
-    return backend(model, settings.precision)
+    return backend(model, settings.precision) if name == "fast_gpu" else backend(model)

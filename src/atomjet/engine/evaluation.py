@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,11 +10,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem
-from atomjet.errors import BackendError
 from atomjet.models.base import Model, PaddedEvaluator
-
-CAPABILITY = (8, 0)
-"""The oldest GPU that Triton compiles these kernels for: Ampere."""
 
 BYTES_PER_EDGE = 24
 """Of a `PaddedGraph`."""
@@ -32,7 +27,7 @@ class Search(Protocol):
         ...
 
 
-Assemble = Callable[[PaddedSystem, PaddedGraph, Tensor, Tensor, PaddedPrediction], None]
+Sums = Callable[[PaddedSystem, PaddedGraph, Tensor, Tensor, PaddedPrediction], None]
 """From energies and gradients of the reverse edges to a whole prediction, its status included."""
 
 
@@ -43,13 +38,13 @@ class Stages:
     Attributes:
         search: makes the search for a capacity.
         evaluator: the model.
-        assemble: sums energies, forces and virials, and looks for overlapping atoms.
+        sums: makes, for a capacity, what sums energies, forces and virials, and looks for overlapping atoms.
         device: of all buffers.
     """
 
     search: Callable[[Capacity], Search]
     evaluator: PaddedEvaluator
-    assemble: Assemble
+    sums: Callable[[Capacity], Sums]
     device: torch.device
 
     def bytes_of(self, capacity: Capacity) -> int:
@@ -71,6 +66,7 @@ class Evaluation:
         self.stages, self.system, self.capacity = stages, system, system.capacity
         self.prediction = PaddedPrediction.empty(system.capacity, stages.device)
         self._search = stages.search(system.capacity)
+        self._sums = stages.sums(system.capacity)
         self._workspace = stages.evaluator.workspace(system.capacity)
         self._graph: PaddedGraph | None = None
 
@@ -86,38 +82,28 @@ class Evaluation:
             self._graph.status.zero_()
         self._graph = self._search.launch(self.system)
         energies, gradients = self.stages.evaluator.launch(self._graph, self._workspace)
-        self.stages.assemble(self.system, self._graph, energies, gradients, self.prediction)
+        self._sums(self.system, self._graph, energies, gradients, self.prediction)
 
     def needed_edges(self) -> int:
         """Edges that the last search found, whether or not there was room for them; waits for the device."""
         return int(self.graph.needed_edges)
 
 
-def check_gpu(device: torch.device, precision: str) -> None:
-    """Whether the backend `fast_gpu` can run here.
-
-    Raises:
-        BackendError: says why not, and what to use instead.
-    """
-    if device.type != "cuda":
-        raise BackendError(f"backend 'fast_gpu' needs a CUDA device, not {device}; use fast_pytorch")
-    if precision == "float64":
-        raise BackendError(
-            "backend 'fast_gpu' computes in float32 at most, not float64; use precision 'high', or fast_pytorch"
-        )
-    if importlib.util.find_spec("triton") is None:
-        raise BackendError(
-            "backend 'fast_gpu' needs triton, which is not installed; install atomjet[gpu], or use fast_pytorch"
-        )
-    capability = torch.cuda.get_device_capability(device)
-    if capability < CAPABILITY:
-        name = torch.cuda.get_device_name(device)
-        raise BackendError(
-            f"backend 'fast_gpu' needs compute capability {CAPABILITY[0]}.{CAPABILITY[1]}, {name} has "
-            f"{capability[0]}.{capability[1]}; use fast_pytorch"
-        )
-
-
 def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Stages:
-    """The kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
-    raise NotImplementedError
+    """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
+    from atomjet.neighbors import PaddedSearch
+    from atomjet.ops import edge_forces
+
+    device, references = closest.device, model.reference_energies
+
+    def sums(capacity: Capacity) -> Sums:
+        virials = torch.zeros(6, capacity.atoms, dtype=torch.float64, device=device)
+
+        def launch(
+            system: PaddedSystem, graph: PaddedGraph, energies: Tensor, gradients: Tensor, out: PaddedPrediction
+        ) -> None:
+            edge_forces.launch(system, graph, energies, gradients, references, closest, virials, out)
+
+        return launch
+
+    return Stages(lambda capacity: PaddedSearch(capacity, model.cutoff, device), evaluator, sums, device)

@@ -1,8 +1,8 @@
 """`PaddedRoute`: structures to predictions through buffers of fixed size and CUDA graphs.
 
-What a structure must satisfy is checked where it costs least: elements, charges and tasks on the host before anything is enqueued;
-everything that follows from geometry on the device, in the same pass as the answer. A status that says "no" sends the structures down
-the slow way, which names atom and limit.
+What a structure must satisfy is checked where it costs least: elements, charges and tasks on the host before anything is
+enqueued; everything that follows from geometry on the device, in the same pass as the answer. A status that says "no" sends the
+structures down the slow way, which names atom and limit.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from atomjet.engine.evaluation import Evaluation, Stages
 class Step:
     """Everything that one call uses, so that two calls at a time need two of them.
 
-    On the host stand two buffers in pinned memory: what goes in, all arrays one after the other, and what comes out. One replay copies
-    the first to the device, evaluates, and copies the second back.
+    On the host stand two buffers in pinned memory: what goes in, all arrays one after the other, and what comes out. One replay
+    copies the first to the device, evaluates, and copies the second back.
 
     Args:
         stages: what evaluates.
