@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch import Tensor
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import fits, free_bytes, refusal
-from atomjet.engine.evaluation import Stages, gpu_stages
+from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry
-from atomjet.models.base import Evaluator, Model, forces_from_gradients, virials_from_gradients
+from atomjet.models.base import Evaluator, Model, PaddedEvaluator, forces_from_gradients, virials_from_gradients
 from atomjet.models.families import FAMILIES
 from atomjet.neighbors import search
 
@@ -79,11 +80,34 @@ class Engine:
         self._closest = _closest(self.card, self.device)
         self._route: PaddedRoute | None = None
         if self.backend == "fast_gpu":
-            self.use(gpu_stages(self.model, self.evaluator, self._closest))  # type: ignore[arg-type]
+            evaluator: PaddedEvaluator = self.evaluator  # type: ignore[assignment]
+            anything = torch.zeros_like(self._closest) if self.settings.on_overlap == "warn" else self._closest
+            self.use(
+                gpu_stages(self.model, evaluator, self._closest), lenient=gpu_stages(self.model, evaluator, anything)
+            )
 
-    def use(self, stages: Stages, capture: bool = True) -> None:
-        """Evaluate through buffers of fixed size from now on."""
-        self._route = PaddedRoute(stages, self.cutoff, self.elements, self._check_inputs, self._evaluate, capture)
+    def use(self, stages: Stages, capture: bool = True, lenient: Stages | None = None) -> None:
+        """Evaluate through buffers of fixed size from now on; see `PaddedRoute`."""
+        self._route = PaddedRoute(
+            stages, self.cutoff, self.elements, self._check_inputs, self._evaluate, capture, lenient
+        )
+
+    def reserve(self, structures: Sequence[Any]) -> Evaluation:
+        """Buffers of their own for whoever evaluates the same atoms many times, such as dynamics on the device.
+
+        Args:
+            structures: ase.Atoms.
+
+        Raises:
+            StructureError: what the model does not serve, or more than fits into memory.
+        """
+        assert self._route is not None, "only for backends with `stages`"
+        return self._route.reserve(structures)
+
+    def enlarge(self, evaluation: Evaluation) -> Evaluation:
+        """The same structures with room for all the edges that the last launch found, after `Status.EDGES`."""
+        assert self._route is not None
+        return self._route.enlarged(evaluation)
 
     @property
     def stages(self) -> Stages | None:

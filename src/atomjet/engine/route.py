@@ -8,16 +8,16 @@ structures down the slow way, which names atom and limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from atomjet.data import Capacity, Prediction, Status, System
+from atomjet.data import Capacity, PaddedSystem, Prediction, Status, System
 from atomjet.engine import streams
 from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
-from atomjet.engine.evaluation import Stages
+from atomjet.engine.evaluation import Evaluation, Stages
 from atomjet.engine.pool import StepPool
 from atomjet.engine.step import Step
 from atomjet.errors import StructureError
@@ -49,6 +49,7 @@ class PaddedRoute:
         check: raises `StructureError` for a system that the model does not serve.
         slow: the same answer with every check, for what the device refuses.
         capture: False to launch every kernel every time.
+        lenient: for `reserve`, stages that say nothing of overlapping atoms, where these shall not stop anything.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class PaddedRoute:
         check: Callable[[System], object],
         slow: Callable[[System], Prediction],
         capture: bool = True,
+        lenient: Stages | None = None,
     ) -> None:
+        self.lenient = lenient or stages
         self.stages, self.cutoff, self.check, self.slow = stages, cutoff, check, slow
         self.pool = StepPool(stages, capture)
         self._served = np.zeros(max(elements) + 2, bool)
@@ -193,6 +196,27 @@ class PaddedRoute:
     def _slowly(self, system: System, status: int) -> Prediction:
         """What the device refuses: refused by name and limit, or computed where it does fit."""
         return self.slow(wrapped(system) if status & Status.SHIFTS else system)
+
+    # ------------------------------------------------------------------ for whoever evaluates the same atoms many times
+
+    def reserve(self, frames: Sequence[Any]) -> Evaluation:
+        """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
+        counts = self._check(frames)
+        capacity = self._capacity(frames, counts)
+        self._afford(sum(counts), capacity)
+        evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device))
+        evaluation.system.fill(System.from_ase(list(frames), device=self.stages.device))
+        return evaluation
+
+    def enlarged(self, evaluation: Evaluation) -> Evaluation:
+        """The same structures with room for the edges that the last search found."""
+        capacity = grown(evaluation.capacity, evaluation.needed_edges())
+        self._afford(int(evaluation.system.system_ptr[-1]), capacity)
+        return Evaluation(self.lenient, replace(evaluation.system, capacity=capacity))
+
+    def _afford(self, atoms: int, capacity: Capacity) -> None:
+        if not fits(self.stages.bytes_of(capacity), self.pool.free()):
+            raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes
 
