@@ -1,5 +1,7 @@
 """`integrators.py` as Triton kernels: the same numbers, to the last digits of float64 that compilers are free in."""
 
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import triton
