@@ -215,7 +215,7 @@ def fill_rows(
             y = tl.load(from_j + 1, inside, 0) - yi
             z = tl.load(from_j + 2, inside, 0) - zi
             shift = slot * 0
-            back = (i[:, None] - begin) * images
+            back = shift + (i[:, None] - begin) * images
             if periodic:
                 dax, day, daz = load_row(frame[:, None])
                 dbx, dby, dbz = load_row(frame[:, None] + 3)
