@@ -30,7 +30,7 @@ from atomjet.neighbors.lattice import (
     popcount,
     popcount_below,
 )
-from atomjet.neighbors.rows import BLOCK, add_to_blocks, place_rows
+from atomjet.neighbors.rows import add_to_blocks, place_rows, wanted_edges
 
 COUNTS = tl.constexpr(4)  # whole numbers kept of each structure: images along b, along c, in all; words of a row
 MOST_CANDIDATES = tl.constexpr(2**30)
@@ -417,13 +417,11 @@ def all_pairs_kernel(
     degree = tl.load(degrees + i, i < in_use, 0)
     total = tl.load(sums)
     nothing = tl.zeros([], tl.int64)
-    taken = tl.load(used)
-    place_rows(
-        i, degree, nothing, total, taken, atoms, row_ptr, needed_edges, status, max_edges, pool_size, pool_free, True
-    )
+    wanted = wanted_edges(used, pool_size, pool_free, 1)
+    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, True)
     for start in range(0, systems + 1, ALL):
-        s = start + i
-        tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
+        entry = start + i
+        tl.store(system_ptr_out + entry, tl.load(system_ptr + entry, entry <= systems, 0), entry <= systems)
     tl.debug_barrier()
     tl.store(sums, nothing)
     tl.store(used, nothing)

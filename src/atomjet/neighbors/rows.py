@@ -1,4 +1,4 @@
-"""From the degrees of atoms to rows of edges: kernels that all routes share.
+"""From the degrees of atoms to rows of edges: what all routes share.
 
 A row of a `PaddedGraph` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
 counted (whole numbers: the order does not matter), so each program here adds the blocks before its own, and no program waits
@@ -10,9 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.lattice import EDGES, load_row, pack, unpack
+from atomjet.neighbors.lattice import EDGES, load_row, unpack
 
 BLOCK = tl.constexpr(1024)
+EDGES_PER_ENTRY = tl.constexpr(4)  # the table of the cell list has an entry more for so many edges
 
 
 @triton.jit
@@ -26,22 +27,29 @@ def add_to_blocks(sums, i, degree, live, first, last):
 
 
 @triton.jit
-def place_rows(
-    i, degree, before, total, used, atoms, row_ptr, needed_edges, status, max_edges, pool_size, pool_free, is_first
-):
+def place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, is_first):
     """Write row_ptr[i + 1]; the first program also what is needed, and the status."""
-    fits = (total <= max_edges) & (used <= pool_size)
+    needed = tl.maximum(total, wanted)
+    fits = needed <= max_edges
     end = before + tl.cumsum(degree.to(tl.int64), 0)
     tl.store(row_ptr + i + 1, tl.where(fits, end, 0).to(tl.int32), i < atoms)
     if is_first:
         tl.store(row_ptr, 0)
-        # The pool grows with the edges, one number each.
-        tl.store(needed_edges, tl.where(used > pool_size, tl.maximum(total, used - pool_free), total))
+        tl.store(needed_edges, needed)
         if fits == 0:
             tl.atomic_or(status, EDGES)
 
 
-@triton.jit(do_not_specialize=["blocks", "systems", "atoms", "max_edges", "pool_size", "pool_free"])
+@triton.jit
+def wanted_edges(used, size, free, per_edge):
+    """With how many edges a pool of `free` numbers, and one more for so many edges each, would have been large enough."""
+    taken = tl.load(used)
+    return tl.where(taken > size, (taken - free) * per_edge, 0)
+
+
+@triton.jit(
+    do_not_specialize=["blocks", "systems", "atoms", "max_edges", "pool_size", "pool_free", "table_size", "table_free"]
+)
 def rows_kernel(
     degrees,
     sums,
@@ -57,6 +65,8 @@ def rows_kernel(
     max_edges,
     pool_size,
     pool_free,
+    table_size,
+    table_free,
 ):
     """One block of rows a program."""
     block = tl.program_id(0)
@@ -70,21 +80,9 @@ def rows_kernel(
         before += tl.sum(tl.where(b < block, part, 0), 0)
     i = block * BLOCK + number
     degree = tl.load(degrees + i, i < tl.load(system_ptr + systems), 0)
-    place_rows(
-        i,
-        degree,
-        before,
-        total,
-        tl.load(used),
-        atoms,
-        row_ptr,
-        needed_edges,
-        status,
-        max_edges,
-        pool_size,
-        pool_free,
-        block == 0,
-    )
+    wanted = wanted_edges(used, pool_size, pool_free, 1)
+    wanted = tl.maximum(wanted, wanted_edges(used + 1, table_size, table_free, EDGES_PER_ENTRY))
+    place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, block == 0)
     for start in range(block * BLOCK, systems + 1, tl.num_programs(0) * BLOCK):
         s = start + number
         tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
