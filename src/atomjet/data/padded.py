@@ -151,6 +151,7 @@ class PaddedGraph:
         order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
         system_ptr: (Ŝ + 1,) int32.
         status: (1,) int32, `Status` bits, cleared by whoever starts an evaluation.
+        needed_edges: (1,) int64: with Status.EDGES, a capacity Ê that will do; else the edges there are.
         capacity: host values.
     """
 
@@ -163,6 +164,7 @@ class PaddedGraph:
     order: Tensor
     system_ptr: Tensor
     status: Tensor
+    needed_edges: Tensor
     capacity: Capacity
 
     @classmethod
@@ -182,6 +184,7 @@ class PaddedGraph:
             order=torch.arange(capacity.atoms, dtype=torch.int32, device=device),
             system_ptr=zeros(capacity.systems + 1),
             status=zeros(1),
+            needed_edges=zeros(1, dtype=torch.int64),
             capacity=capacity,
         )
 
@@ -203,6 +206,7 @@ class PaddedGraph:
         padded.system_ptr.fill_(atoms)
         padded.system_ptr[0] = 0
         padded.system_ptr[1 : graph.num_systems + 1] = torch.cumsum(counts, 0)
+        padded.needed_edges.fill_(edges)
         return padded
 
 
