@@ -62,7 +62,6 @@ class Search:
         graph = self.graph
         for name in ("row_ptr", "neighbors", "system_ptr", "atomic_numbers"):
             getattr(graph, name).zero_()
-        object.__setattr__(graph, "needed_edges", torch.zeros(1, dtype=torch.int64))
         if not bool(torch.isfinite(padded.positions[: int(padded.system_ptr[-1])]).all()):
             graph.status[0] |= int(Status.NOT_FINITE)
             return graph
@@ -144,5 +143,6 @@ def stages(engine, evaluator=Evaluator, **changed) -> Stages:
         "evaluator": evaluator(engine.model),
         "sums": lambda capacity: partial(assemble, engine.model.reference_energies, engine._closest),
         "device": torch.device("cpu"),
+        "bytes_beside": lambda capacity: 32 * capacity.edges,
     }
     return Stages(**(given | changed))

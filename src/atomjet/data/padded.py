@@ -228,8 +228,12 @@ class PaddedPrediction:
     @classmethod
     def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedPrediction:
         """Room for so much."""
-        numbers = 1 + 10 * capacity.systems + 4 * capacity.atoms
-        return cls(torch.zeros(numbers, dtype=torch.float64, device=device), capacity)
+        return cls(torch.zeros(cls.bytes_of(capacity) // 8, dtype=torch.float64, device=device), capacity)
+
+    @staticmethod
+    def bytes_of(capacity: Capacity) -> int:
+        """Return what the buffer takes."""
+        return 8 * (1 + 10 * capacity.systems + 4 * capacity.atoms)
 
     @property
     def status(self) -> Tensor:

@@ -12,13 +12,6 @@ from torch import Tensor
 from atomjet.data import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem
 from atomjet.models.base import Model, PaddedEvaluator
 
-BYTES_PER_EDGE = 24
-"""Of a `PaddedGraph`."""
-
-BYTES_PER_ATOM = 256
-"""Of a `PaddedGraph` and a `PaddedPrediction`, and of what a search keeps beside them."""
-
-
 class Search(Protocol):
     """A neighbour search in buffers of fixed size; a CUDA graph can hold it."""
 
@@ -40,17 +33,19 @@ class Stages:
         evaluator: the model.
         sums: makes, for a capacity, what sums energies, forces and virials, and looks for overlapping atoms.
         device: of all buffers.
+        bytes_beside: what search and sums of a capacity allocate.
     """
 
     search: Callable[[Capacity], Search]
     evaluator: PaddedEvaluator
     sums: Callable[[Capacity], Sums]
     device: torch.device
+    bytes_beside: Callable[[Capacity], int]
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
-        buffers = BYTES_PER_EDGE * capacity.edges + BYTES_PER_ATOM * capacity.atoms + PaddedSystem.bytes_of(capacity)
-        return buffers + self.evaluator.bytes_of(capacity)
+        buffers = PaddedSystem.bytes_of(capacity) + PaddedPrediction.bytes_of(capacity)
+        return buffers + self.evaluator.bytes_of(capacity) + self.bytes_beside(capacity)
 
 
 class Evaluation:
@@ -91,7 +86,7 @@ class Evaluation:
 
 def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Stages:
     """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
-    from atomjet.neighbors import PaddedSearch
+    from atomjet.neighbors.padded import PaddedSearch
     from atomjet.ops import edge_forces
 
     device, references = closest.device, model.reference_energies
@@ -106,4 +101,12 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
 
         return launch
 
-    return Stages(lambda capacity: PaddedSearch(capacity, model.cutoff, device), evaluator, sums, device)
+    def bytes_beside(capacity: Capacity) -> int:
+        # Made on the device that has no memory, a search says how much it takes elsewhere.
+        search = PaddedSearch(capacity, model.cutoff, "meta")
+        owned = [*vars(search.graph).values(), *vars(search.route).values()]
+        return 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned if isinstance(x, Tensor))
+
+    return Stages(
+        lambda capacity: PaddedSearch(capacity, model.cutoff, device), evaluator, sums, device, bytes_beside
+    )

@@ -30,7 +30,7 @@ class StepPool:
     def __init__(self, stages: Stages, capture: bool = True) -> None:
         self.stages, self.capture = stages, capture
         self.kept_bytes = _kept_bytes(stages.device)
-        self._idle: OrderedDict[Step, int] = OrderedDict()  # with its bytes, least recently used first
+        self._idle: OrderedDict[Step, int] = OrderedDict()  # with their bytes, least recently used first
         self._lent = 0
         self._changed = threading.Condition()
 
@@ -40,14 +40,13 @@ class StepPool:
         With `wait`, None means that it never will: other calls that hold memory now are waited for. A call that holds a step itself
         must not wait, lest two wait for each other.
         """
-        needed = self.stages.bytes_of(capacity)
         with self._changed:
             while True:
                 step = next((step for step in reversed(self._idle) if step.capacity == capacity), None)
                 if step is not None:
                     del self._idle[step]
                     break
-                if self._make_room(needed):
+                if self._make_room(self.stages.bytes_of(capacity)):
                     break
                 if not wait or not self._lent:
                     return None
@@ -80,7 +79,7 @@ class StepPool:
         with self._changed:
             self._lent -= 1
             if step is not None:
-                self._idle[step] = self.stages.bytes_of(step.capacity)
+                self._idle[step] = step.bytes
                 while len(self._idle) > 1 and sum(self._idle.values()) > self.kept_bytes:
                     self._drop_oldest()
             self._changed.notify_all()

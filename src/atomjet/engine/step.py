@@ -26,7 +26,7 @@ class Step:
     """
 
     def __init__(self, stages: Stages, capacity: Capacity, capture: bool = True) -> None:
-        self.capacity, self.device = capacity, stages.device
+        self.capacity, self.device, self.bytes = capacity, stages.device, stages.bytes_of(capacity)
         on_gpu = stages.device.type == "cuda"
         self.stream = torch.cuda.Stream(stages.device) if on_gpu else None
         size = PaddedSystem.bytes_of(capacity)
