@@ -23,8 +23,11 @@ from atomjet.engine.step import Step
 from atomjet.errors import StructureError
 from atomjet.neighbors.brute_force import complete_cells
 
-REMEMBERED = 4096
-"""Sizes whose capacity is remembered, so that an overflow happens once."""
+REMEMBERED, LARGEST_REMEMBERED = 4096, 256
+"""Sizes whose capacity is remembered, so that an overflow happens once; compositions that are known to be served, of so many atoms
+at most."""
+
+EVERYWHERE = [True, True, True]
 
 SAID = ("charge", "spin", "task")
 """What a structure may say of itself, and must then be checked."""
@@ -68,8 +71,9 @@ class PaddedRoute:
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
         self._served[-1] = False
+        self._good: set[bytes] = set()
         self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
-        self.why_not = ""
+        self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
 
     # ------------------------------------------------------------------ from the host
 
@@ -105,8 +109,7 @@ class PaddedRoute:
             counts = [len(atoms) for atoms in frames]
             plain = all(counts)
             for atoms in frames:
-                known = self._served.take(atoms.numbers, mode="clip").all()
-                plain &= bool(known) and "initial_charges" not in atoms.arrays
+                plain &= self._serves(atoms.numbers) and "initial_charges" not in atoms.arrays
                 if atoms.info:
                     plain &= not any(name in atoms.info for name in SAID)
             if plain:
@@ -114,6 +117,19 @@ class PaddedRoute:
         system = System.from_ase(frames, device=self.stages.device)
         self.check(system)
         return system.counts().tolist()
+
+    def _serves(self, numbers: np.ndarray) -> bool:
+        """Whether all these elements are known to the model; what was found good is remembered."""
+        key = numbers.tobytes()
+        if key in self._good:
+            return True
+        if not self._served.take(numbers, mode="clip").all():
+            return False
+        if len(self._good) >= REMEMBERED:
+            self._good.clear()
+        if len(numbers) <= LARGEST_REMEMBERED:
+            self._good.add(key)
+        return True
 
     def _start(self, frames: Sequence[Any], counts: list[int], wait: bool) -> _Call | None:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
@@ -137,7 +153,7 @@ class PaddedRoute:
         try:
             status = call.step.finish()
             if status == 0:
-                return call.step.take(call.counts)
+                return call.step.take()
             if status == Status.EDGES:
                 needed = call.step.evaluation.needed_edges()
         finally:
@@ -222,7 +238,7 @@ class PaddedRoute:
 
     def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
-        key, capacity = self._known(counts, bool(frames[0].pbc.all()))
+        key, capacity = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
         if capacity is not None:
             return capacity
         volumes = [abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else None for atoms in frames]
@@ -241,7 +257,7 @@ class PaddedRoute:
         return capacity
 
     def _remember(self, frames: Sequence[Any], counts: list[int], capacity: Capacity) -> None:
-        key, _ = self._known(counts, bool(frames[0].pbc.all()))
+        key, _ = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
         self._capacities[key] = capacity
 
     def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:

@@ -53,6 +53,13 @@ class Step:
         """Put `ase.Atoms` in and enqueue; returns at once."""
         self._staged.fill(frames, counts)
         self._round_trip.run()
+        # Tensors for the result are made while the device computes.
+        if len(counts) == 1:
+            index = torch.zeros(counts[0], dtype=torch.int64)
+        else:
+            index = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+        self._result = np.empty_like(self._numbers)
+        self._prediction = _cut(PaddedPrediction(torch.from_numpy(self._result), self.capacity), len(counts), index)
 
     def _work(self) -> None:
         self._received.copy_(self._sent, non_blocking=True)
@@ -65,14 +72,10 @@ class Step:
             self.stream.synchronize()
         return int(self._numbers[0])
 
-    def take(self, counts: Sequence[int]) -> Prediction:
+    def take(self) -> Prediction:
         """The result of a finished call, on the CPU; later calls leave it as it is."""
-        padded = PaddedPrediction(torch.from_numpy(self._numbers.copy()), self.capacity)
-        if len(counts) == 1:
-            index = torch.zeros(counts[0], dtype=torch.int64)
-        else:
-            index = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-        return _cut(padded, len(counts), index)
+        self._result[:] = self._numbers
+        return self._prediction
 
     def predict(self, system: System) -> tuple[int, Prediction]:
         """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream."""
