@@ -51,8 +51,7 @@ def test_engine_in_whole_equals_the_definition():
 
 def test_dynamics_through_the_kernels_equal_those_through_ase(tmp_path):
     from atomjet import AtomJetCalculator
-    from atomjet.models import file, registry
-from atomjet.md import simulate
+    from atomjet.md import simulate
 
     model, settings = tiny(), MDSettings(4, temperature=50.0, log_interval=2, trajectory_interval=4)
     engine = Engine(model, Settings(ON, "fast_gpu", "high"))
