@@ -12,9 +12,9 @@ from ase.io import read
 import atomjet
 from atomjet import Engine, System
 from atomjet.engine import Settings, capacity, streams
-from atomjet.models import file, registry
 from atomjet.md import MDSettings, replicas, simulate_replicas
 from atomjet.md.device import Replicas
+from atomjet.models import file, registry
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")

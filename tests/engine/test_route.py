@@ -190,6 +190,34 @@ def test_least_recently_used_buffers_go_first(padded):
     assert [kept.atoms for kept in pool.kept()] == [6]
 
 
+def test_slow_way_may_have_the_memory_of_idle_buffers(padded, monkeypatch):
+    from atomjet.engine import engine as module
+
+    padded.predict([molecule("CH4"), molecule("H2O")])
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if padded._route.pool.kept() else 1 << 30)
+    with pytest.raises(atomjet.AtomJetError, match="0.100 Å apart"):
+        padded.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
+    overlapping = engine_through_buffers("warn")
+    overlapping.predict(molecule("H2O"))
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if overlapping._route.pool.kept() else 1 << 30)
+    with pytest.warns(UserWarning, match="0.100 Å apart"):
+        overlapping.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
+    assert overlapping._route.pool.kept() == []
+
+
+def test_more_edges_than_a_search_can_count(plain, padded, monkeypatch):
+    from dataclasses import replace
+
+    def bytes_beside(capacity):
+        if capacity.edges > 512:
+            raise atomjet.errors.StructureError("too many edges")
+        return 0
+
+    padded.use(replace(padded.stages, bytes_beside=bytes_beside))
+    many = [molecule("C6H6") for _ in range(5)]
+    same(padded.predict(System.from_ase(many)), plain.predict(many))
+
+
 def test_threads_share_the_route(padded):
     every = frames()
     alone = [padded.predict(atoms) for atoms in every]

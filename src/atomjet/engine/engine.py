@@ -183,6 +183,9 @@ class Engine:
         graph = search(system, self.cutoff)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
+        if self._route is not None and not fits(needed, free):
+            self._route.pool.drop_idle()
+            free = free_bytes(self.device)
         if not fits(needed, free):
             return self._in_parts(system, graph, needed, free)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))

@@ -70,6 +70,12 @@ class StepPool:
             free = free_bytes(self.stages.device)
             return None if free is None else free + sum(self._idle.values())
 
+    def drop_idle(self) -> None:
+        """Give back what no call is using."""
+        with self._changed:
+            while self._idle:
+                self._drop_oldest()
+
     def kept(self) -> list[Capacity]:
         """Capacities that are ready, least recently used first."""
         with self._changed:

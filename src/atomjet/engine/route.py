@@ -71,6 +71,7 @@ class PaddedRoute:
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
         self._served[-1] = False
+        self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
         self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
         self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
@@ -177,15 +178,14 @@ class PaddedRoute:
     def _predict_system(self, given: System) -> Prediction:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
         system = given.to(self.stages.device, torch.float64)
-        self.check(system)
-        prediction = self._on_device(system, *_sizes(system))
+        prediction = self._on_device(system, *self._sizes(system))
         return prediction if given.device == system.device else prediction.to(given.device)
 
     def _on_device(self, system: System, counts: list[int], volumes: list[float | None]) -> Prediction:
         key, capacity = self._known(counts, volumes[0] is not None)
         if capacity is None:
             capacity = self._likely(key, counts, volumes)
-        step = self.pool.acquire(capacity)
+        step = self._try(capacity) if len(counts) > 1 else self.pool.acquire(capacity)
         if step is None:
             if len(counts) == 1:
                 raise self._refusal(counts[0], capacity)
@@ -206,6 +206,13 @@ class PaddedRoute:
         self._capacities[key] = grown(capacity, needed)
         return self._on_device(system, counts, volumes)
 
+    def _try(self, capacity: Capacity) -> Step | None:
+        """A step for a batch that can still be divided: None also where a search cannot count so many edges."""
+        try:
+            return self.pool.acquire(capacity)
+        except StructureError:
+            return None
+
     def _slowly(self, system: System, status: int) -> Prediction:
         """What the device refuses: refused by name and limit, or computed where it does fit."""
         return self.slow(wrapped(system) if status & Status.SHIFTS else system)
@@ -215,8 +222,7 @@ class PaddedRoute:
     def reserve(self, structures: Any) -> Evaluation:
         """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
         system = System.from_ase(structures, device=self.stages.device, dtype=torch.float64)
-        self.check(system)
-        counts, volumes = _sizes(system)
+        counts, volumes = self._sizes(system)
         key, capacity = self._known(counts, volumes[0] is not None)
         capacity = capacity or self._likely(key, counts, volumes)
         self._afford(sum(counts), capacity)
@@ -235,6 +241,22 @@ class PaddedRoute:
             raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes
+
+    def _sizes(self, system: System) -> tuple[list[int], list[float | None]]:
+        """Atoms of each structure, and volume (Å³) of those that are periodic in three directions; everything else is checked.
+
+        One question to the device settles all of it, where the answer is that all is well.
+        """
+        bounds = torch.arange(system.num_systems + 1, device=system.device)
+        counts = torch.searchsorted(system.system_index, bounds).diff().double()
+        volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
+        served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all()
+        well = served & (counts > 0).all() & (system.charge == 0).all() & (system.spin <= 1).all()
+        *numbers, good = torch.cat([counts, volumes, well[None].double()]).tolist()
+        if not good or not numbers or any(system.task):
+            self.check(system)
+        middle = system.num_systems
+        return [round(n) for n in numbers[:middle]], [v if v >= 0 else None for v in numbers[middle:]]
 
     def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
@@ -262,13 +284,6 @@ class PaddedRoute:
 
     def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:
         return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
-
-
-def _sizes(system: System) -> tuple[list[int], list[float | None]]:
-    """Atoms of each structure, and volume (Å³) of those that are periodic in three directions."""
-    volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
-    counts, volumes = torch.stack([system.counts().double(), volumes]).tolist()
-    return [round(number) for number in counts], [volume if volume >= 0 else None for volume in volumes]
 
 
 def wrapped(system: System) -> System:
