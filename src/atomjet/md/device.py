@@ -23,6 +23,10 @@ from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
 from atomjet.units import BOLTZMANN
 
 
+AT_ONCE = 8
+"""Steps of one CUDA graph: replaying costs the host and the device some time of their own."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Replicas at one moment, on the host. N atoms of all R replicas, one after the other.
@@ -77,7 +81,7 @@ class Replicas:
             rows,
         )
         self._views = (_Host(self), _Host(self))
-        self._step = Replayed(self._one_step, self.stream, engine.captures)
+        self._record_steps()
         if self.stream is not None:
             torch.cuda.current_stream(engine.device).synchronize()
 
@@ -107,13 +111,15 @@ class Replicas:
                     f"the device refuses what the model serves ({Status(status)!r}); use fast_pytorch"
                 )
             self.evaluation = self.engine.enlarge(self.evaluation)
-            self._step = Replayed(self._one_step, self.stream, self.engine.captures)
+            self._record_steps()
 
     def advance(self, steps: int) -> None:
         """Enqueue so many steps."""
         with self._on_stream():
-            for _ in range(steps):
-                self._step.enqueue()
+            for _ in range(steps // AT_ONCE):
+                self._several.enqueue()
+            for _ in range(steps % AT_ONCE):
+                self._single.enqueue()
 
     def request(self, turn: int) -> _Host:
         """Enqueue copies to the host; `turn` says into which of two sets of buffers, so that one can be read meanwhile."""
@@ -144,7 +150,7 @@ class Replicas:
         else:
             # The search has counted at the new positions, which are gone: step once more, into larger buffers.
             self.evaluation = self.engine.enlarge(self.evaluation)
-            self._step = Replayed(self._one_step, self.stream, self.engine.captures)
+            self._record_steps()
         flags = snapshot.flags.copy()
         flags[halted] = 0
         flags[list(broken)] = int(Flag.REFUSED)
@@ -181,6 +187,12 @@ class Replicas:
         except AtomJetError as error:
             return SimulationError(f"the run broke down at step {step + 1}: {error}")
         return None
+
+    def _record_steps(self) -> None:
+        """Graphs of one step and of several, over the buffers there are now."""
+        captures = self.engine.captures
+        self._single = Replayed(self._one_step, self.stream, captures)
+        self._several = Replayed(lambda: [self._one_step() for _ in range(AT_ONCE)], self.stream, captures)
 
     def _one_step(self) -> None:
         advance(self.motion, self.evaluation.prediction.forces)
