@@ -22,7 +22,6 @@ from atomjet.md.observables import TEMPERATURE_LIMIT, check_sane
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
 from atomjet.units import BOLTZMANN
 
-
 AT_ONCE = 8
 """Steps of one CUDA graph: replaying costs the host and the device some time of their own."""
 
