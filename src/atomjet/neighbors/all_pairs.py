@@ -3,7 +3,7 @@
 Along axis a the fractions of atom j minus those of i, plus the shift S_a, must lie within the reach t_a = cutoff / (distance of
 lattice planes). So for each pair S_a takes at most K_a = floor(2 t_a) + 1 values from ceil(-t_a - d_a) on: one, for cells wider
 than two cutoffs. Candidates of an atom are numbered c = neighbor * K + image and tested in words of 32; a word of the pool
-holds the bits of those within the cutoff, the word after it how many lie before. Rows then follow from counting bits, in
+holds the bits of those within the cutoff, and how many lie in the words before. Rows then follow from counting bits, in
 canonical order, and so does the place of each reverse edge. Arithmetic in float64 without fused products: the same numbers
 whichever kernel computes them, and opposite numbers for opposite edges.
 """
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.lattice import (
+    FRAME,
     IMAGES,
     MOST_SHIFT,
     NOT_FINITE,
@@ -24,13 +25,13 @@ from atomjet.neighbors.lattice import (
     find_last,
     fraction,
     is_finite,
-    load_frame,
+    join,
     load_row,
     pack,
     popcount,
     popcount_below,
 )
-from atomjet.neighbors.rows import add_to_blocks, place_rows, wanted_edges
+from atomjet.neighbors.rows import EDGES_PER_WORD, add_to_blocks, place_rows, wanted_edges
 
 COUNTS = tl.constexpr(4)  # whole numbers kept of each structure: images along b, along c, in all; words of a row
 MOST_CANDIDATES = tl.constexpr(2**30)
@@ -83,7 +84,7 @@ def count_tile(
             tl.store(counts + s * COUNTS + 2, images)
             tl.store(counts + s * COUNTS + 3, words)
         last = tl.minimum(first + ROWS, end)
-        room = (last - first).to(tl.int64) * words * 2
+        room = (last - first).to(tl.int64) * words
         at = tl.atomic_add(used, room)
         fits = at + room <= pool_size
         row = tl.arange(0, ROWS)
@@ -99,46 +100,49 @@ def count_tile(
             tl.atomic_or(status, bad)
         good_i = good_i & live
         xi, yi, zi = tl.where(good_i, xi, 0.0), tl.where(good_i, yi, 0.0), tl.where(good_i, zi, 0.0)
-        to = at + row.to(tl.int64) * words * 2
+        to = at + row.to(tl.int64) * words
         tl.store(word_ptr + i, to.to(tl.int32), live & fits)
+        nowhere = radius * 0
+        za, zb, zc = first_image(nowhere, nowhere, nowhere, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+        itself = (i - begin) * images + (-za * kb - zb).to(tl.int32) * kc - zc.to(tl.int32)
+        h = cell + s.to(tl.int64) * 9
+        hax, hay, haz = load_row(h)
+        hbx, hby, hbz = load_row(h + 3)
+        hcx, hcy, hcz = load_row(h + 6)
         lane = tl.arange(0, 32)
+        one = lane * 0 + 1
         degree = tl.zeros([ROWS], tl.int32)
+        # Candidates stand in the registers of a thread, rows beside each other: bits are joined without leaving the thread.
         for word in range(words):
             c = word * 32 + lane
             local = c // images
-            j = begin + local
             there = c < total
-            from_j = positions + j.to(tl.int64) * 3
+            from_j = positions + (begin + local).to(tl.int64) * 3
             xj = tl.load(from_j, there, 0)
             yj = tl.load(from_j + 1, there, 0)
             zj = tl.load(from_j + 2, there, 0)
             good_j = is_finite(xj, yj, zj) & there
-            xj, yj, zj = tl.where(good_j, xj, 0.0), tl.where(good_j, yj, 0.0), tl.where(good_j, zj, 0.0)
-            x = xj[None, :] - xi[:, None]
-            y = yj[None, :] - yi[:, None]
-            z = zj[None, :] - zi[:, None]
-            other = j[None, :] != i[:, None]
+            x = tl.where(good_j, xj, 0.0)[:, None] - xi[None, :]
+            y = tl.where(good_j, yj, 0.0)[:, None] - yi[None, :]
+            z = tl.where(good_j, zj, 0.0)[:, None] - zi[None, :]
             if periodic:
                 image = c - local * images
                 ia = image // (kb * kc)
                 ib = image // kc - ia * kb
                 ic = image - (ia * kb + ib) * kc
                 sa, sb, sc = first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
-                sa += ia[None, :]
-                sb += ib[None, :]
-                sc += ic[None, :]
-                h = cell + s.to(tl.int64) * 9
-                hax, hay, haz = load_row(h)
-                hbx, hby, hbz = load_row(h + 3)
-                hcx, hcy, hcz = load_row(h + 6)
+                sa += ia[:, None]
+                sb += ib[:, None]
+                sc += ic[:, None]
                 x += sa * hax + sb * hbx + sc * hcx
                 y += sa * hay + sb * hby + sc * hcy
                 z += sa * haz + sb * hbz + sc * hcz
-                other = other | (sa != 0) | (sb != 0) | (sc != 0)
-            near = (x * x + y * y + z * z < radius * radius) & other & good_i[:, None] & good_j[None, :]
-            bits = tl.sum(tl.where(near, tl.full([1, 32], 1, tl.int32) << lane[None, :], 0), 1)
-            tl.store(pool + to + word * 2, bits, live & fits)
-            tl.store(pool + to + word * 2 + 1, degree, live & fits)
+            near = x * x + y * y + z * z < radius * radius
+            bits = tl.sum(tl.where(near, (one << lane)[:, None], 0), 0)
+            bits = bits & tl.sum(tl.where(good_j, one << lane, 0), 0)
+            bits = tl.where((itself >> 5) == word, bits & ~((itself * 0 + 1) << (itself & 31)), bits)
+            bits = tl.where(good_i, bits, 0)
+            tl.store(pool + to + word, join(degree, bits), live & fits)
             degree += popcount(bits)
         tl.store(degrees + i, degree, live)
         add_to_blocks(sums, i, degree, live, first, last)
@@ -192,7 +196,7 @@ def fill_rows(
         words = tl.load(counts + s * COUNTS + 3, live, 0)
         most_words = tl.max(words, 0)
         at = tl.load(word_ptr + i, live, 0).to(tl.int64)[:, None]
-        frame = frames + s.to(tl.int64) * 12
+        frame = frames + s.to(tl.int64) * FRAME
         ta = tl.load(frame + 9, live, 0)[:, None]
         tb = tl.load(frame + 10, live, 0)[:, None]
         tc = tl.load(frame + 11, live, 0)[:, None]
@@ -204,10 +208,9 @@ def fill_rows(
         for first in range(0, most, SLOTS):
             slot = first + tl.arange(0, SLOTS)[None, :] + i[:, None] * 0
             inside = slot < degree[:, None]
-            word = find_last(pool + 1, 2, at, words[:, None], slot, most_words, inside)
-            here = at + word.to(tl.int64) * 2
-            bits = tl.load(pool + here, inside, 0)
-            c = word * 32 + find_bit(bits, slot - tl.load(pool + here + 1, inside, 0))
+            word = find_last(pool, at, words[:, None], slot, most_words, inside, True)
+            found = tl.load(pool + at + word, inside, 0)
+            c = word * 32 + find_bit(found.to(tl.int32), slot - (found >> 32).to(tl.int32))
             local = c // images
             j = begin + local
             from_j = positions + j.to(tl.int64) * 3
@@ -243,9 +246,9 @@ def fill_rows(
                 safe = inside & (far == 0)
                 sa, sb, sc = tl.where(safe, sa, 0.0), tl.where(safe, sb, 0.0), tl.where(safe, sc, 0.0)
                 shift = pack(sa.to(tl.int32), sb.to(tl.int32), sc.to(tl.int32))
-            there = tl.load(word_ptr + j, inside, 0).to(tl.int64) + (back // 32).to(tl.int64) * 2
-            opposite = tl.load(row_ptr + j, inside, 0) + tl.load(pool + there + 1, inside, 0)
-            opposite += popcount_below(tl.load(pool + there, inside, 0), back & 31)
+            found = tl.load(pool + tl.load(word_ptr + j, inside, 0).to(tl.int64) + (back >> 5), inside, 0)
+            opposite = tl.load(row_ptr + j, inside, 0) + (found >> 32).to(tl.int32)
+            opposite += popcount_below(found.to(tl.int32), back & 31)
             e = (start[:, None] + slot).to(tl.int64)
             tl.store(neighbors + e, j, inside)
             tl.store(shifts + e, shift, inside)
@@ -274,27 +277,30 @@ def all_pairs_count_kernel(
     pool_size,
     ROWS: tl.constexpr,
 ):
-    """Some rows of one structure a program."""
+    """Some rows of one structure a program; of a large one in a batch of small ones, some more."""
     program = tl.program_id(0)
-    count_tile(
-        program // tiles,
-        program % tiles,
-        positions,
-        system_ptr,
-        cell,
-        pbc,
-        cutoff,
-        frames,
-        counts,
-        pool,
-        used,
-        degrees,
-        word_ptr,
-        sums,
-        status,
-        pool_size,
-        ROWS,
-    )
+    s = program // tiles
+    number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
+    for tile in range(program % tiles, number, tiles):
+        count_tile(
+            s,
+            program * 0 + tile,
+            positions,
+            system_ptr,
+            cell,
+            pbc,
+            cutoff,
+            frames,
+            counts,
+            pool,
+            used,
+            degrees,
+            word_ptr,
+            sums,
+            status,
+            pool_size,
+            ROWS,
+        )
 
 
 @triton.jit(do_not_specialize=["systems", "blocks"])
@@ -352,7 +358,7 @@ def all_pairs_fill_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["systems", "tiles", "atoms", "max_edges", "pool_size", "pool_free"])
+@triton.jit(do_not_specialize=["systems", "atoms", "max_edges", "pool_size", "pool_free"])
 def all_pairs_kernel(
     positions,
     numbers,
@@ -378,7 +384,6 @@ def all_pairs_kernel(
     needed_edges,
     status,
     systems,
-    tiles,
     atoms,
     max_edges,
     pool_size,
@@ -391,7 +396,8 @@ def all_pairs_kernel(
     """The whole search in one program, for so few atoms (at most ALL, a block) that launches would take longer than the work."""
     zero = tl.program_id(0)
     for s in range(systems):
-        for tile in range(tiles):
+        number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
+        for tile in range(number):
             count_tile(
                 zero + s,
                 zero + tile,
@@ -417,7 +423,7 @@ def all_pairs_kernel(
     degree = tl.load(degrees + i, i < in_use, 0)
     total = tl.load(sums)
     nothing = tl.zeros([], tl.int64)
-    wanted = wanted_edges(used, pool_size, pool_free, 1)
+    wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
     place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, True)
     for start in range(0, systems + 1, ALL):
         entry = start + i

@@ -193,8 +193,14 @@ def find_bit(bits, rank):
 
 
 @triton.jit
-def find_last(table, stride, at, number, value, most, inside):
-    """The last entry of table[at], table[at + stride] ... (`number` of them, ascending, at most `most`) not above the value."""
+def join(before, bits):
+    """One word of a pool: how many candidates before are within the cutoff, and which of these 32."""
+    return (before.to(tl.int64) << 32) | (bits.to(tl.int64) & 0xFFFFFFFF)
+
+
+@triton.jit
+def find_last(table, at, number, value, most, inside, HIGH: tl.constexpr):
+    """The last of `number` ascending entries from table[at] on (at most `most` of them) not above the value; HIGH: of words."""
     entry = value * 0
     step = 1
     while step < most:
@@ -203,6 +209,8 @@ def find_last(table, stride, at, number, value, most, inside):
         step = step // 2
         probe = entry + step
         fits = inside & (probe < number)
-        found = tl.load(table + at + probe.to(tl.int64) * stride, fits, 0)
+        found = tl.load(table + at + probe, fits, 0)
+        if HIGH:
+            found = found >> 32
         entry = tl.where(fits & (found <= value), probe, entry)
     return entry

@@ -13,7 +13,8 @@ import triton.language as tl
 from atomjet.neighbors.lattice import EDGES, load_row, unpack
 
 BLOCK = tl.constexpr(1024)
-EDGES_PER_ENTRY = tl.constexpr(4)  # the table of the cell list has an entry more for so many edges
+EDGES_PER_WORD = tl.constexpr(2)  # the pool has a word more for so many edges
+EDGES_PER_NUMBER = tl.constexpr(4)  # and the tables of the cell list a number
 
 
 @triton.jit
@@ -42,7 +43,7 @@ def place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, s
 
 @triton.jit
 def wanted_edges(used, size, free, per_edge):
-    """With how many edges a pool of `free` numbers, and one more for so many edges each, would have been large enough."""
+    """With how many edges a buffer of `free` elements, and one more for so many edges each, would have been large enough."""
     taken = tl.load(used)
     return tl.where(taken > size, (taken - free) * per_edge, 0)
 
@@ -80,15 +81,15 @@ def rows_kernel(
         before += tl.sum(tl.where(b < block, part, 0), 0)
     i = block * BLOCK + number
     degree = tl.load(degrees + i, i < tl.load(system_ptr + systems), 0)
-    wanted = wanted_edges(used, pool_size, pool_free, 1)
-    wanted = tl.maximum(wanted, wanted_edges(used + 1, table_size, table_free, EDGES_PER_ENTRY))
+    wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
+    wanted = tl.maximum(wanted, wanted_edges(used + 1, table_size, table_free, EDGES_PER_NUMBER))
     place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, block == 0)
     for start in range(block * BLOCK, systems + 1, tl.num_programs(0) * BLOCK):
         s = start + number
         tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
 
 
-@triton.jit(do_not_specialize=["atoms", "in_use"])
+@triton.jit
 def canonical_kernel(
     row_ptr,
     neighbors,
@@ -103,14 +104,11 @@ def canonical_kernel(
     neighbors_out,
     shifts_out,
     vectors_out,
-    atoms,
     SLOTS: tl.constexpr,
     OTHERS: tl.constexpr,
 ):
     """A row of a `Graph` a program: atoms numbered as given, edges by neighbor, then shift; each counts those before it."""
     i = tl.program_id(0)
-    if i >= atoms:
-        return
     row = tl.load(inverse + i)
     begin = tl.load(row_ptr + row)
     end = tl.load(row_ptr + row + 1)
