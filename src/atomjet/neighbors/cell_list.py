@@ -7,7 +7,7 @@ are neighbors in memory, always in the same order.
 
 The candidates of a cell's atoms are those of the cells around, one after the other. A table of the cell holds for each cell around:
 the candidates before it; what to add to a candidate's number to get the atom; the image; the candidates before ours, seen from
-there; where the words of its atoms are. As in `all_pairs`, words of 32 bits say which candidates are within the cutoff, rows
+there; where the words of its atoms are; a list says from which cell each candidate comes. As in `all_pairs`, words of 32 bits say which candidates are within the cutoff, rows
 follow from counting bits, and the reverse of an edge is found in the neighbor's own words. The words of a cell's atoms lie
 beside each other, as they are needed together.
 The test is made in float32 relative to the cell's own atoms; where any candidate is too close to the cutoff for that, in float64 as
@@ -43,9 +43,10 @@ from atomjet.neighbors.rows import add_to_blocks
 GRID = tl.constexpr(8)  # whole numbers of each structure: cells along a, b, c; cells to look at each way; first cell; whether it can be searched
 SCALE = tl.constexpr(7)  # numbers of each structure: lowest fractions, cells per fraction, uncertainty of squared distances
 ENTRY = tl.constexpr(5)  # whole numbers of the table for each cell around
-INFO = tl.constexpr(3)  # whole numbers of each cell: where its table starts, where its words, how many candidates
+INFO = tl.constexpr(4)  # whole numbers of each cell: where its table starts, where its words, how many candidates, where their list
 ATOMS_PER_CELL = tl.constexpr(8)  # at least so many on average
 TABLE_PER_ATOM = tl.constexpr(20)  # whole numbers of the tables, for each atom
+LIST_PER_ATOM = tl.constexpr(32)  # those of the lists of candidates: 27 where the density is even
 ONE_TABLE = tl.constexpr(140)  # those of a cell with 27 cells around
 NOWHERE = tl.constexpr(1e18)  # Å, where atoms stand that no other must find
 FAR = tl.constexpr(2**31 - 1)
@@ -411,11 +412,23 @@ def cells_table_kernel(
                 tl.store(to + size * 3, tl.where(there, other, 0), written)
                 total += tl.sum(count, 0)
             tl.store(table + at + around, total, has_table)
+            list_at = tl.atomic_add(used + 1, total.to(tl.int64))
+            has_list = has_table & (list_at + total <= table_size)
+            tl.debug_barrier()
+            for start in range(0, tl.where(has_list, around, 0), 32):
+                entry = start + lane
+                before = tl.load(table + at + entry, entry < around, 0)
+                count = tl.load(table + at + entry + 1, entry < around, 0) - before
+                for number in range(0, tl.max(count, 0), 32):
+                    place = number + lane[None, :] + before[:, None] * 0
+                    to = table + list_at + (before[:, None] + place)
+                    tl.store(to, entry[:, None] + place * 0, place < count[:, None])
             room = (end - begin).to(tl.int64) * ((total + 31) // 32)
             word_at = tl.atomic_add(used, room)
             tl.store(info + c * INFO, at.to(tl.int32))
             tl.store(info + c * INFO + 1, tl.where(word_at + room <= pool_size, word_at, -1).to(tl.int32))
-            tl.store(info + c * INFO + 2, tl.where(has_table, total, 0))
+            tl.store(info + c * INFO + 2, tl.where(has_list, total, 0))
+            tl.store(info + c * INFO + 3, tl.where(has_list, list_at, 0).to(tl.int32))
 
 
 @triton.jit(do_not_specialize=["atoms"])
@@ -456,8 +469,10 @@ def cells_count_kernel(
             ra, rb, rc = load_row(grid + s * GRID + 3)
             around = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1)
             at, word_at, total = load_row(info + c * INFO)
+            list_at = tl.load(info + c * INFO + 3)
             fits = word_at >= 0
             size = around + 1
+            # Only now do the cells around have theirs.
             if part == 0:
                 for start in range(0, tl.where(total > 0, around, 0), 32):
                     entry = start + lane
@@ -495,7 +510,7 @@ def cells_count_kernel(
                 for word in range(0, words):
                     candidate = word * 32 + lane
                     there = candidate < total
-                    entry = at + find_last(table, at, around, candidate, around, there, False)
+                    entry = at + tl.load(table + list_at + candidate, there, 0)
                     j = candidate + tl.load(table + entry + size, there, 0)
                     qa, qb, qc = unpack(tl.load(table + entry + size * 2, there, 0))
                     xj = tl.load(wrapped + j, there, float("nan")) + (qa * hax + qb * hbx + qc * hcx) - x0
@@ -510,7 +525,7 @@ def cells_count_kernel(
                     if tl.min(tl.abs(beyond)) < band:
                         unsure = tl.sum(tl.where(tl.abs(beyond) < band, (one << lane)[:, None], 0), 0)
                         bits = decide(
-                            bits, unsure, word, table, at, around, total, given, outside, i, live, radius, h
+                            bits, unsure, word, table, at, list_at, size, total, given, outside, i, live, radius, h
                         )
                     bits = tl.where((itself >> 5) == word, bits & ~((itself * 0 + 1) << (itself & 31)), bits)
                     tl.store(to + (end - begin).to(tl.int64) * word, join(degree, bits), live & fits)
@@ -522,7 +537,7 @@ def cells_count_kernel(
 
 
 @triton.jit
-def decide(bits, unsure, word, table, at, around, total, given, outside, i, live, radius, h):
+def decide(bits, unsure, word, table, at, list_at, size, total, given, outside, i, live, radius, h):
     """Correct the bits of candidates that are too close to the cutoff for float32, one candidate after the other."""
     hax, hay, haz = load_row(h)
     hbx, hby, hbz = load_row(h + 3)
@@ -532,9 +547,9 @@ def decide(bits, unsure, word, table, at, around, total, given, outside, i, live
         asked = ((unsure >> lane) & 1) != 0
         if tl.max(asked.to(tl.int32), 0) > 0:
             candidate = total * 0 + word * 32 + lane
-            entry = at + find_last(table, at, around, candidate, around, candidate < total, False)
-            j = candidate + tl.load(table + entry + around + 1)
-            shift = tl.load(table + entry + (around + 1) * 2) - tl.load(outside + j) + tl.load(outside + i, live, 0)
+            entry = at + tl.load(table + list_at + candidate, candidate < total, 0)
+            j = candidate + tl.load(table + entry + size)
+            shift = tl.load(table + entry + size * 2) - tl.load(outside + j) + tl.load(outside + i, live, 0)
             sa, sb, sc = unpack(shift)
             sa, sb, sc = sa.to(tl.float64), sb.to(tl.float64), sc.to(tl.float64)
             xj, yj, zj = load_row(given + j.to(tl.int64) * 3)
@@ -589,9 +604,7 @@ def cells_fill_kernel(
     if most > 0:
         s = tl.load(system_index + i, live, 0)
         ra, rb, rc = load_row(grid + s * GRID + 3)
-        around = ((2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1))[:, None]
-        size = around + 1
-        most_around = tl.max(around)
+        size = ((2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1)[:, None]
         c = tl.load(cell_sorted + i, live, 0)
         begin = tl.load(cell_ptr + c, live, 0)
         count = (tl.load(cell_ptr + c + 1, live, 0) - begin)[:, None]
@@ -599,6 +612,7 @@ def cells_fill_kernel(
         at = tl.load(info + c * INFO, live, 0)[:, None]
         word_at = tl.load(info + c * INFO + 1, live, 0)[:, None].to(tl.int64)
         words = (tl.load(info + c * INFO + 2, live, 0)[:, None] + 31) // 32
+        list_at = tl.load(info + c * INFO + 3, live, 0)[:, None]
         most_words = tl.max(words)
         row_at = word_at + own.to(tl.int64) * words
         xi = tl.load(wrapped + i, live, 0)[:, None]
@@ -611,7 +625,7 @@ def cells_fill_kernel(
             word = find_last(starts, row_at, words, slot, most_words, inside, False)
             found = tl.load(pool + word_at + word.to(tl.int64) * count + own, inside, 0)
             candidate = word * 32 + find_bit(found.to(tl.int32), slot - (found >> 32).to(tl.int32))
-            entry = at + find_last(table, at, around, candidate, most_around, inside, False)
+            entry = at + tl.load(table + list_at + candidate, inside, 0)
             before = tl.load(table + entry, inside, 0)
             there = tl.load(table + entry + 1, inside, 0) - before
             j = candidate + tl.load(table + entry + size, inside, 0)

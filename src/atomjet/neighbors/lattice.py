@@ -179,17 +179,23 @@ def popcount_below(bits, place):
 
 @triton.jit
 def find_bit(bits, rank):
-    """The place of set bit number `rank`."""
-    rest = bits.to(tl.uint32)
-    place = rank * 0
-    for step in tl.static_range(5):
-        width = 16 >> step
-        low = popcount(rest & ((1 << width) - 1))
-        above = rank >= low
-        rank = tl.where(above, rank - low, rank)
-        rest = tl.where(above, rest >> width, rest)
-        place = tl.where(above, place + width, place)
-    return place
+    """The place of set bit number `rank`: down from bytes to half bytes, pairs and bits, by how many are set in each."""
+    v = bits.to(tl.uint32)
+    pairs = v - ((v >> 1) & 0x55555555)
+    halves = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
+    upto = ((halves + (halves >> 4)) & 0x0F0F0F0F) * 0x01010101
+    first = (upto & 255).to(tl.int32)
+    second = ((upto >> 8) & 255).to(tl.int32)
+    third = ((upto >> 16) & 255).to(tl.int32)
+    place = tl.where(rank >= third, 24, tl.where(rank >= second, 16, tl.where(rank >= first, 8, 0)))
+    rank -= tl.where(rank >= third, third, tl.where(rank >= second, second, tl.where(rank >= first, first, 0)))
+    below = ((halves >> place.to(tl.uint32)) & 15).to(tl.int32)
+    place += tl.where(rank >= below, 4, 0)
+    rank -= tl.where(rank >= below, below, 0)
+    below = ((pairs >> place.to(tl.uint32)) & 3).to(tl.int32)
+    place += tl.where(rank >= below, 2, 0)
+    rank -= tl.where(rank >= below, below, 0)
+    return place + (rank >= ((v >> place.to(tl.uint32)) & 1).to(tl.int32)).to(tl.int32)
 
 
 @triton.jit

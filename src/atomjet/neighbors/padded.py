@@ -15,7 +15,7 @@ from torch import Tensor
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
 from atomjet.errors import StructureError
 from atomjet.neighbors import all_pairs, cell_list
-from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, INFO, ONE_TABLE, SCALE, TABLE_PER_ATOM
+from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, INFO, LIST_PER_ATOM, ONE_TABLE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, canonical_kernel, rows_kernel
 
@@ -85,7 +85,8 @@ class _Route:
                 f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
             )
         self.pool = self.zeros(self.pool_size, torch.int64)
-        self.table_free = TABLE_PER_ATOM.value * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
+        per_atom = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
+        self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used = self.zeros(2, torch.int64)
         self.degrees = self.zeros(capacity.atoms)
@@ -230,7 +231,12 @@ class OneProgram(AllPairs):
 class Cells(_Route):
     """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
 
-    ROWS, SPLIT, FILL_ROWS, WARPS, FILL_WARPS, LANES, SCAN = 32, 1, 4, 1, 4, 256, 4096
+    FILL_ROWS, FILL_WARPS, LANES, SCAN = 4, 4, 256, 4096
+    FEW = 50_000
+    """Atoms up to which the rows of a cell are shared out to several programs, so that all of the device has work."""
+
+    SHARED, WHOLE = (8, 4), (32, 1)
+    """Rows a program takes at once, programs a cell."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         super().__init__(graph, cutoff, FREE_WORDS)
@@ -247,6 +253,7 @@ class Cells(_Route):
         self.cell_of, self.ranks, self.outside, self.members = (self.zeros(atoms) for _ in range(4))
         self.cell_sorted, self.outside_sorted = self.zeros(atoms), self.zeros(atoms)
         self.given, self.wrapped = self.zeros(3 * atoms, float64), self.zeros(3 * atoms, float64)
+        self.rows, self.split = self.SHARED if atoms <= self.FEW else self.WHOLE
         self.programs = 4
         if self.device.type == "cuda":
             self.programs = 16 * torch.cuda.get_device_properties(self.device).multi_processor_count
@@ -374,9 +381,9 @@ class Cells(_Route):
             self.degrees,
             self.sums,
             capacity.atoms,
-            ROWS=self.ROWS,
-            SPLIT=self.SPLIT,
-            num_warps=self.WARPS,
+            ROWS=self.rows,
+            SPLIT=self.split,
+            num_warps=1,
             enable_fp_fusion=False,
         )
         self.place_rows(system)
