@@ -48,7 +48,7 @@ ATOMS_PER_CELL = tl.constexpr(8)  # at least so many on average
 TABLE_PER_ATOM = tl.constexpr(20)  # whole numbers of the tables, for each atom
 LIST_PER_ATOM = tl.constexpr(32)  # those of the lists of candidates: 27 where the density is even
 ONE_TABLE = tl.constexpr(140)  # those of a cell with 27 cells around
-NOWHERE = tl.constexpr(1e18)  # Å, where atoms stand that no other must find
+FAR_SQUARED = tl.constexpr(1e30)  # Å², of atoms that no other must find
 FAR = tl.constexpr(2**31 - 1)
 
 
@@ -207,7 +207,7 @@ def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, gri
     # Coordinates relative to an atom of the cell are no larger than this; their differences are off by some of their last bits.
     la, lb, lc = load_row(lengths + s * 3)
     size = la * wide_a * (ra + 2) / na + lb * wide_b * (rb + 2) / nb + lc * wide_c * (rc + 2) / nc
-    tl.store(to + 6, radius * 8e-7 * size + 5e-7 * radius * radius)
+    tl.store(to + 6, 2e-6 * size * size + 5e-7 * radius * radius)
     if s == systems - 1:
         tl.store(cells_end, base + tl.where(bad == 0, cells, 1.0).to(tl.int32))
 
@@ -457,7 +457,6 @@ def cells_count_kernel(
     radius = tl.load(cutoff)
     squared = (radius * radius).to(tl.float32)
     lane = tl.arange(0, 32)
-    one = lane * 0 + 1
     row = tl.arange(0, ROWS)
     for item in range(tl.program_id(0), tl.load(cells_end) * SPLIT, tl.num_programs(0)):
         c = item // SPLIT
@@ -483,9 +482,6 @@ def cells_count_kernel(
                     tl.store(to + size * 3, seen, there)
                     tl.store(to + size * 4, tl.load(other + 1, there, 0), there)
             h = cell + s.to(tl.int64) * 9
-            hax, hay, haz = load_row(h)
-            hbx, hby, hbz = load_row(h + 3)
-            hcx, hcy, hcz = load_row(h + 6)
             band = tl.load(scale + s * SCALE + 6).to(tl.float32)
             words = (total + 31) // 32
             own = tl.load(table + at + around // 2, total > 0, 0)
@@ -499,41 +495,97 @@ def cells_count_kernel(
                 # An atom that is nowhere cannot be what others are measured from.
                 x0, y0, z0 = tl.where(x0 == x0, x0, 0.0), tl.where(y0 == y0, y0, 0.0), tl.where(z0 == z0, z0, 0.0)
                 xi = tl.load(wrapped + i, live, float("nan")) - x0
-                xi = tl.where(xi == xi, xi, -NOWHERE).to(tl.float32)
-                yi = (tl.load(wrapped + atoms + i, live, 0) - y0).to(tl.float32)
-                zi = (tl.load(wrapped + 2 * atoms + i, live, 0) - z0).to(tl.float32)
+                here_i = xi == xi
+                xi = tl.where(here_i, xi, 0.0).to(tl.float32)
+                yi = tl.where(here_i, tl.load(wrapped + atoms + i, live, 0) - y0, 0.0).to(tl.float32)
+                zi = tl.where(here_i, tl.load(wrapped + 2 * atoms + i, live, 0) - z0, 0.0).to(tl.float32)
                 itself = own + i - begin
                 to = pool + word_at.to(tl.int64) + (i - begin)
                 to_start = starts + word_at.to(tl.int64) + (i - begin).to(tl.int64) * words
+                stride = (end - begin).to(tl.int64)
                 degree = tl.zeros([ROWS], tl.int32)
-                # Candidates stand in the registers of a thread, rows beside each other, as in `all_pairs`.
-                for word in range(0, words):
-                    candidate = word * 32 + lane
-                    there = candidate < total
-                    entry = at + tl.load(table + list_at + candidate, there, 0)
-                    j = candidate + tl.load(table + entry + size, there, 0)
-                    qa, qb, qc = unpack(tl.load(table + entry + size * 2, there, 0))
-                    xj = tl.load(wrapped + j, there, float("nan")) + (qa * hax + qb * hbx + qc * hcx) - x0
-                    xj = tl.where(xj == xj, xj, NOWHERE).to(tl.float32)
-                    yj = (tl.load(wrapped + atoms + j, there, 0) + (qa * hay + qb * hby + qc * hcy) - y0).to(tl.float32)
-                    zj = (tl.load(wrapped + 2 * atoms + j, there, 0) + (qa * haz + qb * hbz + qc * hcz) - z0).to(tl.float32)
-                    x = xj[:, None] - xi[None, :]
-                    y = yj[:, None] - yi[None, :]
-                    z = zj[:, None] - zi[None, :]
-                    beyond = tl.fma(x, x, tl.fma(y, y, tl.fma(z, z, -squared)))
-                    bits = tl.sum(tl.where(beyond < 0, (one << lane)[:, None], 0), 0)
-                    if tl.min(tl.abs(beyond)) < band:
-                        unsure = tl.sum(tl.where(tl.abs(beyond) < band, (one << lane)[:, None], 0), 0)
+                own_size = xi * xi + yi * yi + zi * zi
+                xi, yi, zi, limit = -2 * xi, -2 * yi, -2 * zi, tl.where(here_i, squared - own_size, -FAR_SQUARED)
+                # Candidates stand in the registers of a thread, rows beside each other, as in `all_pairs`; two words at once, so
+                # that one is fetched while the other is tested.
+                for word in range(0, words, 2):
+                    near = load_word(word, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h)
+                    next_ = load_word(word + 1, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h)
+                    bits, unsure = test_word(near, xi, yi, zi, limit, band)
+                    next_bits, next_unsure = test_word(next_, xi, yi, zi, limit, band)
+                    if tl.max((unsure | next_unsure) != 0, 0) > 0:
                         bits = decide(
                             bits, unsure, word, table, at, list_at, size, total, given, outside, i, live, radius, h
                         )
-                    bits = tl.where((itself >> 5) == word, bits & ~((itself * 0 + 1) << (itself & 31)), bits)
-                    tl.store(to + (end - begin).to(tl.int64) * word, join(degree, bits), live & fits)
+                        next_bits = decide(
+                            next_bits,
+                            next_unsure,
+                            word + 1,
+                            table,
+                            at,
+                            list_at,
+                            size,
+                            total,
+                            given,
+                            outside,
+                            i,
+                            live,
+                            radius,
+                            h,
+                        )
+                    itself_bit = (itself * 0 + 1) << (itself & 31)
+                    bits = tl.where((itself >> 5) == word, bits & ~itself_bit, bits)
+                    next_bits = tl.where((itself >> 5) == word + 1, next_bits & ~itself_bit, next_bits)
+                    tl.store(to + stride * word, join(degree, bits), live & fits)
                     tl.store(to_start + word, degree, live & fits)
                     degree += popcount(bits)
+                    more = live & fits & (word + 1 < words)
+                    tl.store(to + stride * (word + 1), join(degree, next_bits), more)
+                    tl.store(to_start + word + 1, degree, more)
+                    degree += popcount(next_bits)
                 degree = tl.where(live, degree, 0)
                 tl.store(degrees + i, degree, live)
-                add_to_blocks(sums, i, degree, live, first, last)
+                add_to_blocks(sums, i, degree, live, first, last - 1)
+
+
+@triton.jit
+def load_word(word, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h):
+    """32 candidates: where they are relative to an atom of the cell, and the squares of their distances from it."""
+    candidate = word * 32 + tl.arange(0, 32)
+    there = candidate < total
+    entry = at + tl.load(table + list_at + candidate, there, 0)
+    j = candidate + tl.load(table + entry + size, there, 0)
+    image = tl.load(table + entry + size * 2, there, 0)
+    x = tl.load(wrapped + j, there, float("nan")) - x0
+    y = tl.load(wrapped + atoms + j, there, 0) - y0
+    z = tl.load(wrapped + 2 * atoms + j, there, 0) - z0
+    there = x == x
+    if tl.max((image != 0).to(tl.int32), 0) > 0:
+        qa, qb, qc = unpack(image)
+        hax, hay, haz = load_row(h)
+        hbx, hby, hbz = load_row(h + 3)
+        hcx, hcy, hcz = load_row(h + 6)
+        x += qa * hax + qb * hbx + qc * hcx
+        y += qa * hay + qb * hby + qc * hcy
+        z += qa * haz + qb * hbz + qc * hcz
+    x = tl.where(there, x, 0.0).to(tl.float32)
+    y = tl.where(there, y, 0.0).to(tl.float32)
+    z = tl.where(there, z, 0.0).to(tl.float32)
+    return x, y, z, tl.where(there, x * x + y * y + z * z, FAR_SQUARED)
+
+
+@triton.jit
+def test_word(candidates, xi, yi, zi, limit, band):
+    """Which candidates are within the cutoff of each row, and of which float32 cannot tell: |x_j|² - 2 x_i x_j < cutoff² - |x_i|²."""
+    x, y, z, square = candidates
+    bit = ((tl.arange(0, 32) * 0 + 1) << tl.arange(0, 32))[:, None]
+    found = tl.fma(x[:, None], xi[None, :], square[:, None] + tl.zeros_like(xi)[None, :])
+    found = tl.fma(z[:, None], zi[None, :], tl.fma(y[:, None], yi[None, :], found)) - limit[None, :]
+    bits = tl.sum(tl.where(found < 0, bit, 0), 0)
+    unsure = bits * 0
+    if tl.min(tl.abs(found)) < band:
+        unsure = tl.sum(tl.where(tl.abs(found) < band, bit, 0), 0)
+    return bits, unsure
 
 
 @triton.jit

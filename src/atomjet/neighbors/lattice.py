@@ -71,11 +71,38 @@ def load_frame(frames, s):
 @triton.jit
 def build_frame(cell, pbc, s, cutoff, frames, write):
     """Duals and reaches (cutoff in cells, zero along open directions) of structure s; lengths of h; Status bits."""
+    p, q, r = load_row(pbc + s.to(tl.int64) * 3)
+    zero = cutoff * 0
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = zero + 1, zero, zero, zero, zero + 1, zero, zero, zero, zero + 1
+    reach_a, reach_b, reach_c, long_a, long_b, long_c = zero, zero, zero, zero + 1, zero + 1, zero + 1
+    bad = p * 0
+    if p + q + r != 0:
+        frame = complete_frame(cell, p, q, r, s, cutoff)
+        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad = frame
+    if write:
+        to = frames + s.to(tl.int64) * FRAME
+        tl.store(to + 0, dax)
+        tl.store(to + 1, day)
+        tl.store(to + 2, daz)
+        tl.store(to + 3, dbx)
+        tl.store(to + 4, dby)
+        tl.store(to + 5, dbz)
+        tl.store(to + 6, dcx)
+        tl.store(to + 7, dcy)
+        tl.store(to + 8, dcz)
+        tl.store(to + 9, reach_a)
+        tl.store(to + 10, reach_b)
+        tl.store(to + 11, reach_c)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
+
+
+@triton.jit
+def complete_frame(cell, p, q, r, s, cutoff):
+    """The same of a structure with some periodic direction."""
     at = cell + s.to(tl.int64) * 9
     ax, ay, az = load_row(at)
     bx, by, bz = load_row(at + 3)
     cx, cy, cz = load_row(at + 6)
-    p, q, r = load_row(pbc + s.to(tl.int64) * 3)
     periodic = p + q + r
     finite = is_finite(ax, ay, az) & is_finite(bx, by, bz) & is_finite(cx, cy, cz)
     ax, ay, az = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)
@@ -129,21 +156,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
     most *= tl.where(q != 0, 2 * tl.floor(reach_b) + 3, 1.0)
     most *= tl.where(r != 0, 2 * tl.floor(reach_c) + 3, 1.0)
     bad = tl.where((bad == 0) & (most > MOST_IMAGES), IMAGES, bad)
-    if write:
-        to = frames + s.to(tl.int64) * FRAME
-        tl.store(to + 0, dax)
-        tl.store(to + 1, day)
-        tl.store(to + 2, daz)
-        tl.store(to + 3, dbx)
-        tl.store(to + 4, dby)
-        tl.store(to + 5, dbz)
-        tl.store(to + 6, dcx)
-        tl.store(to + 7, dcy)
-        tl.store(to + 8, dcz)
-        tl.store(to + 9, reach_a)
-        tl.store(to + 10, reach_b)
-        tl.store(to + 11, reach_c)
-    return (dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
 
 
 @triton.jit

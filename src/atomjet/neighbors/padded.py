@@ -73,7 +73,9 @@ class PaddedSearch:
 class _Route:
     """Buffers that every route needs besides the graph's own."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int) -> None:
+    MOST_SLOTS = 128
+
+    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int, pieces: int = 1) -> None:
         self.graph, self.device = graph, graph.row_ptr.device
         capacity = self.capacity = graph.capacity
         self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
@@ -89,11 +91,13 @@ class _Route:
         self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used = self.zeros(2, torch.int64)
-        self.degrees = self.zeros(capacity.atoms)
-        self.blocks = _groups(capacity.atoms, BLOCK.value)
+        self.pieces = pieces
+        self.degrees = self.zeros(capacity.atoms * pieces)
+        self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
+        self.blocks = _groups(capacity.atoms * pieces, BLOCK.value)
         self.sums = self.zeros(self.blocks + 1, torch.int64)
         self.frames = self.zeros(FRAME.value * capacity.systems, torch.float64)
-        self.slots = max(16, min(128, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms))))
+        self.slots = max(16, min(self.MOST_SLOTS, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms * pieces))))
 
     def zeros(self, number: int, dtype: torch.dtype = torch.int32) -> Tensor:
         """A buffer; never empty, so that it always has an address."""
@@ -111,6 +115,7 @@ class _Route:
             self.sums,
             self.used,
             system.system_ptr,
+            self.piece_ptr,
             graph.row_ptr,
             graph.needed_edges,
             graph.status,
@@ -123,6 +128,7 @@ class _Route:
             self.pool_free,
             self.table_size,
             self.table_free,
+            PIECES=self.pieces,
             num_warps=4,
         )
 
@@ -130,15 +136,19 @@ class _Route:
 class AllPairs(_Route):
     """Three kernels: count, place, fill."""
 
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS = 8, 8, 1, 4
+    ROWS, FILL_ROWS, WARPS, FILL_WARPS, PIECES = 8, 8, 1, 4, 8
+    FEW = 8000
+    """Atoms up to which rows are counted in pieces, so that all of the device has work."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         capacity = graph.capacity
-        super().__init__(graph, cutoff, FREE_WORDS + _groups(capacity.atoms_per_system, 32))
+        words = _groups(capacity.atoms_per_system, 32)
+        pieces = self.PIECES if words >= self.PIECES and capacity.atoms <= self.FEW else 1
+        super().__init__(graph, cutoff, FREE_WORDS + pieces + words, pieces)
         # Programs for the largest structure, but not so many for every structure that most find nothing to do.
         fair = _groups(UNEVEN * capacity.atoms, max(1, self.ROWS * capacity.systems))
         self.tiles = min(_groups(capacity.atoms_per_system, self.ROWS), fair)
-        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms)
+        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * pieces)
 
     def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
         return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
@@ -147,7 +157,7 @@ class AllPairs(_Route):
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         if capacity.systems * self.tiles:
-            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles,)](
+            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles * self.pieces,)](
                 system.positions,
                 system.system_ptr,
                 system.cell,
@@ -164,17 +174,18 @@ class AllPairs(_Route):
                 self.tiles,
                 self.pool_size,
                 ROWS=self.ROWS,
+                PIECES=self.pieces,
                 num_warps=self.WARPS,
                 enable_fp_fusion=False,
             )
         self.place_rows(system)
-        all_pairs.all_pairs_fill_kernel[(max(1, _groups(capacity.atoms, self.FILL_ROWS)),)](
+        all_pairs.all_pairs_fill_kernel[(max(1, _groups(capacity.atoms * self.pieces, self.FILL_ROWS)),)](
             *self._given(system),
             self.frames,
             self.counts,
             self.pool,
             self.word_ptr,
-            graph.row_ptr,
+            self.piece_ptr,
             *self.edges(),
             graph.atomic_numbers,
             graph.status,
@@ -184,6 +195,7 @@ class AllPairs(_Route):
             self.blocks,
             ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
+            PIECES=self.pieces,
             num_warps=self.FILL_WARPS,
             enable_fp_fusion=False,
         )
@@ -192,7 +204,7 @@ class AllPairs(_Route):
 class OneProgram(AllPairs):
     """The same in one kernel."""
 
-    ROWS, FILL_ROWS, WARPS = 32, 16, 4
+    ROWS, FILL_ROWS, WARPS = 32, 8, 4
 
     def launch(self, system: PaddedSystem) -> None:
         """Enqueue."""
@@ -231,7 +243,7 @@ class OneProgram(AllPairs):
 class Cells(_Route):
     """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
 
-    FILL_ROWS, FILL_WARPS, LANES, SCAN = 4, 4, 256, 4096
+    FILL_ROWS, FILL_WARPS, LANES, SCAN, MOST_SLOTS = 4, 1, 256, 4096, 32
     FEW = 50_000
     """Atoms up to which the rows of a cell are shared out to several programs, so that all of the device has work."""
 
@@ -350,7 +362,7 @@ class Cells(_Route):
             LANES=lanes,
             enable_fp_fusion=False,
         )
-        cell_list.cells_table_kernel[(self.programs,)](
+        cell_list.cells_table_kernel[(2 * self.programs,)](
             system.system_index,
             system.pbc,
             self.grid,
