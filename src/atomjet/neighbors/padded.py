@@ -1,18 +1,23 @@
-"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated."""
+"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated.
+
+And `search`, which puts it to use once: guesses how many edges there will be, looks, grows the buffers where they were too small.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from atomjet.data import Capacity, PaddedGraph, PaddedSystem
+from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
+from atomjet.errors import StructureError
 from atomjet.neighbors import all_pairs, cell_list
-from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
+from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, INFO, LIST_PER_ATOM, ONE_TABLE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
-from atomjet.neighbors.rows import BLOCK, EDGES_PER_ENTRY, rows_kernel
+from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, canonical_kernel, rows_kernel
 
 ONE_PROGRAM = 64
 """Atoms up to which one program finds everything."""
@@ -20,8 +25,14 @@ ONE_PROGRAM = 64
 ALL_PAIRS = 3000
 """Atoms of the largest structure up to which testing all pairs beats building cells."""
 
-FREE_WORDS = 4
-"""Words of 32 candidates that every atom may take, besides one for every four edges (and all of its structure with all pairs)."""
+FREE_WORDS = 16
+"""Words of 32 candidates that every atom may take, besides one for every two edges (and all of its structure with all pairs)."""
+
+UNEVEN = 16
+"""Programs of a batch, at most, over those that structures of one size would take."""
+
+MOST = 2**31 - 1
+"""Edges, and numbers in a buffer, are counted in 32 bits."""
 
 
 class PaddedSearch:
@@ -62,22 +73,31 @@ class PaddedSearch:
 class _Route:
     """Buffers that every route needs besides the graph's own."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int) -> None:
+    MOST_SLOTS = 128
+
+    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int, pieces: int = 1) -> None:
         self.graph, self.device = graph, graph.row_ptr.device
         capacity = self.capacity = graph.capacity
         self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
-        self.pool_free = 2 * capacity.atoms * free_words + 4096
-        self.pool_size = self.pool_free + capacity.edges
-        self.pool = self.zeros(self.pool_size)
-        self.table_free = TABLE_PER_ATOM.value * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
-        self.table_size = self.table_free + capacity.edges // EDGES_PER_ENTRY.value
+        self.pool_free = capacity.atoms * free_words + 4096
+        self.pool_size = self.pool_free + capacity.edges // EDGES_PER_WORD.value
+        if self.pool_size > MOST:
+            raise StructureError(
+                f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
+                f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
+            )
+        self.pool = self.zeros(self.pool_size, torch.int64)
+        per_atom = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
+        self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
+        self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used = self.zeros(2, torch.int64)
-        self.degrees = self.zeros(capacity.atoms)
-        self.word_ptr = self.zeros(capacity.atoms)
-        self.blocks = _groups(capacity.atoms, BLOCK.value)
+        self.pieces = pieces
+        self.degrees = self.zeros(capacity.atoms * pieces)
+        self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
+        self.blocks = _groups(capacity.atoms * pieces, BLOCK.value)
         self.sums = self.zeros(self.blocks + 1, torch.int64)
         self.frames = self.zeros(FRAME.value * capacity.systems, torch.float64)
-        self.slots = max(16, min(128, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms))))
+        self.slots = max(16, min(self.MOST_SLOTS, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms * pieces))))
 
     def zeros(self, number: int, dtype: torch.dtype = torch.int32) -> Tensor:
         """A buffer; never empty, so that it always has an address."""
@@ -95,6 +115,7 @@ class _Route:
             self.sums,
             self.used,
             system.system_ptr,
+            self.piece_ptr,
             graph.row_ptr,
             graph.needed_edges,
             graph.status,
@@ -107,6 +128,7 @@ class _Route:
             self.pool_free,
             self.table_size,
             self.table_free,
+            PIECES=self.pieces,
             num_warps=4,
         )
 
@@ -114,13 +136,19 @@ class _Route:
 class AllPairs(_Route):
     """Three kernels: count, place, fill."""
 
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS = 8, 8, 1, 4
+    ROWS, FILL_ROWS, WARPS, FILL_WARPS, PIECES = 8, 8, 1, 4, 8
+    FEW = 8000
+    """Atoms up to which rows are counted in pieces, so that all of the device has work."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         capacity = graph.capacity
-        super().__init__(graph, cutoff, FREE_WORDS + _groups(capacity.atoms_per_system, 32))
-        self.tiles = _groups(capacity.atoms_per_system, self.ROWS)
-        self.counts = self.zeros(4 * capacity.systems)
+        words = _groups(capacity.atoms_per_system, 32)
+        pieces = self.PIECES if words >= self.PIECES and capacity.atoms <= self.FEW else 1
+        super().__init__(graph, cutoff, FREE_WORDS + pieces + words, pieces)
+        # Programs for the largest structure, but not so many for every structure that most find nothing to do.
+        fair = _groups(UNEVEN * capacity.atoms, max(1, self.ROWS * capacity.systems))
+        self.tiles = min(_groups(capacity.atoms_per_system, self.ROWS), fair)
+        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * pieces)
 
     def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
         return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
@@ -129,7 +157,7 @@ class AllPairs(_Route):
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         if capacity.systems * self.tiles:
-            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles,)](
+            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles * self.pieces,)](
                 system.positions,
                 system.system_ptr,
                 system.cell,
@@ -146,17 +174,18 @@ class AllPairs(_Route):
                 self.tiles,
                 self.pool_size,
                 ROWS=self.ROWS,
+                PIECES=self.pieces,
                 num_warps=self.WARPS,
                 enable_fp_fusion=False,
             )
         self.place_rows(system)
-        all_pairs.all_pairs_fill_kernel[(max(1, _groups(capacity.atoms, self.FILL_ROWS)),)](
+        all_pairs.all_pairs_fill_kernel[(max(1, _groups(capacity.atoms * self.pieces, self.FILL_ROWS)),)](
             *self._given(system),
             self.frames,
             self.counts,
             self.pool,
             self.word_ptr,
-            graph.row_ptr,
+            self.piece_ptr,
             *self.edges(),
             graph.atomic_numbers,
             graph.status,
@@ -166,6 +195,7 @@ class AllPairs(_Route):
             self.blocks,
             ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
+            PIECES=self.pieces,
             num_warps=self.FILL_WARPS,
             enable_fp_fusion=False,
         )
@@ -174,7 +204,7 @@ class AllPairs(_Route):
 class OneProgram(AllPairs):
     """The same in one kernel."""
 
-    ROWS, FILL_ROWS, WARPS = 32, 16, 4
+    ROWS, FILL_ROWS, WARPS = 32, 8, 4
 
     def launch(self, system: PaddedSystem) -> None:
         """Enqueue."""
@@ -197,7 +227,6 @@ class OneProgram(AllPairs):
             graph.needed_edges,
             graph.status,
             capacity.systems,
-            self.tiles,
             capacity.atoms,
             capacity.edges,
             self.pool_size,
@@ -212,9 +241,14 @@ class OneProgram(AllPairs):
 
 
 class Cells(_Route):
-    """Ten kernels: lattices, boxes, grids; bin, scan, scatter, order; count, place, fill."""
+    """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
 
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS, LANES, SCAN = 32, 4, 1, 4, 256, 4096
+    FILL_ROWS, FILL_WARPS, LANES, SCAN, MOST_SLOTS = 4, 1, 256, 4096, 32
+    FEW = 50_000
+    """Atoms up to which the rows of a cell are shared out to several programs, so that all of the device has work."""
+
+    SHARED, WHOLE = (8, 4), (32, 1)
+    """Rows a program takes at once, programs a cell."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         super().__init__(graph, cutoff, FREE_WORDS)
@@ -226,10 +260,12 @@ class Cells(_Route):
         self.bad, self.box, self.grid = self.zeros(systems), self.zeros(6 * systems), self.zeros(GRID.value * systems)
         self.scale = self.zeros(SCALE.value * systems, float64)
         self.cells_end, self.cell_counts, self.cell_ptr = self.zeros(1), self.zeros(cells), self.zeros(cells + 1)
-        self.table_ptr, self.table = self.zeros(cells), self.zeros(self.table_size)
+        self.info, self.table = self.zeros(INFO.value * cells), self.zeros(self.table_size)
+        self.starts = self.zeros(self.pool_size)
         self.cell_of, self.ranks, self.outside, self.members = (self.zeros(atoms) for _ in range(4))
         self.cell_sorted, self.outside_sorted = self.zeros(atoms), self.zeros(atoms)
         self.given, self.wrapped = self.zeros(3 * atoms, float64), self.zeros(3 * atoms, float64)
+        self.rows, self.split = self.SHARED if atoms <= self.FEW else self.WHOLE
         self.programs = 4
         if self.device.type == "cuda":
             self.programs = 16 * torch.cuda.get_device_properties(self.device).multi_processor_count
@@ -326,10 +362,22 @@ class Cells(_Route):
             LANES=lanes,
             enable_fp_fusion=False,
         )
+        cell_list.cells_table_kernel[(2 * self.programs,)](
+            system.system_index,
+            system.pbc,
+            self.grid,
+            self.cells_end,
+            self.cell_ptr,
+            self.table,
+            self.info,
+            self.used,
+            self.pool_size,
+            self.table_size,
+            num_warps=1,
+        )
         cell_list.cells_count_kernel[(self.programs,)](
             system.system_index,
             system.cell,
-            system.pbc,
             self.cutoff,
             self.grid,
             self.scale,
@@ -339,17 +387,15 @@ class Cells(_Route):
             self.wrapped,
             self.outside_sorted,
             self.table,
-            self.table_ptr,
+            self.info,
             self.pool,
-            self.used,
+            self.starts,
             self.degrees,
-            self.word_ptr,
             self.sums,
-            self.pool_size,
-            self.table_size,
             capacity.atoms,
-            ROWS=self.ROWS,
-            num_warps=self.WARPS,
+            ROWS=self.rows,
+            SPLIT=self.split,
+            num_warps=1,
             enable_fp_fusion=False,
         )
         self.place_rows(system)
@@ -360,23 +406,108 @@ class Cells(_Route):
             self.grid,
             self.cell_ptr,
             self.cell_sorted,
-            self.given,
+            self.wrapped,
             self.outside_sorted,
             self.table,
-            self.table_ptr,
+            self.info,
             self.pool,
-            self.word_ptr,
+            self.starts,
             graph.row_ptr,
             *self.edges(),
             self.used,
             self.sums,
             systems,
             self.blocks,
+            capacity.atoms,
             ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
             num_warps=self.FILL_WARPS,
             enable_fp_fusion=False,
         )
+
+
+DENSE = 0.12
+"""Atoms per Å³ where no cell says: those of liquids and molecules."""
+
+
+def search(system: System, cutoff: float) -> Graph | None:
+    """Find the same edges as `brute_force` does; None where something else than too many edges is in the way.
+
+    Raises:
+        StructureError: more edges than can be counted.
+    """
+    largest, edges = _guess(system, cutoff)
+    while True:
+        capacity = Capacity(system.num_systems, system.num_atoms, edges, largest)
+        finder = PaddedSearch(capacity, cutoff, system.device)
+        padded = PaddedSystem.empty(capacity, system.device)
+        padded.fill(system)
+        graph = finder.launch(padded)
+        status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
+        if not status:
+            return _to_graph(graph, padded, system, cutoff, needed)
+        if status != Status.EDGES:
+            return None
+        edges = needed
+
+
+def _guess(system: System, cutoff: float) -> tuple[int, int]:
+    """Atoms of the largest structure, and about how many edges, rather more."""
+    counts = system.counts()
+    volumes = torch.linalg.det(system.cell.double()).abs()
+    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSE)
+    degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
+    # Without images there are no more neighbors than other atoms.
+    degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
+    if not system.num_systems:
+        return 0, 0
+    largest, edges = torch.stack([counts.max().double(), (counts * degrees).sum()]).tolist()
+    return int(largest), int(edges)
+
+
+def _to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
+    """Leave the fixed buffers: atoms numbered as given, canonical order, exact size."""
+    atoms, device = system.num_atoms, system.device
+    inverse = torch.empty_like(graph.order)
+    inverse[graph.order.long()] = torch.arange(atoms, dtype=torch.int32, device=device)
+    row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=device)
+    torch.cumsum(graph.row_ptr.diff()[inverse.long()], 0, out=row_ptr[1:])
+    centers, neighbors = (torch.empty(edges, dtype=torch.int64, device=device) for _ in range(2))
+    shifts = torch.empty(edges, 3, dtype=torch.int64, device=device)
+    vectors = torch.empty(edges, 3, dtype=system.dtype, device=device)
+    if edges:
+        canonical_kernel[(atoms,)](
+            graph.row_ptr,
+            graph.neighbors,
+            graph.shifts,
+            graph.order,
+            inverse,
+            padded.positions,
+            padded.cell,
+            padded.system_index,
+            row_ptr,
+            centers,
+            neighbors,
+            shifts,
+            vectors,
+            SLOTS=128,
+            OTHERS=32,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
+    return Graph(
+        centers=centers,
+        neighbors=neighbors,
+        shifts=shifts,
+        vectors=vectors,
+        row_ptr=row_ptr,
+        atomic_numbers=system.atomic_numbers,
+        system_index=system.system_index,
+        charge=system.charge,
+        spin=system.spin,
+        cutoff=float(cutoff),
+        task=system.task,
+    )
 
 
 def _groups(number: int, size: int) -> int:
