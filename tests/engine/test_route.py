@@ -74,6 +74,26 @@ def test_results_stay_when_buffers_are_used_again(padded):
     assert torch.equal(padded.predict(atoms).forces, kept)
 
 
+def test_a_system_is_asked_again_when_it_was_written_to(plain, padded):
+    system = System.from_ase(frames())
+    same(padded.predict(system), plain.predict(system))
+    moved = system.with_positions(system.positions + 0.01 * torch.sin(7 * system.positions))
+    assert padded._route._asked.tensors[0] is moved.atomic_numbers
+    same(padded.predict(moved), plain.predict(moved))
+    moved.atomic_numbers[0] = 8
+    same(padded.predict(moved), plain.predict(moved))
+    moved.atomic_numbers[1] = 7
+    with pytest.raises(atomjet.AtomJetError, match="structure 0, atom 1: element N"):
+        padded.predict(moved)
+    moved.atomic_numbers[1] = 6
+    moved.charge[2] = 1
+    with pytest.raises(atomjet.AtomJetError, match="structure 2: charge 1"):
+        padded.predict(moved)
+    with torch.inference_mode():
+        given = System.from_ase(frames())
+        same(padded.predict(given), plain.predict(given))
+
+
 def test_buffers_serve_several_sizes(padded):
     hydrogens = [Atoms("H" * n, np.eye(n, 3) + 2.0 * np.arange(n)[:, None]) for n in (17, 20, 23, 24)]
     alone = [engine_through_buffers().predict(atoms).forces for atoms in hydrogens]

@@ -42,6 +42,30 @@ class _Call:
     counts: list[int]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of a `System`'s device, and which tensors the answer is about."""
+
+    tensors: tuple[torch.Tensor, ...]
+    versions: tuple[int, ...]
+    task: tuple[str, ...]
+    counts: list[int]
+    periodic: list[bool]
+
+    @classmethod
+    def of(cls, system: System) -> _Asked | None:
+        """Without the answer; None for tensors that do not count how often they were written to."""
+        tensors = (system.atomic_numbers, system.system_index, system.pbc, system.charge, system.spin)
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        return cls(tensors, tuple(tensor._version for tensor in tensors), system.task, [], [])
+
+    def same(self, other: _Asked) -> bool:
+        """Whether the answer to the other is the answer to this."""
+        same = all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+        return same and self.versions == other.versions and self.task == other.task
+
+
 class PaddedRoute:
     """The way of an engine whose evaluator works in buffers of fixed size. Threads may share it.
 
@@ -71,6 +95,7 @@ class PaddedRoute:
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
         self._served[-1] = False
+        self._asked: _Asked | None = None
         self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
         self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
@@ -181,17 +206,15 @@ class PaddedRoute:
         prediction = self._on_device(system, *self._sizes(system))
         return prediction if given.device == system.device else prediction.to(given.device)
 
-    def _on_device(self, system: System, counts: list[int], volumes: list[float | None]) -> Prediction:
-        key, capacity = self._known(counts, volumes[0] is not None)
-        if capacity is None:
-            capacity = self._likely(key, counts, volumes)
+    def _on_device(self, system: System, counts: list[int], periodic: list[bool]) -> Prediction:
+        capacity = self._capacity_of_system(system, counts, periodic)
         step = self._try(capacity) if len(counts) > 1 else self.pool.acquire(capacity)
         if step is None:
             if len(counts) == 1:
                 raise self._refusal(counts[0], capacity)
             middle = len(counts) // 2
             halves = ((0, middle), (middle, len(counts)))
-            return Prediction.join([self._on_device(system.part(a, b), counts[a:b], volumes[a:b]) for a, b in halves])
+            return Prediction.join([self._on_device(system.part(a, b), counts[a:b], periodic[a:b]) for a, b in halves])
         needed = 0
         try:
             status, prediction = step.predict(system)
@@ -203,8 +226,9 @@ class PaddedRoute:
             return prediction
         if status != Status.EDGES:
             return self._slowly(system, status)
+        key, _ = self._known(counts, periodic[0])
         self._capacities[key] = grown(capacity, needed)
-        return self._on_device(system, counts, volumes)
+        return self._on_device(system, counts, periodic)
 
     def _try(self, capacity: Capacity) -> Step | None:
         """A step for a batch that can still be divided: None also where a search cannot count so many edges."""
@@ -222,9 +246,8 @@ class PaddedRoute:
     def reserve(self, structures: Any) -> Evaluation:
         """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
         system = System.from_ase(structures, device=self.stages.device, dtype=torch.float64)
-        counts, volumes = self._sizes(system)
-        key, capacity = self._known(counts, volumes[0] is not None)
-        capacity = capacity or self._likely(key, counts, volumes)
+        counts, periodic = self._sizes(system)
+        capacity = self._capacity_of_system(system, counts, periodic)
         self._afford(sum(counts), capacity)
         evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device))
         evaluation.system.fill(system)
@@ -242,21 +265,36 @@ class PaddedRoute:
 
     # ------------------------------------------------------------------ sizes
 
-    def _sizes(self, system: System) -> tuple[list[int], list[float | None]]:
-        """Atoms of each structure, and volume (Å³) of those that are periodic in three directions; everything else is checked.
+    def _sizes(self, system: System) -> tuple[list[int], list[bool]]:
+        """Atoms of each structure, and whether it is periodic in three directions; everything else is checked.
 
-        One question to the device settles all of it, where the answer is that all is well.
+        One question to the device settles all of it, where the answer is that all is well. It is not asked again of the very
+        tensors that it was asked of last, if nothing was written to them: new positions for the same atoms are the usual case.
         """
+        asked = _Asked.of(system)
+        if asked is not None and self._asked is not None and asked.same(self._asked):
+            return self._asked.counts, self._asked.periodic
         bounds = torch.arange(system.num_systems + 1, device=system.device)
-        counts = torch.searchsorted(system.system_index, bounds).diff().double()
-        volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
+        counts = torch.searchsorted(system.system_index, bounds).diff()
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all()
         well = served & (counts > 0).all() & (system.charge == 0).all() & (system.spin <= 1).all()
-        *numbers, good = torch.cat([counts, volumes, well[None].double()]).tolist()
+        *numbers, good = torch.cat([counts, system.pbc.all(1), well[None]]).tolist()
         if not good or not numbers or any(system.task):
             self.check(system)
-        middle = system.num_systems
-        return [round(n) for n in numbers[:middle]], [v if v >= 0 else None for v in numbers[middle:]]
+        counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
+        if asked is not None and good:
+            self._asked = replace(asked, counts=counts, periodic=periodic)
+        return counts, periodic
+
+    def _capacity_of_system(self, system: System, counts: list[int], periodic: list[bool]) -> Capacity:
+        """The same as `_capacity` for tensors."""
+        key, capacity = self._known(counts, periodic[0])
+        if capacity is not None:
+            return capacity
+        volumes = torch.linalg.det(system.cell).abs().tolist() if any(periodic) else [0.0] * len(counts)
+        return self._likely(
+            key, counts, [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
+        )
 
     def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
