@@ -1,17 +1,20 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Large structures: atoms sorted into cells at least a cutoff wide, candidates from the cells around.
 
 Every structure has its own grid along its lattice vectors (along unit vectors and within its bounding box where it is open), with
-at most one cell for eight atoms, so that any structure fits; where the lattice is thin, more than the next cells lie within reach,
-the same cell with several images among them. Atoms are numbered cell by cell, by their given number within a cell: neighbors in space
-are neighbors in memory, always in the same order.
+at most one cell for eight atoms, so that any structure fits; where the lattice is thin, more than the next cells lie within
+reach, the same cell with several images among them. Atoms are numbered cell by cell, by their given number within a cell:
+neighbors in space are neighbors in memory, always in the same order.
 
 The candidates of a cell's atoms are those of the cells around, one after the other. A table of the cell holds for each cell around:
 the candidates before it; what to add to a candidate's number to get the atom; the image; the candidates before ours, seen from
-there; where the words of its atoms are; a list says from which cell each candidate comes. As in `all_pairs`, words of 32 bits say which candidates are within the cutoff, rows
-follow from counting bits, and the reverse of an edge is found in the neighbor's own words. The words of a cell's atoms lie
-beside each other, as they are needed together.
-The test is made in float32 relative to the cell's own atoms; where any candidate is too close to the cutoff for that, in float64 as
-the definition does.
+there; where the words of its atoms are. A list says from which cell each candidate comes. As in `all_pairs`, words of 32 bits say
+which candidates are within the cutoff, rows follow from counting bits, and the reverse of an edge is found in the neighbor's own
+words. The words of a cell's atoms lie beside each other, as they are needed together.
+
+The test is made in float32 relative to one of the cell's own atoms; where a candidate is too close to the cutoff for that, in
+float64 as the definition does.
 """
 
 from __future__ import annotations
@@ -40,10 +43,16 @@ from atomjet.neighbors.lattice import (
 )
 from atomjet.neighbors.rows import add_to_blocks
 
-GRID = tl.constexpr(8)  # whole numbers of each structure: cells along a, b, c; cells to look at each way; first cell; whether it can be searched
-SCALE = tl.constexpr(7)  # numbers of each structure: lowest fractions, cells per fraction, uncertainty of squared distances
+GRID = tl.constexpr(
+    8
+)  # whole numbers of each structure: cells along a, b, c; cells to look at each way; first cell; whether it can be searched
+SCALE = tl.constexpr(
+    7
+)  # numbers of each structure: lowest fractions, cells per fraction, uncertainty of squared distances
 ENTRY = tl.constexpr(5)  # whole numbers of the table for each cell around
-INFO = tl.constexpr(4)  # whole numbers of each cell: where its table starts, where its words, how many candidates, where their list
+INFO = tl.constexpr(
+    4
+)  # whole numbers of each cell: where its table starts, where its words, how many candidates, where their list
 ATOMS_PER_CELL = tl.constexpr(8)  # at least so many on average
 TABLE_PER_ATOM = tl.constexpr(20)  # whole numbers of the tables, for each atom
 LIST_PER_ATOM = tl.constexpr(32)  # those of the lists of candidates: 27 where the density is even
@@ -259,7 +268,11 @@ def cells_bin_kernel(
         wc, cc = split_axis(fraction(x, y, z, dcx, dcy, dcz), tc, low_c, scale_c, nc)
         c = tl.load(grid + s * GRID + 6) + (cc * nb + cb) * na + ca
         home_a, home_b, home_c = load_row(home + s * 3)
-        wa, wb, wc = tl.where(good, wa - home_a, 0.0), tl.where(good, wb - home_b, 0.0), tl.where(good, wc - home_c, 0.0)
+        wa, wb, wc = (
+            tl.where(good, wa - home_a, 0.0),
+            tl.where(good, wb - home_b, 0.0),
+            tl.where(good, wc - home_c, 0.0),
+        )
         # Any difference of two such, and the images looked at, must fit into a packed shift.
         limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
         far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
@@ -360,16 +373,14 @@ def cells_order_kernel(
 
 @triton.jit
 def wrap_axis(place, number, is_open):
-    """A cell of the grid by its number along one axis, which may lie outside: the number within, the image, whether there is one."""
+    """A cell of the grid by its number along one axis, maybe outside: the number within, the image, whether there is such."""
     image = tl.where(place >= 0, place // number, -((number - 1 - place) // number))
     there = (is_open == 0) | (image == 0)
     return place - image * number, tl.where(is_open, 0, image), there
 
 
 @triton.jit(do_not_specialize=["pool_size", "table_size"])
-def cells_table_kernel(
-    system_index, pbc, grid, cells_end, cell_ptr, table, info, used, pool_size, table_size
-):
+def cells_table_kernel(system_index, pbc, grid, cells_end, cell_ptr, table, info, used, pool_size, table_size):
     """Each program takes cells in turn: their candidates, and room for their words."""
     lane = tl.arange(0, 32)
     for c in range(tl.program_id(0), tl.load(cells_end), tl.num_programs(0)):
@@ -576,7 +587,7 @@ def load_word(word, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0,
 
 @triton.jit
 def test_word(candidates, xi, yi, zi, limit, band):
-    """Which candidates are within the cutoff of each row, and of which float32 cannot tell: |x_j|² - 2 x_i x_j < cutoff² - |x_i|²."""
+    """Of which rows candidates are within the cutoff, |x_j|² - 2 x_i x_j < cutoff² - |x_i|², and of which float32 cannot tell."""
     x, y, z, square = candidates
     bit = ((tl.arange(0, 32) * 0 + 1) << tl.arange(0, 32))[:, None]
     found = tl.fma(x[:, None], xi[None, :], square[:, None] + tl.zeros_like(xi)[None, :])

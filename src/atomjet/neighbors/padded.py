@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
 """`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated.
 
 And `search`, which puts it to use once: guesses how many edges there will be, looks, grows the buffers where they were too small.
@@ -18,6 +19,7 @@ from atomjet.neighbors import all_pairs, cell_list
 from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, INFO, LIST_PER_ATOM, ONE_TABLE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, canonical_kernel, rows_kernel
+from atomjet.ops.edge_vectors import Edges, edge_vectors
 
 ONE_PROGRAM = 64
 """Atoms up to which one program finds everything."""
@@ -48,6 +50,12 @@ class PaddedSearch:
     """
 
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device | str) -> None:
+        words = FREE_WORDS + AllPairs.PIECES + _groups(min(capacity.atoms_per_system, ALL_PAIRS), 32)
+        if capacity.edges + words * capacity.atoms > MOST:
+            raise StructureError(
+                f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
+                f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
+            )
         self.capacity, self.cutoff = capacity, float(cutoff)
         self.device = torch.device(device)
         self.graph = PaddedGraph.empty(capacity, device)
@@ -81,11 +89,6 @@ class _Route:
         self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
         self.pool_free = capacity.atoms * free_words + 4096
         self.pool_size = self.pool_free + capacity.edges // EDGES_PER_WORD.value
-        if self.pool_size > MOST:
-            raise StructureError(
-                f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
-                f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
-            )
         self.pool = self.zeros(self.pool_size, torch.int64)
         per_atom = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
         self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
@@ -97,7 +100,9 @@ class _Route:
         self.blocks = _groups(capacity.atoms * pieces, BLOCK.value)
         self.sums = self.zeros(self.blocks + 1, torch.int64)
         self.frames = self.zeros(FRAME.value * capacity.systems, torch.float64)
-        self.slots = max(16, min(self.MOST_SLOTS, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms * pieces))))
+        self.slots = max(
+            16, min(self.MOST_SLOTS, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms * pieces)))
+        )
 
     def zeros(self, number: int, dtype: torch.dtype = torch.int32) -> Tensor:
         """A buffer; never empty, so that it always has an address."""
@@ -441,7 +446,8 @@ def search(system: System, cutoff: float) -> Graph | None:
         capacity = Capacity(system.num_systems, system.num_atoms, edges, largest)
         finder = PaddedSearch(capacity, cutoff, system.device)
         padded = PaddedSystem.empty(capacity, system.device)
-        padded.fill(system)
+        with torch.no_grad():
+            padded.fill(system)
         graph = finder.launch(padded)
         status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
         if not status:
@@ -495,6 +501,9 @@ def _to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: 
             num_warps=4,
             enable_fp_fusion=False,
         )
+    if system.positions.requires_grad or system.cell.requires_grad:
+        exact = Edges(centers, neighbors, shifts, system.system_index[centers])
+        vectors = edge_vectors(system.positions.double(), system.cell.double(), exact).to(system.dtype)
     return Graph(
         centers=centers,
         neighbors=neighbors,
