@@ -13,7 +13,7 @@ from atomjet import System
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
 from atomjet.data.padded import unpack_shifts
 from atomjet.errors import StructureError
-from atomjet.neighbors import brute_force, padded
+from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.padded import PaddedSearch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,9 +36,9 @@ PBC = list(itertools.product([True, False], repeat=3))
 def small_kernels(monkeypatch):
     """Tiles for a few atoms, so that there are many of them."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(padded.Cells, "LANES", 16)
-        monkeypatch.setattr(padded.Cells, "SCAN", 32)
-        monkeypatch.setattr(padded.Cells, "SHARED", (4, 2))
+        monkeypatch.setattr(routes.Cells, "LANES", 16)
+        monkeypatch.setattr(routes.Cells, "SCAN", 32)
+        monkeypatch.setattr(routes.Cells, "SHARED", (4, 2))
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def take(monkeypatch):
     """Force a route, whatever the capacity."""
 
     def route(name):
-        monkeypatch.setattr(padded, "ONE_PROGRAM", 64 if name == "one program" else -1)
+        monkeypatch.setattr(routes.OneProgram, "ALL", 64 if name == "one program" else -1)
         monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
-        monkeypatch.setattr(padded.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
+        monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
 
     return route
 
@@ -206,7 +206,7 @@ def test_exactly_full_and_one_over(route, take):
 @pytest.mark.parametrize("route", ["all pairs", "cells"])
 def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch):
     take(route)
-    monkeypatch.setattr(padded, "FREE_WORDS", -1000)
+    monkeypatch.setattr(routes, "FREE_WORDS", -1000)
     system = batch((np.random.default_rng(1).uniform(0, 12, (33, 3)), np.eye(3), (False,) * 3))
     graph, search = launch(system, 1.5)
     assert Status(int(graph.status)) == Status.EDGES
