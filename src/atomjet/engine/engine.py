@@ -180,7 +180,7 @@ class Engine:
 
     def _there(self) -> AbstractContextManager[object]:
         """Make the engine's device the current one, where kernels are launched, if it is not."""
-        index = self.device.index
+        index = self._closest.device.index  # "cuda" alone does not say
         if index is None or index == torch.cuda.current_device():
             return NOTHING_TO_DO
         return torch.cuda.device(index)

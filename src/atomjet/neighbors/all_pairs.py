@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Small structures: every pair of atoms with every image that could lie within the cutoff. No grid, any cell, any batch.
 
 Along axis a the fractions of atom j minus those of i, plus the shift S_a, must lie within the reach t_a = cutoff / (distance of
@@ -35,7 +37,9 @@ from atomjet.neighbors.lattice import (
 )
 from atomjet.neighbors.rows import EDGES_PER_WORD, add_to_blocks, place_rows, wanted_edges
 
-COUNTS = tl.constexpr(4)  # whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row
+COUNTS = tl.constexpr(
+    4
+)  # whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row
 MOST_CANDIDATES = tl.constexpr(2**30)
 
 
@@ -202,7 +206,7 @@ def fill_rows(
         kb = tl.load(counts + s * COUNTS, live, 1)[:, None]
         kc = tl.load(counts + s * COUNTS + 1, live, 1)[:, None]
         images = tl.load(counts + s * COUNTS + 2, live, 1)[:, None]
-        words = tl.load(counts + s * COUNTS + 3, live, 0)
+        words = tl.maximum(tl.load(counts + s * COUNTS + 3, live, 0), 1)
         most_words = tl.max(words, 0)
         skipped = (part * words * 32)[:, None]
         words = words[:, None]
@@ -448,9 +452,7 @@ def all_pairs_kernel(
     total = tl.load(sums)
     nothing = tl.zeros([], tl.int64)
     wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
-    place_rows(
-        i, degree, nothing, total, wanted, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1
-    )
+    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1)
     for start in range(0, systems + 1, ALL):
         entry = start + i
         tl.store(system_ptr_out + entry, tl.load(system_ptr + entry, entry <= systems, 0), entry <= systems)

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Pieces of the search kernels: a structure's lattice, and words of 32 bits that say which candidates are within the cutoff.
 
 `h` are the rows of the cell with those of open directions replaced by unit vectors orthogonal to all others, the `duals` the

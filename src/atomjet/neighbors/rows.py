@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """From the degrees of atoms to rows of edges: what all routes share.
 
 A row of a `PaddedGraph` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
@@ -29,7 +31,19 @@ def add_to_blocks(sums, piece, degree, live, first, last):
 
 @triton.jit
 def place_rows(
-    piece, degree, before, total, wanted, atoms, piece_ptr, row_ptr, needed_edges, status, max_edges, is_first, PIECES: tl.constexpr
+    piece,
+    degree,
+    before,
+    total,
+    wanted,
+    atoms,
+    piece_ptr,
+    row_ptr,
+    needed_edges,
+    status,
+    max_edges,
+    is_first,
+    PIECES: tl.constexpr,
 ):
     """Write where the next piece starts, and the next row; the first program also what is needed, and the status."""
     needed = tl.maximum(total, wanted)
