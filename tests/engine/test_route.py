@@ -174,6 +174,17 @@ def test_long_lists_are_packed_and_put_back_in_order(plain, padded, monkeypatch)
     assert all(sum(len(many[k]) for k in batch) <= 40 or len(batch) == 1 for batch in batches)
 
 
+def test_overflow_in_a_long_list_does_not_wait_for_itself(plain, monkeypatch):
+    monkeypatch.setattr(capacity, "DENSITY", 0.002)
+    monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 24)
+    padded = engine_through_buffers()
+    # Memory for two batches as they seem at first, and not for both of them as they are.
+    small = padded.stages.bytes_of(choose(2, 24, 12, 64))
+    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.6 * small - small * padded._route.pool._lent)
+    many = [molecule("C6H6") for _ in range(6)]
+    same(padded.predict(many), plain.predict(many))
+
+
 def test_bad_structure_in_a_long_list_leaves_the_buffers_whole(padded, monkeypatch):
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 10)
     near = Atoms("HH", [[0, 0, 0], [0, 0, 0.1]])

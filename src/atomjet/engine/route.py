@@ -110,7 +110,7 @@ class PaddedRoute:
         frames = [structures] if hasattr(structures, "get_positions") else structures
         counts = self._check(frames)
         if len(counts) == 1:
-            return self._finish(self._start(frames, counts, wait=True))
+            return _settled(self._finish(self._start(frames, counts, wait=True)))
         free = self.pool.free()
         share = None if free is None else free // streams.IN_FLIGHT
 
@@ -120,14 +120,14 @@ class PaddedRoute:
 
         batches = streams.pack(counts, affordable)
         if len(batches) == 1:
-            return self._finish(self._start(frames, counts, wait=True))
+            return _settled(self._finish(self._start(frames, counts, wait=True)))
         parts = streams.run(
             batches,
             lambda batch, wait: self._start([frames[k] for k in batch], [counts[k] for k in batch], wait),
             self._finish,
             self._abandon,
         )
-        return streams.in_order(parts, batches)
+        return streams.in_order([_settled(part) for part in parts], batches)
 
     def _check(self, frames: Any) -> list[int]:
         """Atoms of each structure; what the model does not serve is refused by its usual words."""
@@ -172,8 +172,8 @@ class PaddedRoute:
             raise
         return _Call(step, frames, counts)
 
-    def _finish(self, call: _Call | None) -> Prediction:
-        """Wait; take the result, or go the way that the status says."""
+    def _finish(self, call: _Call | None) -> Prediction | Callable[[], Prediction]:
+        """Wait; take the result, or the way to it that the status says, to be gone when this call holds no buffers any more."""
         assert call is not None, "a call that may wait always starts or raises"
         needed = 0
         try:
@@ -184,10 +184,11 @@ class PaddedRoute:
                 needed = call.step.evaluation.needed_edges()
         finally:
             self._release(call.step)
+        frames = list(call.frames)
         if status != Status.EDGES:
-            return self._slowly(System.from_ase(list(call.frames), device=self.stages.device), status).to("cpu")
-        self._remember(call.frames, call.counts, grown(call.step.capacity, needed))
-        return self.predict(list(call.frames))
+            return lambda: self._slowly(System.from_ase(frames, device=self.stages.device), status).to("cpu")
+        self._remember(frames, call.counts, grown(call.step.capacity, needed))
+        return lambda: self.predict(frames)
 
     def _abandon(self, call: _Call | None) -> None:
         if call is not None:
@@ -322,6 +323,10 @@ class PaddedRoute:
 
     def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:
         return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
+
+
+def _settled(found: Prediction | Callable[[], Prediction]) -> Prediction:
+    return found if isinstance(found, Prediction) else found()
 
 
 def wrapped(system: System) -> System:
