@@ -35,9 +35,9 @@ SAID = ("charge", "spin", "task")
 
 @dataclass(frozen=True)
 class _Call:
-    """A batch under way."""
+    """A batch under way, or without a step one that turned out too large."""
 
-    step: Step
+    step: Step | None
     frames: Sequence[Any]
     counts: list[int]
 
@@ -161,10 +161,12 @@ class PaddedRoute:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
         capacity = self._capacity(frames, counts)
         step = self.pool.acquire(capacity, wait)
-        if step is None:
-            if wait:
-                raise self._refusal(sum(counts), capacity)
+        if step is None and not wait:
             return None
+        if step is None:
+            if len(counts) == 1:
+                raise self._refusal(sum(counts), capacity)
+            return _Call(None, frames, counts)
         try:
             step.start(frames, counts)
         except BaseException:
@@ -175,6 +177,10 @@ class PaddedRoute:
     def _finish(self, call: _Call | None) -> Prediction | Callable[[], Prediction]:
         """Wait; take the result, or the way to it that the status says, to be gone when this call holds no buffers any more."""
         assert call is not None, "a call that may wait always starts or raises"
+        frames = list(call.frames)
+        if call.step is None:
+            middle = len(frames) // 2
+            return lambda: Prediction.join([self.predict(frames[:middle]), self.predict(frames[middle:])])
         needed = 0
         try:
             status = call.step.finish()
@@ -184,14 +190,13 @@ class PaddedRoute:
                 needed = call.step.evaluation.needed_edges()
         finally:
             self._release(call.step)
-        frames = list(call.frames)
         if status != Status.EDGES:
             return lambda: self._slowly(System.from_ase(frames, device=self.stages.device), status).to("cpu")
         self._remember(frames, call.counts, grown(call.step.capacity, needed))
         return lambda: self.predict(frames)
 
     def _abandon(self, call: _Call | None) -> None:
-        if call is not None:
+        if call is not None and call.step is not None:
             call.step.finish()
             self._release(call.step)
 
