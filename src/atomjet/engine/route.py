@@ -266,7 +266,7 @@ class PaddedRoute:
         return Evaluation(self.lenient, replace(evaluation.system, capacity=capacity))
 
     def _afford(self, atoms: int, capacity: Capacity) -> None:
-        if not fits(self.stages.bytes_of(capacity), self.pool.free()):
+        if not self.pool.make_room(self.stages.bytes_of(capacity)):
             raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes

@@ -85,12 +85,13 @@ class Replicas:
             torch.cuda.current_stream(engine.device).synchronize()
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to what `arrays_of` returned of a snapshot."""
+        """Go back to positions, velocities, flags and steps of a snapshot."""
         total, replicas = sum(self.counts), len(self.counts)
-        self.motion.system.positions[:total] = torch.as_tensor(arrays["positions"])
-        self.motion.velocities[:total] = torch.as_tensor(arrays["velocities"])
-        self.motion.flags[:replicas] = torch.as_tensor(arrays["flags"], dtype=torch.int32)
-        self.motion.steps[:replicas] = torch.as_tensor(arrays["steps"])
+        with self._on_stream():
+            self.motion.system.positions[:total] = torch.as_tensor(arrays["positions"])
+            self.motion.velocities[:total] = torch.as_tensor(arrays["velocities"])
+            self.motion.flags[:replicas] = torch.as_tensor(arrays["flags"], dtype=torch.int32)
+            self.motion.steps[:replicas] = torch.as_tensor(arrays["steps"])
 
     def evaluate(self) -> None:
         """Forces at the positions as they are, in buffers that are large enough.
@@ -101,7 +102,7 @@ class Replicas:
         while True:
             with self._on_stream():
                 self.evaluation.launch()
-            status = int(self.evaluation.prediction.status)
+                status = int(self.evaluation.prediction.status)
             if status == 0:
                 return
             if status != Status.EDGES:
@@ -109,8 +110,7 @@ class Replicas:
                 raise SimulationError(
                     f"the device refuses what the model serves ({Status(status)!r}); use fast_pytorch"
                 )
-            self.evaluation = self.engine.enlarge(self.evaluation)
-            self._record_steps()
+            self._enlarge()
 
     def advance(self, steps: int) -> None:
         """Enqueue so many steps."""
@@ -147,13 +147,13 @@ class Replicas:
                     "or use backend 'fast_pytorch'"
                 )
         else:
-            # The search has counted at the new positions, which are gone: step once more, into larger buffers.
-            self.evaluation = self.engine.enlarge(self.evaluation)
-            self._record_steps()
+            # How many edges there were is gone with the positions that had them: the next size up, as often as it takes.
+            self._enlarge()
         flags = snapshot.flags.copy()
         flags[halted] = 0
         flags[list(broken)] = int(Flag.REFUSED)
-        self.motion.flags[: len(flags)] = torch.as_tensor(flags, dtype=torch.int32)
+        with self._on_stream():
+            self.motion.flags[: len(flags)] = torch.as_tensor(flags, dtype=torch.int32)
         self.evaluate()
         return broken
 
@@ -186,6 +186,12 @@ class Replicas:
         except AtomJetError as error:
             return SimulationError(f"the run broke down at step {step + 1}: {error}")
         return None
+
+    def _enlarge(self) -> None:
+        """Larger buffers for the edges, filled on the stream that uses them."""
+        with self._on_stream():
+            self.evaluation = self.engine.enlarge(self.evaluation)
+        self._record_steps()
 
     def _record_steps(self) -> None:
         """Graphs of one step and of several, over the buffers there are now."""
