@@ -84,7 +84,7 @@ def search(system: System, cutoff: float) -> Graph | None:
         graph = finder.launch(padded)
         status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
         if not status:
-            return _to_graph(graph, padded, system, cutoff, needed)
+            return to_graph(graph, padded, system, cutoff, needed)
         if status != Status.EDGES:
             return None
         edges = needed
@@ -104,7 +104,7 @@ def _guess(system: System, cutoff: float) -> tuple[int, int]:
     return int(largest), int(edges)
 
 
-def _to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
+def to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
     """Leave the fixed buffers: atoms numbered as given, canonical order, exact size."""
     atoms, device = system.num_atoms, system.device
     inverse = torch.empty_like(graph.order)
