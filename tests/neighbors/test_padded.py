@@ -44,6 +44,7 @@ def small_kernels(monkeypatch):
 @pytest.fixture
 def take(monkeypatch):
     """Force a route, whatever the capacity."""
+    padded._kept.room = None
 
     def route(name):
         monkeypatch.setattr(routes.OneProgram, "ALL", 64 if name == "one program" else -1)
@@ -296,6 +297,26 @@ def test_search_is_the_definition(route, take):
         for field in ("centers", "neighbors", "shifts", "row_ptr"):
             assert torch.equal(getattr(graph, field), getattr(expected, field))
         assert torch.allclose(graph.vectors, expected.vectors, rtol=0, atol=1e-13)
+
+
+def test_search_keeps_its_room(take):
+    """For structures of about one size; what it found before stays as it was."""
+    take("all pairs")
+    rng = np.random.default_rng(4)
+    first, second, large = (batch((rng.uniform(0, 4, (n, 3)), np.eye(3), (False,) * 3)) for n in (20, 21, 300))
+    before = padded.search(first, 1.5)
+    kept = padded._kept.room
+    for system in (second, first):
+        graph = padded.search(system, 1.5)
+        assert padded._kept.room is kept
+        assert graph is not None
+        assert torch.equal(graph.neighbors, brute_force(system, 1.5).neighbors)
+    assert before is not None
+    assert torch.equal(before.vectors, brute_force(first, 1.5).vectors)
+    assert not padded._serves(kept[0].capacity, Capacity(1, 300, 10, 300))
+    assert not padded._serves(Capacity(1, 300, 10**6, 300), kept[0].capacity)
+    padded.search(large.part(0, 1), 0.1)
+    assert padded._kept.room is not kept
 
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
