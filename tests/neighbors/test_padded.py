@@ -47,7 +47,7 @@ def take(monkeypatch):
     padded._kept.room = None
 
     def route(name):
-        monkeypatch.setattr(routes.OneProgram, "ALL", 64 if name == "one program" else -1)
+        monkeypatch.setattr(routes.OneProgram, "SYSTEMS", 64 if name == "one program" else -1)
         monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
         monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
 

@@ -51,7 +51,7 @@ class PaddedSearch:
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneProgram.ALL:
+        elif capacity.atoms <= OneProgram.ALL and capacity.systems <= OneProgram.SYSTEMS:
             self.route = OneProgram(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
