@@ -152,7 +152,7 @@ def test_no_ratio_without_the_baseline(engine):
 
 
 def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
-    rows = measured("latency", engine, expand("fast_gpu,compile_graph"), cases=suites.latency(10)).rows
+    rows = measured("latency", engine, expand("fast_gpu@float64,compile_graph"), cases=suites.latency(10)).rows
     assert [row["status"] for row in rows] == ["ok", "skipped", "skipped"]
     assert "fast_pytorch" in rows[1]["reason"]
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
