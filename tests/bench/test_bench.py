@@ -161,6 +161,15 @@ def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
     assert expand("ladder,peers,general")[:3] == ["general", "fast_pytorch", "fast_gpu"]
 
 
+def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_cluster", None)
+    rows = measured("neighbors", engine, ["captured", "torch_cluster", "kd"], cases=suites.latency(10)[:1]).rows
+    assert [row["status"] for row in rows] == ["skipped"] * 3
+    assert "needs a GPU" in rows[0]["reason"]
+    assert "pip install torch-cluster" in rows[1]["reason"]
+    assert "is no neighbour search" in rows[2]["reason"]
+
+
 def test_rounds_alternate_and_warm_up_is_left_out():
     order = []
     calls = {name: lambda turn, name=name: order.append((name, turn)) for name in "abc"}
