@@ -8,7 +8,7 @@ from atomjet import System, neighbor_list
 from atomjet.data import Capacity, PaddedGraph
 
 pytest.importorskip("triton")
-from atomjet.ops import edge_forces, painn_message, painn_update, radial_table
+from atomjet.ops import painn_message, painn_update, radial_table
 
 FEATURES = 32
 NAN = float("nan")
@@ -48,6 +48,12 @@ def in_use(graph):
     return int(graph.system_ptr[-1]), int(graph.row_ptr[-1])
 
 
+def edges_of(graph):
+    return painn_message.Edges(
+        graph.row_ptr, graph.neighbors, graph.vectors, graph.atomic_numbers, graph.system_ptr[-1:]
+    )
+
+
 def close(a, b, relative=FLOAT32):
     a, b = a.double(), b.detach().double()
     assert float((a - b).abs().max()) < relative * float(b.abs().max())
@@ -60,7 +66,7 @@ def test_message(graph, device, tiles):
     c, mu_sent = random(room, 3 * FEATURES, device=device), random(room, 3, FEATURES, device=device)
     q, mu = random(room, FEATURES, device=device, seed=1), random(room, 3, FEATURES, device=device, seed=2)
     c[atoms:], mu_sent[atoms:], before = NAN, NAN, (q.clone(), mu.clone())
-    painn_message.launch_fwd(graph, filters, q, c, mu_sent, q, mu, tiles, False)
+    painn_message.launch_fwd(edges_of(graph), filters, q, c, mu_sent, q, mu, tiles, False)
     vectors, neighbors = graph.vectors[:edges].double(), graph.neighbors[:edges].long()
     w, _ = radial_table.reference(filters, torch.linalg.vector_norm(vectors, dim=1))
     row_ptr = graph.row_ptr[: atoms + 1].long()
@@ -90,13 +96,24 @@ def test_message_backwards(graph, device):
     parts = torch.full((2, graph.capacity.edges, 3), NAN, device=device)
     total_mu = mu_bar.clone()
     painn_message.launch_bwd(
-        graph, filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, painn_message.Tiles(), False
+        edges_of(graph), filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, painn_message.Tiles(), False
     )
     close(c[:atoms], c_bar)
     close(total_mu[:atoms], mu_bar[:atoms] + mu_through)
     close(4 * parts.sum(0)[:edges], gradients[graph.reverse[:edges].long()])
     painn_message.launch_bwd(
-        graph, filters, c, mu_sent, q_bar, mu_bar, total_mu, parts.zero_(), False, 1.0, painn_message.Tiles(), False
+        edges_of(graph),
+        filters,
+        c,
+        mu_sent,
+        q_bar,
+        mu_bar,
+        total_mu,
+        parts.zero_(),
+        False,
+        1.0,
+        painn_message.Tiles(),
+        False,
     )
     assert bool(parts[:, edges:].eq(0).all())
 
@@ -163,36 +180,3 @@ def test_the_turn(device):
     close(mu[:atoms], 4 * mu_exact, 1e-5)
     assert torch.equal(q_bar[:atoms], q[:atoms])
     assert bool(found[atoms:].isnan().all())
-
-
-def test_forces_and_sums(graph, device):
-    from atomjet.data import PaddedPrediction, PaddedSystem
-
-    frames = [molecule("CH3OH"), bulk("C"), molecule("H2O")]
-    system = PaddedSystem.empty(graph.capacity, device)
-    system.fill(System.from_ase(frames, device=device))
-    out = PaddedPrediction.empty(graph.capacity, device)
-    out.buffer.fill_(NAN)
-    atoms, edges = in_use(graph)
-    energies = random(graph.capacity.atoms, device=device)
-    gradients = random(2, graph.capacity.edges, 3, device=device)
-    gradients[:, edges:] = NAN
-    references = random(119, device=device, seed=4).double()
-    closest = torch.full((119, 119), 0.3, dtype=torch.float64, device=device)
-    virials = torch.full((6, graph.capacity.atoms), NAN, dtype=torch.float64, device=device)
-    given = (system, graph, energies, gradients, references, closest, virials, out)
-    edge_forces.launch(*given)
-    forces, atomic, virial = edge_forces.reference(graph, energies, gradients, references)
-    torch.testing.assert_close(out.forces[:atoms], forces, rtol=0, atol=1e-12)
-    torch.testing.assert_close(out.atomic_energies[:atoms], atomic, rtol=0, atol=1e-12)
-    sums = [atomic[first:last].sum() for first, last in zip(graph.system_ptr[:3], graph.system_ptr[1:4], strict=True)]
-    torch.testing.assert_close(out.energy[:3], torch.stack(sums), rtol=0, atol=1e-12)
-    volume = abs(float(torch.linalg.det(system.cell[1])))
-    torch.testing.assert_close(out.stress[1] * volume, virial[1], rtol=0, atol=1e-12)
-    assert bool(out.stress[0].isnan().all())
-    assert float(out.status) == 0
-
-    closest[1, 8] = closest[8, 1] = 1.2  # O-H
-    edge_forces.launch(*given)
-    assert float(out.status) == 64
-    assert bool(out.energy[:3].isnan().all())

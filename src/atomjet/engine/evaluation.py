@@ -95,8 +95,8 @@ class Evaluation:
 def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Stages:
     """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
     from atomjet.engine.tuning import Tuning
+    from atomjet.models import edge_forces
     from atomjet.neighbors.padded import PaddedSearch
-    from atomjet.ops import edge_forces
 
     device, references = closest.device, model.reference_energies
 

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false, reportUnboundVariable=false
 """PaiNN's message and its derivative, fused: geometry, filter, products and sums over rows in one kernel each.
 
 N atoms, E edges in rows by center, F channels. For an edge e of center i with neighbor j, r the vector, d = |r|, u = r / d, and the
@@ -29,9 +31,20 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from atomjet.data import PaddedGraph
 from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
+
+
+class Edges(NamedTuple):
+    """Edges in rows by center, in buffers of N̂ rows and Ê edges: row_ptr (N̂ + 1,), neighbors (Ê,) and kinds (N̂,), the element of
+    each row, int32; vectors (Ê, 3) float32; num_rows (1,) int32, how many rows are in use.
+    """
+
+    row_ptr: Tensor
+    neighbors: Tensor
+    vectors: Tensor
+    kinds: Tensor
+    num_rows: Tensor
 
 
 class Tiles(NamedTuple):
@@ -102,13 +115,13 @@ def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
     return w, (first + delta * (second + delta * third)).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["num_atoms"])
+@triton.jit(do_not_specialize=["num_rows"])
 def painn_message_fwd_kernel(
     row_ptr,
     neighbors,
     vectors,
-    num_atoms,
-    atomic_numbers,
+    num_rows,
+    kinds,
     values,
     coefficients,
     per_length,
@@ -129,7 +142,7 @@ def painn_message_fwd_kernel(
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
-    count = tl.load(num_atoms)
+    count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)
     if i >= count:
@@ -145,7 +158,7 @@ def painn_message_fwd_kernel(
         here = inside[:, None]
         j = tl.load(neighbors + e, inside, i).to(tl.int64)
         x, y, z, _, knot, offset = _edge(vectors, e, inside, per_length)
-        sender = tl.load(atomic_numbers + j).to(tl.int64) if FIRST else j
+        sender = tl.load(kinds + j).to(tl.int64) if FIRST else j
         sent = context + sender[:, None] * WIDTH + channel[None, :]
         value = values + knot[:, None] * (3 * F) + channel[None, :]
         rows = coefficients + knot[:, None] * (9 * F) + channel[None, :]
@@ -169,7 +182,7 @@ def painn_message_fwd_kernel(
     total_y = tl.sum(sum_y, 0)
     total_z = tl.sum(sum_z, 0)
     if FIRST:
-        total_q += tl.load(embedding + tl.load(atomic_numbers + i).to(tl.int64) * F + channel)
+        total_q += tl.load(embedding + tl.load(kinds + i).to(tl.int64) * F + channel)
     else:
         total_q += tl.load(own_q)
         total_x += tl.load(own_mu)
@@ -181,13 +194,13 @@ def painn_message_fwd_kernel(
     tl.store(own_mu + 2 * F, total_z)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "edges"])
+@triton.jit(do_not_specialize=["num_rows", "num_edges"])
 def painn_message_bwd_kernel(
     row_ptr,
     neighbors,
     vectors,
-    num_atoms,
-    atomic_numbers,
+    num_rows,
+    kinds,
     values,
     coefficients,
     per_length,
@@ -197,7 +210,7 @@ def painn_message_bwd_kernel(
     mu_bar,
     mu_bar_sum,
     gradients,
-    edges,
+    num_edges,
     scale,
     F: tl.constexpr,
     FIRST: tl.constexpr,
@@ -216,13 +229,13 @@ def painn_message_bwd_kernel(
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
-    count = tl.load(num_atoms)
+    count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    own_row = tl.load(atomic_numbers + i).to(tl.int64) if FIRST else i
+    own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
     c_a = tl.load(own).to(tl.float32)[None, :]
     c_b = tl.load(own + F).to(tl.float32)[None, :]
@@ -277,7 +290,7 @@ def painn_message_bwd_kernel(
             sum_z += w * r_z
         d_bar = tl.sum(along, 1)
         across = u_x * x + u_y * y + u_z * z
-        p = gradients + (part * edges + e) * 3
+        p = gradients + (part * num_edges + e) * 3
         p_x = ((u_x - across * x) * inverse - d_bar * x) * scale
         p_y = ((u_y - across * y) * inverse - d_bar * y) * scale
         p_z = ((u_z - across * z) * inverse - d_bar * z) * scale
@@ -303,7 +316,7 @@ def painn_message_bwd_kernel(
 
 
 def launch_fwd(
-    graph: PaddedGraph,
+    edges: Edges,
     table: RadialTable,
     embedding: Tensor,
     context: Tensor,
@@ -317,11 +330,9 @@ def launch_fwd(
     features = q.shape[1]
     channels = min(tiles.channels, features)
     painn_message_fwd_kernel[(q.shape[0], features // channels)](
-        graph.row_ptr,
-        graph.neighbors,
-        graph.vectors,
-        graph.system_ptr[-1:],
-        graph.atomic_numbers,
+        *edges[:3],
+        edges.num_rows,
+        edges.kinds,
         table.values,
         table.rows,
         table.per_length,
@@ -341,7 +352,7 @@ def launch_fwd(
 
 
 def launch_bwd(
-    graph: PaddedGraph,
+    edges: Edges,
     table: RadialTable,
     context: Tensor,
     mu_sent: Tensor | None,
@@ -359,11 +370,9 @@ def launch_bwd(
     """
     features = q_bar.shape[1]
     painn_message_bwd_kernel[(q_bar.shape[0], gradients.shape[0])](
-        graph.row_ptr,
-        graph.neighbors,
-        graph.vectors,
-        graph.system_ptr[-1:],
-        graph.atomic_numbers,
+        *edges[:3],
+        edges.num_rows,
+        edges.kinds,
         table.values,
         table.rows,
         table.per_length,

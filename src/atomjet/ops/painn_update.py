@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """What happens within an atom between two messages of PaiNN, fused by rows: mixing, next context, readout, and the ways back.
 
 N atoms, F channels. Mixing of layer l, then the context of layer l + 1, or after the last layer the readout:

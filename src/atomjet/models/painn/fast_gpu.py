@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn.functional import linear, silu
 from triton.runtime.interpreter import InterpretedFunction
@@ -90,7 +89,7 @@ class FastGpu:
         # Hopper and later start a kernel while the one before still runs; it fetches its weights and waits for the rest.
         device = model.embedding.weight.device
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        self.channels = max(32, triton.next_power_of_2(model.config.features))
+        self.channels = max(32, 1 << (model.config.features - 1).bit_length())
         with torch.no_grad():
             self._rearrange()
 
@@ -199,11 +198,12 @@ class FastGpu:
         w, tiles = workspace, workspace.tiles
         last = self.model.config.layers - 1
         num_atoms = graph.system_ptr[-1:]
+        edges = painn_message.Edges(graph.row_ptr, graph.neighbors, graph.vectors, graph.atomic_numbers, num_atoms)
         context = (self.first_context, *w.context)
         mu_sent = (None, *w.mu_sent)
         for layer in range(last + 1):
             painn_message.launch_fwd(
-                graph,
+                edges,
                 self.tables[layer],
                 self.embedding,
                 context[layer],
@@ -239,7 +239,7 @@ class FastGpu:
         )
         for layer in range(last, -1, -1):
             painn_message.launch_bwd(
-                graph,
+                edges,
                 self.tables[layer],
                 context[layer],
                 mu_sent[layer],

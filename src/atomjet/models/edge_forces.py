@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Forces, stress and energies of structures from what a model says of atoms and edges; sums in float64, in a fixed order.
 
 With p_e = dE/dr of edge e's reverse and r_e = x_j - x_i + S h of edge e from i to j:
