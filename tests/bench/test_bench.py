@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from atomjet.bench import contenders, geometries, racers, suites
 from atomjet.bench.compare import compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
 from atomjet.bench.measure import describe, interleave, ratio
+from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
-from atomjet.bench.report import performance_page, plot_ladder, plot_result, tables
+from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
 from atomjet.bench.run import Budget, run_suite
 from atomjet.bench.suites import Case
@@ -178,9 +180,9 @@ def test_statistics():
     assert said["std"] == pytest.approx(values.std(ddof=1))
     generator = np.random.default_rng(0)
     noise = generator.lognormal(0, 0.05, 200)
-    estimate, low, high = ratio(2 * noise * generator.lognormal(0, 0.01, 200), noise)
-    assert low < 2 < high
-    assert estimate == pytest.approx(2, rel=0.02)
+    faster = ratio(2 * noise * generator.lognormal(0, 0.01, 200), noise)
+    assert faster.low < 2 < faster.high
+    assert faster.estimate == pytest.approx(2, rel=0.02)
     for freedom, exact in ((4, 2.132), (8, 1.860), (30, 1.697)):
         assert student(freedom, 0.90) == pytest.approx(exact, rel=0.01)
 
@@ -328,10 +330,58 @@ def test_command_line(tmp_path, capsys):
     page = tmp_path / "performance.md"
     assert main(["bench", "report", str(results), "-o", str(page)]) == 0
     assert page.read_text() == performance_page(results)
-    assert "From `latency.json`." in page.read_text()
+    assert "`latency.json`, model tiny" in page.read_text()
     assert main(["bench", "report", str(tmp_path / "nowhere"), "-o", str(page)]) == 2
     assert main(["bench", "uma", "--model", str(model), "--device", "cpu"]) == 2
     assert "suite uma measures models of the family escn_md; this one is painn" in capsys.readouterr().err
+
+
+def test_the_performance_page_is_what_the_committed_results_make():
+    root = Path(__file__).parents[2]
+    made = performance_page(root / "benchmarks" / "results")
+    assert (root / "docs" / "performance.md").read_text() == made, "run `atomjet bench report`"
+
+
+def test_the_page_begins_with_what_it_comes_to(tmp_path):
+    made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0, "torch_compile": 2.0})
+    made.path = tmp_path / "result.json"
+    made.save()
+    first, _, rest = performance_page(tmp_path).partition("## latency, cpu")
+    assert "| latency, cpu | fast_pytorch | general | 2 (2 ... 2) | 2 (2 ... 2) | 2 (2 ... 2) | 2 |" in first
+    assert "| latency, cpu | fast_pytorch | torch_compile | 0.5 (0.5 ... 0.5)" in first
+    assert "| 10 atoms x 1 | 8 | 4, × 2 (2 ... 2) | 2, × 4 (4 ... 4) |" in rest
+    assert "- compile_graph, everywhere: skipped: no device" in rest
+    assert rest.count("no device") == 1  # a reason is told once, however many rows have it
+
+
+def measured_by_hand(milliseconds):
+    """Two cases of one round after another without noise, and a peer that could not take part."""
+    about = {
+        "suite": "latency",
+        "model": "tiny",
+        "precision": "default",
+        "settings": [*milliseconds, "compile_graph"],
+        "provenance": {"device": "cpu", "device_type": "cpu", "time": "today"},
+    }
+    made = Result(about)
+    for case, atoms in (("10 atoms x 1", 10), ("20 atoms x 1", 20)):
+        for setting, value in milliseconds.items():
+            calls = [1e-3 * value * atoms / 10] * 10
+            made.add(
+                {
+                    "case": case,
+                    "setting": setting,
+                    "status": "ok",
+                    "reason": "",
+                    "atoms": atoms,
+                    "structures": 1,
+                    "includes": "everything",
+                    "samples": [{"wall": calls, "cpu": calls, "yardstick_wall": calls, "yardstick_cpu": calls}],
+                    "per_call": {"structures": 1.0, "atoms": float(atoms)},
+                }
+            )
+        made.add({"case": case, "setting": "compile_graph", "status": "skipped", "reason": "no device"})
+    return made
 
 
 def test_several_processes_are_joined(tmp_path):

@@ -202,7 +202,8 @@ def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
     from atomjet.bench.contenders import LADDER
-    from atomjet.bench.report import plot_ladder, plot_result, tables
+    from atomjet.bench.plots import plot_ladder, plot_result
+    from atomjet.bench.report import tables
 
     if report is not None:
         report.write_text(tables(result))
