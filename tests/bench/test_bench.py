@@ -146,6 +146,30 @@ def test_a_case_that_takes_too_long_says_so(engine):
     assert [row["status"] for row in rows] == ["ok", "out of time"]
 
 
+def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
+    tried = []
+
+    class Slow(EngineContender):
+        def call(self, prepared):
+            tried.append(prepared)
+            while True:
+                sum(range(1000))
+
+    build = contenders.build
+    monkeypatch.setattr(
+        contenders,
+        "build",
+        lambda name, e: Slow(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
+    )
+    cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
+    made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=12.0, runs=5)
+    assert [made.row(case.name, "general")["status"] for case in cases] == ["ok"] * 3
+    late = [made.row(case.name, "fast_pytorch") for case in cases]
+    assert [row["status"] for row in late] == ["out of time"] * 3
+    assert late[2]["reason"] == late[0]["reason"]
+    assert len(tried) == 1
+
+
 def test_no_ratio_without_the_baseline(engine):
     made = measured("latency", engine, ["fast_gpu", "general"], cases=suites.latency(10))
     assert made.rows[1]["status"] == "ok"

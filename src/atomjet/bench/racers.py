@@ -61,11 +61,16 @@ class Racer:
 
 
 class Entrants:
-    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases."""
+    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases.
+
+    Attributes:
+        built: contenders by name. late: those whose very first calls were not done in time, and what was said.
+    """
 
     def __init__(self, suite: str, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
         self.built: dict[str, contenders.Contender] = {}
+        self.late: dict[str, str] = {}
         self.judged: tuple[System, System | None, Prediction | None] | None = None
 
     def enter(self, name: str, system: System) -> Racer:

@@ -24,8 +24,8 @@ from atomjet.engine import Engine
 SHARE = 0.4
 """Of a case's time, what one contender's first calls may take."""
 
-FIRST = 0.1
-"""Of the whole time, what a contender's very first calls may take: they compile."""
+FIRST = 0.25
+"""Of the whole time, what a contender's very first calls may take: they compile. One that takes longer is not tried again."""
 
 
 class OutOfTime(BaseException):
@@ -95,13 +95,17 @@ def _run_case(
             "atoms": system.num_atoms,
             "structures": system.num_systems,
         }
+        new = name not in entrants.built
         try:
-            new = name not in entrants.built
+            if name in entrants.late:
+                raise OutOfTime(entrants.late[name])
             with _deadline(max(SHARE * seconds, FIRST * budget.seconds if new else 0.0)):
                 racer = entrants.enter(name, system)
                 _examine(racer, row, device)
         except (Exception, OutOfTime) as error:
             row.update(status=_status(error), reason=_reason(error))
+            if new and row["status"] == "out of time":
+                entrants.late[name] = row["reason"]
             _forget(device)
             continue
         if row["status"] == "ok":
