@@ -214,16 +214,22 @@ def test_statistics():
 # --------------------------------------------------------------------------------------- comparison
 
 
-def processes(scale=1.0, number=8, scatter=0.015, seed=0, memory=1000, error=1e-6):
+def disturbances(generator, number):
+    """Noise of each call by itself; a quarter of them were interrupted, and took up to three times as long."""
+    interrupted = generator.random(number) < 0.25
+    return generator.lognormal(0, 0.03, number) * np.where(interrupted, generator.uniform(1, 3, number), 1.0)
+
+
+def processes(scale=1.0, number=8, scatter=0.02, seed=0, memory=1000, error=1e-6):
     """A result as `--processes` makes it: calls with noise of their own in processes that differ a little."""
     generator = np.random.default_rng(seed)
     samples = []
     for _ in range(number):
         hour = generator.lognormal(0, 0.3)  # the machine at that moment
         own = generator.lognormal(0, scatter)
-        moment = hour * generator.lognormal(0, 0.2, 60)  # and in this round
-        calls = 5e-3 * scale * own * moment * generator.lognormal(0, 0.03, 60)
-        yardstick = 2e-3 * moment * generator.lognormal(0, 0.03, 60)
+        moment = hour * generator.lognormal(0, 0.05, 100)  # and in this round
+        calls = 5e-3 * scale * own * moment * disturbances(generator, 100)
+        yardstick = 2e-3 * moment * disturbances(generator, 100)
         samples.append({"wall": (2 * calls).tolist(), "cpu": calls.tolist(), "yardstick_cpu": yardstick.tolist()})
     row = {
         "case": "10 atoms x 1",

@@ -1,11 +1,14 @@
-"""Declared cost of operators: bytes that must move and floating point operations, from the shapes of their inputs.
+"""Declared cost of operators and kernels: bytes that must move and floating point operations.
 
-Only operators listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
-the result once, as if nothing stayed in a cache between operators.
+Only those listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
+the result once, as if nothing stayed in a cache between operators. Of operators the shapes of their inputs say how much that is; of
+kernels, which a profiler sees by name alone, the sizes of the model and of what it was given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
@@ -95,3 +98,74 @@ def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
     gathered = config.layers * edges * 10 * f
     kept = config.layers * atoms * 2 * 18 * f
     return Cost(float(element * (gathered + kept)), float(flops))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one evaluation by PaiNN's kernels: N atoms, E edges, L layers, F channels, K radial functions and the bias.
+
+    `narrow` are the bytes of a number that travels between atoms, and of weights.
+    """
+
+    atoms: int
+    edges: int
+    layers: int
+    features: int
+    radial: int
+    narrow: int
+
+
+def _message(s: Sizes) -> Cost:
+    """L launches; the first gathers a table of elements only, and has two thirds of the filter."""
+    gathered = 6 * s.features * s.narrow * (s.layers - 1)
+    written = 16 * s.features * (2 * s.layers - 1)
+    products = 2 * s.radial * s.features * (3 * s.layers - 1)
+    return Cost(
+        s.layers * 16 * s.edges + s.atoms * (gathered + written), s.edges * (products + 14 * s.features * s.layers)
+    )
+
+
+def _message_back(s: Sizes) -> Cost:
+    """The filter forwards and turned; nothing flows back to the table of elements."""
+    received = s.layers * 4 * s.features * s.narrow
+    kept = (s.layers - 1) * (9 * s.features * s.narrow + 24 * s.features)
+    products = 2 * s.radial * s.features * (6 * s.layers - 3)
+    per_edge = s.layers * 28 + (s.layers - 1) * 12
+    return Cost(per_edge * s.edges + s.atoms * (received + kept), s.edges * (products + 40 * s.features * s.layers))
+
+
+def _update(s: Sizes) -> Cost:
+    """L - 1 launches of 15 products of F x F an atom: mixing of three components, D1, D2, C1, C2."""
+    launches, square = s.layers - 1, s.features**2
+    per_atom = 32 * s.features + 19 * s.features * s.narrow
+    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
+
+
+def _update_back(s: Sizes) -> Cost:
+    """The same products turned."""
+    launches, square = s.layers - 1, s.features**2
+    per_atom = 32 * s.features + 17 * s.features * s.narrow
+    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
+
+
+def _update_last(s: Sizes) -> Cost:
+    """The last mixing without what nobody reads, the readout of half the channels, and both back."""
+    square = s.features**2
+    per_atom = 32 * s.features + 16 * s.features * s.narrow + 4
+    return Cost(s.atoms * per_atom + 14 * square * s.narrow, s.atoms * 42.0 * square)
+
+
+def _edge_forces(s: Sizes) -> Cost:
+    """Vector, ends and both gradients of an edge in; force, energy and virial of an atom out."""
+    return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges)
+
+
+KERNELS: dict[str, Callable[[Sizes], Cost]] = {
+    "painn_message_fwd_kernel": _message,
+    "painn_message_bwd_kernel": _message_back,
+    "painn_update_fwd_kernel": _update,
+    "painn_update_bwd_kernel": _update_back,
+    "painn_update_last_kernel": _update_last,
+    "edge_forces_kernel": _edge_forces,
+}
+"""By name: the cost of all launches of one evaluation together."""
