@@ -1,8 +1,9 @@
 """Has something become slower, larger or less exact? Two results of the same suite, row by row.
 
-Time. The faster half of a process's rounds, those that nobody interrupted, gives its figure: the mean logarithm of its calls over the
-yardstick's. What others do to the processor time of a program (caches, clocks, memory) it thereby shares with the yardstick: on a busy
-two-core machine figures of equal processes scattered by 10 % without it and by 1 to 3 % with it. What is left between processes (where memory came to lie, which core) is measured by repeating the process. The change of the mean logarithm has a
+Time. The faster half of a process's rounds, those that nobody interrupted, gives its figure: the mean logarithm of its calls over
+the yardstick's. What others do to the processor time of a program (caches, clocks, memory) it thereby shares with the yardstick:
+on a busy two-core machine figures of equal processes scattered by 10 % without it and by 1 to 3 % with it. What is left between
+processes (where memory came to lie, which core) is measured by repeating the process. The change of the mean logarithm has a
 Student interval, 95 % on either side; only a change whose whole interval lies beyond the threshold is flagged.
 
 Memory is counted, not timed, and accuracy is a sum in a fixed order: both are compared as they are.
