@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from atomjet.bench import contenders, geometries, racers, suites
+from atomjet.bench import contenders, geometries, racers, steps, suites
+from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
 from atomjet.bench.measure import describe, interleave, ratio
+from atomjet.bench.parts import parts_of_call
 from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
@@ -171,20 +173,68 @@ def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
 
 
 def test_no_ratio_without_the_baseline(engine):
-    made = measured("latency", engine, ["fast_gpu", "general"], cases=suites.latency(10))
+    made = measured("latency", engine, ["fast_gpu@float64", "general"], cases=suites.latency(10))
     assert made.rows[1]["status"] == "ok"
     assert "ratio" not in made.rows[1]
     assert "| 10 atoms x 1 | general |" in tables(made)
 
 
 def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
-    rows = measured("latency", engine, expand("fast_gpu,compile_graph"), cases=suites.latency(10)).rows
+    rows = measured("latency", engine, expand("fast_gpu@float64,compile_graph"), cases=suites.latency(10)).rows
     assert [row["status"] for row in rows] == ["ok", "skipped", "skipped"]
     assert "fast_pytorch" in rows[1]["reason"]
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
     with pytest.raises(ConfigError, match="setting 'fastest' is not known"):
         contenders.build("fastest", engine)
-    assert expand("ladder,peers,general")[:3] == ["general", "fast_pytorch", "fast_gpu"]
+    assert expand("peers") == ["general", "torch_compile", "compile_graph", "schnetpack"]
+    assert expand("ladder,peers")[:2] == ["definition", "analytic_forces"]
+
+
+def test_the_ladder_has_a_row_for_each_step(engine, tmp_path):
+    names = [name for name in expand("ladder") if name != "fused_kernels"]  # interpreted it would take minutes
+    made = measured("latency", engine, names, cases=suites.latency(10))
+    states = {row["setting"]: row["status"] for row in made.rows}
+    assert list(contenders.LADDER) == list(steps.STEPS)
+    assert states["definition"] == states["analytic_forces"] == "ok"
+    assert made.rows[1]["ratio"]["to"] == "definition"
+    assert {row["reason"] for row in made.rows if row["status"] == "skipped"} >= {
+        "on a CPU it is the step before: vesin finds the neighbours",
+        "on a CPU there is nothing to capture and nothing to overlap with",
+    }
+    plot_ladder(made, tmp_path / "ladder.png")
+    assert (tmp_path / "ladder.png").stat().st_size > 5000
+
+
+def test_fused_kernels_are_a_step_with_the_definitions_forces():
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    system = geometries.molecules(10, 2)
+    step = contenders.build("fused_kernels", engine)
+    assert not step.engine.captures
+    made, exact = step.call(step.prepare(system)), contenders.reference(engine).predict(system)
+    accuracy = compare_predictions(made, exact, system, "10-bit")
+    assert accuracy.passed
+    assert accuracy.force_rmse > 0
+
+
+def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine, monkeypatch):
+    monkeypatch.setattr("atomjet.engine.streams.ATOMS_AT_ONCE", 20)
+    system = geometries.molecules(10, 5)
+    prepared = steps.Step("cuda_graph", engine).prepare(system)
+    assert sorted(len(batch) for batch in prepared) == [1, 2, 2]
+    assert [len(batch) for batch in steps.Step("streams", engine).prepare(system)] == [5]
+    made = steps.Step("cuda_graph", engine).call(prepared)
+    assert compare_predictions(made, contenders.reference(engine).predict(system), system, "float32").passed
+    with pytest.raises(contenders.Unavailable, match="10 atoms are one batch, with nothing to overlap"):
+        steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
+
+
+def test_parts_of_a_call_in_buffers_of_fixed_size():
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "fast_gpu"))
+    parts = parts_of_call(engine, racers.moved(geometries.molecules(10, 2), 2))
+    assert list(parts) == ["search", "energy and forces"]
+    for part in parts.values():
+        part(0)
+        part(1)
 
 
 def test_rounds_alternate_and_warm_up_is_left_out():

@@ -15,14 +15,8 @@ from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack")
-LADDER = ("general", "fast_pytorch", "fast_gpu")
-"""Our optimisations, each with all before it; `STEPS` says what each adds."""
-
-STEPS = {
-    "general": "the definition, differentiated by autograd",
-    "fast_pytorch": "analytic forces, the function rearranged, sums over rows",
-    "fast_gpu": "fused kernels and a CUDA graph",
-}
+LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams")
+"""Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
 
 ENGINE_CALL = (
     "checks of the structure, neighbour search, energy, forces, stress, synchronisation; positions are on the device"
@@ -87,19 +81,22 @@ def build(name: str, engine: Engine) -> Contender:
             raise Unavailable(str(error)) from None
     if kind in PEERS and not precision:
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
+    if kind in LADDER and not precision:
+        return import_module("atomjet.bench.steps").build(kind, engine)
     raise ConfigError(
-        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS)} (ours also as NAME@high or NAME@float64), "
-        "ladder or peers"
+        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first four also as NAME@high or "
+        "NAME@float64), ladder or peers"
     )
 
 
 def expand(names: str) -> list[str]:
     """Names separated by commas, `ladder` and `peers` written out; the definition first, as everything's baseline."""
     groups = {"ladder": LADDER, "peers": PEERS}
-    wanted = ["general"]
+    wanted: list[str] = []
     for name in names.split(","):
         wanted.extend(groups.get(name.strip(), (name.strip(),)))
-    return list(dict.fromkeys(name for name in wanted if name))
+    start = [] if wanted[0] == LADDER[0] else ["general"]
+    return list(dict.fromkeys(name for name in start + wanted if name))
 
 
 def reference(engine: Engine) -> Engine:

@@ -13,6 +13,7 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
 from atomjet.bench.contenders import Unavailable
+from atomjet.bench.parts import parts_of_call
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
 from atomjet.md.dynamics import build_dynamics, take_step
@@ -132,31 +133,14 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
         few, exact = entrants.reference(system)
         if few is None or exact is None:
             return None
-        kind = accuracy.gate_of(engine.device, own.dtype, own.precision)
-        return accuracy.compare_predictions(contender.call(contender.prepare(few)), exact, few, kind).to_json()
+        kind = accuracy.gate_of(own)
+        made = contender.call(contender.prepare(few)).to(engine.device)
+        return accuracy.compare_predictions(made, exact, few, kind).to_json()
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    parts = _parts(contender, moved(system, 2)) if edges and turns == TURNS else {}
+    plain = edges and turns == TURNS and type(contender) is contenders.EngineContender
+    parts = parts_of_call(own, moved(system, 2)) if plain else {}
     return Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call, parts)
-
-
-def _parts(contender: contenders.Contender, systems: list[System]) -> dict[str, Callable[[int], Any]]:
-    """Neighbour search, energy alone, and energy with forces of one of our engines."""
-    if not isinstance(contender, contenders.EngineContender):
-        return {}
-    engine = contender.engine
-    graphs = [search(system, engine.cutoff) for system in systems]
-    graphs = [graph.with_vectors(graph.vectors.to(engine.dtype)) for graph in graphs]
-
-    @torch.no_grad()
-    def energy(turn: int) -> Any:
-        return engine.model.atomic_energies(graphs[turn % 2])
-
-    parts: dict[str, Callable[[int], Any]] = {
-        "search": lambda turn: search(systems[turn % 2], engine.cutoff),
-        "energy and forces": lambda turn: engine.evaluator.energies_and_gradients(graphs[turn % 2]),
-    }
-    return parts | ({"energy": energy} if engine.backend == "general" else {})
 
 
 def _dynamics_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:

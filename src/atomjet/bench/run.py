@@ -150,7 +150,7 @@ def _time(
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
     lost: dict[str, Exception] = {}
     for name, racer in racing.items():
-        calls[name] = _guarded(name, racer, lost)
+        calls[name] = _guarded(name, racer.call, lost)
     made = interleave(calls, device, runs, seconds=0.7 * seconds)
     for name, racer in racing.items():
         if name in lost:
@@ -158,23 +158,24 @@ def _time(
             continue
         rows[name]["samples"] = [_samples(made[name], made["yardstick"])]
         rows[name]["per_call"] = racer.per_call
-    parts = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
+    pieces = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
+    parts = {label: _guarded(label, call, lost) for label, call in pieces.items()}
     if parts and len(made["yardstick"].wall) >= 20:
         split = interleave(parts, device, runs=20, warm_up=3, seconds=0.2 * seconds)
         for label, series in split.items():
             name, _, part = label.partition("/")
-            if name not in lost:
+            if name not in lost and label not in lost:
                 rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
 
 
-def _guarded(name: str, racer: Racer, lost: dict[str, Exception]) -> Callable[[int], Any]:
-    """A contender that fails in mid-race is out; the others go on."""
+def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) -> Callable[[int], Any]:
+    """What fails in mid-race is out; the others go on."""
 
     def call(turn: int) -> Any:
         if name in lost:
             return None
         try:
-            return racer.call(turn)
+            return work(turn)
         except Exception as error:
             lost[name] = error
             return None

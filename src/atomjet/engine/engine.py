@@ -119,7 +119,7 @@ class Engine:
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
         self._check_system(system)
         system = self.model.complete(system, self.task)
-        graph = search(system, self.cutoff)
+        graph = self.search(system)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
         if not fits(needed, free):
@@ -127,6 +127,10 @@ class Engine:
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def search(self, system: System) -> Graph:
+        """Find the neighbours of structures on the engine's device."""
+        return search(system, self.cutoff)
 
     def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
         """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
