@@ -1,0 +1,280 @@
+"""`PaddedRoute`: structures to predictions through buffers of fixed size and CUDA graphs.
+
+What a structure must satisfy is checked where it costs least: elements, charges and tasks on the host before anything is
+enqueued; everything that follows from geometry on the device, in the same pass as the answer. A status that says "no" sends the
+structures down the slow way, which names atom and limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomjet.data import Capacity, PaddedSystem, Prediction, Status, System
+from atomjet.engine import streams
+from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
+from atomjet.engine.evaluation import Evaluation, Stages
+from atomjet.engine.pool import StepPool
+from atomjet.engine.step import Step
+from atomjet.errors import StructureError
+from atomjet.neighbors.brute_force import complete_cells
+
+REMEMBERED, LARGEST_REMEMBERED = 4096, 256
+"""Sizes whose capacity is remembered, so that an overflow happens once; compositions that are known to be served, of so many atoms
+at most."""
+
+EVERYWHERE = [True, True, True]
+
+SAID = ("charge", "spin", "task")
+"""What a structure may say of itself, and must then be checked."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A batch under way."""
+
+    step: Step
+    frames: Sequence[Any]
+    counts: list[int]
+
+
+class PaddedRoute:
+    """The way of an engine whose evaluator works in buffers of fixed size. Threads may share it.
+
+    Args:
+        stages: what evaluates.
+        cutoff: Å.
+        elements: atomic numbers that are served.
+        check: raises `StructureError` for a system that the model does not serve.
+        slow: the same answer with every check, for what the device refuses.
+        capture: False to launch every kernel every time.
+        lenient: for `reserve`, stages that say nothing of overlapping atoms, where these shall not stop anything.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        cutoff: float,
+        elements: Sequence[int],
+        check: Callable[[System], object],
+        slow: Callable[[System], Prediction],
+        capture: bool = True,
+        lenient: Stages | None = None,
+    ) -> None:
+        self.lenient = lenient or stages
+        self.stages, self.cutoff, self.check, self.slow = stages, cutoff, check, slow
+        self.pool = StepPool(stages, capture)
+        self._served = np.zeros(max(elements) + 2, bool)
+        self._served[list(elements)] = True
+        self._served[-1] = False
+        self._good: set[bytes] = set()
+        self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
+        self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
+
+    # ------------------------------------------------------------------ from the host
+
+    def predict(self, structures: Any) -> Prediction:
+        """Compute `ase.Atoms` or a list of them, with the result on the CPU; or a `System`, with the result where it is."""
+        if isinstance(structures, System):
+            return self._predict_system(structures)
+        frames = [structures] if hasattr(structures, "get_positions") else structures
+        counts = self._check(frames)
+        if len(counts) == 1:
+            return self._finish(self._start(frames, counts, wait=True))
+        free = self.pool.free()
+        share = None if free is None else free // streams.IN_FLIGHT
+
+        def affordable(batch: list[int]) -> bool:
+            capacity = self._capacity([frames[k] for k in batch], [counts[k] for k in batch])
+            return fits(self.stages.bytes_of(capacity), share)
+
+        batches = streams.pack(counts, affordable)
+        if len(batches) == 1:
+            return self._finish(self._start(frames, counts, wait=True))
+        parts = streams.run(
+            batches,
+            lambda batch, wait: self._start([frames[k] for k in batch], [counts[k] for k in batch], wait),
+            self._finish,
+            self._abandon,
+        )
+        return streams.in_order(parts, batches)
+
+    def _check(self, frames: Any) -> list[int]:
+        """Atoms of each structure; what the model does not serve is refused by its usual words."""
+        if isinstance(frames, list | tuple) and frames and all(hasattr(atoms, "get_positions") for atoms in frames):
+            counts = [len(atoms) for atoms in frames]
+            plain = all(counts)
+            for atoms in frames:
+                plain &= self._serves(atoms.numbers) and "initial_charges" not in atoms.arrays
+                if atoms.info:
+                    plain &= not any(name in atoms.info for name in SAID)
+            if plain:
+                return counts
+        system = System.from_ase(frames, device=self.stages.device)
+        self.check(system)
+        return system.counts().tolist()
+
+    def _serves(self, numbers: np.ndarray) -> bool:
+        """Whether all these elements are known to the model; what was found good is remembered."""
+        key = numbers.tobytes()
+        if key in self._good:
+            return True
+        if not self._served.take(numbers, mode="clip").all():
+            return False
+        if len(self._good) >= REMEMBERED:
+            self._good.clear()
+        if len(numbers) <= LARGEST_REMEMBERED:
+            self._good.add(key)
+        return True
+
+    def _start(self, frames: Sequence[Any], counts: list[int], wait: bool) -> _Call | None:
+        """Enqueue; None where memory is lent out and this call may not wait for it."""
+        capacity = self._capacity(frames, counts)
+        step = self.pool.acquire(capacity, wait)
+        if step is None:
+            if wait:
+                raise self._refusal(sum(counts), capacity)
+            return None
+        try:
+            step.start(frames, counts)
+        except BaseException:
+            self._abandon(_Call(step, frames, counts))
+            raise
+        return _Call(step, frames, counts)
+
+    def _finish(self, call: _Call | None) -> Prediction:
+        """Wait; take the result, or go the way that the status says."""
+        assert call is not None, "a call that may wait always starts or raises"
+        needed = 0
+        try:
+            status = call.step.finish()
+            if status == 0:
+                return call.step.take()
+            if status == Status.EDGES:
+                needed = call.step.evaluation.needed_edges()
+        finally:
+            self._release(call.step)
+        if status != Status.EDGES:
+            return self._slowly(System.from_ase(list(call.frames), device=self.stages.device), status).to("cpu")
+        self._remember(call.frames, call.counts, grown(call.step.capacity, needed))
+        return self.predict(list(call.frames))
+
+    def _abandon(self, call: _Call | None) -> None:
+        if call is not None:
+            call.step.finish()
+            self._release(call.step)
+
+    def _release(self, step: Step) -> None:
+        self.why_not = step.replayed.why_not
+        self.pool.release(step)
+
+    # ------------------------------------------------------------------ on the device
+
+    def _predict_system(self, given: System) -> Prediction:
+        """The same for tensors, copied to the device and the result back where that is not where they are."""
+        system = given.to(self.stages.device, torch.float64)
+        self.check(system)
+        prediction = self._on_device(system, *_sizes(system))
+        return prediction if given.device == system.device else prediction.to(given.device)
+
+    def _on_device(self, system: System, counts: list[int], volumes: list[float | None]) -> Prediction:
+        key, capacity = self._known(counts, volumes[0] is not None)
+        if capacity is None:
+            capacity = self._likely(key, counts, volumes)
+        step = self.pool.acquire(capacity)
+        if step is None:
+            if len(counts) == 1:
+                raise self._refusal(counts[0], capacity)
+            middle = len(counts) // 2
+            halves = ((0, middle), (middle, len(counts)))
+            return Prediction.join([self._on_device(system.part(a, b), counts[a:b], volumes[a:b]) for a, b in halves])
+        needed = 0
+        try:
+            status, prediction = step.predict(system)
+            if status == Status.EDGES:
+                needed = step.evaluation.needed_edges()
+        finally:
+            self._release(step)
+        if status == 0:
+            return prediction
+        if status != Status.EDGES:
+            return self._slowly(system, status)
+        self._capacities[key] = grown(capacity, needed)
+        return self._on_device(system, counts, volumes)
+
+    def _slowly(self, system: System, status: int) -> Prediction:
+        """What the device refuses: refused by name and limit, or computed where it does fit."""
+        return self.slow(wrapped(system) if status & Status.SHIFTS else system)
+
+    # ------------------------------------------------------------------ for whoever evaluates the same atoms many times
+
+    def reserve(self, structures: Any) -> Evaluation:
+        """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
+        system = System.from_ase(structures, device=self.stages.device, dtype=torch.float64)
+        self.check(system)
+        counts, volumes = _sizes(system)
+        key, capacity = self._known(counts, volumes[0] is not None)
+        capacity = capacity or self._likely(key, counts, volumes)
+        self._afford(sum(counts), capacity)
+        evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device))
+        evaluation.system.fill(system)
+        return evaluation
+
+    def enlarged(self, evaluation: Evaluation) -> Evaluation:
+        """The same structures with room for the edges that the last search found."""
+        capacity = grown(evaluation.capacity, evaluation.needed_edges())
+        self._afford(int(evaluation.system.system_ptr[-1]), capacity)
+        return Evaluation(self.lenient, replace(evaluation.system, capacity=capacity))
+
+    def _afford(self, atoms: int, capacity: Capacity) -> None:
+        if not fits(self.stages.bytes_of(capacity), self.pool.free()):
+            raise self._refusal(atoms, capacity)
+
+    # ------------------------------------------------------------------ sizes
+
+    def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
+        """Buffers for these structures: those that served this size before, or likely ones."""
+        key, capacity = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
+        if capacity is not None:
+            return capacity
+        volumes = [abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else None for atoms in frames]
+        return self._likely(key, counts, volumes)
+
+    def _known(self, counts: list[int], periodic: bool) -> tuple[tuple[int, int, int, bool], Capacity | None]:
+        key = (len(counts), sum(counts), max(counts), periodic)
+        return key, self._capacities.get(key)
+
+    def _likely(self, key: tuple[int, int, int, bool], counts: list[int], volumes: Sequence[float | None]) -> Capacity:
+        edges = sum(likely_edges(n, volume, self.cutoff) for n, volume in zip(counts, volumes, strict=True))
+        capacity = choose(key[0], key[1], key[2], edges)
+        if len(self._capacities) >= REMEMBERED:
+            self._capacities.clear()
+        self._capacities[key] = capacity
+        return capacity
+
+    def _remember(self, frames: Sequence[Any], counts: list[int], capacity: Capacity) -> None:
+        key, _ = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
+        self._capacities[key] = capacity
+
+    def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:
+        return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
+
+
+def _sizes(system: System) -> tuple[list[int], list[float | None]]:
+    """Atoms of each structure, and volume (Å³) of those that are periodic in three directions."""
+    volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
+    counts, volumes = torch.stack([system.counts().double(), volumes]).tolist()
+    return [round(number) for number in counts], [volume if volume >= 0 else None for volume in volumes]
+
+
+def wrapped(system: System) -> System:
+    """The same structures with every atom in its cell: shifts then are as small as they can be."""
+    cell = complete_cells(system)
+    fractions = torch.einsum("nk,nka->na", system.positions, torch.linalg.inv(cell)[system.system_index])
+    outside = torch.where(system.pbc[system.system_index], fractions.floor(), 0.0)
+    moved = torch.einsum("nk,nka->na", outside, cell[system.system_index])
+    return system.with_positions(system.positions - moved)
