@@ -11,13 +11,13 @@ from atomjet.bench import contenders, geometries, racers, steps, suites
 from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
-from atomjet.bench.measure import describe, interleave, ratio
+from atomjet.bench.measure import Series, describe, interleave, ratio
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, run_suite
+from atomjet.bench.run import Budget, _samples, run_suite
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -226,6 +226,18 @@ def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine,
     assert compare_predictions(made, contenders.reference(engine).predict(system), system, "float32").passed
     with pytest.raises(contenders.Unavailable, match="10 atoms are one batch, with nothing to overlap"):
         steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
+
+
+def test_steps_on_the_device_are_timed_together(monkeypatch):
+    monkeypatch.setattr(racers, "TOGETHER", 2)
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    racer = racers.Entrants("md", engine).enter("fast_gpu", geometries.molecules(10, 1))
+    racer.call(0)
+    racer.call(1)
+    assert racer.together == 2
+    assert "on the device" in racer.includes
+    own, yardstick = Series([0.4], [0.2]), Series([0.1], [0.1])
+    assert _samples(own, yardstick, 2) == {"wall": [0.2], "cpu": [0.1], "yardstick_wall": [0.1], "yardstick_cpu": [0.1]}
 
 
 def test_parts_of_a_call_in_buffers_of_fixed_size():

@@ -104,7 +104,7 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
 
 def test_profile_of_a_model_with_tasks():
     model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p1.pt"
-    made = profile_engine(load(model, device="cpu", task="omat"), carbon_crystal(32))
+    made = profile_engine(load(model, device="cpu", task="omat"), carbon_crystal(4))
     assert made.work is None
     assert "declared work" not in spoken(made)
     assert made.stages["model"] > 0

@@ -15,7 +15,7 @@ from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack")
-LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams")
+LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
 
 ENGINE_CALL = (
@@ -53,11 +53,11 @@ class EngineContender:
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
 
-    def prepare(self, system: System) -> tuple[System, torch.Tensor]:
+    def prepare(self, system: System) -> Any:
         """Nothing but taking the positions out: they are put in again inside the timing, checks and all."""
         return system, system.positions
 
-    def call(self, prepared: tuple[System, torch.Tensor]) -> Prediction:
+    def call(self, prepared: Any) -> Prediction:
         """Predict for new positions."""
         system, positions = prepared
         return self.engine.predict(system.with_positions(positions))

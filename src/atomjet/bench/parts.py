@@ -49,7 +49,8 @@ def _padded(engine: Engine, systems: list[System]) -> Parts:
     capacity = choose(first.num_systems, first.num_atoms, max(counts), edges)
     padded = PaddedSystem.empty(capacity, engine.device)
     padded.fill(first)
-    find, workspace = stages.search(capacity), stages.evaluator.workspace(capacity)
+    find, evaluator = stages.search(capacity), stages.evaluator_for(capacity)
+    workspace = evaluator.workspace(capacity)
     graph = find.launch(padded)
     synchronize(engine.device)
     stream = torch.cuda.Stream(engine.device) if engine.device.type == "cuda" else None
@@ -58,7 +59,7 @@ def _padded(engine: Engine, systems: list[System]) -> Parts:
         find.launch(padded)
 
     def evaluate() -> None:
-        stages.evaluator.launch(graph, workspace)
+        evaluator.launch(graph, workspace)
 
     searched, evaluated = Replayed(look, stream, engine.captures), Replayed(evaluate, stream, engine.captures)
 

@@ -156,7 +156,7 @@ def _time(
         if name in lost:
             rows[name].update(status=_status(lost[name]), reason=_reason(lost[name]))
             continue
-        rows[name]["samples"] = [_samples(made[name], made["yardstick"])]
+        rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together)]
         rows[name]["per_call"] = racer.per_call
     pieces = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
     parts = {label: _guarded(label, call, lost) for label, call in pieces.items()}
@@ -183,9 +183,11 @@ def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) 
     return call
 
 
-def _samples(own: Series, yardstick: Series) -> dict[str, list[float]]:
-    parts = {"wall": own.wall, "cpu": own.cpu, "yardstick_wall": yardstick.wall, "yardstick_cpu": yardstick.cpu}
-    return {name: [float(f"{value:.5g}") for value in values] for name, values in parts.items()}
+def _samples(own: Series, yardstick: Series, together: int) -> dict[str, list[float]]:
+    """Seconds of what happens `together` times in one call of `own`."""
+    parts = {"wall": (own.wall, together), "cpu": (own.cpu, together)}
+    parts |= {"yardstick_wall": (yardstick.wall, 1), "yardstick_cpu": (yardstick.cpu, 1)}
+    return {name: [float(f"{value / times:.5g}") for value in values] for name, (values, times) in parts.items()}
 
 
 def _row(case: str, setting: str, status: str, reason: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from atomjet.adapters.structures import to_ase
 from atomjet.bench.contenders import EngineContender, Unavailable
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine, streams
+from atomjet.engine.tuning import Tuning
 from atomjet.errors import BackendError
 from atomjet.neighbors import cpu
 
@@ -21,6 +22,7 @@ STEPS = {
     "fused_kernels": "search, messages, updates and forces in fused kernels, launched one by one",
     "cuda_graph": "all of them as one CUDA graph",
     "streams": "two batches under way at a time, so that the host packs while the device computes",
+    "tuned": "kernels cut as `atomjet tune` found best for this device, model and size",
 }
 """By name: what each step adds."""
 
@@ -52,9 +54,9 @@ class Step(EngineContender):
         frames = [to_ase(system, k) for k in range(system.num_systems)]
         counts = [len(atoms) for atoms in frames]
         batches = streams.pack(counts, lambda batch: True)
-        if self.name != "streams":
+        if self.name not in ("streams", "tuned"):
             return [[frames[k] for k in batch] for batch in batches]
-        if len(batches) == 1:
+        if self.name == "streams" and len(batches) == 1:
             raise Unavailable(f"{system.num_atoms} atoms are one batch, with nothing to overlap")
         return [frames]
 
@@ -78,8 +80,12 @@ def build(name: str, engine: Engine) -> Step:
         made = kind(engine.model, settings, engine.card, engine.task)
     except BackendError as error:
         raise Unavailable(str(error)) from None
-    if name == "fused_kernels":
-        made.use(made.stages, capture=False)  # type: ignore[arg-type]
-    elif made.backend == "fast_gpu" and made.device.type == "cpu":
+    if made.stages is None:
+        return Step(name, made)
+    if name != "fused_kernels" and made.device.type == "cpu":
         raise Unavailable("on a CPU there is nothing to capture and nothing to overlap with")
+    if name != "tuned":
+        made.use(replace(made.stages, cut=None), capture=name != "fused_kernels")
+    elif not Tuning.of(made.model, made.stages.evaluator, made.device).entries:
+        raise Unavailable("no table says how to cut kernels for this device and model; `atomjet tune` makes one")
     return Step(name, made)
