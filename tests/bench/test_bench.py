@@ -17,7 +17,7 @@ from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, _samples, run_suite
+from atomjet.bench.run import Budget, OutOfTime, _samples, run_suite
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -154,8 +154,7 @@ def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
     class Slow(EngineContender):
         def call(self, prepared):
             tried.append(prepared)
-            while True:
-                sum(range(1000))
+            raise OutOfTime("the first calls took longer than 1 s; raise --max-minutes")  # what the alarm raises here
 
     build = contenders.build
     monkeypatch.setattr(
@@ -164,7 +163,7 @@ def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
         lambda name, e: Slow(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
     )
     cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
-    made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=12.0, runs=5)
+    made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=300.0, runs=5)
     assert [made.row(case.name, "general")["status"] for case in cases] == ["ok"] * 3
     late = [made.row(case.name, "fast_pytorch") for case in cases]
     assert [row["status"] for row in late] == ["out of time"] * 3
@@ -369,6 +368,19 @@ def test_interval_and_verdict():
             '[{"case": "a", "setting": "b", "status": "ok", "samples": [{"cpu": [], "wall": []}]}]}',
             "a row or field is missing or wrong",
         ),
+        *(
+            (
+                '{"atomjet_benchmark": 1, "provenance": {"device_type": "cpu"}, "rows": '
+                f'[{{"case": "a", "setting": "b", "status": "ok", "samples": {samples}}}]}}',
+                "a row or field is missing or wrong",
+            )
+            for samples in (
+                "[]",
+                '[{"cpu": [1.0], "wall": [1.0]}]',
+                '[{"cpu": ["x"], "wall": [1.0], "yardstick_cpu": [1.0], "yardstick_wall": [1.0]}]',
+                '[{"cpu": [1.0, 2.0], "wall": [1.0], "yardstick_cpu": [1.0], "yardstick_wall": [1.0]}]',
+            )
+        ),
     ],
 )
 def test_results_that_cannot_be_read(tmp_path, capsys, content, says):
@@ -474,6 +486,28 @@ def measured_by_hand(milliseconds):
             )
         made.add({"case": case, "setting": "compile_graph", "status": "skipped", "reason": "no device"})
     return made
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["latency", "--runs", "0"], "runs 0 is not above zero; give 1 or more"),
+        (["latency", "--processes", "-1"], "processes -1 is not above zero"),
+        (["latency", "--max-minutes", "0"], "max-minutes 0.0 is not above zero"),
+        (["latency", "--settings", "fastest"], "setting 'fastest' is not known; give some of general"),
+        (["latency", "--settings", "general@half"], "setting 'general@half' is not known"),
+        (["latency", "--settings", "schnetpack@high"], "setting 'schnetpack@high' is not known"),
+        (["neighbors", "--settings", "kdtree"], "setting 'kdtree' is no neighbour search; give some of search"),
+        (["latency", "--plot", "speed.txt"], "plot speed.txt ends in .txt; name it .png, .pdf or .svg"),
+        (["latency", "--max-atoms", "5"], "no case of suite latency has at most 5 atoms; raise --max-atoms"),
+        (["ladder", "HEAD", "HEAD", "--precision", "0"], "precision 0.0 is not above zero"),
+        (["ladder", "HEAD", "--bisect", "a", "b"], "--bisect takes its two revisions alone; leave out HEAD"),
+    ],
+)
+def test_bad_requests_end_before_anything_is_measured(options, says, capsys):
+    device = [] if options[0] == "ladder" else ["--device", "cpu"]
+    assert main(["bench", *options, *device]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_several_processes_are_joined(tmp_path):

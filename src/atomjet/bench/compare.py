@@ -97,7 +97,9 @@ def process_figures(result: Result, row: dict[str, Any]) -> np.ndarray:
     """
     if result.clock == "wall":
         return np.array([_undisturbed(samples["wall"]) for samples in row["samples"]])
-    return np.array([_undisturbed(samples["cpu"]) - _undisturbed(samples["yardstick_cpu"]) for samples in row["samples"]])
+    return np.array(
+        [_undisturbed(samples["cpu"]) - _undisturbed(samples["yardstick_cpu"]) for samples in row["samples"]]
+    )
 
 
 def _undisturbed(seconds: list[float]) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine, Settings
+from atomjet.engine.settings import Precision
 from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.base import forces_from_gradients
 
@@ -83,7 +84,22 @@ def build(name: str, engine: Engine) -> Contender:
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
     if kind in LADDER and not precision:
         return import_module("atomjet.bench.steps").build(kind, engine)
-    raise ConfigError(
+    raise _unknown(name)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that nothing has.
+
+    Raises:
+        ConfigError: no such contender or precision.
+    """
+    kind, at, precision = name.partition("@")
+    if kind not in OURS + PEERS + LADDER or (at and (kind not in OURS or precision not in get_args(Precision))):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(
         f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first four also as NAME@high or "
         "NAME@float64), ladder or peers"
     )

@@ -17,7 +17,7 @@ from atomjet.bench.measure import synchronize
 from atomjet.bench.parts import parts_of_call
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
-from atomjet.errors import SimulationError
+from atomjet.errors import ConfigError, SimulationError
 from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.replicas import serves
@@ -45,6 +45,8 @@ KELVIN = 10.0
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
+
+SEARCHES = ("search", "brute_force", "vesin")
 
 BRUTE = {"cpu": 2000, "cuda": 20_000}
 """Atoms of one structure beyond which all pairs take minutes."""
@@ -110,6 +112,19 @@ def default_names(suite: str, device: torch.device) -> str:
     if suite == "neighbors":
         return "vesin,search,brute_force"
     return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
+
+
+def check_names(suite: str, names: list[str]) -> None:
+    """Refuse contenders that a suite does not know, before anything is measured.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name in names:
+        if suite != "neighbors":
+            contenders.check_name(name)
+        elif name not in SEARCHES:
+            raise ConfigError(f"setting {name!r} is no neighbour search; give some of {', '.join(SEARCHES)}")
 
 
 def spoken(row: dict[str, Any], device: torch.device) -> str:
@@ -208,8 +223,6 @@ def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
             "vesin on the CPU; positions copied from the device and edge vectors back to it",
         ),
     }
-    if name not in routes:
-        raise Unavailable(f"is no neighbour search; give some of {', '.join(routes)}")
     call, includes = routes[name]
     if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
         raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")

@@ -122,17 +122,23 @@ def read_result(path: Path | str) -> Result:
             _check_row(row)
         if "device_type" not in content["provenance"]:
             raise KeyError("device_type")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: a row or field is missing or wrong ({error}); measure it again") from None
     return Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
 
 
 def _check_row(row: dict[str, Any]) -> None:
-    """Raise KeyError or TypeError where something is missing that comparisons and reports rely on."""
+    """Raise KeyError, TypeError or ValueError where something is missing that comparisons and reports rely on."""
     if not {"case", "setting", "status"} <= set(row):
         raise KeyError("case, setting or status")
-    if row["status"] == "ok" and not all(len(part["cpu"]) == len(part["wall"]) > 0 for part in row["samples"]):
+    if row["status"] != "ok":
+        return
+    if not row["samples"]:
         raise KeyError("samples")
+    for part in row["samples"]:
+        clocks = np.array([part[name] for name in ("cpu", "wall", "yardstick_cpu", "yardstick_wall")], dtype=float)
+        if clocks.ndim != 2 or clocks.shape[1] == 0 or not (clocks >= 0).all():
+            raise ValueError("samples")
 
 
 def _throughput(per_call: dict[str, float], seconds: float) -> dict[str, float]:
