@@ -227,6 +227,18 @@ def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine,
         steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
 
 
+def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
+    def broken(engine, systems):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(racers, "parts_of_call", broken)
+    (row,) = measured("latency", engine, ["general"], cases=suites.latency(10), runs=20).rows
+    assert row["status"] == "ok"
+    assert row["statistics"]["runs"] == 20
+    assert "parts" not in row
+    assert row["reason"] == "no parts: OutOfMemoryError: CUDA out of memory"
+
+
 def test_steps_on_the_device_are_timed_together(monkeypatch):
     monkeypatch.setattr(racers, "TOGETHER", 2)
     engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))

@@ -285,8 +285,9 @@ def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[st
         for event in kernels:
             groups.setdefault(event.name, []).append((event.time_range.elapsed_us() * 1e-6, None))
         for name, group in groups.items():
-            if name in costs:
-                each = Cost(*(value / len(group) for value in costs[name]))
+            known = next((kernel for kernel in costs if name.startswith(kernel)), None)
+            if known:
+                each = Cost(*(value / len(group) for value in costs[known]))
                 groups[name] = [(own, each) for own, _ in group]
     total = max(busy if kernels else attributed, 1e-12)
     items = [_item(name, group, total, ceilings) for name, group in groups.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import synchronize
-from atomjet.bench.parts import parts_of_call
+from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, SimulationError
@@ -60,7 +60,7 @@ class Racer:
         call: one timed call, by a running number. includes: what it does, in words.
         judge: measure the accuracy; None where it cannot be had at this size.
         per_call: what one call does, for throughput: structures, atoms, and for dynamics fs.
-        parts: pieces of the call, timed by themselves.
+        parts: makes the pieces of the call, to be timed by themselves.
         together: what a row tells of happens so many times in one timed call.
     """
 
@@ -68,7 +68,7 @@ class Racer:
     includes: str
     judge: Callable[[], dict[str, Any] | None]
     per_call: dict[str, float]
-    parts: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+    parts: Callable[[], Parts] = dict
     together: int = 1
 
 
@@ -163,8 +163,10 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     plain = edges and turns == TURNS and type(contender) is contenders.EngineContender
-    parts = parts_of_call(own, moved(system, 2)) if plain else {}
-    return Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call, parts)
+    racer = Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call)
+    if plain:
+        racer.parts = lambda: parts_of_call(own, moved(system, 2))
+    return racer
 
 
 def _dynamics_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:

@@ -158,14 +158,31 @@ def _time(
             continue
         rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together)]
         rows[name]["per_call"] = racer.per_call
-    pieces = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
-    parts = {label: _guarded(label, call, lost) for label, call in pieces.items()}
-    if parts and len(made["yardstick"].wall) >= 20:
-        split = interleave(parts, device, runs=20, warm_up=3, seconds=0.2 * seconds)
-        for label, series in split.items():
-            name, _, part = label.partition("/")
-            if name not in lost and label not in lost:
-                rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
+    if len(made["yardstick"].wall) >= 20:
+        running = [name for name in racing if name not in lost]
+        _time_parts({name: racing[name] for name in running}, rows, device, 0.2 * seconds)
+
+
+def _time_parts(
+    racing: dict[str, Racer], rows: dict[str, dict[str, Any]], device: torch.device, seconds: float
+) -> None:
+    """Fill in where the time goes; one whose parts cannot be had keeps what was measured, and says why."""
+    parts: dict[str, Callable[[int], Any]] = {}
+    lost: dict[str, Exception] = {}
+    for name, racer in racing.items():
+        try:
+            made = racer.parts()
+        except Exception as error:
+            lost[name] = error
+            continue
+        parts |= {f"{name}/{part}": _guarded(name, call, lost) for part, call in made.items()}
+    split = interleave(parts, device, runs=20, warm_up=3, seconds=seconds)
+    for label, series in split.items():
+        name, _, part = label.partition("/")
+        if name not in lost:
+            rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
+    for name, error in lost.items():
+        rows[name]["reason"] = f"no parts: {_reason(error)}"
 
 
 def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) -> Callable[[int], Any]:
