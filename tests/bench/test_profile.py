@@ -38,11 +38,11 @@ def test_profile_on_a_cpu(tmp_path, backend):
 
 def test_declared_costs_by_hand():
     # (2, 3) @ (3, 5): 30 multiply-adds; 6 + 15 + 10 numbers
-    assert declared("aten::mm", [[2, 3], [3, 5]], 4) == (4 * 31, 60.0)
-    assert declared("aten::addmm", [[5], [2, 3], [3, 5], [], []], 8) == (8 * 31, 60.0)
-    assert declared("aten::bmm", [[7, 2, 3], [7, 3, 5]], 4) == (7 * 4 * 31, 7 * 60.0)
-    assert declared("aten::mul", [[10, 4], [10, 1]], 4) == (4 * (40 + 10 + 40), 40.0)
-    assert declared("aten::index_select", [[100, 8], [], [20]], 4) == (4 * 2 * 20 * 8 + 8 * 20, 0.0)
+    assert declared("aten::mm", [[2, 3], [3, 5]], 4) == (4 * 31, 60.0, "products")
+    assert declared("aten::addmm", [[5], [2, 3], [3, 5], [], []], 8) == (8 * 31, 60.0, "products")
+    assert declared("aten::bmm", [[7, 2, 3], [7, 3, 5]], 4) == (7 * 4 * 31, 7 * 60.0, "products")
+    assert declared("aten::mul", [[10, 4], [10, 1]], 4) == (4 * (40 + 10 + 40), 40.0, "arithmetic")
+    assert declared("aten::index_select", [[100, 8], [], [20]], 4) == (4 * 2 * 20 * 8 + 8 * 20, 0.0, "arithmetic")
     assert declared("aten::view", [[3]], 4) is None
 
 
@@ -68,10 +68,10 @@ def test_kernels_do_the_products_of_the_equations():
     """All but those that they save: context of the first layer by element, and what nobody reads after the last layer."""
     config = PaiNNConfig(features=128, layers=3, num_radial=20)
     square, none = config.features**2, 0
-    by_kernel = sum(cost(Sizes(1, none, config.layers, config.features, 21, 2)).flops for cost in KERNELS.values())
+    by_kernel = sum(cost(Sizes(1, none, config.layers, config.features, 2)).flops for cost in KERNELS.values())
     assert by_kernel == painn(config, 1, none, 2).flops - 2 * config.features - 20 * square
     for cost in KERNELS.values():
-        small, large = (cost(Sizes(n, 50 * n, 3, 128, 21, 2)) for n in (1000, 2000))
+        small, large = (cost(Sizes(n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
         assert 0 < small.bytes < large.bytes
         assert large.flops == 2 * small.flops
 
@@ -92,7 +92,7 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
     events = [kernel("painn_message_fwd_kernel", 3000 * k, 2000.0) for k in range(3)]
     events.append(kernel("painn_update_last_kernel", 9000, 100.0))
     events.append(kernel("unheard_of", 9500, 900.0))
-    items = {item.name: item for item in _items(events, engine, Ceilings(4e12, 7e14, 5e-6), costs)}
+    items = {item.name: item for item in _items(events, engine, Ceilings(4e12, 7e14, 5e13, 5e-6), costs)}
     message = items["painn_message_fwd_kernel"]
     assert message.calls == 3
     assert message.gigaflop_per_s == pytest.approx(costs["painn_message_fwd_kernel"].flops / 6e-3 / 1e9)

@@ -16,10 +16,11 @@ from atomjet.models.painn import PaiNNConfig
 
 
 class Cost(NamedTuple):
-    """Of one call."""
+    """Of one call. `by` is what computes: matrix "products", or "arithmetic" number by number, which is slower on a GPU."""
 
     bytes: float
     flops: float
+    by: str = "products"
 
 
 ELEMENTWISE = {
@@ -70,17 +71,17 @@ def declared(name: str, shapes: list[list[int]], element: int) -> Cost | None:
     if kind in ELEMENTWISE and sizes:
         # In place or not, one result of the largest input's size; sums and norms write next to nothing.
         result = 0 if kind in ("sum", "linalg_vector_norm") else max(sizes)
-        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)))
+        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)), "arithmetic")
     if kind == "index_select" and len(shapes) >= 3:
         rows, width = sizes[2], prod(shapes[0][1:])
-        return Cost(element * 2 * rows * width + 8 * rows, 0.0)
+        return Cost(element * 2 * rows * width + 8 * rows, 0.0, "arithmetic")
     if kind == "index" and shapes and shapes[0]:
         return None  # the indices' shapes are not recorded
     if kind in ("index_add_", "index_add") and len(shapes) >= 4:
         added = sizes[3]
-        return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added))
+        return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added), "arithmetic")
     if kind == "segment_reduce" and sizes:
-        return Cost(element * sizes[0], float(sizes[0]))
+        return Cost(element * sizes[0], float(sizes[0]), "arithmetic")
     return None
 
 
@@ -102,7 +103,7 @@ def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one evaluation by PaiNN's kernels: N atoms, E edges, L layers, F channels, K radial functions and the bias.
+    """Of one evaluation by PaiNN's kernels: N atoms, E edges, L layers, F channels.
 
     `narrow` are the bytes of a number that travels between atoms, and of weights.
     """
@@ -111,33 +112,28 @@ class Sizes:
     edges: int
     layers: int
     features: int
-    radial: int
     narrow: int
 
 
 def _message(s: Sizes) -> Cost:
     """L launches; the first gathers a table of elements only, and has two thirds of the filter."""
-    gathered = 6 * s.features * s.narrow * (s.layers - 1)
-    written = 16 * s.features * (2 * s.layers - 1)
-    products = 2 * s.radial * s.features * (3 * s.layers - 1)
-    return Cost(
-        s.layers * 16 * s.edges + s.atoms * (gathered + written), s.edges * (products + 14 * s.features * s.layers)
-    )
+    f, more = s.features, s.layers - 1
+    moved = s.layers * 16 * s.edges + s.atoms * (6 * f * s.narrow * more + 16 * f * (2 * s.layers - 1))
+    return Cost(moved, float(s.edges * f * (31 * more + 19)), "arithmetic")
 
 
 def _message_back(s: Sizes) -> Cost:
-    """The filter forwards and turned; nothing flows back to the table of elements."""
-    received = s.layers * 4 * s.features * s.narrow
-    kept = (s.layers - 1) * (9 * s.features * s.narrow + 24 * s.features)
-    products = 2 * s.radial * s.features * (6 * s.layers - 3)
-    per_edge = s.layers * 28 + (s.layers - 1) * 12
-    return Cost(per_edge * s.edges + s.atoms * (received + kept), s.edges * (products + 40 * s.features * s.layers))
+    """Filters and their slopes; nothing flows back to the table of elements."""
+    f, more = s.features, s.layers - 1
+    per_atom = s.layers * 4 * f * s.narrow + more * (9 * f * s.narrow + 24 * f)
+    moved = (s.layers * 28 + more * 12) * s.edges + s.atoms * per_atom
+    return Cost(moved, float(s.edges * f * (66 * more + 36)), "arithmetic")
 
 
 def _update(s: Sizes) -> Cost:
     """L - 1 launches of 15 products of F x F an atom: mixing of three components, D1, D2, C1, C2."""
     launches, square = s.layers - 1, s.features**2
-    per_atom = 32 * s.features + 19 * s.features * s.narrow
+    per_atom = 32 * s.features + 16 * s.features * s.narrow
     return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
 
 
@@ -151,13 +147,13 @@ def _update_back(s: Sizes) -> Cost:
 def _update_last(s: Sizes) -> Cost:
     """The last mixing without what nobody reads, the readout of half the channels, and both back."""
     square = s.features**2
-    per_atom = 32 * s.features + 16 * s.features * s.narrow + 4
+    per_atom = 32 * s.features + 4 * s.features * s.narrow + 4
     return Cost(s.atoms * per_atom + 14 * square * s.narrow, s.atoms * 42.0 * square)
 
 
 def _edge_forces(s: Sizes) -> Cost:
     """Vector, ends and both gradients of an edge in; force, energy and virial of an atom out."""
-    return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges)
+    return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges, "arithmetic")
 
 
 KERNELS: dict[str, Callable[[Sizes], Cost]] = {

@@ -177,6 +177,7 @@ def spoken(profile: Profile) -> str:
     lines = [
         profile.what,
         f"ceilings measured here: copy {c.copy / 1e9:.1f} GB/s, products {c.products / 1e9:.0f} GFLOP/s, "
+        f"arithmetic {c.arithmetic / 1e9:.0f} GFLOP/s, "
         f"one launch {1e6 * c.launch:.2f} µs",
         f"one evaluation {1e3 * profile.wall:.3f} ms: search {1e3 * profile.stages['search']:.3f}, model "
         f"{1e3 * profile.stages['model']:.3f}, the rest "
@@ -262,7 +263,7 @@ def _declared_work(engine: Engine, atoms: int, edges: int, element: int) -> tupl
     config = engine.model.config
     if engine.model.family != "painn":
         return None, {}
-    sizes = Sizes(atoms, edges, config.layers, config.features, config.num_radial + 1, element)
+    sizes = Sizes(atoms, edges, config.layers, config.features, element)
     return painn(config, atoms, edges, element), {name: cost(sizes) for name, cost in KERNELS.items()}
 
 
@@ -287,7 +288,8 @@ def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[st
         for name, group in groups.items():
             known = next((kernel for kernel in costs if name.startswith(kernel)), None)
             if known:
-                each = Cost(*(value / len(group) for value in costs[known]))
+                cost, calls = costs[known], len(group)
+                each = cost._replace(bytes=cost.bytes / calls, flops=cost.flops / calls)
                 groups[name] = [(own, each) for own, _ in group]
     total = max(busy if kernels else attributed, 1e-12)
     items = [_item(name, group, total, ceilings) for name, group in groups.items()]
@@ -303,7 +305,8 @@ def _item(name: str, group: list[tuple[float, Any]], total: float, ceilings: Cei
         bound = "latency" if seconds < TWICE * latency else "unknown"
         return Item(short, len(group), seconds, seconds / total, None, None, bound, None, None)
     moved_bytes, flops = sum(cost.bytes for _, cost in group), sum(cost.flops for _, cost in group)
-    needed = {"memory": moved_bytes / ceilings.copy, "compute": flops / ceilings.products}
+    rate = ceilings.arithmetic if group[0][1].by == "arithmetic" else ceilings.products
+    needed = {"memory": moved_bytes / ceilings.copy, "compute": flops / rate}
     bound, floor = max(needed.items(), key=lambda entry: entry[1])
     if latency > floor or seconds < TWICE * latency:
         bound = "latency"
