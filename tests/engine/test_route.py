@@ -74,6 +74,26 @@ def test_results_stay_when_buffers_are_used_again(padded):
     assert torch.equal(padded.predict(atoms).forces, kept)
 
 
+def test_a_system_is_asked_again_when_it_was_written_to(plain, padded):
+    system = System.from_ase(frames())
+    same(padded.predict(system), plain.predict(system))
+    moved = system.with_positions(system.positions + 0.01 * torch.sin(7 * system.positions))
+    assert padded._route._asked.tensors[0] is moved.atomic_numbers
+    same(padded.predict(moved), plain.predict(moved))
+    moved.atomic_numbers[0] = 8
+    same(padded.predict(moved), plain.predict(moved))
+    moved.atomic_numbers[1] = 7
+    with pytest.raises(atomjet.AtomJetError, match="structure 0, atom 1: element N"):
+        padded.predict(moved)
+    moved.atomic_numbers[1] = 6
+    moved.charge[2] = 1
+    with pytest.raises(atomjet.AtomJetError, match="structure 2: charge 1"):
+        padded.predict(moved)
+    with torch.inference_mode():
+        given = System.from_ase(frames())
+        same(padded.predict(given), plain.predict(given))
+
+
 def test_buffers_serve_several_sizes(padded):
     hydrogens = [Atoms("H" * n, np.eye(n, 3) + 2.0 * np.arange(n)[:, None]) for n in (17, 20, 23, 24)]
     alone = [engine_through_buffers().predict(atoms).forces for atoms in hydrogens]
@@ -154,6 +174,17 @@ def test_long_lists_are_packed_and_put_back_in_order(plain, padded, monkeypatch)
     assert all(sum(len(many[k]) for k in batch) <= 40 or len(batch) == 1 for batch in batches)
 
 
+def test_overflow_in_a_long_list_does_not_wait_for_itself(plain, monkeypatch):
+    monkeypatch.setattr(capacity, "DENSITY", 0.002)
+    monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 24)
+    padded = engine_through_buffers()
+    # Memory for two batches as they seem at first, and not for both of them as they are.
+    small = padded.stages.bytes_of(choose(2, 24, 12, 64))
+    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.6 * small - small * padded._route.pool._lent)
+    many = [molecule("C6H6") for _ in range(6)]
+    same(padded.predict(many), plain.predict(many))
+
+
 def test_bad_structure_in_a_long_list_leaves_the_buffers_whole(padded, monkeypatch):
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 10)
     near = Atoms("HH", [[0, 0, 0], [0, 0, 0.1]])
@@ -188,6 +219,34 @@ def test_least_recently_used_buffers_go_first(padded):
     pool.kept_bytes = 1
     padded.predict(molecule("CH4"))
     assert [kept.atoms for kept in pool.kept()] == [6]
+
+
+def test_slow_way_may_have_the_memory_of_idle_buffers(padded, monkeypatch):
+    from atomjet.engine import engine as module
+
+    padded.predict([molecule("CH4"), molecule("H2O")])
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if padded._route.pool.kept() else 1 << 30)
+    with pytest.raises(atomjet.AtomJetError, match="0.100 Å apart"):
+        padded.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
+    overlapping = engine_through_buffers("warn")
+    overlapping.predict(molecule("H2O"))
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if overlapping._route.pool.kept() else 1 << 30)
+    with pytest.warns(UserWarning, match="0.100 Å apart"):
+        overlapping.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
+    assert overlapping._route.pool.kept() == []
+
+
+def test_more_edges_than_a_search_can_count(plain, padded, monkeypatch):
+    from dataclasses import replace
+
+    def bytes_beside(capacity):
+        if capacity.edges > 512:
+            raise atomjet.errors.StructureError("too many edges")
+        return 0
+
+    padded.use(replace(padded.stages, bytes_beside=bytes_beside))
+    many = [molecule("C6H6") for _ in range(5)]
+    same(padded.predict(System.from_ase(many)), plain.predict(many))
 
 
 def test_threads_share_the_route(padded):

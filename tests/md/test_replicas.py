@@ -157,8 +157,10 @@ def test_exploding_replica_leaves_the_others_bitwise_alone(tmp_path: Path, monke
     engine = engine_through_buffers(evaluator=standins.Pairs)
     run(engine, tmp_path / "calm.traj", 31, replicas=3)
     trap(engine, monkeypatch, 12)
-    with pytest.raises(SimulationError, match=r"1 of 3 replicas exploded: replica 1: the run exploded at step 13"):
+    message = r"1 of 3 replicas exploded: replica 1: the run exploded at step 13"
+    with pytest.raises(replicas.ReplicasError, match=message) as caught:
         run(engine, tmp_path / "wild.traj", 31, replicas=3)
+    assert caught.value.summary.steps == 31
     for replica in (0, 2):
         for kind in ("traj", "csv"):
             a, b = (tmp_path / f"{name}-{replica:04d}.{kind}" for name in ("calm", "wild"))

@@ -127,6 +127,7 @@ def _run(
     """Run, on the device or through ASE; say how to go on when interrupted."""
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.md import simulate, simulate_replicas
+    from atomjet.md.replicas import ReplicasError
     from atomjet.md.simulation import checkpoint_path
 
     on_device = _steps_on_device(engine, atoms, settings, replicas)
@@ -141,6 +142,9 @@ def _run(
             return simulate_replicas(engine, atoms, settings, output, log, replicas=replicas, **how)
         atoms.calc = AtomJetCalculator(engine)
         return simulate(atoms, settings, output, log, **how)
+    except ReplicasError as error:
+        print(_spoken(error.summary, settings))
+        raise
     except KeyboardInterrupt:
         print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
         raise

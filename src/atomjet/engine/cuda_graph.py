@@ -24,7 +24,7 @@ class Replayed:
         capture: False to launch every time.
     """
 
-    def __init__(self, work: Callable[[], None], stream: torch.cuda.Stream | None, capture: bool = True) -> None:
+    def __init__(self, work: Callable[[], object], stream: torch.cuda.Stream | None, capture: bool = True) -> None:
         self.work, self.stream = work, stream
         self.why_not = (
             "" if stream is not None and capture else "not on a CUDA device" if stream is None else "not wanted"

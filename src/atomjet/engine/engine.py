@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from atomjet.models import file, registry
 from atomjet.models.base import Evaluator, Model, PaddedEvaluator, forces_from_gradients, virials_from_gradients
 from atomjet.models.families import FAMILIES
 from atomjet.neighbors import search
+
+NOTHING_TO_DO = nullcontext()
 
 
 def load(
@@ -101,7 +104,8 @@ class Engine:
             StructureError: what the model does not serve, or more than fits into memory.
         """
         assert self._route is not None, "only for backends with `stages`"
-        return self._route.reserve(structures)
+        with self._there():
+            return self._route.reserve(structures)
 
     def enlarge(self, evaluation: Evaluation) -> Evaluation:
         """The same structures with room for all the edges that the last launch found, after `Status.EDGES`."""
@@ -167,11 +171,19 @@ class Engine:
             Tensors where the structures were: on the CPU for ase.Atoms, on its device for a `System`.
         """
         if self._route is not None:
-            return self._route.predict(structures)
+            with self._there():
+                return self._route.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
         home = structures.device if isinstance(structures, System) else torch.device("cpu")
         return self._evaluate(system).to(home)
+
+    def _there(self) -> AbstractContextManager[object]:
+        """Make the engine's device the current one, where kernels are launched, if it is not."""
+        index = self._closest.device.index  # "cuda" alone does not say
+        if index is None or index == torch.cuda.current_device():
+            return NOTHING_TO_DO
+        return torch.cuda.device(index)
 
     def _check_inputs(self, system: System) -> System:
         """Refuse what the model does not know; fill in what the structures leave open."""
@@ -183,6 +195,9 @@ class Engine:
         graph = self.search(system)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
+        if self._route is not None and not fits(needed, free):
+            self._route.pool.drop_idle()
+            free = free_bytes(self.device)
         if not fits(needed, free):
             return self._in_parts(system, graph, needed, free)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))

@@ -113,8 +113,10 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
         search = PaddedSearch(capacity, model.cutoff, "meta")
-        owned = [*vars(search.graph).values(), *vars(search.route).values()]
-        return 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned if isinstance(x, Tensor))
+        owned = {
+            id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
+        }
+        return 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned.values())
 
     def search(capacity: Capacity) -> Search:
         return PaddedSearch(capacity, model.cutoff, device)

@@ -70,6 +70,17 @@ class StepPool:
             free = free_bytes(self.stages.device)
             return None if free is None else free + sum(self._idle.values())
 
+    def make_room(self, needed: int) -> bool:
+        """Give back idle buffers until so many bytes can be had; False where they cannot even then."""
+        with self._changed:
+            return self._make_room(needed)
+
+    def drop_idle(self) -> None:
+        """Give back what no call is using."""
+        with self._changed:
+            while self._idle:
+                self._drop_oldest()
+
     def kept(self) -> list[Capacity]:
         """Capacities that are ready, least recently used first."""
         with self._changed:

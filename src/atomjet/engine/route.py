@@ -35,11 +35,35 @@ SAID = ("charge", "spin", "task")
 
 @dataclass(frozen=True)
 class _Call:
-    """A batch under way."""
+    """A batch under way, or without a step one that turned out too large."""
 
-    step: Step
+    step: Step | None
     frames: Sequence[Any]
     counts: list[int]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of a `System`'s device, and which tensors the answer is about."""
+
+    tensors: tuple[torch.Tensor, ...]
+    versions: tuple[int, ...]
+    task: tuple[str, ...]
+    counts: list[int]
+    periodic: list[bool]
+
+    @classmethod
+    def of(cls, system: System) -> _Asked | None:
+        """Without the answer; None for tensors that do not count how often they were written to."""
+        tensors = (system.atomic_numbers, system.system_index, system.pbc, system.charge, system.spin)
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        return cls(tensors, tuple(tensor._version for tensor in tensors), system.task, [], [])
+
+    def same(self, other: _Asked) -> bool:
+        """Whether the answer to the other is the answer to this."""
+        same = all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+        return same and self.versions == other.versions and self.task == other.task
 
 
 class PaddedRoute:
@@ -71,6 +95,8 @@ class PaddedRoute:
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
         self._served[-1] = False
+        self._asked: _Asked | None = None
+        self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
         self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
         self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
@@ -84,7 +110,7 @@ class PaddedRoute:
         frames = [structures] if hasattr(structures, "get_positions") else structures
         counts = self._check(frames)
         if len(counts) == 1:
-            return self._finish(self._start(frames, counts, wait=True))
+            return _settled(self._finish(self._start(frames, counts, wait=True)))
         free = self.pool.free()
         share = None if free is None else free // streams.IN_FLIGHT
 
@@ -94,14 +120,14 @@ class PaddedRoute:
 
         batches = streams.pack(counts, affordable)
         if len(batches) == 1:
-            return self._finish(self._start(frames, counts, wait=True))
+            return _settled(self._finish(self._start(frames, counts, wait=True)))
         parts = streams.run(
             batches,
             lambda batch, wait: self._start([frames[k] for k in batch], [counts[k] for k in batch], wait),
             self._finish,
             self._abandon,
         )
-        return streams.in_order(parts, batches)
+        return streams.in_order([_settled(part) for part in parts], batches)
 
     def _check(self, frames: Any) -> list[int]:
         """Atoms of each structure; what the model does not serve is refused by its usual words."""
@@ -135,10 +161,12 @@ class PaddedRoute:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
         capacity = self._capacity(frames, counts)
         step = self.pool.acquire(capacity, wait)
-        if step is None:
-            if wait:
-                raise self._refusal(sum(counts), capacity)
+        if step is None and not wait:
             return None
+        if step is None:
+            if len(counts) == 1:
+                raise self._refusal(sum(counts), capacity)
+            return _Call(None, frames, counts)
         try:
             step.start(frames, counts)
         except BaseException:
@@ -146,9 +174,13 @@ class PaddedRoute:
             raise
         return _Call(step, frames, counts)
 
-    def _finish(self, call: _Call | None) -> Prediction:
-        """Wait; take the result, or go the way that the status says."""
+    def _finish(self, call: _Call | None) -> Prediction | Callable[[], Prediction]:
+        """Wait; take the result, or the way to it that the status says, to be gone when this call holds no buffers any more."""
         assert call is not None, "a call that may wait always starts or raises"
+        frames = list(call.frames)
+        if call.step is None:
+            middle = len(frames) // 2
+            return lambda: Prediction.join([self.predict(frames[:middle]), self.predict(frames[middle:])])
         needed = 0
         try:
             status = call.step.finish()
@@ -159,12 +191,12 @@ class PaddedRoute:
         finally:
             self._release(call.step)
         if status != Status.EDGES:
-            return self._slowly(System.from_ase(list(call.frames), device=self.stages.device), status).to("cpu")
-        self._remember(call.frames, call.counts, grown(call.step.capacity, needed))
-        return self.predict(list(call.frames))
+            return lambda: self._slowly(System.from_ase(frames, device=self.stages.device), status).to("cpu")
+        self._remember(frames, call.counts, grown(call.step.capacity, needed))
+        return lambda: self.predict(frames)
 
     def _abandon(self, call: _Call | None) -> None:
-        if call is not None:
+        if call is not None and call.step is not None:
             call.step.finish()
             self._release(call.step)
 
@@ -177,21 +209,18 @@ class PaddedRoute:
     def _predict_system(self, given: System) -> Prediction:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
         system = given.to(self.stages.device, torch.float64)
-        self.check(system)
-        prediction = self._on_device(system, *_sizes(system))
+        prediction = self._on_device(system, *self._sizes(system))
         return prediction if given.device == system.device else prediction.to(given.device)
 
-    def _on_device(self, system: System, counts: list[int], volumes: list[float | None]) -> Prediction:
-        key, capacity = self._known(counts, volumes[0] is not None)
-        if capacity is None:
-            capacity = self._likely(key, counts, volumes)
-        step = self.pool.acquire(capacity)
+    def _on_device(self, system: System, counts: list[int], periodic: list[bool]) -> Prediction:
+        capacity = self._capacity_of_system(system, counts, periodic)
+        step = self._try(capacity) if len(counts) > 1 else self.pool.acquire(capacity)
         if step is None:
             if len(counts) == 1:
                 raise self._refusal(counts[0], capacity)
             middle = len(counts) // 2
             halves = ((0, middle), (middle, len(counts)))
-            return Prediction.join([self._on_device(system.part(a, b), counts[a:b], volumes[a:b]) for a, b in halves])
+            return Prediction.join([self._on_device(system.part(a, b), counts[a:b], periodic[a:b]) for a, b in halves])
         needed = 0
         try:
             status, prediction = step.predict(system)
@@ -203,8 +232,16 @@ class PaddedRoute:
             return prediction
         if status != Status.EDGES:
             return self._slowly(system, status)
+        key, _ = self._known(counts, periodic[0])
         self._capacities[key] = grown(capacity, needed)
-        return self._on_device(system, counts, volumes)
+        return self._on_device(system, counts, periodic)
+
+    def _try(self, capacity: Capacity) -> Step | None:
+        """A step for a batch that can still be divided: None also where a search cannot count so many edges."""
+        try:
+            return self.pool.acquire(capacity)
+        except StructureError:
+            return None
 
     def _slowly(self, system: System, status: int) -> Prediction:
         """What the device refuses: refused by name and limit, or computed where it does fit."""
@@ -215,10 +252,8 @@ class PaddedRoute:
     def reserve(self, structures: Any) -> Evaluation:
         """Buffers outside the pool, filled with these structures; see `Engine.reserve`."""
         system = System.from_ase(structures, device=self.stages.device, dtype=torch.float64)
-        self.check(system)
-        counts, volumes = _sizes(system)
-        key, capacity = self._known(counts, volumes[0] is not None)
-        capacity = capacity or self._likely(key, counts, volumes)
+        counts, periodic = self._sizes(system)
+        capacity = self._capacity_of_system(system, counts, periodic)
         self._afford(sum(counts), capacity)
         evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device))
         evaluation.system.fill(system)
@@ -231,10 +266,41 @@ class PaddedRoute:
         return Evaluation(self.lenient, replace(evaluation.system, capacity=capacity))
 
     def _afford(self, atoms: int, capacity: Capacity) -> None:
-        if not fits(self.stages.bytes_of(capacity), self.pool.free()):
+        if not self.pool.make_room(self.stages.bytes_of(capacity)):
             raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes
+
+    def _sizes(self, system: System) -> tuple[list[int], list[bool]]:
+        """Atoms of each structure, and whether it is periodic in three directions; everything else is checked.
+
+        One question to the device settles all of it, where the answer is that all is well. It is not asked again of the very
+        tensors that it was asked of last, if nothing was written to them: new positions for the same atoms are the usual case.
+        """
+        asked = _Asked.of(system)
+        if asked is not None and self._asked is not None and asked.same(self._asked):
+            return self._asked.counts, self._asked.periodic
+        bounds = torch.arange(system.num_systems + 1, device=system.device)
+        counts = torch.searchsorted(system.system_index, bounds).diff()
+        served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all()
+        well = served & (counts > 0).all() & (system.charge == 0).all() & (system.spin <= 1).all()
+        *numbers, good = torch.cat([counts, system.pbc.all(1), well[None]]).tolist()
+        if not good or not numbers or any(system.task):
+            self.check(system)
+        counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
+        if asked is not None and good:
+            self._asked = replace(asked, counts=counts, periodic=periodic)
+        return counts, periodic
+
+    def _capacity_of_system(self, system: System, counts: list[int], periodic: list[bool]) -> Capacity:
+        """The same as `_capacity` for tensors."""
+        key, capacity = self._known(counts, periodic[0])
+        if capacity is not None:
+            return capacity
+        volumes = torch.linalg.det(system.cell).abs().tolist() if any(periodic) else [0.0] * len(counts)
+        return self._likely(
+            key, counts, [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
+        )
 
     def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
@@ -264,11 +330,8 @@ class PaddedRoute:
         return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
 
 
-def _sizes(system: System) -> tuple[list[int], list[float | None]]:
-    """Atoms of each structure, and volume (Å³) of those that are periodic in three directions."""
-    volumes = torch.where(system.pbc.all(1), torch.linalg.det(system.cell).abs(), -1.0)
-    counts, volumes = torch.stack([system.counts().double(), volumes]).tolist()
-    return [round(number) for number in counts], [volume if volume >= 0 else None for volume in volumes]
+def _settled(found: Prediction | Callable[[], Prediction]) -> Prediction:
+    return found if isinstance(found, Prediction) else found()
 
 
 def wrapped(system: System) -> System:

@@ -45,10 +45,10 @@ def pack(counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[
 def run(
     batches: list[list[int]],
     start: Callable[[list[int], bool], Any],
-    finish: Callable[[Any], Prediction],
+    finish: Callable[[Any], Any],
     abandon: Callable[[Any], None],
-) -> list[Prediction]:
-    """Compute every batch, `IN_FLIGHT` at a time.
+) -> list[Any]:
+    """Compute every batch, `IN_FLIGHT` at a time; return what `finish` says of each.
 
     Args:
         batches: structures of each.
@@ -56,7 +56,7 @@ def run(
         finish: wait for one that was started, and take its result.
         abandon: wait for one whose result nobody wants, because another has failed.
     """
-    done: list[Prediction] = []
+    done: list[Any] = []
     running: list[Any] = []
     try:
         for batch in batches:

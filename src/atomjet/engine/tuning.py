@@ -34,8 +34,8 @@ SIZES = (32, 256, 2048, 16384)
 """Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
-    "message": {"edges": (16, 32), "channels": (32, 64, 128), "warps": (1, 2, 4, 8)},
-    "message_back": {"edges": (16, 32), "channels": (32, 64, 128), "warps": (1, 2, 4, 8)},
+    "message": {"edges": (8, 16, 32), "channels": (32, 64, 128), "warps": (1, 2, 4)},
+    "message_back": {"edges": (8, 16, 32), "channels": (32, 64, 128), "warps": (1, 2, 4)},
     "update": {"rows": (16, 32, 64), "warps": (4, 8)},
 }
 """What `tune` tries, kernel by kernel; a kernel without such a choice is left alone."""

@@ -22,6 +22,9 @@ from atomjet.md.observables import TEMPERATURE_LIMIT, check_sane
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
 from atomjet.units import BOLTZMANN
 
+AT_ONCE = 8
+"""Steps of one CUDA graph: replaying costs the host and the device some time of their own."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -77,17 +80,18 @@ class Replicas:
             rows,
         )
         self._views = (_Host(self), _Host(self))
-        self._step = Replayed(self._one_step, self.stream, engine.captures)
+        self._record_steps()
         if self.stream is not None:
             torch.cuda.current_stream(engine.device).synchronize()
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to what `arrays_of` returned of a snapshot."""
+        """Go back to positions, velocities, flags and steps of a snapshot."""
         total, replicas = sum(self.counts), len(self.counts)
-        self.motion.system.positions[:total] = torch.as_tensor(arrays["positions"])
-        self.motion.velocities[:total] = torch.as_tensor(arrays["velocities"])
-        self.motion.flags[:replicas] = torch.as_tensor(arrays["flags"], dtype=torch.int32)
-        self.motion.steps[:replicas] = torch.as_tensor(arrays["steps"])
+        with self._on_stream():
+            self.motion.system.positions[:total] = torch.as_tensor(arrays["positions"])
+            self.motion.velocities[:total] = torch.as_tensor(arrays["velocities"])
+            self.motion.flags[:replicas] = torch.as_tensor(arrays["flags"], dtype=torch.int32)
+            self.motion.steps[:replicas] = torch.as_tensor(arrays["steps"])
 
     def evaluate(self) -> None:
         """Forces at the positions as they are, in buffers that are large enough.
@@ -98,7 +102,7 @@ class Replicas:
         while True:
             with self._on_stream():
                 self.evaluation.launch()
-            status = int(self.evaluation.prediction.status)
+                status = int(self.evaluation.prediction.status)
             if status == 0:
                 return
             if status != Status.EDGES:
@@ -106,14 +110,15 @@ class Replicas:
                 raise SimulationError(
                     f"the device refuses what the model serves ({Status(status)!r}); use fast_pytorch"
                 )
-            self.evaluation = self.engine.enlarge(self.evaluation)
-            self._step = Replayed(self._one_step, self.stream, self.engine.captures)
+            self._enlarge()
 
     def advance(self, steps: int) -> None:
         """Enqueue so many steps."""
         with self._on_stream():
-            for _ in range(steps):
-                self._step.enqueue()
+            for _ in range(steps // AT_ONCE):
+                self._several.enqueue()
+            for _ in range(steps % AT_ONCE):
+                self._single.enqueue()
 
     def request(self, turn: int) -> _Host:
         """Enqueue copies to the host; `turn` says into which of two sets of buffers, so that one can be read meanwhile."""
@@ -142,13 +147,13 @@ class Replicas:
                     "or use backend 'fast_pytorch'"
                 )
         else:
-            # The search has counted at the new positions, which are gone: step once more, into larger buffers.
-            self.evaluation = self.engine.enlarge(self.evaluation)
-            self._step = Replayed(self._one_step, self.stream, self.engine.captures)
+            # How many edges there were is gone with the positions that had them: the next size up, as often as it takes.
+            self._enlarge()
         flags = snapshot.flags.copy()
         flags[halted] = 0
         flags[list(broken)] = int(Flag.REFUSED)
-        self.motion.flags[: len(flags)] = torch.as_tensor(flags, dtype=torch.int32)
+        with self._on_stream():
+            self.motion.flags[: len(flags)] = torch.as_tensor(flags, dtype=torch.int32)
         self.evaluate()
         return broken
 
@@ -181,6 +186,18 @@ class Replicas:
         except AtomJetError as error:
             return SimulationError(f"the run broke down at step {step + 1}: {error}")
         return None
+
+    def _enlarge(self) -> None:
+        """Larger buffers for the edges, filled on the stream that uses them."""
+        with self._on_stream():
+            self.evaluation = self.engine.enlarge(self.evaluation)
+        self._record_steps()
+
+    def _record_steps(self) -> None:
+        """Graphs of one step and of several, over the buffers there are now."""
+        captures = self.engine.captures
+        self._single = Replayed(self._one_step, self.stream, captures)
+        self._several = Replayed(lambda: [self._one_step() for _ in range(AT_ONCE)], self.stream, captures)
 
     def _one_step(self) -> None:
         advance(self.motion, self.evaluation.prediction.forces)

@@ -38,6 +38,14 @@ MOST_REPLICAS = 400
 """Each has two open files, and systems commonly allow a process 1024."""
 
 
+class ReplicasError(SimulationError):
+    """Some replicas have exploded; `summary` is of all, those up to where they were good."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
 def serves(engine: Engine, atoms: Atoms, settings: MDSettings) -> str:
     """Why this run cannot be stepped on the device; empty where it can."""
     if engine.stages is None:
@@ -84,7 +92,8 @@ def simulate_replicas(
     Raises:
         ConfigError: files in the way, nothing that this run could resume, or replicas that would all be the same.
         StructureError: see `MDSettings.check`, and whatever the engine refuses.
-        SimulationError: the run exploded; of several replicas some, after the others are done. What was good is kept.
+        SimulationError: the run exploded; `ReplicasError` where some of several replicas have, after the others are done. What
+            was good is kept.
     """
     settings.check(atoms)
     _check_number(replicas, settings)
@@ -98,10 +107,9 @@ def simulate_replicas(
     started = time.perf_counter()
     with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
         run.go(advance, checkpoint_seconds)
-    summary = summarise(
-        [path for _, path in written], settings, (run.resumed_at, run.step), time.perf_counter() - started, len(atoms)
-    )
-    run.complain()
+    logs, seconds = [path for _, path in written], time.perf_counter() - started
+    summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
+    run.complain(summary)
     return summary
 
 
@@ -160,8 +168,8 @@ class _Run:
             for recorder in self.recorders:
                 recorder.close()
 
-    def complain(self) -> None:
-        """Say which replicas have exploded.
+    def complain(self, summary: Summary) -> None:
+        """Say which replicas have exploded, if any.
 
         Raises:
             SimulationError: some have.
@@ -173,7 +181,7 @@ class _Run:
             raise self._why(0)
         listed = "; ".join(f"replica {replica}: {self._why(replica)}" for replica in standing[:3])
         more = f"; and {len(standing) - 3} more" if len(standing) > 3 else ""
-        raise SimulationError(f"{len(standing)} of {len(self.frames)} replicas exploded: {listed}{more}")
+        raise ReplicasError(f"{len(standing)} of {len(self.frames)} replicas exploded: {listed}{more}", summary)
 
     def _steps(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
         """Bursts of steps: the device does the next one while the host records the last."""

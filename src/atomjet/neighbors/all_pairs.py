@@ -1,11 +1,15 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Small structures: every pair of atoms with every image that could lie within the cutoff. No grid, any cell, any batch.
 
 Along axis a the fractions of atom j minus those of i, plus the shift S_a, must lie within the reach t_a = cutoff / (distance of
 lattice planes). So for each pair S_a takes at most K_a = floor(2 t_a) + 1 values from ceil(-t_a - d_a) on: one, for cells wider
 than two cutoffs. Candidates of an atom are numbered c = neighbor * K + image and tested in words of 32; a word of the pool
-holds the bits of those within the cutoff, the word after it how many lie before. Rows then follow from counting bits, in
+holds the bits of those within the cutoff, and how many lie in the words before. Rows then follow from counting bits, in
 canonical order, and so does the place of each reverse edge. Arithmetic in float64 without fused products: the same numbers
 whichever kernel computes them, and opposite numbers for opposite edges.
+
+Rows of large structures come in pieces, runs of words that different programs count; a row is its pieces one after the other.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.lattice import (
+    FRAME,
     IMAGES,
     MOST_SHIFT,
     NOT_FINITE,
@@ -24,15 +29,17 @@ from atomjet.neighbors.lattice import (
     find_last,
     fraction,
     is_finite,
-    load_frame,
+    join,
     load_row,
     pack,
     popcount,
     popcount_below,
 )
-from atomjet.neighbors.rows import add_to_blocks, place_rows, wanted_edges
+from atomjet.neighbors.rows import EDGES_PER_WORD, add_to_blocks, place_rows, wanted_edges
 
-COUNTS = tl.constexpr(4)  # whole numbers kept of each structure: images along b, along c, in all; words of a row
+COUNTS = tl.constexpr(
+    4
+)  # whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row
 MOST_CANDIDATES = tl.constexpr(2**30)
 
 
@@ -54,16 +61,18 @@ def count_tile(
     sums,
     status,
     pool_size,
+    part,
     ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """Test all candidates of some rows of structure s."""
+    """Test the candidates of some rows of structure s: one piece of PIECES."""
     begin = tl.load(system_ptr + s)
     end = tl.load(system_ptr + s + 1)
     first = begin + tile * ROWS
     if first < end:
         radius = tl.load(cutoff)
         dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, _, _, _, bad = build_frame(
-            cell, pbc, s, radius, frames, tile == 0
+            cell, pbc, s, radius, frames, (tile == 0) & (part == 0)
         )
         periodic = ta + tb + tc > 0
         ka = tl.floor(2 * (ta + ta * SLACK + SLACK)) + 1
@@ -76,14 +85,14 @@ def count_tile(
         kb = tl.where(bad == 0, kb, 1).to(tl.int32)
         kc = tl.where(bad == 0, kc, 1).to(tl.int32)
         images = tl.where(bad == 0, ka, 1).to(tl.int32) * kb * kc
-        words = (total + 31) // 32
-        if tile == 0:
+        words = ((total + 31) // 32 + PIECES - 1) // PIECES  # of a piece
+        if (tile == 0) & (part == 0):
             tl.store(counts + s * COUNTS, kb)
             tl.store(counts + s * COUNTS + 1, kc)
             tl.store(counts + s * COUNTS + 2, images)
             tl.store(counts + s * COUNTS + 3, words)
         last = tl.minimum(first + ROWS, end)
-        room = (last - first).to(tl.int64) * words * 2
+        room = (last - first).to(tl.int64) * words
         at = tl.atomic_add(used, room)
         fits = at + room <= pool_size
         row = tl.arange(0, ROWS)
@@ -99,49 +108,54 @@ def count_tile(
             tl.atomic_or(status, bad)
         good_i = good_i & live
         xi, yi, zi = tl.where(good_i, xi, 0.0), tl.where(good_i, yi, 0.0), tl.where(good_i, zi, 0.0)
-        to = at + row.to(tl.int64) * words * 2
-        tl.store(word_ptr + i, to.to(tl.int32), live & fits)
+        to = at + row.to(tl.int64) * words
+        piece = i * PIECES + part
+        tl.store(word_ptr + piece, to.to(tl.int32), live & fits)
+        nowhere = radius * 0
+        za, zb, zc = first_image(nowhere, nowhere, nowhere, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+        itself = (i - begin) * images + (-za * kb - zb).to(tl.int32) * kc - zc.to(tl.int32)
+        h = cell + s.to(tl.int64) * 9
+        hax, hay, haz = load_row(h)
+        hbx, hby, hbz = load_row(h + 3)
+        hcx, hcy, hcz = load_row(h + 6)
         lane = tl.arange(0, 32)
+        one = lane * 0 + 1
         degree = tl.zeros([ROWS], tl.int32)
-        for word in range(words):
+        # Candidates stand in the registers of a thread, rows beside each other: bits are joined without leaving the thread.
+        for number in range(words):
+            word = part * words + number
             c = word * 32 + lane
             local = c // images
-            j = begin + local
             there = c < total
-            from_j = positions + j.to(tl.int64) * 3
+            from_j = positions + (begin + local).to(tl.int64) * 3
             xj = tl.load(from_j, there, 0)
             yj = tl.load(from_j + 1, there, 0)
             zj = tl.load(from_j + 2, there, 0)
             good_j = is_finite(xj, yj, zj) & there
-            xj, yj, zj = tl.where(good_j, xj, 0.0), tl.where(good_j, yj, 0.0), tl.where(good_j, zj, 0.0)
-            x = xj[None, :] - xi[:, None]
-            y = yj[None, :] - yi[:, None]
-            z = zj[None, :] - zi[:, None]
-            other = j[None, :] != i[:, None]
+            x = tl.where(good_j, xj, 0.0)[:, None] - xi[None, :]
+            y = tl.where(good_j, yj, 0.0)[:, None] - yi[None, :]
+            z = tl.where(good_j, zj, 0.0)[:, None] - zi[None, :]
             if periodic:
                 image = c - local * images
                 ia = image // (kb * kc)
                 ib = image // kc - ia * kb
                 ic = image - (ia * kb + ib) * kc
                 sa, sb, sc = first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
-                sa += ia[None, :]
-                sb += ib[None, :]
-                sc += ic[None, :]
-                h = cell + s.to(tl.int64) * 9
-                hax, hay, haz = load_row(h)
-                hbx, hby, hbz = load_row(h + 3)
-                hcx, hcy, hcz = load_row(h + 6)
+                sa += ia[:, None]
+                sb += ib[:, None]
+                sc += ic[:, None]
                 x += sa * hax + sb * hbx + sc * hcx
                 y += sa * hay + sb * hby + sc * hcy
                 z += sa * haz + sb * hbz + sc * hcz
-                other = other | (sa != 0) | (sb != 0) | (sc != 0)
-            near = (x * x + y * y + z * z < radius * radius) & other & good_i[:, None] & good_j[None, :]
-            bits = tl.sum(tl.where(near, tl.full([1, 32], 1, tl.int32) << lane[None, :], 0), 1)
-            tl.store(pool + to + word * 2, bits, live & fits)
-            tl.store(pool + to + word * 2 + 1, degree, live & fits)
+            near = x * x + y * y + z * z < radius * radius
+            bits = tl.sum(tl.where(near, (one << lane)[:, None], 0), 0)
+            bits = bits & tl.sum(tl.where(good_j, one << lane, 0), 0)
+            bits = tl.where((itself >> 5) == word, bits & ~((itself * 0 + 1) << (itself & 31)), bits)
+            bits = tl.where(good_i, bits, 0)
+            tl.store(pool + to + number, join(degree, bits), live & fits)
             degree += popcount(bits)
-        tl.store(degrees + i, degree, live)
-        add_to_blocks(sums, i, degree, live, first, last)
+        tl.store(degrees + piece, degree, live)
+        add_to_blocks(sums, piece, degree, live, first * PIECES + part, (last - 1) * PIECES + part)
 
 
 @triton.jit
@@ -166,7 +180,7 @@ def fill_rows(
     counts,
     pool,
     word_ptr,
-    row_ptr,
+    piece_ptr,
     neighbors,
     shifts,
     vectors,
@@ -175,13 +189,16 @@ def fill_rows(
     status,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """Write the edges of some rows."""
-    i = group * ROWS + tl.arange(0, ROWS)
+    """Write the edges of some pieces of rows; with one piece a row, `piece_ptr` is `row_ptr`."""
+    piece = group * ROWS + tl.arange(0, ROWS)
+    i = piece // PIECES
+    part = piece - i * PIECES
     live = i < atoms
-    tl.store(numbers_out + i, tl.load(numbers + i, live, 0), live)
-    start = tl.load(row_ptr + i, live, 0)
-    degree = tl.load(row_ptr + i + 1, live, 0) - start
+    tl.store(numbers_out + i, tl.load(numbers + i, live, 0), live & (part == 0))
+    start = tl.load(piece_ptr + piece, live, 0)
+    degree = tl.load(piece_ptr + piece + 1, live, 0) - start
     most = tl.max(degree, 0)
     if most > 0:
         s = tl.load(system_index + i, live, 0)
@@ -189,10 +206,12 @@ def fill_rows(
         kb = tl.load(counts + s * COUNTS, live, 1)[:, None]
         kc = tl.load(counts + s * COUNTS + 1, live, 1)[:, None]
         images = tl.load(counts + s * COUNTS + 2, live, 1)[:, None]
-        words = tl.load(counts + s * COUNTS + 3, live, 0)
+        words = tl.maximum(tl.load(counts + s * COUNTS + 3, live, 0), 1)
         most_words = tl.max(words, 0)
-        at = tl.load(word_ptr + i, live, 0).to(tl.int64)[:, None]
-        frame = frames + s.to(tl.int64) * 12
+        skipped = (part * words * 32)[:, None]
+        words = words[:, None]
+        at = tl.load(word_ptr + piece, live, 0).to(tl.int64)[:, None]
+        frame = frames + s.to(tl.int64) * FRAME
         ta = tl.load(frame + 9, live, 0)[:, None]
         tb = tl.load(frame + 10, live, 0)[:, None]
         tc = tl.load(frame + 11, live, 0)[:, None]
@@ -204,10 +223,9 @@ def fill_rows(
         for first in range(0, most, SLOTS):
             slot = first + tl.arange(0, SLOTS)[None, :] + i[:, None] * 0
             inside = slot < degree[:, None]
-            word = find_last(pool + 1, 2, at, words[:, None], slot, most_words, inside)
-            here = at + word.to(tl.int64) * 2
-            bits = tl.load(pool + here, inside, 0)
-            c = word * 32 + find_bit(bits, slot - tl.load(pool + here + 1, inside, 0))
+            word = find_last(pool, at, words, slot, most_words, inside, True)
+            found = tl.load(pool + at + word, inside, 0)
+            c = skipped + word * 32 + find_bit(found.to(tl.int32), slot - (found >> 32).to(tl.int32))
             local = c // images
             j = begin + local
             from_j = positions + j.to(tl.int64) * 3
@@ -243,9 +261,15 @@ def fill_rows(
                 safe = inside & (far == 0)
                 sa, sb, sc = tl.where(safe, sa, 0.0), tl.where(safe, sb, 0.0), tl.where(safe, sc, 0.0)
                 shift = pack(sa.to(tl.int32), sb.to(tl.int32), sc.to(tl.int32))
-            there = tl.load(word_ptr + j, inside, 0).to(tl.int64) + (back // 32).to(tl.int64) * 2
-            opposite = tl.load(row_ptr + j, inside, 0) + tl.load(pool + there + 1, inside, 0)
-            opposite += popcount_below(tl.load(pool + there, inside, 0), back & 31)
+            other_word = back >> 5
+            other = j
+            if PIECES > 1:
+                other_part = other_word // words
+                other_word -= other_part * words
+                other = j * PIECES + other_part
+            found = tl.load(pool + tl.load(word_ptr + other, inside, 0).to(tl.int64) + other_word, inside, 0)
+            opposite = tl.load(piece_ptr + other, inside, 0) + (found >> 32).to(tl.int32)
+            opposite += popcount_below(found.to(tl.int32), back & 31)
             e = (start[:, None] + slot).to(tl.int64)
             tl.store(neighbors + e, j, inside)
             tl.store(shifts + e, shift, inside)
@@ -273,28 +297,34 @@ def all_pairs_count_kernel(
     tiles,
     pool_size,
     ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """Some rows of one structure a program."""
-    program = tl.program_id(0)
-    count_tile(
-        program // tiles,
-        program % tiles,
-        positions,
-        system_ptr,
-        cell,
-        pbc,
-        cutoff,
-        frames,
-        counts,
-        pool,
-        used,
-        degrees,
-        word_ptr,
-        sums,
-        status,
-        pool_size,
-        ROWS,
-    )
+    """A piece of some rows of one structure a program; of a large one in a batch of small ones, some more."""
+    program = tl.program_id(0) // PIECES
+    s = program // tiles
+    number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
+    for tile in range(program % tiles, number, tiles):
+        count_tile(
+            s,
+            program * 0 + tile,
+            positions,
+            system_ptr,
+            cell,
+            pbc,
+            cutoff,
+            frames,
+            counts,
+            pool,
+            used,
+            degrees,
+            word_ptr,
+            sums,
+            status,
+            pool_size,
+            tl.program_id(0) % PIECES,
+            ROWS,
+            PIECES,
+        )
 
 
 @triton.jit(do_not_specialize=["systems", "blocks"])
@@ -308,7 +338,7 @@ def all_pairs_fill_kernel(
     counts,
     pool,
     word_ptr,
-    row_ptr,
+    piece_ptr,
     neighbors,
     shifts,
     vectors,
@@ -321,8 +351,9 @@ def all_pairs_fill_kernel(
     blocks,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """Some rows a program; leaves the counters at zero for the next launch."""
+    """Some pieces of rows a program; leaves the counters at zero for the next launch."""
     group = tl.program_id(0)
     if group == 0:
         tl.store(used, tl.zeros([], tl.int64))
@@ -340,7 +371,7 @@ def all_pairs_fill_kernel(
         counts,
         pool,
         word_ptr,
-        row_ptr,
+        piece_ptr,
         neighbors,
         shifts,
         vectors,
@@ -349,10 +380,11 @@ def all_pairs_fill_kernel(
         status,
         ROWS,
         SLOTS,
+        PIECES,
     )
 
 
-@triton.jit(do_not_specialize=["systems", "tiles", "atoms", "max_edges", "pool_size", "pool_free"])
+@triton.jit(do_not_specialize=["systems", "atoms", "max_edges", "pool_size", "pool_free"])
 def all_pairs_kernel(
     positions,
     numbers,
@@ -378,7 +410,6 @@ def all_pairs_kernel(
     needed_edges,
     status,
     systems,
-    tiles,
     atoms,
     max_edges,
     pool_size,
@@ -391,7 +422,8 @@ def all_pairs_kernel(
     """The whole search in one program, for so few atoms (at most ALL, a block) that launches would take longer than the work."""
     zero = tl.program_id(0)
     for s in range(systems):
-        for tile in range(tiles):
+        number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
+        for tile in range(number):
             count_tile(
                 zero + s,
                 zero + tile,
@@ -409,7 +441,9 @@ def all_pairs_kernel(
                 sums,
                 status,
                 pool_size,
+                zero,
                 ROWS,
+                1,
             )
     tl.debug_barrier()
     i = tl.arange(0, ALL)
@@ -417,8 +451,8 @@ def all_pairs_kernel(
     degree = tl.load(degrees + i, i < in_use, 0)
     total = tl.load(sums)
     nothing = tl.zeros([], tl.int64)
-    wanted = wanted_edges(used, pool_size, pool_free, 1)
-    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, True)
+    wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
+    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1)
     for start in range(0, systems + 1, ALL):
         entry = start + i
         tl.store(system_ptr_out + entry, tl.load(system_ptr + entry, entry <= systems, 0), entry <= systems)
@@ -447,4 +481,5 @@ def all_pairs_kernel(
             status,
             FILL_ROWS,
             SLOTS,
+            1,
         )

@@ -1,15 +1,15 @@
-"""Large structures: atoms sorted into cells at least a cutoff wide, candidates from the cells around.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
+"""Large structures: candidates from the cells around (`cell_order` says which cells).
 
-Every structure has its own grid along its lattice vectors (along unit vectors and within its bounding box where it is open), with
-at most one cell for four atoms, so that any structure fits; where the lattice is thin, more than the next cells lie within reach,
-the same cell with several images among them. Atoms are numbered cell by cell, by their given number within a cell: neighbors in space
-are neighbors in memory, always in the same order.
+The candidates of a cell's atoms are those of the cells around, one after the other. A table of the cell holds for each cell around:
+the candidates before it; what to add to a candidate's number to get the atom; the image; the candidates before ours, seen from
+there; where the words of its atoms are. A list says from which cell each candidate comes. As in `all_pairs`, words of 32 bits say
+which candidates are within the cutoff, rows follow from counting bits, and the reverse of an edge is found in the neighbor's own
+words. The words of a cell's atoms lie beside each other, as they are needed together.
 
-The candidates of a cell's atoms are those of the cells around, one after the other. A table of the cell holds for each of them: the
-candidates before it, what to add to a candidate's number to get the atom, and the image. As in `all_pairs`, words of 32 bits say
-which candidates are within the cutoff, rows follow from counting bits, and the reverse of an edge is found in the neighbor's own words.
-The test is made in float32 relative to the cell's own atoms; where any candidate is too close to the cutoff for that, in float64 as
-the definition does.
+The test is made in float32 relative to one of the cell's own atoms; where a candidate is too close to the cutoff for that, in
+float64 as the definition does.
 """
 
 from __future__ import annotations
@@ -17,377 +17,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.lattice import (
-    FRAME,
-    IMAGES,
-    MOST_SHIFT,
-    NOT_FINITE,
-    SHIFTS,
-    build_frame,
-    find_bit,
-    find_last,
-    fraction,
-    is_finite,
-    load_frame,
-    load_row,
-    pack,
-    popcount,
-    popcount_below,
-    unpack,
-)
+from atomjet.neighbors.cell_order import ENTRY, GRID, SCALE
+from atomjet.neighbors.lattice import find_bit, find_last, join, load_row, pack, popcount, popcount_below, unpack
 from atomjet.neighbors.rows import add_to_blocks
 
-GRID = tl.constexpr(8)  # whole numbers of each structure: cells along a, b, c; cells to look at each way; first cell; whether it can be searched
-SCALE = tl.constexpr(7)  # numbers of each structure: lowest fractions, cells per fraction, uncertainty of squared distances
-ENTRY = tl.constexpr(3)  # whole numbers of an entry of the table
-ATOMS_PER_CELL = tl.constexpr(4)  # at least so many on average
-TABLE_PER_ATOM = tl.constexpr(24)  # whole numbers of the tables, for each atom
-ONE_TABLE = tl.constexpr(84)  # those of a cell with 27 cells around
-FAR = tl.constexpr(2**31 - 1)
+# Numbers kept of each cell: where its table starts, where its words, how many candidates, where their list.
+INFO = tl.constexpr(4)
 
-
-@triton.jit
-def ordered(x):
-    """float32 to int32 that compare alike; its own inverse, with `from_ordered`."""
-    bits = x.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
-@triton.jit
-def from_ordered(key):
-    """Back to float32."""
-    return tl.where(key < 0, key ^ 0x7FFFFFFF, key).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, lengths, bad_out, home, box, status):
-    """One structure a program: its lattice, and the whole cells its first atom lies outside; its bounding box still empty."""
-    s = tl.program_id(0)
-    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, la, lb, lc, bad = build_frame(
-        cell, pbc, s, tl.load(cutoff), frames, True
-    )
-    first = tl.load(system_ptr + s)
-    some = first < tl.load(system_ptr + s + 1)
-    tl.store(lengths + s * 3, la)
-    tl.store(lengths + s * 3 + 1, lb)
-    tl.store(lengths + s * 3 + 2, lc)
-    tl.store(bad_out + s, bad)
-    if some & (bad != 0):
-        tl.atomic_or(status, bad)
-    at = positions + tl.where(some, first, 0).to(tl.int64) * 3
-    x, y, z = load_row(at)
-    good = is_finite(x, y, z) & some
-    x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
-    tl.store(home + s * 3, tl.where(ta > 0, tl.floor(fraction(x, y, z, dax, day, daz)), 0.0))
-    tl.store(home + s * 3 + 1, tl.where(tb > 0, tl.floor(fraction(x, y, z, dbx, dby, dbz)), 0.0))
-    tl.store(home + s * 3 + 2, tl.where(tc > 0, tl.floor(fraction(x, y, z, dcx, dcy, dcz)), 0.0))
-    for axis in tl.static_range(3):
-        tl.store(box + s * 6 + axis, FAR)
-        tl.store(box + s * 6 + 3 + axis, -FAR)
-
-
-@triton.jit
-def extend_box(box, s, axis, x, inside, first, together):
-    """Take numbers along one axis, rounded outward to float32, into the boxes of their structures."""
-    slack = tl.abs(x) * 2e-7
-    low = ordered((x - slack).to(tl.float32))
-    high = ordered((x + slack).to(tl.float32))
-    if together:
-        tl.atomic_min(box + first * 6 + axis, tl.min(tl.where(inside, low, FAR), 0))
-        tl.atomic_max(box + first * 6 + axis + 3, tl.max(tl.where(inside, high, -FAR), 0))
-    else:
-        tl.atomic_min(box + s * 6 + axis, low, inside)
-        tl.atomic_max(box + s * 6 + axis + 3, high, inside)
-
-
-@triton.jit(do_not_specialize=["systems"])
-def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, status, systems, LANES: tl.constexpr):
-    """Bounding boxes along open directions; looks for positions that are not finite."""
-    i = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    atoms = tl.load(system_ptr + systems)
-    live = i < atoms
-    if tl.program_id(0) * LANES < atoms:
-        at = positions + i.to(tl.int64) * 3
-        x = tl.load(at, live, 0)
-        y = tl.load(at + 1, live, 0)
-        z = tl.load(at + 2, live, 0)
-        good = is_finite(x, y, z) & live
-        if tl.max((live & (good == 0)).to(tl.int32), 0) > 0:
-            tl.atomic_or(status, NOT_FINITE)
-        x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
-        s = tl.load(system_index + i, live, 0)
-        first = tl.load(system_index + tl.program_id(0) * LANES)
-        together = tl.max(tl.where(live, s, first), 0) == first
-        for axis in tl.static_range(3):
-            is_open = good & (tl.load(pbc + s * 3 + axis, live, 1) == 0)
-            if tl.max(is_open.to(tl.int32), 0) > 0:
-                dual = frames + s * FRAME + 3 * axis
-                f = fraction(x, y, z, tl.load(dual), tl.load(dual + 1), tl.load(dual + 2))
-                extend_box(box, s, axis, f, is_open, first, together)
-
-
-@triton.jit
-def box_of(box, is_open):
-    """Lowest fraction and extent along an axis: 0 and 1 where it is periodic."""
-    low = tl.load(box)
-    high = tl.load(box + 3)
-    some = is_open & (low <= high)
-    low_f = tl.where(some, from_ordered(tl.where(some, low, 0)), 0.0).to(tl.float64)
-    high_f = tl.where(some, from_ordered(tl.where(some, high, 0)), 0.0).to(tl.float64)
-    return low_f, tl.where(is_open, high_f - low_f, 1.0)
-
-
-@triton.jit
-def cells_around(number, reach, is_open):
-    """How many cells to look at each way: all that lie within reach."""
-    return tl.where(is_open, tl.where(number > 1, 1.0, 0.0), tl.ceil(reach * number * (1 + 1e-7)))
-
-
-@triton.jit
-def coarser(number, largest):
-    """Fewer cells along the axis that has most."""
-    return tl.where(number == largest, tl.maximum(tl.floor(number * 0.875), 1.0), number)
-
-
-@triton.jit(do_not_specialize=["systems"])
-def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, grid, scale, cells_end, status, systems):
-    """One structure a program: how many cells, and how far to look."""
-    s = tl.program_id(0)
-    first = tl.load(system_ptr + s)
-    atoms = tl.load(system_ptr + s + 1) - first
-    radius = tl.load(cutoff)
-    bad = tl.load(bad_in + s)
-    open_a, open_b, open_c = load_row(pbc + s * 3)
-    open_a, open_b, open_c = open_a == 0, open_b == 0, open_c == 0
-    ta, tb, tc = load_row(frames + s * FRAME + 9)
-    low_a, wide_a = box_of(box + s * 6, open_a)
-    low_b, wide_b = box_of(box + s * 6 + 1, open_b)
-    low_c, wide_c = box_of(box + s * 6 + 2, open_c)
-    na = tl.maximum(tl.minimum(tl.floor(wide_a / (tl.where(ta > 0, ta, radius) * (1 + 1e-6))), 1e6), 1.0)
-    nb = tl.maximum(tl.minimum(tl.floor(wide_b / (tl.where(tb > 0, tb, radius) * (1 + 1e-6))), 1e6), 1.0)
-    nc = tl.maximum(tl.minimum(tl.floor(wide_c / (tl.where(tc > 0, tc, radius) * (1 + 1e-6))), 1e6), 1.0)
-    ra, rb, rc = cells_around(na, ta, open_a), cells_around(nb, tb, open_b), cells_around(nc, tc, open_c)
-    most = (atoms // ATOMS_PER_CELL + 1).to(tl.float64)
-    entries = (atoms.to(tl.float64) * TABLE_PER_ATOM + ONE_TABLE).to(tl.float64)
-    cells = na * nb * nc
-    table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1
-    while (cells > 1) & ((cells > most) | (cells * table * ENTRY > entries)):
-        largest = tl.maximum(tl.maximum(na, nb), nc)
-        na, nb, nc = coarser(na, largest), coarser(nb, largest), coarser(nc, largest)
-        ra, rb, rc = cells_around(na, ta, open_a), cells_around(nb, tb, open_b), cells_around(nc, tc, open_c)
-        cells = na * nb * nc
-        table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1
-    if (bad == 0) & (tl.maximum(tl.maximum(ra, rb), rc) > MOST_SHIFT // 2):
-        bad = IMAGES
-        if atoms > 0:
-            tl.atomic_or(status, bad)
-    at = grid + s * GRID
-    tl.store(at + 0, tl.where(bad == 0, na, 1.0).to(tl.int32))
-    tl.store(at + 1, tl.where(bad == 0, nb, 1.0).to(tl.int32))
-    tl.store(at + 2, tl.where(bad == 0, nc, 1.0).to(tl.int32))
-    tl.store(at + 3, tl.where(bad == 0, ra, 0.0).to(tl.int32))
-    tl.store(at + 4, tl.where(bad == 0, rb, 0.0).to(tl.int32))
-    tl.store(at + 5, tl.where(bad == 0, rc, 0.0).to(tl.int32))
-    base = first // ATOMS_PER_CELL + s
-    tl.store(at + 6, base)
-    tl.store(at + 7, (bad == 0).to(tl.int32))
-    to = scale + s * SCALE
-    tl.store(to + 0, low_a)
-    tl.store(to + 1, low_b)
-    tl.store(to + 2, low_c)
-    tl.store(to + 3, tl.where(wide_a > 0, na / tl.where(wide_a > 0, wide_a, 1.0), 0.0))
-    tl.store(to + 4, tl.where(wide_b > 0, nb / tl.where(wide_b > 0, wide_b, 1.0), 0.0))
-    tl.store(to + 5, tl.where(wide_c > 0, nc / tl.where(wide_c > 0, wide_c, 1.0), 0.0))
-    # Coordinates relative to an atom of the cell are no larger than this; their differences are off by some of their last bits.
-    la, lb, lc = load_row(lengths + s * 3)
-    size = la * wide_a * (ra + 2) / na + lb * wide_b * (rb + 2) / nb + lc * wide_c * (rc + 2) / nc
-    tl.store(to + 6, radius * 8e-7 * size + 5e-7 * radius * radius)
-    if s == systems - 1:
-        tl.store(cells_end, base + tl.where(bad == 0, cells, 1.0).to(tl.int32))
-
-
-@triton.jit
-def split_axis(f, reach, low, scale, number):
-    """Along one axis: whole cells of the lattice below (0 where it is open), cell of the grid."""
-    whole = tl.where(reach > 0, tl.floor(f), 0.0)
-    bin_ = tl.floor((f - whole - low) * scale)
-    return whole, tl.minimum(tl.maximum(bin_, 0.0), number - 1.0).to(tl.int32)
-
-
-@triton.jit(do_not_specialize=["systems"])
-def cells_bin_kernel(
-    positions,
-    system_index,
-    system_ptr,
-    frames,
-    home,
-    grid,
-    scale,
-    counts,
-    cell_of,
-    ranks,
-    outside,
-    status,
-    systems,
-    LANES: tl.constexpr,
-):
-    """The cell of each atom, some number of its own within it, the lattice cells it lies outside its structure's first atom's."""
-    i = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    atoms = tl.load(system_ptr + systems)
-    live = i < atoms
-    if tl.program_id(0) * LANES < atoms:
-        at = positions + i.to(tl.int64) * 3
-        x = tl.load(at, live, 0)
-        y = tl.load(at + 1, live, 0)
-        z = tl.load(at + 2, live, 0)
-        good = is_finite(x, y, z)
-        x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
-        s = tl.load(system_index + i, live, 0)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = load_frame(frames, s)
-        na, nb, nc = load_row(grid + s * GRID)
-        ra, rb, rc = load_row(grid + s * GRID + 3)
-        low_a, low_b, low_c = load_row(scale + s * SCALE)
-        scale_a, scale_b, scale_c = load_row(scale + s * SCALE + 3)
-        wa, ca = split_axis(fraction(x, y, z, dax, day, daz), ta, low_a, scale_a, na)
-        wb, cb = split_axis(fraction(x, y, z, dbx, dby, dbz), tb, low_b, scale_b, nb)
-        wc, cc = split_axis(fraction(x, y, z, dcx, dcy, dcz), tc, low_c, scale_c, nc)
-        c = tl.load(grid + s * GRID + 6) + (cc * nb + cb) * na + ca
-        home_a, home_b, home_c = load_row(home + s * 3)
-        wa, wb, wc = tl.where(good, wa - home_a, 0.0), tl.where(good, wb - home_b, 0.0), tl.where(good, wc - home_c, 0.0)
-        # Any difference of two such, and the images looked at, must fit into a packed shift.
-        limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
-        far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
-        if tl.max(far.to(tl.int32), 0) > 0:
-            tl.atomic_or(status, SHIFTS)
-        wa, wb, wc = tl.where(far, 0.0, wa), tl.where(far, 0.0, wb), tl.where(far, 0.0, wc)
-        tl.store(outside + i, pack(wa.to(tl.int32), wb.to(tl.int32), wc.to(tl.int32)), live)
-        tl.store(cell_of + i, c, live)
-        tl.store(ranks + i, tl.atomic_add(counts + c, 1, live), live)
-
-
-@triton.jit
-def cells_scan_kernel(counts, cell_ptr, cells_end, CELLS: tl.constexpr):
-    """Where each cell starts; leaves the counts at zero. One program."""
-    before = 0
-    end = tl.load(cells_end)
-    for start in range(0, end, CELLS):
-        c = start + tl.arange(0, CELLS)
-        count = tl.load(counts + c, c < end, 0)
-        tl.store(counts + c, count * 0, c < end)
-        tl.store(cell_ptr + c, before + tl.cumsum(count, 0) - count, c < end)
-        before += tl.sum(count, 0)
-    tl.store(cell_ptr + end, before)
-
-
-@triton.jit(do_not_specialize=["systems"])
-def cells_scatter_kernel(system_ptr, cell_of, ranks, cell_ptr, members, systems, LANES: tl.constexpr):
-    """Atoms by cell, within a cell in whatever order they came."""
-    i = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    live = i < tl.load(system_ptr + systems)
-    c = tl.load(cell_of + i, live, 0)
-    tl.store(members + tl.load(cell_ptr + c, live, 0) + tl.load(ranks + i, live, 0), i, live)
-
-
-@triton.jit(do_not_specialize=["systems", "atoms"])
-def cells_order_kernel(
-    positions,
-    numbers,
-    system_index,
-    system_ptr,
-    cell,
-    cell_of,
-    cell_ptr,
-    members,
-    home,
-    outside,
-    order,
-    cell_sorted,
-    given,
-    wrapped,
-    outside_sorted,
-    numbers_out,
-    systems,
-    atoms,
-    LANES: tl.constexpr,
-):
-    """Within each cell by given number; what the search needs of each atom, in the new order."""
-    p = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    in_use = tl.load(system_ptr + systems)
-    live = p < in_use
-    if tl.program_id(0) * LANES < in_use:
-        i = tl.load(members + p, live, 0)
-        c = tl.load(cell_of + i, live, 0)
-        begin = tl.load(cell_ptr + c, live, 0)
-        size = tl.load(cell_ptr + c + 1, live, 0) - begin
-        rank = i * 0
-        for other in range(0, tl.max(size, 0)):
-            inside = live & (other < size)
-            rank += (inside & (tl.load(members + begin + other, inside, 0) < i)).to(tl.int32)
-        to = begin + rank
-        tl.store(order + to, i, live)
-        tl.store(cell_sorted + to, c, live)
-        tl.store(numbers_out + to, tl.load(numbers + i, live, 0), live)
-        packed = tl.load(outside + i, live, 0)
-        tl.store(outside_sorted + to, packed, live)
-        at = positions + i.to(tl.int64) * 3
-        x = tl.load(at, live, 0)
-        y = tl.load(at + 1, live, 0)
-        z = tl.load(at + 2, live, 0)
-        to3 = given + to.to(tl.int64) * 3
-        tl.store(to3, x, live)
-        tl.store(to3 + 1, y, live)
-        tl.store(to3 + 2, z, live)
-        good = is_finite(x, y, z)
-        s = tl.load(system_index + i, live, 0)
-        ha, hb, hc = load_row(home + s * 3)
-        wa, wb, wc = unpack(packed)
-        wa, wb, wc = wa + ha, wb + hb, wc + hc
-        h = cell + s.to(tl.int64) * 9
-        hax, hay, haz = load_row(h)
-        hbx, hby, hbz = load_row(h + 3)
-        hcx, hcy, hcz = load_row(h + 6)
-        nothing = float("nan")
-        tl.store(wrapped + to, tl.where(good, x - (wa * hax + wb * hbx + wc * hcx), nothing), live)
-        tl.store(wrapped + atoms + to, tl.where(good, y - (wa * hay + wb * hby + wc * hcy), nothing), live)
-        tl.store(wrapped + 2 * atoms + to, tl.where(good, z - (wa * haz + wb * hbz + wc * hcz), nothing), live)
+LIST_PER_ATOM = tl.constexpr(32)  # numbers of the lists of candidates: 27 where the density is even
+FAR_SQUARED = tl.constexpr(1e30)  # Å², of atoms that no other must find
 
 
 @triton.jit
 def wrap_axis(place, number, is_open):
-    """A cell of the grid by its number along one axis, which may lie outside: the number within, the image, whether there is one."""
+    """A cell of the grid by its number along one axis, maybe outside: the number within, the image, whether there is such."""
     image = tl.where(place >= 0, place // number, -((number - 1 - place) // number))
     there = (is_open == 0) | (image == 0)
     return place - image * number, tl.where(is_open, 0, image), there
 
 
-@triton.jit(do_not_specialize=["pool_size", "table_size", "atoms"])
-def cells_count_kernel(
-    system_index,
-    cell,
-    pbc,
-    cutoff,
-    grid,
-    scale,
-    cells_end,
-    cell_ptr,
-    given,
-    wrapped,
-    outside,
-    table,
-    table_ptr,
-    pool,
-    used,
-    degrees,
-    word_ptr,
-    sums,
-    pool_size,
-    table_size,
-    atoms,
-    ROWS: tl.constexpr,
-):
-    """Each program takes cells in turn: their tables of candidates, then the words of their rows."""
-    radius = tl.load(cutoff)
-    squared = (radius * radius).to(tl.float32)
+@triton.jit(do_not_specialize=["pool_size", "table_size"])
+def cells_table_kernel(system_index, pbc, grid, cells_end, cell_ptr, table, info, used, pool_size, table_size):
+    """Each program takes cells in turn: their candidates, and room for their words."""
     lane = tl.arange(0, 32)
     for c in range(tl.program_id(0), tl.load(cells_end), tl.num_programs(0)):
         begin = tl.load(cell_ptr + c)
@@ -399,17 +50,12 @@ def cells_count_kernel(
             base, alive = tl.load(grid + s * GRID + 6), tl.load(grid + s * GRID + 7)
             open_a, open_b, open_c = load_row(pbc + s * 3)
             open_a, open_b, open_c = open_a == 0, open_b == 0, open_c == 0
-            h = cell + s.to(tl.int64) * 9
-            hax, hay, haz = load_row(h)
-            hbx, hby, hbz = load_row(h + 3)
-            hcx, hcy, hcz = load_row(h + 6)
-            band = tl.load(scale + s * SCALE + 6).to(tl.float32)
             around = tl.where(alive != 0, (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1), 0)
-            room = (around + 1).to(tl.int64) * ENTRY
-            entry_at = tl.atomic_add(used + 1, room)
-            has_table = entry_at + room <= table_size
-            entry_at = tl.where(has_table, entry_at, 0)
-            tl.store(table_ptr + c, entry_at.to(tl.int32))
+            size = around + 1
+            room = size.to(tl.int64) * ENTRY
+            at = tl.atomic_add(used + 1, room)
+            has_table = at + room <= table_size
+            at = tl.where(has_table, at, 0)
             here = c - base
             ca, cb, cc = here % na, here // na % nb, here // na // nb
             total = 0
@@ -423,22 +69,91 @@ def cells_count_kernel(
                 jc, qc, in_c = wrap_axis(cc + jc, nc, open_c)
                 there = in_a & in_b & in_c & (entry < around)
                 other = base + (jc * nb + jb) * na + ja
-                at = tl.load(cell_ptr + other, there, 0)
-                count = tl.load(cell_ptr + other + 1, there, 0) - at
+                first = tl.load(cell_ptr + other, there, 0)
+                count = tl.load(cell_ptr + other + 1, there, 0) - first
                 before = total + tl.cumsum(count, 0) - count
-                to = table + entry_at + entry * ENTRY
-                tl.store(to, before, has_table & (entry < around))
-                tl.store(to + 1, at - before, has_table & (entry < around))
-                tl.store(to + 2, pack(qa, qb, qc), has_table & (entry < around))
+                written = has_table & (entry < around)
+                to = table + at + entry
+                tl.store(to, before, written)
+                tl.store(to + size, first - before, written)
+                tl.store(to + size * 2, pack(qa, qb, qc), written)
+                tl.store(to + size * 3, tl.where(there, other, 0), written)
                 total += tl.sum(count, 0)
-            tl.store(table + entry_at + around * ENTRY, total, has_table)
+            tl.store(table + at + around, total, has_table)
+            list_at = tl.atomic_add(used + 1, total.to(tl.int64))
+            has_list = has_table & (list_at + total <= table_size)
             tl.debug_barrier()
-            words = (total + 31) // 32
-            room = (end - begin).to(tl.int64) * words * 2
+            for start in range(0, tl.where(has_list, around, 0), 32):
+                entry = start + lane
+                before = tl.load(table + at + entry, entry < around, 0)
+                count = tl.load(table + at + entry + 1, entry < around, 0) - before
+                for number in range(0, tl.max(count, 0), 32):
+                    place = number + lane[None, :] + before[:, None] * 0
+                    to = table + list_at + (before[:, None] + place)
+                    tl.store(to, entry[:, None] + place * 0, place < count[:, None])
+            room = (end - begin).to(tl.int64) * ((total + 31) // 32)
             word_at = tl.atomic_add(used, room)
-            fits = (word_at + room <= pool_size) & has_table
-            row = tl.arange(0, ROWS)
-            for first in range(begin, end, ROWS):
+            tl.store(info + c * INFO, at.to(tl.int32))
+            tl.store(info + c * INFO + 1, tl.where(word_at + room <= pool_size, word_at, -1).to(tl.int32))
+            tl.store(info + c * INFO + 2, tl.where(has_list, total, 0))
+            tl.store(info + c * INFO + 3, tl.where(has_list, list_at, 0).to(tl.int32))
+
+
+@triton.jit(do_not_specialize=["atoms"])
+def cells_count_kernel(
+    system_index,
+    cell,
+    cutoff,
+    grid,
+    scale,
+    cells_end,
+    cell_ptr,
+    given,
+    wrapped,
+    outside,
+    table,
+    info,
+    pool,
+    starts,
+    degrees,
+    sums,
+    atoms,
+    ROWS: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Each program takes every SPLIT-th group of rows of a cell, one cell after the other; the first also completes the table."""
+    radius = tl.load(cutoff)
+    squared = (radius * radius).to(tl.float32)
+    lane = tl.arange(0, 32)
+    row = tl.arange(0, ROWS)
+    for item in range(tl.program_id(0), tl.load(cells_end) * SPLIT, tl.num_programs(0)):
+        c = item // SPLIT
+        part = item - c * SPLIT
+        begin = tl.load(cell_ptr + c)
+        end = tl.load(cell_ptr + c + 1)
+        if begin + part * ROWS < end:
+            s = tl.load(system_index + begin)
+            ra, rb, rc = load_row(grid + s * GRID + 3)
+            around = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1)
+            at, word_at, total = load_row(info + c * INFO)
+            list_at = tl.load(info + c * INFO + 3)
+            fits = word_at >= 0
+            size = around + 1
+            # Only now do the cells around have theirs.
+            if part == 0:
+                for start in range(0, tl.where(total > 0, around, 0), 32):
+                    entry = start + lane
+                    to = table + at + entry
+                    there = (entry < around) & (tl.load(to + 1, entry < around, 0) > tl.load(to, entry < around, 0))
+                    other = info + tl.load(to + size * 3, there, 0) * INFO
+                    seen = tl.load(table + tl.load(other, there, 0) + around - 1 - entry, there, 0)
+                    tl.store(to + size * 3, seen, there)
+                    tl.store(to + size * 4, tl.load(other + 1, there, 0), there)
+            h = cell + s.to(tl.int64) * 9
+            band = tl.load(scale + s * SCALE + 6).to(tl.float32)
+            words = (total + 31) // 32
+            own = tl.load(table + at + around // 2, total > 0, 0)
+            for first in range(begin + part * ROWS, end, SPLIT * ROWS):
                 last = tl.minimum(first + ROWS, end)
                 i = first + row
                 live = i < last
@@ -447,53 +162,127 @@ def cells_count_kernel(
                 z0 = tl.load(wrapped + 2 * atoms + first)
                 # An atom that is nowhere cannot be what others are measured from.
                 x0, y0, z0 = tl.where(x0 == x0, x0, 0.0), tl.where(y0 == y0, y0, 0.0), tl.where(z0 == z0, z0, 0.0)
-                xi = (tl.load(wrapped + i, live, 0) - x0).to(tl.float32)
-                yi = (tl.load(wrapped + atoms + i, live, 0) - y0).to(tl.float32)
-                zi = (tl.load(wrapped + 2 * atoms + i, live, 0) - z0).to(tl.float32)
-                to = word_at + (i - begin).to(tl.int64) * words * 2
-                tl.store(word_ptr + i, to.to(tl.int32), live & fits)
+                xi = tl.load(wrapped + i, live, float("nan")) - x0
+                here_i = xi == xi
+                xi = tl.where(here_i, xi, 0.0).to(tl.float32)
+                yi = tl.where(here_i, tl.load(wrapped + atoms + i, live, 0) - y0, 0.0).to(tl.float32)
+                zi = tl.where(here_i, tl.load(wrapped + 2 * atoms + i, live, 0) - z0, 0.0).to(tl.float32)
+                itself = own + i - begin
+                to = pool + word_at.to(tl.int64) + (i - begin)
+                to_start = starts + word_at.to(tl.int64) + (i - begin).to(tl.int64) * words
+                stride = (end - begin).to(tl.int64)
                 degree = tl.zeros([ROWS], tl.int32)
-                for word in range(0, tl.where(has_table, words, 0)):
-                    candidate = word * 32 + lane
-                    there = candidate < total
-                    entry = find_last(table, ENTRY, entry_at, around, candidate, around, there)
-                    at = table + entry_at + entry * ENTRY
-                    j = candidate + tl.load(at + 1, there, 0)
-                    image = tl.load(at + 2, there, 0)
-                    qa, qb, qc = unpack(image)
-                    xj = tl.load(wrapped + j, there, 0) + (qa * hax + qb * hbx + qc * hcx) - x0
-                    yj = tl.load(wrapped + atoms + j, there, 0) + (qa * hay + qb * hby + qc * hcy) - y0
-                    zj = tl.load(wrapped + 2 * atoms + j, there, 0) + (qa * haz + qb * hbz + qc * hcz) - z0
-                    x = xj.to(tl.float32)[None, :] - xi[:, None]
-                    y = yj.to(tl.float32)[None, :] - yi[:, None]
-                    z = zj.to(tl.float32)[None, :] - zi[:, None]
-                    distance = x * x + y * y + z * z
-                    pair = there[None, :] & live[:, None]
-                    near = (distance < squared) & pair
-                    unsure = (tl.abs(distance - squared) < band) & pair
-                    if tl.max(unsure.to(tl.int32)) > 0:
-                        shift = image[None, :] + tl.load(outside + i, live, 0)[:, None]
-                        sa, sb, sc = unpack(shift - tl.load(outside + j, there, 0)[None, :])
-                        sa, sb, sc = sa.to(tl.float64), sb.to(tl.float64), sc.to(tl.float64)
-                        from_i = given + i.to(tl.int64) * 3
-                        from_j = given + j.to(tl.int64) * 3
-                        dx = tl.load(from_j, there, 0)[None, :] - tl.load(from_i, live, 0)[:, None]
-                        dy = tl.load(from_j + 1, there, 0)[None, :] - tl.load(from_i + 1, live, 0)[:, None]
-                        dz = tl.load(from_j + 2, there, 0)[None, :] - tl.load(from_i + 2, live, 0)[:, None]
-                        dx += sa * hax + sb * hbx + sc * hcx
-                        dy += sa * hay + sb * hby + sc * hcy
-                        dz += sa * haz + sb * hbz + sc * hcz
-                        near = tl.where(unsure, dx * dx + dy * dy + dz * dz < radius * radius, near)
-                    near = near & ((j[None, :] != i[:, None]) | (image != 0)[None, :])
-                    bits = tl.sum(tl.where(near, tl.full([1, 32], 1, tl.int32) << lane[None, :], 0), 1)
-                    tl.store(pool + to + word * 2, bits, live & fits)
-                    tl.store(pool + to + word * 2 + 1, degree, live & fits)
+                own_size = xi * xi + yi * yi + zi * zi
+                xi, yi, zi, limit = -2 * xi, -2 * yi, -2 * zi, tl.where(here_i, squared - own_size, -FAR_SQUARED)
+                # Candidates stand in the registers of a thread, rows beside each other, as in `all_pairs`; two words at once, so
+                # that one is fetched while the other is tested.
+                for word in range(0, words, 2):
+                    near = load_word(word, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h)
+                    next_ = load_word(word + 1, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h)
+                    bits, unsure = test_word(near, xi, yi, zi, limit, band)
+                    next_bits, next_unsure = test_word(next_, xi, yi, zi, limit, band)
+                    if tl.max((unsure | next_unsure) != 0, 0) > 0:
+                        bits = decide(
+                            bits, unsure, word, table, at, list_at, size, total, given, outside, i, live, radius, h
+                        )
+                        next_bits = decide(
+                            next_bits,
+                            next_unsure,
+                            word + 1,
+                            table,
+                            at,
+                            list_at,
+                            size,
+                            total,
+                            given,
+                            outside,
+                            i,
+                            live,
+                            radius,
+                            h,
+                        )
+                    itself_bit = (itself * 0 + 1) << (itself & 31)
+                    bits = tl.where((itself >> 5) == word, bits & ~itself_bit, bits)
+                    next_bits = tl.where((itself >> 5) == word + 1, next_bits & ~itself_bit, next_bits)
+                    tl.store(to + stride * word, join(degree, bits), live & fits)
+                    tl.store(to_start + word, degree, live & fits)
                     degree += popcount(bits)
+                    more = live & fits & (word + 1 < words)
+                    tl.store(to + stride * (word + 1), join(degree, next_bits), more)
+                    tl.store(to_start + word + 1, degree, more)
+                    degree += popcount(next_bits)
+                degree = tl.where(live, degree, 0)
                 tl.store(degrees + i, degree, live)
-                add_to_blocks(sums, i, degree, live, first, last)
+                add_to_blocks(sums, i, degree, live, first, last - 1)
 
 
-@triton.jit(do_not_specialize=["systems", "blocks"])
+@triton.jit
+def load_word(word, table, at, list_at, size, total, wrapped, atoms, x0, y0, z0, h):
+    """32 candidates: where they are relative to an atom of the cell, and the squares of their distances from it."""
+    candidate = word * 32 + tl.arange(0, 32)
+    there = candidate < total
+    entry = at + tl.load(table + list_at + candidate, there, 0)
+    j = candidate + tl.load(table + entry + size, there, 0)
+    image = tl.load(table + entry + size * 2, there, 0)
+    x = tl.load(wrapped + j, there, float("nan")) - x0
+    y = tl.load(wrapped + atoms + j, there, 0) - y0
+    z = tl.load(wrapped + 2 * atoms + j, there, 0) - z0
+    there = x == x
+    if tl.max((image != 0).to(tl.int32), 0) > 0:
+        qa, qb, qc = unpack(image)
+        hax, hay, haz = load_row(h)
+        hbx, hby, hbz = load_row(h + 3)
+        hcx, hcy, hcz = load_row(h + 6)
+        x += qa * hax + qb * hbx + qc * hcx
+        y += qa * hay + qb * hby + qc * hcy
+        z += qa * haz + qb * hbz + qc * hcz
+    x = tl.where(there, x, 0.0).to(tl.float32)
+    y = tl.where(there, y, 0.0).to(tl.float32)
+    z = tl.where(there, z, 0.0).to(tl.float32)
+    return x, y, z, tl.where(there, x * x + y * y + z * z, FAR_SQUARED)
+
+
+@triton.jit
+def test_word(candidates, xi, yi, zi, limit, band):
+    """Of which rows candidates are within the cutoff, |x_j|² - 2 x_i x_j < cutoff² - |x_i|², and of which float32 cannot tell."""
+    x, y, z, square = candidates
+    bit = ((tl.arange(0, 32) * 0 + 1) << tl.arange(0, 32))[:, None]
+    found = tl.fma(x[:, None], xi[None, :], square[:, None] + tl.zeros_like(xi)[None, :])
+    found = tl.fma(z[:, None], zi[None, :], tl.fma(y[:, None], yi[None, :], found)) - limit[None, :]
+    bits = tl.sum(tl.where(found < 0, bit, 0), 0)
+    unsure = bits * 0
+    if tl.min(tl.abs(found)) < band:
+        unsure = tl.sum(tl.where(tl.abs(found) < band, bit, 0), 0)
+    return bits, unsure
+
+
+@triton.jit
+def decide(bits, unsure, word, table, at, list_at, size, total, given, outside, i, live, radius, h):
+    """Correct the bits of candidates that are too close to the cutoff for float32, one candidate after the other."""
+    hax, hay, haz = load_row(h)
+    hbx, hby, hbz = load_row(h + 3)
+    hcx, hcy, hcz = load_row(h + 6)
+    from_i = given + i.to(tl.int64) * 3
+    for lane in range(32):
+        asked = ((unsure >> lane) & 1) != 0
+        if tl.max(asked.to(tl.int32), 0) > 0:
+            candidate = total * 0 + word * 32 + lane
+            entry = at + tl.load(table + list_at + candidate, candidate < total, 0)
+            j = candidate + tl.load(table + entry + size)
+            shift = tl.load(table + entry + size * 2) - tl.load(outside + j) + tl.load(outside + i, live, 0)
+            sa, sb, sc = unpack(shift)
+            sa, sb, sc = sa.to(tl.float64), sb.to(tl.float64), sc.to(tl.float64)
+            xj, yj, zj = load_row(given + j.to(tl.int64) * 3)
+            x = xj - tl.load(from_i, live, 0) + (sa * hax + sb * hbx + sc * hcx)
+            y = yj - tl.load(from_i + 1, live, 0) + (sa * hay + sb * hby + sc * hcy)
+            z = zj - tl.load(from_i + 2, live, 0) + (sa * haz + sb * hbz + sc * hcz)
+            bit = (bits * 0 + 1) << lane
+            exact = tl.where(x * x + y * y + z * z < radius * radius, bits | bit, bits & ~bit)
+            bits = tl.where(asked, exact, bits)
+    return bits
+
+
+@triton.jit(do_not_specialize=["systems", "blocks", "atoms"])
 def cells_fill_kernel(
     system_index,
     system_ptr,
@@ -501,12 +290,12 @@ def cells_fill_kernel(
     grid,
     cell_ptr,
     cell_sorted,
-    given,
+    wrapped,
     outside,
     table,
-    table_ptr,
+    info,
     pool,
-    word_ptr,
+    starts,
     row_ptr,
     neighbors,
     shifts,
@@ -516,6 +305,7 @@ def cells_fill_kernel(
     sums,
     systems,
     blocks,
+    atoms,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
@@ -534,51 +324,53 @@ def cells_fill_kernel(
     if most > 0:
         s = tl.load(system_index + i, live, 0)
         ra, rb, rc = load_row(grid + s * GRID + 3)
-        around = ((2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1))[:, None]
-        most_around = tl.max(around)
+        size = ((2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1)[:, None]
         c = tl.load(cell_sorted + i, live, 0)
-        own = (i - tl.load(cell_ptr + c, live, 0))[:, None]
-        entry_at = tl.load(table_ptr + c, live, 0)[:, None].to(tl.int64)
-        total = tl.load(table + entry_at + around * ENTRY, live[:, None], 0)
-        words = (total + 31) // 32
+        begin = tl.load(cell_ptr + c, live, 0)
+        count = (tl.load(cell_ptr + c + 1, live, 0) - begin)[:, None]
+        own = (i - begin)[:, None]
+        at = tl.load(info + c * INFO, live, 0)[:, None]
+        word_at = tl.load(info + c * INFO + 1, live, 0)[:, None].to(tl.int64)
+        words = (tl.load(info + c * INFO + 2, live, 0)[:, None] + 31) // 32
+        list_at = tl.load(info + c * INFO + 3, live, 0)[:, None]
         most_words = tl.max(words)
-        word_at = tl.load(word_ptr + i, live, 0).to(tl.int64)[:, None]
-        from_i = given + i.to(tl.int64) * 3
-        xi = tl.load(from_i, live, 0)[:, None]
-        yi = tl.load(from_i + 1, live, 0)[:, None]
-        zi = tl.load(from_i + 2, live, 0)[:, None]
+        row_at = word_at + own.to(tl.int64) * words
+        xi = tl.load(wrapped + i, live, 0)[:, None]
+        yi = tl.load(wrapped + atoms + i, live, 0)[:, None]
+        zi = tl.load(wrapped + 2 * atoms + i, live, 0)[:, None]
         outside_i = tl.load(outside + i, live, 0)[:, None]
-        h = (cell + s.to(tl.int64) * 9)[:, None]
-        hax, hay, haz = load_row(h)
-        hbx, hby, hbz = load_row(h + 3)
-        hcx, hcy, hcz = load_row(h + 6)
         for first in range(0, most, SLOTS):
             slot = first + tl.arange(0, SLOTS)[None, :] + i[:, None] * 0
             inside = slot < degree[:, None]
-            word = find_last(pool + 1, 2, word_at, words, slot, most_words, inside)
-            here = word_at + word.to(tl.int64) * 2
-            bits = tl.load(pool + here, inside, 0)
-            candidate = word * 32 + find_bit(bits, slot - tl.load(pool + here + 1, inside, 0))
-            entry = find_last(table, ENTRY, entry_at, around, candidate, most_around, inside)
-            at = entry_at + entry * ENTRY
-            j = candidate + tl.load(table + at + 1, inside, 0)
-            image = tl.load(table + at + 2, inside, 0)
-            shift = image + outside_i - tl.load(outside + j, inside, 0)
-            sa, sb, sc = unpack(shift)
-            sa, sb, sc = sa.to(tl.float64), sb.to(tl.float64), sc.to(tl.float64)
-            from_j = given + j.to(tl.int64) * 3
-            x = tl.load(from_j, inside, 0) - xi + (sa * hax + sb * hbx + sc * hcx)
-            y = tl.load(from_j + 1, inside, 0) - yi + (sa * hay + sb * hby + sc * hcy)
-            z = tl.load(from_j + 2, inside, 0) - zi + (sa * haz + sb * hbz + sc * hcz)
-            # Seen from the neighbor's cell, ours lies the other way.
-            other = tl.load(table_ptr + tl.load(cell_sorted + j, inside, 0), inside, 0)
-            back = own + tl.load(table + other + (around - 1 - entry) * ENTRY, inside, 0)
-            there = tl.load(word_ptr + j, inside, 0).to(tl.int64) + (back // 32).to(tl.int64) * 2
-            opposite = tl.load(row_ptr + j, inside, 0) + tl.load(pool + there + 1, inside, 0)
-            opposite += popcount_below(tl.load(pool + there, inside, 0), back & 31)
+            word = find_last(starts, row_at, words, slot, most_words, inside, False)
+            found = tl.load(pool + word_at + word.to(tl.int64) * count + own, inside, 0)
+            candidate = word * 32 + find_bit(found.to(tl.int32), slot - (found >> 32).to(tl.int32))
+            entry = at + tl.load(table + list_at + candidate, inside, 0)
+            before = tl.load(table + entry, inside, 0)
+            there = tl.load(table + entry + 1, inside, 0) - before
+            j = candidate + tl.load(table + entry + size, inside, 0)
+            image = tl.load(table + entry + size * 2, inside, 0)
+            back = own + tl.load(table + entry + size * 3, inside, 0)
+            other_at = tl.load(table + entry + size * 4, inside, 0).to(tl.int64)
+            x = tl.load(wrapped + j, inside, 0) - xi
+            y = tl.load(wrapped + atoms + j, inside, 0) - yi
+            z = tl.load(wrapped + 2 * atoms + j, inside, 0) - zi
+            if tl.max((image != 0).to(tl.int32)) > 0:
+                qa, qb, qc = unpack(image)
+                h = (cell + s.to(tl.int64) * 9)[:, None]
+                hax, hay, haz = load_row(h)
+                hbx, hby, hbz = load_row(h + 3)
+                hcx, hcy, hcz = load_row(h + 6)
+                x += qa * hax + qb * hbx + qc * hcx
+                y += qa * hay + qb * hby + qc * hcy
+                z += qa * haz + qb * hbz + qc * hcz
+            # Seen from the neighbor's cell, ours lies the other way; its atoms' words lie beside each other.
+            found = tl.load(pool + other_at + (back >> 5).to(tl.int64) * there + (candidate - before), inside, 0)
+            opposite = tl.load(row_ptr + j, inside, 0) + (found >> 32).to(tl.int32)
+            opposite += popcount_below(found.to(tl.int32), back & 31)
             e = (start[:, None] + slot).to(tl.int64)
             tl.store(neighbors + e, j, inside)
-            tl.store(shifts + e, shift, inside)
+            tl.store(shifts + e, image + outside_i - tl.load(outside + j, inside, 0), inside)
             tl.store(reverse + e, opposite, inside)
             tl.store(vectors + e * 3, x.to(tl.float32), inside)
             tl.store(vectors + e * 3 + 1, y.to(tl.float32), inside)

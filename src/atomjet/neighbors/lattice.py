@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Pieces of the search kernels: a structure's lattice, and words of 32 bits that say which candidates are within the cutoff.
 
 `h` are the rows of the cell with those of open directions replaced by unit vectors orthogonal to all others, the `duals` the
@@ -71,11 +73,38 @@ def load_frame(frames, s):
 @triton.jit
 def build_frame(cell, pbc, s, cutoff, frames, write):
     """Duals and reaches (cutoff in cells, zero along open directions) of structure s; lengths of h; Status bits."""
+    p, q, r = load_row(pbc + s.to(tl.int64) * 3)
+    zero = cutoff * 0
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = zero + 1, zero, zero, zero, zero + 1, zero, zero, zero, zero + 1
+    reach_a, reach_b, reach_c, long_a, long_b, long_c = zero, zero, zero, zero + 1, zero + 1, zero + 1
+    bad = p * 0
+    if p + q + r != 0:
+        frame = complete_frame(cell, p, q, r, s, cutoff)
+        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad = frame
+    if write:
+        to = frames + s.to(tl.int64) * FRAME
+        tl.store(to + 0, dax)
+        tl.store(to + 1, day)
+        tl.store(to + 2, daz)
+        tl.store(to + 3, dbx)
+        tl.store(to + 4, dby)
+        tl.store(to + 5, dbz)
+        tl.store(to + 6, dcx)
+        tl.store(to + 7, dcy)
+        tl.store(to + 8, dcz)
+        tl.store(to + 9, reach_a)
+        tl.store(to + 10, reach_b)
+        tl.store(to + 11, reach_c)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
+
+
+@triton.jit
+def complete_frame(cell, p, q, r, s, cutoff):
+    """The same of a structure with some periodic direction."""
     at = cell + s.to(tl.int64) * 9
     ax, ay, az = load_row(at)
     bx, by, bz = load_row(at + 3)
     cx, cy, cz = load_row(at + 6)
-    p, q, r = load_row(pbc + s.to(tl.int64) * 3)
     periodic = p + q + r
     finite = is_finite(ax, ay, az) & is_finite(bx, by, bz) & is_finite(cx, cy, cz)
     ax, ay, az = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)
@@ -129,21 +158,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
     most *= tl.where(q != 0, 2 * tl.floor(reach_b) + 3, 1.0)
     most *= tl.where(r != 0, 2 * tl.floor(reach_c) + 3, 1.0)
     bad = tl.where((bad == 0) & (most > MOST_IMAGES), IMAGES, bad)
-    if write:
-        to = frames + s.to(tl.int64) * FRAME
-        tl.store(to + 0, dax)
-        tl.store(to + 1, day)
-        tl.store(to + 2, daz)
-        tl.store(to + 3, dbx)
-        tl.store(to + 4, dby)
-        tl.store(to + 5, dbz)
-        tl.store(to + 6, dcx)
-        tl.store(to + 7, dcy)
-        tl.store(to + 8, dcz)
-        tl.store(to + 9, reach_a)
-        tl.store(to + 10, reach_b)
-        tl.store(to + 11, reach_c)
-    return (dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
 
 
 @triton.jit
@@ -179,22 +194,34 @@ def popcount_below(bits, place):
 
 @triton.jit
 def find_bit(bits, rank):
-    """The place of set bit number `rank`."""
-    rest = bits.to(tl.uint32)
-    place = rank * 0
-    for step in tl.static_range(5):
-        width = 16 >> step
-        low = popcount(rest & ((1 << width) - 1))
-        above = rank >= low
-        rank = tl.where(above, rank - low, rank)
-        rest = tl.where(above, rest >> width, rest)
-        place = tl.where(above, place + width, place)
-    return place
+    """The place of set bit number `rank`: down from bytes to half bytes, pairs and bits, by how many are set in each."""
+    v = bits.to(tl.uint32)
+    pairs = v - ((v >> 1) & 0x55555555)
+    halves = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
+    upto = ((halves + (halves >> 4)) & 0x0F0F0F0F) * 0x01010101
+    first = (upto & 255).to(tl.int32)
+    second = ((upto >> 8) & 255).to(tl.int32)
+    third = ((upto >> 16) & 255).to(tl.int32)
+    place = tl.where(rank >= third, 24, tl.where(rank >= second, 16, tl.where(rank >= first, 8, 0)))
+    rank -= tl.where(rank >= third, third, tl.where(rank >= second, second, tl.where(rank >= first, first, 0)))
+    below = ((halves >> place.to(tl.uint32)) & 15).to(tl.int32)
+    place += tl.where(rank >= below, 4, 0)
+    rank -= tl.where(rank >= below, below, 0)
+    below = ((pairs >> place.to(tl.uint32)) & 3).to(tl.int32)
+    place += tl.where(rank >= below, 2, 0)
+    rank -= tl.where(rank >= below, below, 0)
+    return place + (rank >= ((v >> place.to(tl.uint32)) & 1).to(tl.int32)).to(tl.int32)
 
 
 @triton.jit
-def find_last(table, stride, at, number, value, most, inside):
-    """The last entry of table[at], table[at + stride] ... (`number` of them, ascending, at most `most`) not above the value."""
+def join(before, bits):
+    """One word of a pool: how many candidates before are within the cutoff, and which of these 32."""
+    return (before.to(tl.int64) << 32) | (bits.to(tl.int64) & 0xFFFFFFFF)
+
+
+@triton.jit
+def find_last(table, at, number, value, most, inside, HIGH: tl.constexpr):
+    """The last of `number` ascending entries from table[at] on (at most `most` of them) not above the value; HIGH: of words."""
     entry = value * 0
     step = 1
     while step < most:
@@ -203,6 +230,8 @@ def find_last(table, stride, at, number, value, most, inside):
         step = step // 2
         probe = entry + step
         fits = inside & (probe < number)
-        found = tl.load(table + at + probe.to(tl.int64) * stride, fits, 0)
+        found = tl.load(table + at + probe, fits, 0)
+        if HIGH:
+            found = found >> 32
         entry = tl.where(fits & (found <= value), probe, entry)
     return entry

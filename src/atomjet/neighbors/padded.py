@@ -1,27 +1,26 @@
-"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated."""
+# pyright: reportCallIssue=false, reportArgumentType=false
+"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated.
+
+And `search`, which puts it to use once: guesses how many edges there will be, looks, grows the buffers where they were too small.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
-import triton
-from torch import Tensor
 
-from atomjet.data import Capacity, PaddedGraph, PaddedSystem
-from atomjet.neighbors import all_pairs, cell_list
-from atomjet.neighbors.cell_list import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
-from atomjet.neighbors.lattice import FRAME
-from atomjet.neighbors.rows import BLOCK, EDGES_PER_ENTRY, rows_kernel
-
-ONE_PROGRAM = 64
-"""Atoms up to which one program finds everything."""
+from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
+from atomjet.errors import StructureError
+from atomjet.neighbors.routes import FREE_WORDS, AllPairs, Cells, OneProgram, groups
+from atomjet.neighbors.rows import canonical_kernel
+from atomjet.ops.edge_vectors import Edges, edge_vectors
 
 ALL_PAIRS = 3000
 """Atoms of the largest structure up to which testing all pairs beats building cells."""
 
-FREE_WORDS = 4
-"""Words of 32 candidates that every atom may take, besides one for every four edges (and all of its structure with all pairs)."""
+MOST = 2**31 - 1
+"""Edges, and numbers in a buffer, are counted in 32 bits."""
 
 
 class PaddedSearch:
@@ -37,12 +36,18 @@ class PaddedSearch:
     """
 
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device | str) -> None:
+        words = FREE_WORDS + AllPairs.PIECES + groups(min(capacity.atoms_per_system, ALL_PAIRS), 32)
+        if capacity.edges + words * capacity.atoms > MOST:
+            raise StructureError(
+                f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
+                f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
+            )
         self.capacity, self.cutoff = capacity, float(cutoff)
         self.device = torch.device(device)
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= ONE_PROGRAM:
+        elif capacity.atoms <= OneProgram.ALL:
             self.route = OneProgram(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
@@ -59,326 +64,89 @@ class PaddedSearch:
         return self.graph
 
 
-class _Route:
-    """Buffers that every route needs besides the graph's own."""
+DENSE = 0.12
+"""Atoms per Å³ where no cell says: those of liquids and molecules."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int) -> None:
-        self.graph, self.device = graph, graph.row_ptr.device
-        capacity = self.capacity = graph.capacity
-        self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
-        self.pool_free = 2 * capacity.atoms * free_words + 4096
-        self.pool_size = self.pool_free + capacity.edges
-        self.pool = self.zeros(self.pool_size)
-        self.table_free = TABLE_PER_ATOM.value * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
-        self.table_size = self.table_free + capacity.edges // EDGES_PER_ENTRY.value
-        self.used = self.zeros(2, torch.int64)
-        self.degrees = self.zeros(capacity.atoms)
-        self.word_ptr = self.zeros(capacity.atoms)
-        self.blocks = _groups(capacity.atoms, BLOCK.value)
-        self.sums = self.zeros(self.blocks + 1, torch.int64)
-        self.frames = self.zeros(FRAME.value * capacity.systems, torch.float64)
-        self.slots = max(16, min(128, triton.next_power_of_2(_groups(capacity.edges, capacity.atoms))))
 
-    def zeros(self, number: int, dtype: torch.dtype = torch.int32) -> Tensor:
-        """A buffer; never empty, so that it always has an address."""
-        return torch.zeros(max(number, 1), dtype=dtype, device=self.device)
+def search(system: System, cutoff: float) -> Graph | None:
+    """Find the same edges as `brute_force` does; None where something else than too many edges is in the way.
 
-    def edges(self) -> tuple[Tensor, ...]:
-        """What is written for each edge."""
-        return self.graph.neighbors, self.graph.shifts, self.graph.vectors, self.graph.reverse
+    Raises:
+        StructureError: more edges than can be counted.
+    """
+    largest, edges = _guess(system, cutoff)
+    while True:
+        capacity = Capacity(system.num_systems, system.num_atoms, edges, largest)
+        finder = PaddedSearch(capacity, cutoff, system.device)
+        padded = PaddedSystem.empty(capacity, system.device)
+        with torch.no_grad():
+            padded.fill(system)
+        graph = finder.launch(padded)
+        status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
+        if not status:
+            return _to_graph(graph, padded, system, cutoff, needed)
+        if status != Status.EDGES:
+            return None
+        edges = needed
 
-    def place_rows(self, system: PaddedSystem) -> None:
-        """Degrees to rows."""
-        graph, capacity = self.graph, self.capacity
-        rows_kernel[(max(self.blocks, 1),)](
-            self.degrees,
-            self.sums,
-            self.used,
-            system.system_ptr,
+
+def _guess(system: System, cutoff: float) -> tuple[int, int]:
+    """Atoms of the largest structure, and about how many edges, rather more."""
+    counts = system.counts()
+    volumes = torch.linalg.det(system.cell.double()).abs()
+    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSE)
+    degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
+    # Without images there are no more neighbors than other atoms.
+    degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
+    if not system.num_systems:
+        return 0, 0
+    largest, edges = torch.stack([counts.max().double(), (counts * degrees).sum()]).tolist()
+    return int(largest), int(edges)
+
+
+def _to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
+    """Leave the fixed buffers: atoms numbered as given, canonical order, exact size."""
+    atoms, device = system.num_atoms, system.device
+    inverse = torch.empty_like(graph.order)
+    inverse[graph.order.long()] = torch.arange(atoms, dtype=torch.int32, device=device)
+    row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=device)
+    torch.cumsum(graph.row_ptr.diff()[inverse.long()], 0, out=row_ptr[1:])
+    centers, neighbors = (torch.empty(edges, dtype=torch.int64, device=device) for _ in range(2))
+    shifts = torch.empty(edges, 3, dtype=torch.int64, device=device)
+    vectors = torch.empty(edges, 3, dtype=system.dtype, device=device)
+    if edges:
+        canonical_kernel[(atoms,)](
             graph.row_ptr,
-            graph.needed_edges,
-            graph.status,
-            graph.system_ptr,
-            self.blocks,
-            capacity.systems,
-            capacity.atoms,
-            capacity.edges,
-            self.pool_size,
-            self.pool_free,
-            self.table_size,
-            self.table_free,
-            num_warps=4,
-        )
-
-
-class AllPairs(_Route):
-    """Three kernels: count, place, fill."""
-
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS = 8, 8, 1, 4
-
-    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
-        capacity = graph.capacity
-        super().__init__(graph, cutoff, FREE_WORDS + _groups(capacity.atoms_per_system, 32))
-        self.tiles = _groups(capacity.atoms_per_system, self.ROWS)
-        self.counts = self.zeros(4 * capacity.systems)
-
-    def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
-        return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
-
-    def launch(self, system: PaddedSystem) -> None:
-        """Enqueue."""
-        graph, capacity = self.graph, self.capacity
-        if capacity.systems * self.tiles:
-            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles,)](
-                system.positions,
-                system.system_ptr,
-                system.cell,
-                system.pbc,
-                self.cutoff,
-                self.frames,
-                self.counts,
-                self.pool,
-                self.used,
-                self.degrees,
-                self.word_ptr,
-                self.sums,
-                graph.status,
-                self.tiles,
-                self.pool_size,
-                ROWS=self.ROWS,
-                num_warps=self.WARPS,
-                enable_fp_fusion=False,
-            )
-        self.place_rows(system)
-        all_pairs.all_pairs_fill_kernel[(max(1, _groups(capacity.atoms, self.FILL_ROWS)),)](
-            *self._given(system),
-            self.frames,
-            self.counts,
-            self.pool,
-            self.word_ptr,
-            graph.row_ptr,
-            *self.edges(),
-            graph.atomic_numbers,
-            graph.status,
-            self.used,
-            self.sums,
-            capacity.systems,
-            self.blocks,
-            ROWS=self.FILL_ROWS,
-            SLOTS=self.slots,
-            num_warps=self.FILL_WARPS,
-            enable_fp_fusion=False,
-        )
-
-
-class OneProgram(AllPairs):
-    """The same in one kernel."""
-
-    ROWS, FILL_ROWS, WARPS = 32, 16, 4
-
-    def launch(self, system: PaddedSystem) -> None:
-        """Enqueue."""
-        graph, capacity = self.graph, self.capacity
-        all_pairs.all_pairs_kernel[(1,)](
-            *self._given(system),
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.counts,
-            self.pool,
-            self.used,
-            self.degrees,
-            self.word_ptr,
-            self.sums,
-            graph.row_ptr,
-            *self.edges(),
-            graph.atomic_numbers,
-            graph.system_ptr,
-            graph.needed_edges,
-            graph.status,
-            capacity.systems,
-            self.tiles,
-            capacity.atoms,
-            capacity.edges,
-            self.pool_size,
-            self.pool_free,
-            ALL=ONE_PROGRAM,
-            ROWS=self.ROWS,
-            FILL_ROWS=self.FILL_ROWS,
-            SLOTS=self.slots,
-            num_warps=self.WARPS,
-            enable_fp_fusion=False,
-        )
-
-
-class Cells(_Route):
-    """Ten kernels: lattices, boxes, grids; bin, scan, scatter, order; count, place, fill."""
-
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS, LANES, SCAN = 32, 4, 1, 4, 256, 4096
-
-    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
-        super().__init__(graph, cutoff, FREE_WORDS)
-        capacity = graph.capacity
-        systems, atoms = capacity.systems, capacity.atoms
-        cells = atoms // ATOMS_PER_CELL.value + systems
-        float64 = torch.float64
-        self.lengths, self.home = self.zeros(3 * systems, float64), self.zeros(3 * systems, float64)
-        self.bad, self.box, self.grid = self.zeros(systems), self.zeros(6 * systems), self.zeros(GRID.value * systems)
-        self.scale = self.zeros(SCALE.value * systems, float64)
-        self.cells_end, self.cell_counts, self.cell_ptr = self.zeros(1), self.zeros(cells), self.zeros(cells + 1)
-        self.table_ptr, self.table = self.zeros(cells), self.zeros(self.table_size)
-        self.cell_of, self.ranks, self.outside, self.members = (self.zeros(atoms) for _ in range(4))
-        self.cell_sorted, self.outside_sorted = self.zeros(atoms), self.zeros(atoms)
-        self.given, self.wrapped = self.zeros(3 * atoms, float64), self.zeros(3 * atoms, float64)
-        self.programs = 4
-        if self.device.type == "cuda":
-            self.programs = 16 * torch.cuda.get_device_properties(self.device).multi_processor_count
-
-    def launch(self, system: PaddedSystem) -> None:
-        """Enqueue."""
-        graph, capacity = self.graph, self.capacity
-        systems, lanes = capacity.systems, self.LANES
-        per_system, per_lane = (systems,), (_groups(capacity.atoms, lanes),)
-        cell_list.cells_frame_kernel[per_system](
-            system.positions,
-            system.system_ptr,
-            system.cell,
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.lengths,
-            self.bad,
-            self.home,
-            self.box,
-            graph.status,
-            num_warps=1,
-            enable_fp_fusion=False,
-        )
-        cell_list.cells_box_kernel[per_lane](
-            system.positions,
-            system.system_index,
-            system.system_ptr,
-            system.pbc,
-            self.frames,
-            self.box,
-            graph.status,
-            systems,
-            LANES=lanes,
-            enable_fp_fusion=False,
-        )
-        cell_list.cells_grid_kernel[per_system](
-            system.system_ptr,
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.lengths,
-            self.bad,
-            self.box,
-            self.grid,
-            self.scale,
-            self.cells_end,
-            graph.status,
-            systems,
-            num_warps=1,
-        )
-        cell_list.cells_bin_kernel[per_lane](
-            system.positions,
-            system.system_index,
-            system.system_ptr,
-            self.frames,
-            self.home,
-            self.grid,
-            self.scale,
-            self.cell_counts,
-            self.cell_of,
-            self.ranks,
-            self.outside,
-            graph.status,
-            systems,
-            LANES=lanes,
-            enable_fp_fusion=False,
-        )
-        cell_list.cells_scan_kernel[(1,)](
-            self.cell_counts, self.cell_ptr, self.cells_end, CELLS=self.SCAN, num_warps=16
-        )
-        cell_list.cells_scatter_kernel[per_lane](
-            system.system_ptr, self.cell_of, self.ranks, self.cell_ptr, self.members, systems, LANES=lanes
-        )
-        cell_list.cells_order_kernel[per_lane](
-            system.positions,
-            system.atomic_numbers,
-            system.system_index,
-            system.system_ptr,
-            system.cell,
-            self.cell_of,
-            self.cell_ptr,
-            self.members,
-            self.home,
-            self.outside,
+            graph.neighbors,
+            graph.shifts,
             graph.order,
-            self.cell_sorted,
-            self.given,
-            self.wrapped,
-            self.outside_sorted,
-            graph.atomic_numbers,
-            systems,
-            capacity.atoms,
-            LANES=lanes,
+            inverse,
+            padded.positions,
+            padded.cell,
+            padded.system_index,
+            row_ptr,
+            centers,
+            neighbors,
+            shifts,
+            vectors,
+            SLOTS=128,
+            OTHERS=32,
+            num_warps=4,
             enable_fp_fusion=False,
         )
-        cell_list.cells_count_kernel[(self.programs,)](
-            system.system_index,
-            system.cell,
-            system.pbc,
-            self.cutoff,
-            self.grid,
-            self.scale,
-            self.cells_end,
-            self.cell_ptr,
-            self.given,
-            self.wrapped,
-            self.outside_sorted,
-            self.table,
-            self.table_ptr,
-            self.pool,
-            self.used,
-            self.degrees,
-            self.word_ptr,
-            self.sums,
-            self.pool_size,
-            self.table_size,
-            capacity.atoms,
-            ROWS=self.ROWS,
-            num_warps=self.WARPS,
-            enable_fp_fusion=False,
-        )
-        self.place_rows(system)
-        cell_list.cells_fill_kernel[(_groups(capacity.atoms, self.FILL_ROWS),)](
-            system.system_index,
-            system.system_ptr,
-            system.cell,
-            self.grid,
-            self.cell_ptr,
-            self.cell_sorted,
-            self.given,
-            self.outside_sorted,
-            self.table,
-            self.table_ptr,
-            self.pool,
-            self.word_ptr,
-            graph.row_ptr,
-            *self.edges(),
-            self.used,
-            self.sums,
-            systems,
-            self.blocks,
-            ROWS=self.FILL_ROWS,
-            SLOTS=self.slots,
-            num_warps=self.FILL_WARPS,
-            enable_fp_fusion=False,
-        )
-
-
-def _groups(number: int, size: int) -> int:
-    """How many groups of a size hold so many."""
-    return -(-number // size) if size else 0
+    if system.positions.requires_grad or system.cell.requires_grad:
+        exact = Edges(centers, neighbors, shifts, system.system_index[centers])
+        vectors = edge_vectors(system.positions.double(), system.cell.double(), exact).to(system.dtype)
+    return Graph(
+        centers=centers,
+        neighbors=neighbors,
+        shifts=shifts,
+        vectors=vectors,
+        row_ptr=row_ptr,
+        atomic_numbers=system.atomic_numbers,
+        system_index=system.system_index,
+        charge=system.charge,
+        spin=system.spin,
+        cutoff=float(cutoff),
+        task=system.task,
+    )

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """From the degrees of atoms to rows of edges: what all routes share.
 
 A row of a `PaddedGraph` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
@@ -13,28 +15,48 @@ import triton.language as tl
 from atomjet.neighbors.lattice import EDGES, load_row, unpack
 
 BLOCK = tl.constexpr(1024)
-EDGES_PER_ENTRY = tl.constexpr(4)  # the table of the cell list has an entry more for so many edges
+EDGES_PER_WORD = tl.constexpr(2)  # the pool has a word more for so many edges
+EDGES_PER_NUMBER = tl.constexpr(4)  # and the tables of the cell list a number
 
 
 @triton.jit
-def add_to_blocks(sums, i, degree, live, first, last):
-    """Add the degrees of rows first ... last - 1 (not more than a block) to the sums of the blocks they lie in."""
+def add_to_blocks(sums, piece, degree, live, first, last):
+    """Add the degrees of pieces between first and last (not more than a block) to the sums of the blocks they lie in."""
     block = first // BLOCK
-    mine = live & (i // BLOCK == block)
+    mine = live & (piece // BLOCK == block)
     tl.atomic_add(sums + block, tl.sum(tl.where(mine, degree, 0), 0).to(tl.int64))
-    if (last - 1) // BLOCK > block:
+    if last // BLOCK > block:
         tl.atomic_add(sums + block + 1, tl.sum(tl.where(live & (mine == 0), degree, 0), 0).to(tl.int64))
 
 
 @triton.jit
-def place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, is_first):
-    """Write row_ptr[i + 1]; the first program also what is needed, and the status."""
+def place_rows(
+    piece,
+    degree,
+    before,
+    total,
+    wanted,
+    atoms,
+    piece_ptr,
+    row_ptr,
+    needed_edges,
+    status,
+    max_edges,
+    is_first,
+    PIECES: tl.constexpr,
+):
+    """Write where the next piece starts, and the next row; the first program also what is needed, and the status."""
     needed = tl.maximum(total, wanted)
     fits = needed <= max_edges
-    end = before + tl.cumsum(degree.to(tl.int64), 0)
-    tl.store(row_ptr + i + 1, tl.where(fits, end, 0).to(tl.int32), i < atoms)
+    end = tl.where(fits, before + tl.cumsum(degree.to(tl.int64), 0), 0).to(tl.int32)
+    i = piece // PIECES
+    tl.store(row_ptr + i + 1, end, (i < atoms) & (piece - i * PIECES == PIECES - 1))
+    if PIECES > 1:
+        tl.store(piece_ptr + piece + 1, end, i < atoms)
     if is_first:
         tl.store(row_ptr, 0)
+        if PIECES > 1:
+            tl.store(piece_ptr, 0)
         tl.store(needed_edges, needed)
         if fits == 0:
             tl.atomic_or(status, EDGES)
@@ -42,7 +64,7 @@ def place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, s
 
 @triton.jit
 def wanted_edges(used, size, free, per_edge):
-    """With how many edges a pool of `free` numbers, and one more for so many edges each, would have been large enough."""
+    """With how many edges a buffer of `free` elements, and one more for so many edges each, would have been large enough."""
     taken = tl.load(used)
     return tl.where(taken > size, (taken - free) * per_edge, 0)
 
@@ -55,6 +77,7 @@ def rows_kernel(
     sums,
     used,
     system_ptr,
+    piece_ptr,
     row_ptr,
     needed_edges,
     status,
@@ -67,8 +90,9 @@ def rows_kernel(
     pool_free,
     table_size,
     table_free,
+    PIECES: tl.constexpr,
 ):
-    """One block of rows a program."""
+    """One block of rows, or of PIECES of each, a program."""
     block = tl.program_id(0)
     number = tl.arange(0, BLOCK)
     before = tl.zeros([], tl.int64)
@@ -78,17 +102,31 @@ def rows_kernel(
         part = tl.load(sums + b, b < blocks, 0)
         total += tl.sum(part, 0)
         before += tl.sum(tl.where(b < block, part, 0), 0)
-    i = block * BLOCK + number
-    degree = tl.load(degrees + i, i < tl.load(system_ptr + systems), 0)
-    wanted = wanted_edges(used, pool_size, pool_free, 1)
-    wanted = tl.maximum(wanted, wanted_edges(used + 1, table_size, table_free, EDGES_PER_ENTRY))
-    place_rows(i, degree, before, total, wanted, atoms, row_ptr, needed_edges, status, max_edges, block == 0)
+    piece = block * BLOCK + number
+    degree = tl.load(degrees + piece, piece < tl.load(system_ptr + systems) * PIECES, 0)
+    wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
+    wanted = tl.maximum(wanted, wanted_edges(used + 1, table_size, table_free, EDGES_PER_NUMBER))
+    place_rows(
+        piece,
+        degree,
+        before,
+        total,
+        wanted,
+        atoms,
+        piece_ptr,
+        row_ptr,
+        needed_edges,
+        status,
+        max_edges,
+        block == 0,
+        PIECES,
+    )
     for start in range(block * BLOCK, systems + 1, tl.num_programs(0) * BLOCK):
         s = start + number
         tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
 
 
-@triton.jit(do_not_specialize=["atoms", "in_use"])
+@triton.jit
 def canonical_kernel(
     row_ptr,
     neighbors,
@@ -103,14 +141,11 @@ def canonical_kernel(
     neighbors_out,
     shifts_out,
     vectors_out,
-    atoms,
     SLOTS: tl.constexpr,
     OTHERS: tl.constexpr,
 ):
     """A row of a `Graph` a program: atoms numbered as given, edges by neighbor, then shift; each counts those before it."""
     i = tl.program_id(0)
-    if i >= atoms:
-        return
     row = tl.load(inverse + i)
     begin = tl.load(row_ptr + row)
     end = tl.load(row_ptr + row + 1)
