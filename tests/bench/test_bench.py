@@ -260,6 +260,14 @@ def test_parts_of_a_call_in_buffers_of_fixed_size():
         part(1)
 
 
+def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_cluster", None)
+    rows = measured("neighbors", engine, ["captured", "torch_cluster"], cases=suites.latency(10)[:1]).rows
+    assert [row["status"] for row in rows] == ["skipped"] * 2
+    assert "needs a GPU" in rows[0]["reason"]
+    assert "pip install torch-cluster" in rows[1]["reason"]
+
+
 def test_rounds_alternate_and_warm_up_is_left_out():
     order = []
     calls = {name: lambda turn, name=name: order.append((name, turn)) for name in "abc"}

@@ -7,6 +7,7 @@ And `search`, which puts it to use once: guesses how many edges there will be, l
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 
@@ -18,6 +19,9 @@ from atomjet.ops.edge_vectors import Edges, edge_vectors
 
 ALL_PAIRS = 3000
 """Atoms of the largest structure up to which testing all pairs beats building cells."""
+
+KEEP = 2_000_000
+"""Edges up to which a thread keeps the buffers of its last search for the next: some hundred MB at most."""
 
 MOST = 2**31 - 1
 """Edges, and numbers in a buffer, are counted in 32 bits."""
@@ -47,7 +51,7 @@ class PaddedSearch:
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneProgram.ALL:
+        elif capacity.atoms <= OneProgram.ALL and capacity.systems <= OneProgram.SYSTEMS:
             self.route = OneProgram(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
@@ -76,24 +80,62 @@ def search(system: System, cutoff: float) -> Graph | None:
     """
     largest, edges = _guess(system, cutoff)
     while True:
-        capacity = Capacity(system.num_systems, system.num_atoms, edges, largest)
-        finder = PaddedSearch(capacity, cutoff, system.device)
-        padded = PaddedSystem.empty(capacity, system.device)
+        finder, padded = _room(system, largest, edges, cutoff)
         with torch.no_grad():
             padded.fill(system)
+        finder.graph.status.zero_()
         graph = finder.launch(padded)
         status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
         if not status:
-            return _to_graph(graph, padded, system, cutoff, needed)
+            return to_graph(graph, padded, system, cutoff, needed)
         if status != Status.EDGES:
             return None
         edges = needed
 
 
+class _Kept(threading.local):
+    """The room of this thread's last search. What a search leaves there has been copied out when it returns."""
+
+    key: tuple[torch.device, float, torch.cuda.Stream | None] | None = None
+    room: tuple[PaddedSearch, PaddedSystem] | None = None
+
+
+_kept = _Kept()
+
+
+def _room(system: System, largest: int, edges: int, cutoff: float) -> tuple[PaddedSearch, PaddedSystem]:
+    """Buffers for so much: those of the last search, where they are large enough and not far too large, else others."""
+    device = system.device
+    key = (device, cutoff, torch.cuda.current_stream(device) if device.type == "cuda" else None)
+    asked = Capacity(system.num_systems, system.num_atoms, edges, largest)
+    if _kept.room is not None and _kept.key == key and _serves(_kept.room[0].capacity, asked):
+        return _kept.room
+    small = edges <= KEEP
+    wanted = Capacity(*(_rounded(n) for n in (asked.systems, asked.atoms, edges, largest))) if small else asked
+    finder = PaddedSearch(wanted, cutoff, device)
+    room = finder, PaddedSystem.empty(wanted, device)
+    if small:
+        _kept.key, _kept.room = key, room
+    return room
+
+
+def _serves(capacity: Capacity, asked: Capacity) -> bool:
+    """Whether a search of some capacity will do for another."""
+    enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
+    alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
+    return enough and alike and capacity.atoms <= 2 * asked.atoms + 64 and capacity.systems <= 2 * asked.systems + 64
+
+
+def _rounded(number: int) -> int:
+    """A little more, so that the next may be a little larger."""
+    return number + number // 8
+
+
 def _guess(system: System, cutoff: float) -> tuple[int, int]:
     """Atoms of the largest structure, and about how many edges, rather more."""
     counts = system.counts()
-    volumes = torch.linalg.det(system.cell.double()).abs()
+    a, b, c = system.cell.detach().double().unbind(1)
+    volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
     density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSE)
     degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
     # Without images there are no more neighbors than other atoms.
@@ -104,13 +146,14 @@ def _guess(system: System, cutoff: float) -> tuple[int, int]:
     return int(largest), int(edges)
 
 
-def _to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
+def to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
     """Leave the fixed buffers: atoms numbered as given, canonical order, exact size."""
     atoms, device = system.num_atoms, system.device
-    inverse = torch.empty_like(graph.order)
-    inverse[graph.order.long()] = torch.arange(atoms, dtype=torch.int32, device=device)
+    order = graph.order[:atoms]
+    inverse = torch.empty_like(order)
+    inverse[order.long()] = torch.arange(atoms, dtype=torch.int32, device=device)
     row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=device)
-    torch.cumsum(graph.row_ptr.diff()[inverse.long()], 0, out=row_ptr[1:])
+    torch.cumsum(graph.row_ptr[: atoms + 1].diff()[inverse.long()], 0, out=row_ptr[1:])
     centers, neighbors = (torch.empty(edges, dtype=torch.int64, device=device) for _ in range(2))
     shifts = torch.empty(edges, 3, dtype=torch.int64, device=device)
     vectors = torch.empty(edges, 3, dtype=system.dtype, device=device)

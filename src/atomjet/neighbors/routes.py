@@ -157,9 +157,9 @@ class AllPairs(Route):
 
 
 class OneProgram(AllPairs):
-    """The same in one kernel, for at most ALL atoms."""
+    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which it takes one after the other."""
 
-    ALL = 64
+    ALL, SYSTEMS = 64, 2
     ROWS, FILL_ROWS, WARPS = 32, 8, 4
 
     def launch(self, system: PaddedSystem) -> None:
