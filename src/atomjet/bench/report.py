@@ -33,7 +33,8 @@ def performance_page(folder: Path) -> str:
         "",
         "## In short",
         "",
-        "How many times faster, on the smallest and the largest case that both ran, and on the geometric mean of all of them:",
+        "How many times faster, on the smallest and the largest case that both ran, and on the geometric mean of all of them. "
+        "A call of ours includes the neighbour search; most peers are handed the list, see *Details*.",
         "",
         "| suite, device | setting | against | smallest | largest | mean | cases |",
         "| --- | --- | --- | --- | --- | --- | --- |",
