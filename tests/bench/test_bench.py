@@ -1,19 +1,23 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from atomjet.bench import contenders, geometries, racers, suites
+from atomjet.bench import contenders, geometries, racers, steps, suites
+from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
-from atomjet.bench.measure import describe, interleave, ratio
+from atomjet.bench.measure import Series, describe, interleave, ratio
+from atomjet.bench.parts import parts_of_call
+from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
-from atomjet.bench.report import performance_page, plot_ladder, plot_result, tables
+from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, run_suite
+from atomjet.bench.run import Budget, OutOfTime, _samples, run_suite
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -144,8 +148,31 @@ def test_a_case_that_takes_too_long_says_so(engine):
     assert [row["status"] for row in rows] == ["ok", "out of time"]
 
 
+def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
+    tried = []
+
+    class Slow(EngineContender):
+        def call(self, prepared):
+            tried.append(prepared)
+            raise OutOfTime("the first calls took longer than 1 s; raise --max-minutes")  # what the alarm raises here
+
+    build = contenders.build
+    monkeypatch.setattr(
+        contenders,
+        "build",
+        lambda name, e: Slow(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
+    )
+    cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
+    made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=300.0, runs=5)
+    assert [made.row(case.name, "general")["status"] for case in cases] == ["ok"] * 3
+    late = [made.row(case.name, "fast_pytorch") for case in cases]
+    assert [row["status"] for row in late] == ["out of time"] * 3
+    assert late[2]["reason"] == late[0]["reason"]
+    assert len(tried) == 1
+
+
 def test_no_ratio_without_the_baseline(engine):
-    made = measured("latency", engine, ["fast_gpu", "general"], cases=suites.latency(10))
+    made = measured("latency", engine, ["fast_gpu@float64", "general"], cases=suites.latency(10))
     assert made.rows[1]["status"] == "ok"
     assert "ratio" not in made.rows[1]
     assert "| 10 atoms x 1 | general |" in tables(made)
@@ -158,16 +185,87 @@ def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
     with pytest.raises(ConfigError, match="setting 'fastest' is not known"):
         contenders.build("fastest", engine)
-    assert expand("ladder,peers,general")[:3] == ["general", "fast_pytorch", "fast_gpu"]
+    assert expand("peers") == ["general", "torch_compile", "compile_graph", "schnetpack"]
+    assert expand("ladder,peers")[:2] == ["definition", "analytic_forces"]
+
+
+def test_the_ladder_has_a_row_for_each_step(engine, tmp_path):
+    names = [name for name in expand("ladder") if name != "fused_kernels"]  # interpreted it would take minutes
+    made = measured("latency", engine, names, cases=suites.latency(10))
+    states = {row["setting"]: row["status"] for row in made.rows}
+    assert list(contenders.LADDER) == list(steps.STEPS)
+    assert states["definition"] == states["analytic_forces"] == "ok"
+    assert made.rows[1]["ratio"]["to"] == "definition"
+    assert {row["reason"] for row in made.rows if row["status"] == "skipped"} >= {
+        "on a CPU it is the step before: vesin finds the neighbours",
+        "on a CPU there is nothing to capture and nothing to overlap with",
+    }
+    plot_ladder(made, tmp_path / "ladder.png")
+    assert (tmp_path / "ladder.png").stat().st_size > 5000
+
+
+def test_fused_kernels_are_a_step_with_the_definitions_forces():
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    system = geometries.molecules(10, 2)
+    step = contenders.build("fused_kernels", engine)
+    assert not step.engine.captures
+    made, exact = step.call(step.prepare(system)), contenders.reference(engine).predict(system)
+    accuracy = compare_predictions(made, exact, system, "10-bit")
+    assert accuracy.passed
+    assert accuracy.force_rmse > 0
+
+
+def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine, monkeypatch):
+    monkeypatch.setattr("atomjet.engine.streams.ATOMS_AT_ONCE", 20)
+    system = geometries.molecules(10, 5)
+    prepared = steps.Step("cuda_graph", engine).prepare(system)
+    assert sorted(len(batch) for batch in prepared) == [1, 2, 2]
+    assert [len(batch) for batch in steps.Step("streams", engine).prepare(system)] == [5]
+    made = steps.Step("cuda_graph", engine).call(prepared)
+    assert compare_predictions(made, contenders.reference(engine).predict(system), system, "float32").passed
+    with pytest.raises(contenders.Unavailable, match="10 atoms are one batch, with nothing to overlap"):
+        steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
+
+
+def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
+    def broken(engine, systems):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(racers, "parts_of_call", broken)
+    (row,) = measured("latency", engine, ["general"], cases=suites.latency(10), runs=20).rows
+    assert row["status"] == "ok"
+    assert row["statistics"]["runs"] == 20
+    assert "parts" not in row
+    assert row["reason"] == "no parts: OutOfMemoryError: CUDA out of memory"
+
+
+def test_steps_on_the_device_are_timed_together(monkeypatch):
+    monkeypatch.setattr(racers, "TOGETHER", 2)
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    racer = racers.Entrants("md", engine).enter("fast_gpu", geometries.molecules(10, 1))
+    racer.call(0)
+    racer.call(1)
+    assert racer.together == 2
+    assert "on the device" in racer.includes
+    own, yardstick = Series([0.4], [0.2]), Series([0.1], [0.1])
+    assert _samples(own, yardstick, 2) == {"wall": [0.2], "cpu": [0.1], "yardstick_wall": [0.1], "yardstick_cpu": [0.1]}
+
+
+def test_parts_of_a_call_in_buffers_of_fixed_size():
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "fast_gpu"))
+    parts = parts_of_call(engine, racers.moved(geometries.molecules(10, 2), 2))
+    assert list(parts) == ["search", "energy and forces"]
+    for part in parts.values():
+        part(0)
+        part(1)
 
 
 def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_cluster", None)
-    rows = measured("neighbors", engine, ["captured", "torch_cluster", "kd"], cases=suites.latency(10)[:1]).rows
-    assert [row["status"] for row in rows] == ["skipped"] * 3
+    rows = measured("neighbors", engine, ["captured", "torch_cluster"], cases=suites.latency(10)[:1]).rows
+    assert [row["status"] for row in rows] == ["skipped"] * 2
     assert "needs a GPU" in rows[0]["reason"]
     assert "pip install torch-cluster" in rows[1]["reason"]
-    assert "is no neighbour search" in rows[2]["reason"]
 
 
 def test_rounds_alternate_and_warm_up_is_left_out():
@@ -187,9 +285,9 @@ def test_statistics():
     assert said["std"] == pytest.approx(values.std(ddof=1))
     generator = np.random.default_rng(0)
     noise = generator.lognormal(0, 0.05, 200)
-    estimate, low, high = ratio(2 * noise * generator.lognormal(0, 0.01, 200), noise)
-    assert low < 2 < high
-    assert estimate == pytest.approx(2, rel=0.02)
+    faster = ratio(2 * noise * generator.lognormal(0, 0.01, 200), noise)
+    assert faster.low < 2 < faster.high
+    assert faster.estimate == pytest.approx(2, rel=0.02)
     for freedom, exact in ((4, 2.132), (8, 1.860), (30, 1.697)):
         assert student(freedom, 0.90) == pytest.approx(exact, rel=0.01)
 
@@ -197,16 +295,22 @@ def test_statistics():
 # --------------------------------------------------------------------------------------- comparison
 
 
-def processes(scale=1.0, number=8, scatter=0.015, seed=0, memory=1000, error=1e-6):
+def disturbances(generator, number):
+    """Noise of each call by itself; a quarter of them were interrupted, and took up to three times as long."""
+    interrupted = generator.random(number) < 0.25
+    return generator.lognormal(0, 0.03, number) * np.where(interrupted, generator.uniform(1, 3, number), 1.0)
+
+
+def processes(scale=1.0, number=8, scatter=0.02, seed=0, memory=1000, error=1e-6):
     """A result as `--processes` makes it: calls with noise of their own in processes that differ a little."""
     generator = np.random.default_rng(seed)
     samples = []
     for _ in range(number):
         hour = generator.lognormal(0, 0.3)  # the machine at that moment
         own = generator.lognormal(0, scatter)
-        moment = hour * generator.lognormal(0, 0.2, 60)  # and in this round
-        calls = 5e-3 * scale * own * moment * generator.lognormal(0, 0.03, 60)
-        yardstick = 2e-3 * moment * generator.lognormal(0, 0.03, 60)
+        moment = hour * generator.lognormal(0, 0.05, 100)  # and in this round
+        calls = 5e-3 * scale * own * moment * disturbances(generator, 100)
+        yardstick = 2e-3 * moment * disturbances(generator, 100)
         samples.append({"wall": (2 * calls).tolist(), "cpu": calls.tolist(), "yardstick_cpu": yardstick.tolist()})
     row = {
         "case": "10 atoms x 1",
@@ -238,7 +342,7 @@ def test_noise_is_no_regression_and_ten_percent_is():
 
 
 def test_few_processes_are_not_trusted():
-    base, slower = processes(number=1), processes(1.10, number=1, seed=1)
+    base, slower = processes(number=1, scatter=0.0), processes(1.08, number=1, scatter=0.0, seed=1)
     assert verdicts(base, slower)["time"] == "unclear"
     assert verdicts(base, processes(1.5, number=1, seed=1))["time"] == "worse"
 
@@ -283,6 +387,19 @@ def test_interval_and_verdict():
             '{"atomjet_benchmark": 1, "provenance": {"device_type": "cpu"}, "rows": '
             '[{"case": "a", "setting": "b", "status": "ok", "samples": [{"cpu": [], "wall": []}]}]}',
             "a row or field is missing or wrong",
+        ),
+        *(
+            (
+                '{"atomjet_benchmark": 1, "provenance": {"device_type": "cpu"}, "rows": '
+                f'[{{"case": "a", "setting": "b", "status": "ok", "samples": {samples}}}]}}',
+                "a row or field is missing or wrong",
+            )
+            for samples in (
+                "[]",
+                '[{"cpu": [1.0], "wall": [1.0]}]',
+                '[{"cpu": ["x"], "wall": [1.0], "yardstick_cpu": [1.0], "yardstick_wall": [1.0]}]',
+                '[{"cpu": [1.0, 2.0], "wall": [1.0], "yardstick_cpu": [1.0], "yardstick_wall": [1.0]}]',
+            )
         ),
     ],
 )
@@ -337,10 +454,80 @@ def test_command_line(tmp_path, capsys):
     page = tmp_path / "performance.md"
     assert main(["bench", "report", str(results), "-o", str(page)]) == 0
     assert page.read_text() == performance_page(results)
-    assert "From `latency.json`." in page.read_text()
+    assert "`latency.json`, model tiny" in page.read_text()
     assert main(["bench", "report", str(tmp_path / "nowhere"), "-o", str(page)]) == 2
     assert main(["bench", "uma", "--model", str(model), "--device", "cpu"]) == 2
     assert "suite uma measures models of the family escn_md; this one is painn" in capsys.readouterr().err
+
+
+def test_the_performance_page_is_what_the_committed_results_make():
+    root = Path(__file__).parents[2]
+    made = performance_page(root / "benchmarks" / "results")
+    assert (root / "docs" / "performance.md").read_text() == made, "run `atomjet bench report`"
+
+
+def test_the_page_begins_with_what_it_comes_to(tmp_path):
+    made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0, "torch_compile": 2.0})
+    made.path = tmp_path / "result.json"
+    made.save()
+    first, _, rest = performance_page(tmp_path).partition("## latency, cpu")
+    assert "| latency, cpu | fast_pytorch | general | 2 (2 ... 2) | 2 (2 ... 2) | 2 (2 ... 2) | 2 |" in first
+    assert "| latency, cpu | fast_pytorch | torch_compile | 0.5 (0.5 ... 0.5)" in first
+    assert "| 10 atoms x 1 | 8 | 4, × 2 (2 ... 2) | 2, × 4 (4 ... 4) |" in rest
+    assert "- compile_graph, everywhere: skipped: no device" in rest
+    assert rest.count("no device") == 1  # a reason is told once, however many rows have it
+
+
+def measured_by_hand(milliseconds):
+    """Two cases of one round after another without noise, and a peer that could not take part."""
+    about = {
+        "suite": "latency",
+        "model": "tiny",
+        "precision": "default",
+        "settings": [*milliseconds, "compile_graph"],
+        "provenance": {"device": "cpu", "device_type": "cpu", "time": "today"},
+    }
+    made = Result(about)
+    for case, atoms in (("10 atoms x 1", 10), ("20 atoms x 1", 20)):
+        for setting, value in milliseconds.items():
+            calls = [1e-3 * value * atoms / 10] * 10
+            made.add(
+                {
+                    "case": case,
+                    "setting": setting,
+                    "status": "ok",
+                    "reason": "",
+                    "atoms": atoms,
+                    "structures": 1,
+                    "includes": "everything",
+                    "samples": [{"wall": calls, "cpu": calls, "yardstick_wall": calls, "yardstick_cpu": calls}],
+                    "per_call": {"structures": 1.0, "atoms": float(atoms)},
+                }
+            )
+        made.add({"case": case, "setting": "compile_graph", "status": "skipped", "reason": "no device"})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["latency", "--runs", "0"], "runs 0 is not above zero; give 1 or more"),
+        (["latency", "--processes", "-1"], "processes -1 is not above zero"),
+        (["latency", "--max-minutes", "0"], "max-minutes 0.0 is not above zero"),
+        (["latency", "--settings", "fastest"], "setting 'fastest' is not known; give some of general"),
+        (["latency", "--settings", "general@half"], "setting 'general@half' is not known"),
+        (["latency", "--settings", "schnetpack@high"], "setting 'schnetpack@high' is not known"),
+        (["neighbors", "--settings", "kdtree"], "setting 'kdtree' is no neighbour search; give some of search"),
+        (["latency", "--plot", "speed.txt"], "plot speed.txt ends in .txt; name it .png, .pdf or .svg"),
+        (["latency", "--max-atoms", "5"], "no case of suite latency has at most 5 atoms; raise --max-atoms"),
+        (["ladder", "HEAD", "HEAD", "--precision", "0"], "precision 0.0 is not above zero"),
+        (["ladder", "HEAD", "--bisect", "a", "b"], "--bisect takes its two revisions alone; leave out HEAD"),
+    ],
+)
+def test_bad_requests_end_before_anything_is_measured(options, says, capsys):
+    device = [] if options[0] == "ladder" else ["--device", "cpu"]
+    assert main(["bench", *options, *device]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_several_processes_are_joined(tmp_path):

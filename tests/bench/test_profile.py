@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from atomjet.bench.cost import declared, painn
-from atomjet.bench.geometries import molecules
+from atomjet import load
+from atomjet.bench.cost import KERNELS, Sizes, declared, painn
+from atomjet.bench.geometries import carbon_crystal, molecules
 from atomjet.bench.profile import profile_engine, spoken
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
@@ -36,11 +38,11 @@ def test_profile_on_a_cpu(tmp_path, backend):
 
 def test_declared_costs_by_hand():
     # (2, 3) @ (3, 5): 30 multiply-adds; 6 + 15 + 10 numbers
-    assert declared("aten::mm", [[2, 3], [3, 5]], 4) == (4 * 31, 60.0)
-    assert declared("aten::addmm", [[5], [2, 3], [3, 5], [], []], 8) == (8 * 31, 60.0)
-    assert declared("aten::bmm", [[7, 2, 3], [7, 3, 5]], 4) == (7 * 4 * 31, 7 * 60.0)
-    assert declared("aten::mul", [[10, 4], [10, 1]], 4) == (4 * (40 + 10 + 40), 40.0)
-    assert declared("aten::index_select", [[100, 8], [], [20]], 4) == (4 * 2 * 20 * 8 + 8 * 20, 0.0)
+    assert declared("aten::mm", [[2, 3], [3, 5]], 4) == (4 * 31, 60.0, "products")
+    assert declared("aten::addmm", [[5], [2, 3], [3, 5], [], []], 8) == (8 * 31, 60.0, "products")
+    assert declared("aten::bmm", [[7, 2, 3], [7, 3, 5]], 4) == (7 * 4 * 31, 7 * 60.0, "products")
+    assert declared("aten::mul", [[10, 4], [10, 1]], 4) == (4 * (40 + 10 + 40), 40.0, "arithmetic")
+    assert declared("aten::index_select", [[100, 8], [], [20]], 4) == (4 * 2 * 20 * 8 + 8 * 20, 0.0, "arithmetic")
     assert declared("aten::view", [[3]], 4) is None
 
 
@@ -60,6 +62,52 @@ def test_cost_of_painn_is_that_of_its_products():
     edges, atoms = graph.num_edges, graph.num_atoms
     around = config.layers * edges * 56 * config.features
     assert painn(config, atoms, edges, 4).flops == 2 * sum(counted) + around
+
+
+def test_kernels_do_the_products_of_the_equations():
+    """All but those that they save: context of the first layer by element, and what nobody reads after the last layer."""
+    config = PaiNNConfig(features=128, layers=3, num_radial=20)
+    square, none = config.features**2, 0
+    by_kernel = sum(cost(Sizes(1, none, config.layers, config.features, 2)).flops for cost in KERNELS.values())
+    assert by_kernel == painn(config, 1, none, 2).flops - 2 * config.features - 20 * square
+    for cost in KERNELS.values():
+        small, large = (cost(Sizes(n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
+        assert 0 < small.bytes < large.bytes
+        assert large.flops == 2 * small.flops
+
+
+def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
+    from types import SimpleNamespace
+
+    from atomjet.bench.ceilings import Ceilings
+    from atomjet.bench.profile import _declared_work, _items
+
+    engine = Engine(PaiNN(PaiNNConfig(features=128, layers=3)), Settings("cpu", "general"))
+    _, costs = _declared_work(engine, 100_000, 5_000_000, 2)
+
+    def kernel(name, start, microseconds):
+        span = SimpleNamespace(start=start, end=start + microseconds, elapsed_us=lambda: microseconds)
+        return SimpleNamespace(name=name, time_range=span, device_type=torch.autograd.DeviceType.CUDA)
+
+    events = [kernel("painn_message_fwd_kernel", 3000 * k, 2000.0) for k in range(3)]
+    events.append(kernel("painn_update_last_kernel", 9000, 100.0))
+    events.append(kernel("unheard_of", 9500, 900.0))
+    items = {item.name: item for item in _items(events, engine, Ceilings(4e12, 7e14, 5e13, 5e-6), costs)}
+    message = items["painn_message_fwd_kernel"]
+    assert message.calls == 3
+    assert message.gigaflop_per_s == pytest.approx(costs["painn_message_fwd_kernel"].flops / 6e-3 / 1e9)
+    assert message.bound in ("compute", "memory")
+    assert 0 < message.headroom < 1
+    assert items["unheard_of"].headroom is None
+    assert sum(item.share for item in items.values()) == pytest.approx(1.0)
+
+
+def test_profile_of_a_model_with_tasks():
+    model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p1.pt"
+    made = profile_engine(load(model, device="cpu", task="omat"), carbon_crystal(4))
+    assert made.work is None
+    assert "declared work" not in spoken(made)
+    assert made.stages["model"] > 0
 
 
 def test_a_stretch_without_kernels_is_idle():

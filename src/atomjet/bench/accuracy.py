@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from atomjet.data import Graph, Prediction, System
+from atomjet.engine import Engine
 
 GATES = {"float64": 1e-9, "float32": 1e-4, "10-bit": 5e-3}
 """Force RMSE as a share of the root mean square force, by what computes the products."""
 
-LARGEST_REFERENCE = {"cpu": 2000, "cuda": 12000}
+LARGEST_REFERENCE = {"cpu": 2048, "cuda": 12000}
 """Atoms; float64 with autograd holds some 50 kB per edge."""
 
 
@@ -56,11 +57,12 @@ def compare_predictions(made: Prediction, exact: Prediction, system: System, kin
     )
 
 
-def gate_of(device: torch.device, dtype: torch.dtype, precision: str) -> str:
-    """Which gate holds for an engine's settings."""
-    if dtype == torch.float64:
+def gate_of(engine: Engine) -> str:
+    """Which gate holds for what an engine computes with."""
+    if engine.dtype == torch.float64:
         return "float64"
-    return "10-bit" if device.type == "cuda" and precision == "default" else "float32"
+    coarse = engine.device.type == "cuda" or engine.backend == "fast_gpu"
+    return "10-bit" if coarse and engine.precision == "default" else "float32"
 
 
 def first_structures(system: System, atoms: int) -> System | None:

@@ -19,11 +19,13 @@ class Ceilings:
     Attributes:
         copy: bytes/s read and written by a copy of tensors far larger than any cache.
         products: FLOP/s of a large matrix product in the engine's type, as the engine's precision lets it run.
+        arithmetic: FLOP/s of a large matrix product in float32 without tensor cores: what plain arithmetic can reach.
         launch: seconds from call to call of a tiny operation: the least that one more of them costs.
     """
 
     copy: float
     products: float
+    arithmetic: float
     launch: float
 
 
@@ -31,17 +33,22 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """Best of several repeats each; about a second."""
     big = device.type == "cuda"
     copy = _copy_rate(2**28 if big else 2**24, device)
-    width = 8192 if big and dtype != torch.float64 else (4096 if big else 768)
-    a = torch.randn(width, width, device=device, dtype=dtype)
-    b = torch.randn(width, width, device=device, dtype=dtype)
-    products = 2 * width**3 / _best(lambda: a @ b, device, 5)
+    products = _product_rate(dtype, device)
+    arithmetic = products if dtype == torch.float32 else _product_rate(torch.float32, device)
     tiny = torch.zeros(8, device=device)
 
     def many() -> None:
         for _ in range(200):
             tiny.add_(1.0)
 
-    return Ceilings(copy, products, _best(many, device, 10) / 200)
+    return Ceilings(copy, products, arithmetic, _best(many, device, 10) / 200)
+
+
+def _product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    width = 768 if device.type == "cpu" else 4096 if dtype == torch.float64 else 8192
+    a = torch.randn(width, width, device=device, dtype=dtype)
+    b = torch.randn(width, width, device=device, dtype=dtype)
+    return 2 * width**3 / _best(lambda: a @ b, device, 5)
 
 
 def _copy_rate(numbers: int, device: torch.device) -> float:

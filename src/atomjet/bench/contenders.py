@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import copy
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine, Settings
+from atomjet.engine.settings import Precision
 from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack")
-LADDER = ("general", "fast_pytorch", "fast_gpu")
-"""Our optimisations, each with all before it; `STEPS` says what each adds."""
-
-STEPS = {
-    "general": "the definition, differentiated by autograd",
-    "fast_pytorch": "analytic forces, the function rearranged, sums over rows",
-    "fast_gpu": "fused kernels and a CUDA graph",
-}
+LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
+"""Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
 
 ENGINE_CALL = (
     "checks of the structure, neighbour search, energy, forces, stress, synchronisation; positions are on the device"
@@ -59,11 +54,11 @@ class EngineContender:
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
 
-    def prepare(self, system: System) -> tuple[System, torch.Tensor]:
+    def prepare(self, system: System) -> Any:
         """Nothing but taking the positions out: they are put in again inside the timing, checks and all."""
         return system, system.positions
 
-    def call(self, prepared: tuple[System, torch.Tensor]) -> Prediction:
+    def call(self, prepared: Any) -> Prediction:
         """Predict for new positions."""
         system, positions = prepared
         return self.engine.predict(system.with_positions(positions))
@@ -87,19 +82,37 @@ def build(name: str, engine: Engine) -> Contender:
             raise Unavailable(str(error)) from None
     if kind in PEERS and not precision:
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
-    raise ConfigError(
-        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS)} (ours also as NAME@high or NAME@float64), "
-        "ladder or peers"
+    if kind in LADDER and not precision:
+        return import_module("atomjet.bench.steps").build(kind, engine)
+    raise _unknown(name)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that nothing has.
+
+    Raises:
+        ConfigError: no such contender or precision.
+    """
+    kind, at, precision = name.partition("@")
+    if kind not in OURS + PEERS + LADDER or (at and (kind not in OURS or precision not in get_args(Precision))):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(
+        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first four also as NAME@high or "
+        "NAME@float64), ladder or peers"
     )
 
 
 def expand(names: str) -> list[str]:
     """Names separated by commas, `ladder` and `peers` written out; the definition first, as everything's baseline."""
     groups = {"ladder": LADDER, "peers": PEERS}
-    wanted = ["general"]
+    wanted: list[str] = []
     for name in names.split(","):
         wanted.extend(groups.get(name.strip(), (name.strip(),)))
-    return list(dict.fromkeys(name for name in wanted if name))
+    start = [] if wanted[0] == LADDER[0] else ["general"]
+    return list(dict.fromkeys(name for name in start + wanted if name))
 
 
 def reference(engine: Engine) -> Engine:

@@ -1,11 +1,14 @@
-"""Declared cost of operators: bytes that must move and floating point operations, from the shapes of their inputs.
+"""Declared cost of operators and kernels: bytes that must move and floating point operations.
 
-Only operators listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
-the result once, as if nothing stayed in a cache between operators.
+Only those listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
+the result once, as if nothing stayed in a cache between operators. Of operators the shapes of their inputs say how much that is; of
+kernels, which a profiler sees by name alone, the sizes of the model and of what it was given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
@@ -13,10 +16,11 @@ from atomjet.models.painn import PaiNNConfig
 
 
 class Cost(NamedTuple):
-    """Of one call."""
+    """Of one call. `by` is what computes: matrix "products", or "arithmetic" number by number, which is slower on a GPU."""
 
     bytes: float
     flops: float
+    by: str = "products"
 
 
 ELEMENTWISE = {
@@ -67,17 +71,17 @@ def declared(name: str, shapes: list[list[int]], element: int) -> Cost | None:
     if kind in ELEMENTWISE and sizes:
         # In place or not, one result of the largest input's size; sums and norms write next to nothing.
         result = 0 if kind in ("sum", "linalg_vector_norm") else max(sizes)
-        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)))
+        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)), "arithmetic")
     if kind == "index_select" and len(shapes) >= 3:
         rows, width = sizes[2], prod(shapes[0][1:])
-        return Cost(element * 2 * rows * width + 8 * rows, 0.0)
+        return Cost(element * 2 * rows * width + 8 * rows, 0.0, "arithmetic")
     if kind == "index" and shapes and shapes[0]:
         return None  # the indices' shapes are not recorded
     if kind in ("index_add_", "index_add") and len(shapes) >= 4:
         added = sizes[3]
-        return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added))
+        return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added), "arithmetic")
     if kind == "segment_reduce" and sizes:
-        return Cost(element * sizes[0], float(sizes[0]))
+        return Cost(element * sizes[0], float(sizes[0]), "arithmetic")
     return None
 
 
@@ -95,3 +99,69 @@ def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
     gathered = config.layers * edges * 10 * f
     kept = config.layers * atoms * 2 * 18 * f
     return Cost(float(element * (gathered + kept)), float(flops))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one evaluation by PaiNN's kernels: N atoms, E edges, L layers, F channels.
+
+    `narrow` are the bytes of a number that travels between atoms, and of weights.
+    """
+
+    atoms: int
+    edges: int
+    layers: int
+    features: int
+    narrow: int
+
+
+def _message(s: Sizes) -> Cost:
+    """L launches; the first gathers a table of elements only, and has two thirds of the filter."""
+    f, more = s.features, s.layers - 1
+    moved = s.layers * 16 * s.edges + s.atoms * (6 * f * s.narrow * more + 16 * f * (2 * s.layers - 1))
+    return Cost(moved, float(s.edges * f * (31 * more + 19)), "arithmetic")
+
+
+def _message_back(s: Sizes) -> Cost:
+    """Filters and their slopes; nothing flows back to the table of elements."""
+    f, more = s.features, s.layers - 1
+    per_atom = s.layers * 4 * f * s.narrow + more * (9 * f * s.narrow + 24 * f)
+    moved = (s.layers * 28 + more * 12) * s.edges + s.atoms * per_atom
+    return Cost(moved, float(s.edges * f * (66 * more + 36)), "arithmetic")
+
+
+def _update(s: Sizes) -> Cost:
+    """L - 1 launches of 15 products of F x F an atom: mixing of three components, D1, D2, C1, C2."""
+    launches, square = s.layers - 1, s.features**2
+    per_atom = 32 * s.features + 16 * s.features * s.narrow
+    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
+
+
+def _update_back(s: Sizes) -> Cost:
+    """The same products turned."""
+    launches, square = s.layers - 1, s.features**2
+    per_atom = 32 * s.features + 17 * s.features * s.narrow
+    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
+
+
+def _update_last(s: Sizes) -> Cost:
+    """The last mixing without what nobody reads, the readout of half the channels, and both back."""
+    square = s.features**2
+    per_atom = 32 * s.features + 4 * s.features * s.narrow + 4
+    return Cost(s.atoms * per_atom + 14 * square * s.narrow, s.atoms * 42.0 * square)
+
+
+def _edge_forces(s: Sizes) -> Cost:
+    """Vector, ends and both gradients of an edge in; force, energy and virial of an atom out."""
+    return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges, "arithmetic")
+
+
+KERNELS: dict[str, Callable[[Sizes], Cost]] = {
+    "painn_message_fwd_kernel": _message,
+    "painn_message_bwd_kernel": _message_back,
+    "painn_update_fwd_kernel": _update,
+    "painn_update_bwd_kernel": _update_back,
+    "painn_update_last_kernel": _update_last,
+    "edge_forces_kernel": _edge_forces,
+}
+"""By name: the cost of all launches of one evaluation together."""

@@ -83,13 +83,22 @@ def describe(values: np.ndarray) -> dict[str, float]:
     return spread | {name: float(np.percentile(values, level)) for name, level in quantiles.items()}
 
 
-def ratio(base: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float, float]:
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster, and the 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def ratio(base: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = 1000) -> Ratio:
     """How many times faster `other` is: ratio of medians and its 95 % interval by bootstrap of whole rounds."""
     generator = np.random.default_rng(seed)
     rounds = generator.integers(0, len(base), (resamples, len(base)))
     drawn = np.median(base[rounds], axis=1) / np.median(other[rounds], axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(np.median(base) / np.median(other)), float(low), float(high)
+    return Ratio(float(np.median(base) / np.median(other)), float(low), float(high))
 
 
 def settle(device: torch.device, threads: int, process: int) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
-from atomjet.bench.cost import Cost, declared, painn
+from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, painn
 from atomjet.bench.measure import synchronize
+from atomjet.bench.parts import parts_of_call
 from atomjet.bench.provenance import provenance
 from atomjet.bench.racers import moved
 from atomjet.bench.trace import events as traced
@@ -63,7 +64,7 @@ class Profile:
         what: engine and structures. wall: seconds of an evaluation (median of ten, not traced). host: seconds that the host
             worked in the traced one. device: seconds that kernels ran. idle: seconds of the span from first to last kernel in which
             none did; zero on a CPU. gaps: longest idle gaps, seconds. launches: kernels, or operators on a CPU.
-        stages: wall seconds of neighbour search and model by themselves. work: what the model's equations ask for.
+        stages: wall seconds of neighbour search and model by themselves. work: what the model's equations ask for, if declared.
         kernels: the heaviest by name: (name, calls, seconds).
         items: operators, most worthwhile first.
     """
@@ -78,7 +79,7 @@ class Profile:
     gaps: list[float]
     launches: int
     stages: dict[str, float]
-    work: Cost
+    work: Cost | None
     kernels: list[tuple[str, int, float]]
     items: list[Item]
 
@@ -97,20 +98,18 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     systems = moved(system.to(device, torch.float64))
     for turn in range(WARM_UP):
         engine.predict(systems[turn % len(systems)])
-    ceilings = measure_ceilings(device, engine.dtype)
+    half = engine.backend == "fast_gpu" and engine.precision == "default"
+    ceilings = measure_ceilings(device, torch.float16 if half else engine.dtype)
     wall = _median(lambda turn: engine.predict(systems[turn % len(systems)]), device)
-    graphs = [search(other, engine.cutoff) for other in systems]
-    graphs = [graph.with_vectors(graph.vectors.to(engine.dtype)) for graph in graphs]
-    stages = {
-        "search": _median(lambda turn: search(systems[turn % len(systems)], engine.cutoff), device),
-        "model": _median(lambda turn: engine.evaluator.energies_and_gradients(graphs[turn % len(systems)]), device),
-    }
+    edges = search(systems[0], engine.cutoff).num_edges
+    parts = parts_of_call(engine, systems)
+    stages = {"search": _median(parts["search"], device), "model": _median(parts["energy and forces"], device)}
 
     def staged() -> None:
-        with named("search"):
-            search(systems[1], engine.cutoff)
-        with named("model"):
-            engine.evaluator.energies_and_gradients(graphs[1])
+        for name, part in (("search", "search"), ("model", "energy and forces")):
+            with named(name):
+                parts[part](1)
+                synchronize(device)
         for turn in range(REPEATS):
             synchronize(device)
             with named("predict"):
@@ -123,10 +122,12 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     events = _within(traced(made), "predict")
     kernels = [event for event in events if is_kernel(event)]
     busy, idle, gaps = _occupation(kernels)
-    items = _items(events, engine, ceilings)
+    element = 2 if half else torch.finfo(engine.dtype).bits // 8
+    work, costs = _declared_work(engine, system.num_atoms, edges, element)
+    items = _items(events, engine, ceilings, costs)
     operators = [event for event in events if is_outermost(event)]
     return Profile(
-        what=f"{engine.describe()}; {system.num_systems} structures, {system.num_atoms} atoms, {graphs[0].num_edges} edges",
+        what=f"{engine.describe()}; {system.num_systems} structures, {system.num_atoms} atoms, {edges} edges",
         provenance=provenance(device),
         ceilings=ceilings,
         wall=wall,
@@ -136,7 +137,7 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
         gaps=gaps,
         launches=len(kernels) if device.type == "cuda" else len(operators),
         stages=stages,
-        work=painn(engine.model.config, system.num_atoms, graphs[0].num_edges, torch.finfo(engine.dtype).bits // 8),
+        work=work,
         kernels=_by_name(kernels if kernels else [event for event in events if event.name.startswith("aten::")]),
         items=items,
     )
@@ -176,12 +177,18 @@ def spoken(profile: Profile) -> str:
     lines = [
         profile.what,
         f"ceilings measured here: copy {c.copy / 1e9:.1f} GB/s, products {c.products / 1e9:.0f} GFLOP/s, "
+        f"arithmetic {c.arithmetic / 1e9:.0f} GFLOP/s, "
         f"one launch {1e6 * c.launch:.2f} µs",
         f"one evaluation {1e3 * profile.wall:.3f} ms: search {1e3 * profile.stages['search']:.3f}, model "
         f"{1e3 * profile.stages['model']:.3f}, the rest "
         f"{1e3 * max(0.0, profile.wall - sum(profile.stages.values())):.3f}; {profile.launches} {unit}",
-        f"the model's declared work, {profile.work.flops / 1e9:.3f} GFLOP and {profile.work.bytes / 1e9:.3f} GB, would take "
-        f"{1e3 * profile.work.flops / c.products:.3f} and {1e3 * profile.work.bytes / c.copy:.3f} ms at these ceilings",
+    ]
+    if profile.work is not None:
+        lines.append(
+            f"the model's declared work, {profile.work.flops / 1e9:.3f} GFLOP and {profile.work.bytes / 1e9:.3f} GB, would take "
+            f"{1e3 * profile.work.flops / c.products:.3f} and {1e3 * profile.work.bytes / c.copy:.3f} ms at these ceilings"
+        )
+    lines += [
         f"traced: host {1e3 * profile.host:.3f} ms in operators",
     ]
     if profile.device:
@@ -251,7 +258,16 @@ def _by_name(events: list[Any]) -> list[tuple[str, int, float]]:
     return [(name, len(times), float(sum(times))) for name, times in ranked]
 
 
-def _items(events: list[Any], engine: Engine, ceilings: Ceilings) -> list[Item]:
+def _declared_work(engine: Engine, atoms: int, edges: int, element: int) -> tuple[Cost | None, dict[str, Cost]]:
+    """Of the whole model, and of each of its kernels; `element` bytes a number."""
+    config = engine.model.config
+    if engine.model.family != "painn":
+        return None, {}
+    sizes = Sizes(atoms, edges, config.layers, config.features, element)
+    return painn(config, atoms, edges, element), {name: cost(sizes) for name, cost in KERNELS.items()}
+
+
+def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[str, Cost]) -> list[Item]:
     """Operators with their own time and, where declared, cost; most worthwhile first."""
     gpu, element = engine.device.type == "cuda", torch.finfo(engine.dtype).bits // 8
     groups: dict[str, list[tuple[float, Any]]] = {}
@@ -269,6 +285,12 @@ def _items(events: list[Any], engine: Engine, ceilings: Ceilings) -> list[Item]:
         groups = {}
         for event in kernels:
             groups.setdefault(event.name, []).append((event.time_range.elapsed_us() * 1e-6, None))
+        for name, group in groups.items():
+            known = next((kernel for kernel in costs if name.startswith(kernel)), None)
+            if known:
+                cost, calls = costs[known], len(group)
+                each = cost._replace(bytes=cost.bytes / calls, flops=cost.flops / calls)
+                groups[name] = [(own, each) for own, _ in group]
     total = max(busy if kernels else attributed, 1e-12)
     items = [_item(name, group, total, ceilings) for name, group in groups.items()]
     return sorted(items, key=lambda item: (-(item.priority or 0.0), -item.seconds))
@@ -283,7 +305,8 @@ def _item(name: str, group: list[tuple[float, Any]], total: float, ceilings: Cei
         bound = "latency" if seconds < TWICE * latency else "unknown"
         return Item(short, len(group), seconds, seconds / total, None, None, bound, None, None)
     moved_bytes, flops = sum(cost.bytes for _, cost in group), sum(cost.flops for _, cost in group)
-    needed = {"memory": moved_bytes / ceilings.copy, "compute": flops / ceilings.products}
+    rate = ceilings.arithmetic if group[0][1].by == "arithmetic" else ceilings.products
+    needed = {"memory": moved_bytes / ceilings.copy, "compute": flops / rate}
     bound, floor = max(needed.items(), key=lambda entry: entry[1])
     if latency > floor or seconds < TWICE * latency:
         bound = "latency"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,16 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
 from atomjet.bench.contenders import Unavailable
+from atomjet.bench.measure import synchronize
+from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
-from atomjet.errors import BackendError
+from atomjet.errors import BackendError, ConfigError, SimulationError
+from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
+from atomjet.md.replicas import serves
 from atomjet.md.settings import MDSettings
-from atomjet.md.velocities import draw_velocities
+from atomjet.md.velocities import degrees_of_freedom, draw_velocities
 from atomjet.neighbors import OTHERS, brute_force, cpu, search
 
 TURNS = 8
@@ -33,11 +37,16 @@ MOVE = 0.01
 TIMESTEP = 0.5
 """fs."""
 
+TOGETHER = 50
+"""Steps on the device that are enqueued at a time; a run enqueues up to 256."""
+
 KELVIN = 10.0
 """Cold: the geometry stays near the one whose edges were counted, whatever weights are measured."""
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
+
+SEARCHES = ("search", "captured", "brute_force", "vesin", "torch_cluster", "nvalchemi")
 
 BRUTE = {"cpu": 2000, "cuda": 20_000}
 """Atoms of one structure beyond which all pairs take minutes."""
@@ -51,22 +60,29 @@ class Racer:
         call: one timed call, by a running number. includes: what it does, in words.
         judge: measure the accuracy; None where it cannot be had at this size.
         per_call: what one call does, for throughput: structures, atoms, and for dynamics fs.
-        parts: pieces of the call, timed by themselves.
+        parts: makes the pieces of the call, to be timed by themselves.
+        together: what a row tells of happens so many times in one timed call.
     """
 
     call: Callable[[int], Any]
     includes: str
     judge: Callable[[], dict[str, Any] | None]
     per_call: dict[str, float]
-    parts: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+    parts: Callable[[], Parts] = dict
+    together: int = 1
 
 
 class Entrants:
-    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases."""
+    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases.
+
+    Attributes:
+        built: contenders by name. late: those whose very first calls were not done in time, and what was said.
+    """
 
     def __init__(self, suite: str, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
         self.built: dict[str, contenders.Contender] = {}
+        self.late: dict[str, str] = {}
         self.judged: tuple[System, System | None, Prediction | None] | None = None
 
     def enter(self, name: str, system: System) -> Racer:
@@ -96,6 +112,19 @@ def default_names(suite: str, device: torch.device) -> str:
     if suite == "neighbors":
         return "vesin,search,brute_force" + (",captured" if device.type == "cuda" else "")
     return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
+
+
+def check_names(suite: str, names: list[str]) -> None:
+    """Refuse contenders that a suite does not know, before anything is measured.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name in names:
+        if suite != "neighbors":
+            contenders.check_name(name)
+        elif name not in SEARCHES:
+            raise ConfigError(f"setting {name!r} is no neighbour search; give some of {', '.join(SEARCHES)}")
 
 
 def spoken(row: dict[str, Any], device: torch.device) -> str:
@@ -128,31 +157,16 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
         few, exact = entrants.reference(system)
         if few is None or exact is None:
             return None
-        kind = accuracy.gate_of(engine.device, own.dtype, own.precision)
-        return accuracy.compare_predictions(contender.call(contender.prepare(few)), exact, few, kind).to_json()
+        kind = accuracy.gate_of(own)
+        made = contender.call(contender.prepare(few)).to(engine.device)
+        return accuracy.compare_predictions(made, exact, few, kind).to_json()
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    parts = _parts(contender, moved(system, 2)) if edges and turns == TURNS else {}
-    return Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call, parts)
-
-
-def _parts(contender: contenders.Contender, systems: list[System]) -> dict[str, Callable[[int], Any]]:
-    """Neighbour search, energy alone, and energy with forces of one of our engines."""
-    if not isinstance(contender, contenders.EngineContender):
-        return {}
-    engine = contender.engine
-    graphs = [search(system, engine.cutoff) for system in systems]
-    graphs = [graph.with_vectors(graph.vectors.to(engine.dtype)) for graph in graphs]
-
-    @torch.no_grad()
-    def energy(turn: int) -> Any:
-        return engine.model.atomic_energies(graphs[turn % 2])
-
-    parts: dict[str, Callable[[int], Any]] = {
-        "search": lambda turn: search(systems[turn % 2], engine.cutoff),
-        "energy and forces": lambda turn: engine.evaluator.energies_and_gradients(graphs[turn % 2]),
-    }
-    return parts | ({"energy": energy} if engine.backend == "general" else {})
+    plain = edges and turns == TURNS and type(contender) is contenders.EngineContender
+    racer = Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call)
+    if plain:
+        racer.parts = lambda: parts_of_call(own, moved(system, 2))
+    return racer
 
 
 def _dynamics_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
@@ -161,14 +175,16 @@ def _dynamics_racer(contender: contenders.Contender, system: System, entrants: E
     judge = _prediction_racer(contender, system, entrants).judge
     atoms = to_ase(system)
     atoms.calc = AtomJetCalculator(contender.engine)
-    generator = np.random.default_rng(0)
+    generator, settings = np.random.default_rng(0), MDSettings(steps=1, timestep=TIMESTEP)
     draw_velocities(atoms, KELVIN, "nve", generator)
-    dynamics = build_dynamics(atoms, MDSettings(steps=1, timestep=TIMESTEP), generator)
+    per_call = {"structures": 1.0, "atoms": float(len(atoms)), "fs": TIMESTEP}
+    if not serves(contender.engine, atoms, settings):
+        return _replica_racer(contender.engine, atoms, settings, judge, per_call)
+    dynamics = build_dynamics(atoms, settings, generator)
     includes = (
         "one velocity Verlet step as `atomjet md` takes it, through ASE: integration, ase.Atoms to the device, checks, "
         "neighbour search, energy, forces, stress, copy of the results to the host"
     )
-    per_call = {"structures": 1.0, "atoms": float(len(atoms)), "fs": TIMESTEP}
     forces: np.ndarray | None = None
 
     def step(turn: int) -> None:
@@ -176,6 +192,26 @@ def _dynamics_racer(contender: contenders.Contender, system: System, entrants: E
         forces = take_step(dynamics, forces)
 
     return Racer(step, includes, judge, per_call)
+
+
+def _replica_racer(
+    engine: Engine, atoms: Any, settings: MDSettings, judge: Callable[[], Any], per_call: dict[str, float]
+) -> Racer:
+    """Steps on the device, as `atomjet md` takes them where it can."""
+    replicas = Replicas(engine, [atoms], settings, [degrees_of_freedom(atoms, "nve")], TOGETHER)
+    replicas.evaluate()
+
+    def step(turn: int) -> None:
+        replicas.advance(TOGETHER)
+        synchronize(engine.device)
+        if int(replicas.motion.flags.max()):
+            raise SimulationError("the run halted; no steps were taken")
+
+    includes = (
+        f"one velocity Verlet step as `atomjet md` takes it on the device: integration, neighbour search, energy, forces, stress; "
+        f"{TOGETHER} steps enqueued and synchronised together, observables kept there"
+    )
+    return Racer(step, includes, judge, per_call, together=TOGETHER)
 
 
 def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
@@ -194,8 +230,6 @@ def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
         routes[other] = (lambda s, other=other: search(s, cutoff, other), includes)
     if name == "captured":
         return _captured_racer(system, engine)
-    if name not in routes:
-        raise Unavailable(f"is no neighbour search; give some of captured, {', '.join(routes)}")
     call, includes = routes[name]
     if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
         raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from atomjet.bench.measure import describe, ratio
+from atomjet.bench.measure import Ratio, describe, ratio
 from atomjet.errors import ConfigError
 from atomjet.models.file import write_atomically
 
@@ -68,6 +68,17 @@ class Result:
         """Seconds of every call of a row, all processes."""
         return np.concatenate([np.array(samples[self.clock]) for samples in row["samples"]])
 
+    def ratio(self, base: dict[str, Any], row: dict[str, Any]) -> Ratio:
+        """How many times faster a row is than another of the same case, from the rounds of both."""
+        one, other = self.values(base), self.values(row)
+        rounds = min(len(one), len(other))
+        return ratio(one[:rounds], other[:rounds])
+
+    @property
+    def cases(self) -> list[str]:
+        """All of them, in the order measured."""
+        return list(dict.fromkeys(row["case"] for row in self.rows))
+
     def save(self) -> None:
         """Write the file, whole or not at all."""
         if self.path is not None:
@@ -83,10 +94,7 @@ class Result:
             row["throughput"] = _throughput(row["per_call"], float(np.median(values)))
             row.pop("ratio", None)
             if baseline in rows:
-                base = self.values(baseline)
-                number = min(len(base), len(values))
-                estimate, low, high = ratio(base[:number], values[:number])
-                row["ratio"] = {"to": baseline["setting"], "estimate": estimate, "low": low, "high": high}
+                row["ratio"] = {"to": baseline["setting"]} | asdict(self.ratio(baseline, row))
 
 
 def read_result(path: Path | str) -> Result:
@@ -114,17 +122,23 @@ def read_result(path: Path | str) -> Result:
             _check_row(row)
         if "device_type" not in content["provenance"]:
             raise KeyError("device_type")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: a row or field is missing or wrong ({error}); measure it again") from None
     return Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
 
 
 def _check_row(row: dict[str, Any]) -> None:
-    """Raise KeyError or TypeError where something is missing that comparisons and reports rely on."""
+    """Raise KeyError, TypeError or ValueError where something is missing that comparisons and reports rely on."""
     if not {"case", "setting", "status"} <= set(row):
         raise KeyError("case, setting or status")
-    if row["status"] == "ok" and not all(len(part["cpu"]) == len(part["wall"]) > 0 for part in row["samples"]):
+    if row["status"] != "ok":
+        return
+    if not row["samples"]:
         raise KeyError("samples")
+    for part in row["samples"]:
+        clocks = np.array([part[name] for name in ("cpu", "wall", "yardstick_cpu", "yardstick_wall")], dtype=float)
+        if clocks.ndim != 2 or clocks.shape[1] == 0 or not (clocks >= 0).all():
+            raise ValueError("samples")
 
 
 def _throughput(per_call: dict[str, float], seconds: float) -> dict[str, float]:

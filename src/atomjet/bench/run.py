@@ -24,8 +24,8 @@ from atomjet.engine import Engine
 SHARE = 0.4
 """Of a case's time, what one contender's first calls may take."""
 
-FIRST = 0.1
-"""Of the whole time, what a contender's very first calls may take: they compile."""
+FIRST = 0.25
+"""Of the whole time, what a contender's very first calls may take: they compile. One that takes longer is not tried again."""
 
 
 class OutOfTime(BaseException):
@@ -95,13 +95,17 @@ def _run_case(
             "atoms": system.num_atoms,
             "structures": system.num_systems,
         }
+        new = name not in entrants.built
         try:
-            new = name not in entrants.built
+            if name in entrants.late:
+                raise OutOfTime(entrants.late[name])
             with _deadline(max(SHARE * seconds, FIRST * budget.seconds if new else 0.0)):
                 racer = entrants.enter(name, system)
                 _examine(racer, row, device)
         except (Exception, OutOfTime) as error:
             row.update(status=_status(error), reason=_reason(error))
+            if new and row["status"] == "out of time":
+                entrants.late[name] = row["reason"]
             _forget(device)
             continue
         if row["status"] == "ok":
@@ -146,31 +150,49 @@ def _time(
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
     lost: dict[str, Exception] = {}
     for name, racer in racing.items():
-        calls[name] = _guarded(name, racer, lost)
+        calls[name] = _guarded(name, racer.call, lost)
     made = interleave(calls, device, runs, seconds=0.7 * seconds)
     for name, racer in racing.items():
         if name in lost:
             rows[name].update(status=_status(lost[name]), reason=_reason(lost[name]))
             continue
-        rows[name]["samples"] = [_samples(made[name], made["yardstick"])]
+        rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together)]
         rows[name]["per_call"] = racer.per_call
-    parts = {f"{name}/{part}": call for name, racer in racing.items() for part, call in racer.parts.items()}
-    if parts and len(made["yardstick"].wall) >= 20:
-        split = interleave(parts, device, runs=20, warm_up=3, seconds=0.2 * seconds)
-        for label, series in split.items():
-            name, _, part = label.partition("/")
-            if name not in lost:
-                rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
+    if len(made["yardstick"].wall) >= 20:
+        running = [name for name in racing if name not in lost]
+        _time_parts({name: racing[name] for name in running}, rows, device, 0.2 * seconds)
 
 
-def _guarded(name: str, racer: Racer, lost: dict[str, Exception]) -> Callable[[int], Any]:
-    """A contender that fails in mid-race is out; the others go on."""
+def _time_parts(
+    racing: dict[str, Racer], rows: dict[str, dict[str, Any]], device: torch.device, seconds: float
+) -> None:
+    """Fill in where the time goes; one whose parts cannot be had keeps what was measured, and says why."""
+    parts: dict[str, Callable[[int], Any]] = {}
+    lost: dict[str, Exception] = {}
+    for name, racer in racing.items():
+        try:
+            made = racer.parts()
+        except Exception as error:
+            lost[name] = error
+            continue
+        parts |= {f"{name}/{part}": _guarded(name, call, lost) for part, call in made.items()}
+    split = interleave(parts, device, runs=20, warm_up=3, seconds=seconds)
+    for label, series in split.items():
+        name, _, part = label.partition("/")
+        if name not in lost:
+            rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
+    for name, error in lost.items():
+        rows[name]["reason"] = f"no parts: {_reason(error)}"
+
+
+def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) -> Callable[[int], Any]:
+    """What fails in mid-race is out; the others go on."""
 
     def call(turn: int) -> Any:
         if name in lost:
             return None
         try:
-            return racer.call(turn)
+            return work(turn)
         except Exception as error:
             lost[name] = error
             return None
@@ -178,9 +200,11 @@ def _guarded(name: str, racer: Racer, lost: dict[str, Exception]) -> Callable[[i
     return call
 
 
-def _samples(own: Series, yardstick: Series) -> dict[str, list[float]]:
-    parts = {"wall": own.wall, "cpu": own.cpu, "yardstick_wall": yardstick.wall, "yardstick_cpu": yardstick.cpu}
-    return {name: [float(f"{value:.5g}") for value in values] for name, values in parts.items()}
+def _samples(own: Series, yardstick: Series, together: int) -> dict[str, list[float]]:
+    """Seconds of what happens `together` times in one call of `own`."""
+    parts = {"wall": (own.wall, together), "cpu": (own.cpu, together)}
+    parts |= {"yardstick_wall": (yardstick.wall, 1), "yardstick_cpu": (yardstick.cpu, 1)}
+    return {name: [float(f"{value / times:.5g}") for value in values] for name, (values, times) in parts.items()}
 
 
 def _row(case: str, setting: str, status: str, reason: str) -> dict[str, Any]:

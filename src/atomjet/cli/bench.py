@@ -86,6 +86,9 @@ def measure(suite: str) -> Any:
         for output in (json_file, report, plot):
             if output is not None:
                 options.check_output(output, Path())
+        options.check_picture(plot)
+        numbers = {"runs": runs, "max_atoms": max_atoms, "processes": processes, "threads": threads}
+        options.check_positive(max_minutes=max_minutes, **numbers)
         budget = Budget(60 * max_minutes)
         request = {"settings": settings, "runs": runs, "max_atoms": max_atoms, "threads": threads, "seed": seed}
         wanted = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
@@ -160,6 +163,7 @@ def _measure(
         backend = wanted["backend"]
         settings = racers.default_names(suite, engine.device) if backend == "auto" else f"general,{backend}"
     names = settings.split(",") if suite == "neighbors" else expand(settings)
+    racers.check_names(suite, names)
     chosen = suites.cases(suite, engine.device, engine.model.family, max_atoms, seed)
     about = {
         "suite": suite,
@@ -202,7 +206,8 @@ def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
     from atomjet.bench.contenders import LADDER
-    from atomjet.bench.report import plot_ladder, plot_result, tables
+    from atomjet.bench.plots import plot_ladder, plot_result
+    from atomjet.bench.report import tables
 
     if report is not None:
         report.write_text(tables(result))
@@ -247,6 +252,7 @@ def ladder(
     from atomjet.bench import ladder as steps_of
     from atomjet.errors import ConfigError
 
+    options.check_positive(precision=precision, max_rounds=max_rounds)
     bench = steps_of.Bench(
         repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model
     )

@@ -196,8 +196,7 @@ def _check_paths(file: Path, output: Path, log: Path, plot: Path | None) -> None
         options.check_output(path, file)
     if len({path.resolve() for path in written}) < len(written):
         raise ConfigError(f"trajectory, log and plot must be different files; got {', '.join(map(str, written))}")
-    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"plot {plot} ends in {plot.suffix or 'nothing'}; name it .png, .pdf or .svg")
+    options.check_picture(plot)
 
 
 def _spoken(summary: Summary, settings: MDSettings) -> str:

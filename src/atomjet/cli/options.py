@@ -83,6 +83,27 @@ def check_output(output: Path, source: Path) -> None:
         raise ConfigError(f"cannot write {output}: there is no directory {output.parent}; make it first")
 
 
+def check_picture(picture: Path | None) -> None:
+    """Refuse, before anything is computed, a picture that could not be drawn."""
+    from atomjet.errors import ConfigError
+
+    if picture is not None and picture.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"plot {picture} ends in {picture.suffix or 'nothing'}; name it .png, .pdf or .svg")
+
+
+def check_positive(**values: float | None) -> None:
+    """Refuse numbers that mean nothing at zero and below.
+
+    Raises:
+        ConfigError: one is not above zero; names it.
+    """
+    from atomjet.errors import ConfigError
+
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name.replace('_', '-')} {value} is not above zero; give 1 or more")
+
+
 def warn(message: str) -> None:
     """One line on standard error that does not stop anything."""
     print(f"warning: {message}", file=sys.stderr)

@@ -46,10 +46,8 @@ def profile(
 
     from atomjet.bench.profile import ncu_command, profile_engine, spoken
     from atomjet.data import System
-    from atomjet.errors import ConfigError
 
-    if copies < 1:
-        raise ConfigError(f"copies {copies} is below 1; give 1 or more")
+    options.check_positive(copies=copies, threads=threads)
     for output in (json_file, trace):
         if output is not None:
             options.check_output(output, file)

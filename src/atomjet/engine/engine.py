@@ -192,7 +192,7 @@ class Engine:
 
     def _evaluate(self, system: System) -> Prediction:
         system = self._check_inputs(system)
-        graph = search(system, self.cutoff)
+        graph = self.search(system)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
         if self._route is not None and not fits(needed, free):
@@ -203,6 +203,10 @@ class Engine:
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def search(self, system: System) -> Graph:
+        """Find the neighbours of structures on the engine's device."""
+        return search(system, self.cutoff)
 
     def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
         """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
