@@ -288,6 +288,11 @@ class EscnMd(nn.Module):
         u = lengths / self.cutoff
         return (1 + u**5 * (-21 + u * (35 - 15 * u))) * (u < 1)
 
+    def envelope_slope(self, lengths: Tensor) -> Tensor:
+        """(E,) derivative of the envelope."""
+        u = lengths / self.cutoff
+        return u**4 * (-105 + u * (210 - 105 * u)) / self.cutoff * (u < 1)
+
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(N,) float64 learned energies, eV, without references; differentiable with respect to `graph.vectors` only."""
         parts = [(run, self.blends.of(self, run.kind)) for run in runs(self, graph)]

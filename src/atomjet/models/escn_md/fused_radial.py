@@ -1,0 +1,197 @@
+"""Radial factors of edges for `fused_edges.py`: from the networks themselves, or from tables of them.
+
+For a pair of elements a radial network is a function of the distance alone. In half precision it is tabulated: value, slope and
+curvature at each of `KNOTS` distances, made in float64; an edge takes the nearest knot and expands about it. That is closer to the
+network than a network of half precision would be (its errors are the same for all edges, and add up), and no product is needed,
+neither forth nor back. Above some number of elements, and in any other type, the networks themselves are evaluated.
+
+Both forms answer the same calls; what they gather on the way back becomes dE/dd in `along`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from threading import Lock
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from atomjet.data import Graph
+from atomjet.models.escn_md import fused_steps
+from atomjet.models.escn_md.compiled import Compiled
+from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.escn_md.pieces import Piece
+from atomjet.models.escn_md.unified_radial import UnifiedRadial
+
+KNOTS = 2048
+"""From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
+
+TABLE_BYTES = 2 * 1024**3
+"""Tables are kept up to this size (UMA-S: 80 MB for a pair of elements)."""
+
+pack, pack_backward = Compiled(fused_steps.pack), Compiled(fused_steps.pack_backward)
+pack_tabulated = Compiled(fused_steps.pack_tabulated)
+pack_tabulated_backward = Compiled(fused_steps.pack_tabulated_backward)
+
+
+class Tables:
+    """Radial networks tabulated for sets of elements, least recently used first out."""
+
+    def __init__(self, model: EscnMd, kind: torch.dtype) -> None:
+        self.model, self.kind = model, kind
+        self.networks = [model.edge_degree, *(block.radial for block in model.blocks)]
+        outputs = sum(network[6].out_features for network in self.networks)  # type: ignore[index, union-attr]
+        self.bytes_of_pair = 3 * KNOTS * outputs * kind.itemsize  # type: ignore[operator]
+        self._kept: OrderedDict[tuple[int, ...], list[Tensor]] = OrderedDict()
+        self._lock = Lock()
+
+    def bytes_of(self, elements: tuple[int, ...]) -> int:
+        """Memory of the tables of a set of elements; zero for one that is not tabulated."""
+        size = len(elements) ** 2 * self.bytes_of_pair
+        return size if size <= TABLE_BYTES else 0
+
+    def of(self, elements: tuple[int, ...]) -> list[Tensor] | None:
+        """(pairs KNOTS, 3, outputs) of each network, pairs by (neighbor, center); None where it would be too large."""
+        if not self.bytes_of(elements):
+            return None
+        with self._lock:
+            if elements not in self._kept:
+                kept = sum(self.bytes_of(key) for key in self._kept)
+                while self._kept and kept + self.bytes_of(elements) > TABLE_BYTES:
+                    kept -= self.bytes_of(self._kept.popitem(last=False)[0])
+                self._kept[elements] = [self._made(network, elements) for network in self.networks]  # type: ignore[arg-type]
+            self._kept.move_to_end(elements)
+            return self._kept[elements]
+
+    def _made(self, network: torch.nn.Module, elements: tuple[int, ...]) -> Tensor:
+        model, network = self.model, copy.deepcopy(network).double()
+        device = model.source_embedding.weight.device
+        lengths = torch.linspace(0, model.cutoff, KNOTS, dtype=torch.float64, device=device)
+        ones = torch.ones_like(lengths)
+        found = []
+        for source in elements:
+            for target in elements:
+                shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
+                rest = torch.cat(shares).double().expand(KNOTS, -1)
+
+                def value(d: Tensor, rest: Tensor = rest) -> Tensor:
+                    return network(torch.cat([model.radial_basis(d), rest], dim=1))
+
+                def slope(d: Tensor, value=value) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+                    return jvp(value, (d,), (ones,))
+
+                (values, slopes), (_, curvatures) = jvp(slope, (lengths,), (ones,))
+                found.append(torch.stack([values, slopes, curvatures], dim=1).to(self.kind))
+        return torch.cat(found)
+
+
+class TabulatedRadial:
+    """Radial factors of one call from tables."""
+
+    def __init__(
+        self, model: EscnMd, tables: list[Tensor], elements: tuple[int, ...], graph: Graph, lengths: Tensor
+    ) -> None:
+        self.tables, self.channels = tables, model.config.channels
+        spacing = model.cutoff / (KNOTS - 1)
+        nearest = torch.round(lengths / spacing)
+        self.offsets = lengths - nearest * spacing
+        rank = torch.zeros(model.config.max_z, dtype=torch.int64, device=lengths.device)
+        rank[list(elements)] = torch.arange(len(elements), device=lengths.device)
+        ranks = rank[graph.atomic_numbers]
+        pair = ranks[graph.neighbors] * len(elements) + ranks[graph.centers]
+        self.knots = pair * KNOTS + nearest.long()
+        self.along_bar = torch.zeros_like(lengths)
+
+    def degree(self, piece: Piece) -> Tensor:
+        """The network of the edge degrees, (e, 3 C)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        return self.tables[0][knots, 0] + offsets * self.tables[0][knots, 1]
+
+    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+        """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        slope = self.tables[0][knots, 1] + offsets * self.tables[0][knots, 2]
+        self.along_bar[piece.edges] += share * (bar * slope).sum(1)
+
+    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
+        """`fused_steps.pack` with the factors of a layer."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
+        return pack_tabulated(y, wigner, self.tables[layer + 1], knots, offsets, piece.neighbor, piece.center)
+
+    def pack_backward(
+        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """dE/dpacked (e, 18 C) to ȳ of neighbor and center and the torques, all to be weighed by share (e,)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
+        table = self.tables[layer + 1].unflatten(2, (6, 2, -1))
+        found = []
+        for side, atoms in enumerate((piece.neighbor, piece.center)):
+            y_bar, torque, along = pack_tabulated_backward(
+                bar.unflatten(1, (9, 2, -1))[:, :, side], y, wigner, table[:, :, :, side], knots, offsets, atoms
+            )
+            self.along_bar[piece.edges] += share * along
+            found.append((y_bar, torque))
+        return found
+
+    def along(self) -> Tensor:
+        """dE/dd (E,) through the radial factors."""
+        return self.along_bar
+
+
+class NetworkRadial:
+    """Radial factors of one call from the networks, in the type of the model."""
+
+    def __init__(
+        self, model: EscnMd, networks: UnifiedRadial, graph: Graph, lengths: Tensor, pieces: list[Piece]
+    ) -> None:
+        self.networks, self.lengths, self.numbers, self.pieces = networks, lengths, graph.atomic_numbers, pieces
+        self.last = [model.edge_degree[6], *(block.radial[6] for block in model.blocks)]  # type: ignore[index, union-attr]
+        self.inner = lengths.new_empty(networks.count, graph.num_edges, model.config.edge_channels)
+        for piece in pieces:
+            self.inner[:, piece.edges] = networks.forward(lengths[piece.edges], *self._elements(piece))
+        self.inner_bar = torch.zeros_like(self.inner)
+
+    def degree(self, piece: Piece) -> Tensor:
+        """See `TabulatedRadial`."""
+        return self._last(0, piece)
+
+    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+        """See `TabulatedRadial`."""
+        self.inner_bar[0, piece.edges] = share[:, None] * (bar.to(share.dtype) @ self.last[0].weight)
+
+    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
+        """See `TabulatedRadial`."""
+        return pack(y, wigner, self._last(layer + 1, piece), piece.neighbor, piece.center)
+
+    def pack_backward(
+        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """See `TabulatedRadial`."""
+        radial = self._last(layer + 1, piece).unflatten(1, (6, 2, -1))
+        matrices = self.last[layer + 1].weight.unflatten(0, (6, 2, -1))
+        found = []
+        for side, atoms in enumerate((piece.neighbor, piece.center)):
+            y_bar, torque, radial_bar = pack_backward(
+                bar.unflatten(1, (9, 2, -1))[:, :, side], y, wigner, radial[:, :, side], atoms
+            )
+            inner_bar = radial_bar @ matrices[:, side].flatten(0, 1)
+            self.inner_bar[layer + 1, piece.edges] += share[:, None] * inner_bar
+            found.append((y_bar, torque))
+        return found
+
+    def along(self) -> Tensor:
+        """See `TabulatedRadial`."""
+        found = torch.empty_like(self.lengths)
+        for piece in self.pieces:
+            inner_bar = self.inner_bar[:, piece.edges]
+            found[piece.edges] = self.networks.backward(self.lengths[piece.edges], *self._elements(piece), inner_bar)
+        return found
+
+    def _elements(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        return self.numbers[piece.neighbor], self.numbers[piece.center]
+
+    def _last(self, network: int, piece: Piece) -> Tensor:
+        last = self.last[network]
+        return torch.addmm(last.bias, self.inner[network, piece.edges], last.weight.T)
