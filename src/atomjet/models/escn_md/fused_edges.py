@@ -97,7 +97,7 @@ class FusedEdges:
     def _convolve(self, layer: int, piece: Piece, y: Tensor) -> Outputs:
         first, second = piece.products[layer]
         h = _multiply(first, self.radial.pack(layer, piece, y, self.wigner[piece.edges]))
-        o = _multiply(second, gate(h, first.bias))
+        o = _multiply(second, gate(h, first.bias), self.lengths.dtype)
         return Outputs(h, o.unflatten(1, (9, -1)))
 
     def _summed(self, piece: Piece, o: Tensor, bias: Tensor, rescale: float = 1.0) -> Tensor:
@@ -124,15 +124,14 @@ class FusedEdges:
             q_bar = _multiply_backward(second, self._returned(piece, outputs.o, second.bias, x_bar, largest))
             packed_bar = _multiply_backward(first, gate_backward(q_bar, outputs.h, first.bias))
             weight = share[piece.edges]
-            sides = self.radial.pack_backward(layer, piece, packed_bar, y, self.wigner[piece.edges], weight)
-            for _, torque in sides:
-                self.torque[:, piece.edges] += torque * weight
-            given.append([y_bar for y_bar, _ in sides])
+            y_bar, torque = self.radial.pack_backward(layer, piece, packed_bar, y, self.wigner[piece.edges], weight)
+            self.torque[:, piece.edges] += torque * weight
+            given.append(y_bar)
         self.kept[layer] = []
-        to_neighbor, to_center = (side[0] if len(side) == 1 else torch.cat(side) for side in zip(*given, strict=True))
         starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
-        sums = gathered(to_center, to_neighbor, share, graph.reverse, starts, stops, self.count)
-        return sums.unflatten(1, (9, -1))
+        return gathered(
+            given[0] if len(given) == 1 else torch.cat(given), share, graph.reverse, starts, stops, self.count
+        )
 
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
@@ -161,15 +160,23 @@ class FusedEdges:
         return along[:, None] * y + across / self.lengths[:, None]
 
 
-def _multiply(product: Product, x: Tensor) -> Tensor:
-    """(e, 9 in) to the three products side by side."""
+def _multiply(product: Product, x: Tensor, kind: torch.dtype | None = None) -> Tensor:
+    """(e, 9 in) to the three products side by side, in the type of x or that given."""
     width = x.shape[1] // 9
     sizes = [weight.shape[1] for weight in product.weights]
-    out = x.new_empty(len(x), sum(sizes))
+    out = x.new_empty(len(x), sum(sizes), dtype=kind)
     parts = x.split([3 * width, 4 * width, 2 * width], dim=1)
     for part, weight, place in zip(parts, product.weights, out.split(sizes, dim=1), strict=True):
-        torch.mm(part, weight, out=place)
+        _product(part, weight, place)
     return out
+
+
+def _product(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """x weight into a part of a tensor, which may be of a wider type."""
+    if out.dtype == x.dtype:
+        torch.mm(x, weight, out=out)
+    else:
+        torch.mm(x, weight, out_dtype=out.dtype, out=out)
 
 
 def _multiply_backward(product: Product, y_bar: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from threading import Lock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,11 +30,18 @@ KNOTS = 2048
 """From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
 
 TABLE_BYTES = 2 * 1024**3
-"""Tables are kept up to this size (UMA-S: 80 MB for a pair of elements)."""
+"""Tables are kept up to this size (UMA-S: 107 MB for a pair of elements)."""
 
 pack, pack_backward = Compiled(fused_steps.pack), Compiled(fused_steps.pack_backward)
 pack_tabulated = Compiled(fused_steps.pack_tabulated)
 pack_tabulated_backward = Compiled(fused_steps.pack_tabulated_backward)
+
+
+class Table(NamedTuple):
+    """A network tabulated."""
+
+    values: Tensor  # (pairs KNOTS, outputs) in the type of the model
+    changes: Tensor  # (pairs KNOTS, 2, outputs) slope and curvature in storage type
 
 
 class Tables:
@@ -43,8 +51,8 @@ class Tables:
         self.model, self.kind = model, kind
         self.networks = [model.edge_degree, *(block.radial for block in model.blocks)]
         outputs = sum(network[6].out_features for network in self.networks)  # type: ignore[index, union-attr]
-        self.bytes_of_pair = 3 * KNOTS * outputs * kind.itemsize  # type: ignore[operator]
-        self._kept: OrderedDict[tuple[int, ...], list[Tensor]] = OrderedDict()
+        self.bytes_of_pair = KNOTS * outputs * (4 + 2 * kind.itemsize)  # type: ignore[operator]
+        self._kept: OrderedDict[tuple[int, ...], list[Table]] = OrderedDict()
         self._lock = Lock()
 
     def bytes_of(self, elements: tuple[int, ...]) -> int:
@@ -52,8 +60,8 @@ class Tables:
         size = len(elements) ** 2 * self.bytes_of_pair
         return size if size <= TABLE_BYTES else 0
 
-    def of(self, elements: tuple[int, ...]) -> list[Tensor] | None:
-        """(pairs KNOTS, 3, outputs) of each network, pairs by (neighbor, center); None where it would be too large."""
+    def of(self, elements: tuple[int, ...]) -> list[Table] | None:
+        """Of each network, pairs by (neighbor, center); None where they would be too large."""
         if not self.bytes_of(elements):
             return None
         with self._lock:
@@ -65,12 +73,11 @@ class Tables:
             self._kept.move_to_end(elements)
             return self._kept[elements]
 
-    def _made(self, network: torch.nn.Module, elements: tuple[int, ...]) -> Tensor:
+    def _made(self, network: torch.nn.Module, elements: tuple[int, ...]) -> Table:
         model, network = self.model, copy.deepcopy(network).double()
         device = model.source_embedding.weight.device
         lengths = torch.linspace(0, model.cutoff, KNOTS, dtype=torch.float64, device=device)
-        ones = torch.ones_like(lengths)
-        found = []
+        found: list[tuple[Tensor, Tensor]] = []
         for source in elements:
             for target in elements:
                 shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
@@ -79,19 +86,19 @@ class Tables:
                 def value(d: Tensor, rest: Tensor = rest) -> Tensor:
                     return network(torch.cat([model.radial_basis(d), rest], dim=1))
 
-                def slope(d: Tensor, value=value) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-                    return jvp(value, (d,), (ones,))
-
-                (values, slopes), (_, curvatures) = jvp(slope, (lengths,), (ones,))
-                found.append(torch.stack([values, slopes, curvatures], dim=1).to(self.kind))
-        return torch.cat(found)
+                values, slopes = jvp(value, (lengths,), (torch.ones_like(lengths),))
+                # Times half a spacing at most: differences between knots are exact enough.
+                (curvatures,) = torch.gradient(slopes, spacing=model.cutoff / (KNOTS - 1), dim=0)
+                found.append((values, torch.stack([slopes, curvatures], dim=1)))
+        values, changes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Table(values.to(model.source_embedding.weight.dtype), changes.to(self.kind))
 
 
 class TabulatedRadial:
     """Radial factors of one call from tables."""
 
     def __init__(
-        self, model: EscnMd, tables: list[Tensor], elements: tuple[int, ...], graph: Graph, lengths: Tensor
+        self, model: EscnMd, tables: list[Table], elements: tuple[int, ...], graph: Graph, lengths: Tensor
     ) -> None:
         self.tables, self.channels = tables, model.config.channels
         spacing = model.cutoff / (KNOTS - 1)
@@ -107,33 +114,31 @@ class TabulatedRadial:
     def degree(self, piece: Piece) -> Tensor:
         """The network of the edge degrees, (e, 3 C)."""
         knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
-        return self.tables[0][knots, 0] + offsets * self.tables[0][knots, 1]
+        values, changes = self.tables[0]
+        return values[knots] + offsets * changes[knots, 0]
 
     def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
         """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
         knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
-        slope = self.tables[0][knots, 1] + offsets * self.tables[0][knots, 2]
+        changes = self.tables[0].changes
+        slope = changes[knots, 0] + offsets * changes[knots, 1]
         self.along_bar[piece.edges] += share * (bar * slope).sum(1)
 
     def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
         """`fused_steps.pack` with the factors of a layer."""
         knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
-        return pack_tabulated(y, wigner, self.tables[layer + 1], knots, offsets, piece.neighbor, piece.center)
+        return pack_tabulated(y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs)
 
     def pack_backward(
         self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """dE/dpacked (e, 18 C) to ȳ of neighbor and center and the torques, all to be weighed by share (e,)."""
+    ) -> tuple[Tensor, Tensor]:
+        """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) and torques (2, e), all to be weighed by share (e,)."""
         knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
-        table = self.tables[layer + 1].unflatten(2, (6, 2, -1))
-        found = []
-        for side, atoms in enumerate((piece.neighbor, piece.center)):
-            y_bar, torque, along = pack_tabulated_backward(
-                bar.unflatten(1, (9, 2, -1))[:, :, side], y, wigner, table[:, :, :, side], knots, offsets, atoms
-            )
-            self.along_bar[piece.edges] += share * along
-            found.append((y_bar, torque))
-        return found
+        y_bar, torque, along = pack_tabulated_backward(
+            bar, y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs
+        )
+        self.along_bar[piece.edges] += share * along
+        return y_bar, torque
 
     def along(self) -> Tensor:
         """dE/dd (E,) through the radial factors."""
@@ -163,23 +168,15 @@ class NetworkRadial:
 
     def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
         """See `TabulatedRadial`."""
-        return pack(y, wigner, self._last(layer + 1, piece), piece.neighbor, piece.center)
+        return pack(y, wigner, self._last(layer + 1, piece), piece.pairs)
 
     def pack_backward(
         self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor]:
         """See `TabulatedRadial`."""
-        radial = self._last(layer + 1, piece).unflatten(1, (6, 2, -1))
-        matrices = self.last[layer + 1].weight.unflatten(0, (6, 2, -1))
-        found = []
-        for side, atoms in enumerate((piece.neighbor, piece.center)):
-            y_bar, torque, radial_bar = pack_backward(
-                bar.unflatten(1, (9, 2, -1))[:, :, side], y, wigner, radial[:, :, side], atoms
-            )
-            inner_bar = radial_bar @ matrices[:, side].flatten(0, 1)
-            self.inner_bar[layer + 1, piece.edges] += share[:, None] * inner_bar
-            found.append((y_bar, torque))
-        return found
+        y_bar, torque, radial_bar = pack_backward(bar, y, wigner, self._last(layer + 1, piece), piece.pairs)
+        self.inner_bar[layer + 1, piece.edges] = share[:, None] * (radial_bar @ self.last[layer + 1].weight)
+        return y_bar, torque
 
     def along(self) -> Tensor:
         """See `TabulatedRadial`."""

@@ -6,9 +6,10 @@ once: gathering both atoms, turning, scaling and rounding are one function, and 
 Per edge (e), features are kept in the storage type (half precision, or that of the weights) and computed in the type of `wigner`:
 
     packed   (e, 18 C)  rows m-major (m = 0: l = 0 1 2; +1: 1 2; -1: 1 2; +2; -2), [neighbor | center] in each
-    radial   (e, 12 C)  factors for m = 0: l = 0 1 2; |m| = 1: l = 1 2; |m| = 2; in the type of `wigner`, [neighbor | center] in each
+    radial   (e, 12 C)  factors for m = 0: l = 0 1 2; |m| = 1: l = 1 2; |m| = 2; [neighbor | center], in the type of `wigner`
     h        (e, 11 H)  gates of l = 1 2; then nine rows, without bias
-    q, o     (e, 9 H), (e, 9 C)  nine rows; o without bias
+    q        (e, 9 H)   nine rows
+    o        (e, 9, C)  nine rows without bias, in the type of `wigner`: rounding it would cost most
 
 X̄ stands for dE/dX. On the way back every row is in a unit of its own: what an edge's center receives is divided by its largest
 value (`normalised`), so nothing leaves the range of half precision; and as all that follows is linear, the envelope and that value
@@ -17,7 +18,7 @@ come in last, as one weight per edge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,19 +46,16 @@ def _turns() -> tuple[tuple[tuple[int, int, float], ...], ...]:
 TURNS = _turns()
 
 
-def _entry(wigner: Tensor, place: int, coefficient: int) -> Tensor:
-    """D of a row (m-major) and a coefficient (l-major) of the same degree: (e,) of (e, 35)."""
-    index = ORDER[place]
-    degree = DEGREE[index]
-    return wigner[..., FIRST[degree] + (index - degree**2) * (2 * degree + 1) + coefficient - degree**2]
+def _numbers(wigner: Tensor, dims: int) -> Callable[[int, int], Tensor]:
+    """Look up D of a row (m-major) and a coefficient (l-major) of its degree in (..., 35), with `dims` dimensions added."""
+    entries = wigner[(..., *(dims * [None]))].unbind(-1 - dims)
 
+    def entry(place: int, coefficient: int) -> Tensor:
+        index = ORDER[place]
+        degree = DEGREE[index]
+        return entries[FIRST[degree] + (index - degree**2) * (2 * degree + 1) + coefficient - degree**2]
 
-def _turned(wigner: Tensor, x: Tensor, place: int) -> Tensor:
-    """One row of D x: x (e, 9, C) l-major to (e, C)."""
-    degree = DEGREE[ORDER[place]]
-    if degree == 0:
-        return x[:, 0].to(wigner.dtype)
-    return _sum([_entry(wigner, place, k)[:, None] * x[:, k] for k in range(degree**2, (degree + 1) ** 2)])
+    return entry
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
@@ -67,117 +65,133 @@ def _sum(terms: list[Tensor]) -> Tensor:
     return total
 
 
-def _places(coefficient: int, rows: int) -> list[int]:
-    """The rows, of the first `rows`, that have the degree of an l-major coefficient."""
-    return [place for place in range(rows) if DEGREE[ORDER[place]] == DEGREE[coefficient]]
+def _turned(entry: Callable[[int, int], Tensor], x: Sequence[Tensor]) -> list[Tensor]:
+    """D x: nine coefficients, l-major, to nine rows, m-major."""
+    rows = [x[0].to(entry(0, 0).dtype)]
+    for place in range(1, 9):
+        degree = DEGREE[ORDER[place]]
+        rows.append(_sum([entry(place, k) * x[k] for k in range(degree**2, (degree + 1) ** 2)]))
+    return rows
 
 
-def pack(y: Tensor, wigner: Tensor, radial: Tensor, neighbors: Tensor, centers: Tensor) -> Tensor:
-    """D [y_neighbor | y_center] times the radial factors: y (N, 9, C) in storage type to packed."""
-    return _packed(y, wigner, radial.unflatten(1, (6, 2, -1)).unbind(1), neighbors, centers)
+def _turned_back(entry: Callable[[int, int], Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
+    """Dᵀ rows: nine rows, or the three of m = 0, to nine coefficients."""
+    found = [rows[0]]
+    for k in range(1, 9):
+        places = [place for place in range(len(rows)) if DEGREE[ORDER[place]] == DEGREE[k]]
+        found.append(_sum([entry(place, k) * rows[place] for place in places]))
+    return found
+
+
+def _torque(rows: Sequence[Tensor], turned: Sequence[Tensor]) -> list[Tensor]:
+    """Σ L_ab rows_a turned_b over a and b, about x and z."""
+    return [_sum([value * rows[a] * turned[b] for a, b, value in turn if a < len(rows)]) for turn in TURNS]
+
+
+def pack(y: Tensor, wigner: Tensor, radial: Tensor, pairs: Tensor) -> Tensor:
+    """D [y_neighbor | y_center] times the radial factors: y (N, 9, C) in storage type, (neighbor, center) (e, 2) to packed."""
+    return _packed(y, wigner, radial.unflatten(1, (6, 2, -1)).unbind(1), pairs)
 
 
 def pack_tabulated(
-    y: Tensor, wigner: Tensor, weight_table: Tensor, knots: Tensor, offsets: Tensor, neighbors: Tensor, centers: Tensor
+    y: Tensor,
+    wigner: Tensor,
+    weight_values: Tensor,
+    weight_changes: Tensor,
+    knots: Tensor,
+    offsets: Tensor,
+    pairs: Tensor,
 ) -> Tensor:
-    """The same with factors by Taylor expansion about the nearest knot: the table (knots, 3, 12 C), knots and offsets (e,) Å."""
-    table = weight_table.unflatten(2, (6, 2, -1))
-    factors = [table[:, 0, k][knots] + offsets[:, None, None] * table[:, 1, k][knots] for k in range(6)]
-    return _packed(y, wigner, factors, neighbors, centers)
+    """The same with factors by Taylor expansion about the nearest knot: values (knots, 12 C), slopes and curvatures
+    (knots, 2, 12 C); the knot of each edge (e,), and how far it is beyond it, Å.
+    """
+    values, slopes, _ = _tabulated(weight_values, weight_changes, knots)
+    return _packed(y, wigner, (values + offsets[:, None, None, None] * slopes).unbind(1), pairs)
 
 
-def _packed(y: Tensor, wigner: Tensor, factors: Sequence[Tensor], neighbors: Tensor, centers: Tensor) -> Tensor:
+def _tabulated(values: Tensor, changes: Tensor, knots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, slope, curvature (e, 6, 2, C)."""
+    slopes, curvatures = changes[knots].unflatten(2, (6, 2, -1)).unbind(1)
+    return values[knots].unflatten(1, (6, 2, -1)), slopes, curvatures
+
+
+def _packed(y: Tensor, wigner: Tensor, factors: Sequence[Tensor], pairs: Tensor) -> Tensor:
     """Factors are six of (e, 2, C)."""
-    sides = (y[neighbors], y[centers])
-    rows = [
-        (_turned(wigner, sides[side], place) * factors[FACTOR[place]][:, side]).to(y.dtype)
-        for place in range(9)
-        for side in range(2)
-    ]
-    return torch.cat(rows, dim=1)
+    turned = _turned(_numbers(wigner, 2), y[pairs].unbind(2))
+    rows = [(row * factors[FACTOR[place]]).to(y.dtype) for place, row in enumerate(turned)]
+    return torch.stack(rows, dim=1).flatten(1)
 
 
 def pack_backward(
-    packed_bar: Tensor, y: Tensor, wigner: Tensor, radial: Tensor, atoms: Tensor
+    packed_bar: Tensor, y: Tensor, wigner: Tensor, radial: Tensor, pairs: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one side: (e, 9, C) of dE/dpacked, (e, 6, C) of the factors, and the atoms of that side.
-
-    Returns ȳ of each edge's atom (e, 9 C) in storage type, the torque about x and z (2, e), and dE/dradial (e, 6 C).
+    """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) in storage type, torque about x and z (2, e), and
+    dE/dradial (e, 12 C).
     """
-    y_bar, torque, products = _packed_backward(packed_bar, y, wigner, radial.unbind(1), atoms)
-    return y_bar, torque, torch.cat(products, dim=1).to(radial.dtype)
+    y_bar, torque, products = _packed_backward(packed_bar, y, wigner, radial.unflatten(1, (6, 2, -1)).unbind(1), pairs)
+    return y_bar, torque, torch.stack(products, dim=1).flatten(1)
 
 
 def pack_tabulated_backward(
-    packed_bar: Tensor, y: Tensor, wigner: Tensor, weight_table: Tensor, knots: Tensor, offsets: Tensor, atoms: Tensor
+    packed_bar: Tensor,
+    y: Tensor,
+    wigner: Tensor,
+    weight_values: Tensor,
+    weight_changes: Tensor,
+    knots: Tensor,
+    offsets: Tensor,
+    pairs: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with the table (knots, 3, 6, C) of that side; the last of what it returns is dE/dd (e,)."""
-    offset = offsets[:, None]
-    first = [weight_table[:, 1, k][knots] for k in range(6)]
-    factors = [weight_table[:, 0, k][knots] + offset * first[k] for k in range(6)]
-    y_bar, torque, products = _packed_backward(packed_bar, y, wigner, factors, atoms)
-    slopes = [first[k] + offset * weight_table[:, 2, k][knots] for k in range(6)]
-    return y_bar, torque, _sum([products[k] * slopes[k] for k in range(6)]).sum(1)
+    """The same; the last of what it returns is dE/dd (e,)."""
+    offset = offsets[:, None, None, None]
+    values, slopes, curvatures = _tabulated(weight_values, weight_changes, knots)
+    y_bar, torque, products = _packed_backward(packed_bar, y, wigner, (values + offset * slopes).unbind(1), pairs)
+    changes = (slopes + offset * curvatures).unbind(1)
+    return y_bar, torque, _sum([a * b for a, b in zip(products, changes, strict=True)]).sum((1, 2))
 
 
 def _packed_backward(
-    packed_bar: Tensor, y: Tensor, wigner: Tensor, factors: Sequence[Tensor], atoms: Tensor
+    packed_bar: Tensor, y: Tensor, wigner: Tensor, factors: Sequence[Tensor], pairs: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """ȳ of each edge's atom, torque, and what multiplies the derivative of each of the six factors (e, C)."""
-    x = y[atoms]
-    turned = [_turned(wigner, x, place) for place in range(9)]
-    bars = [packed_bar[:, place].to(wigner.dtype) for place in range(9)]
-    scaled = [bars[place] * factors[FACTOR[place]] for place in range(9)]
+    """ȳ, torque, and what multiplies the derivative of each of the six factors (e, 2, C)."""
+    entry = _numbers(wigner, 2)
+    turned = _turned(entry, y[pairs].unbind(2))
+    bars = packed_bar.unflatten(1, (9, 2, -1)).to(wigner.dtype).unbind(1)
+    scaled = [bar * factors[FACTOR[place]] for place, bar in enumerate(bars)]
     products: list[list[Tensor]] = [[] for _ in range(6)]
     for place in range(9):
         products[FACTOR[place]].append(bars[place] * turned[place])
-    torque = torch.stack([_torque(turn, scaled, turned) for turn in TURNS])
-    return _turned_back(wigner, scaled, y.dtype), torque, [_sum(parts) for parts in products]
-
-
-def _torque(turn: tuple[tuple[int, int, float], ...], rows: list[Tensor], turned: list[Tensor]) -> Tensor:
-    """Σ L_ab rows_a turned_b over a, b and channels."""
-    terms = [value * rows[a] * turned[b] for a, b, value in turn if a < len(rows)]
-    return _sum(terms).sum(1)
-
-
-def _turned_back(wigner: Tensor, rows: list[Tensor], kind: torch.dtype) -> Tensor:
-    """Dᵀ rows: nine of (e, C) to (e, 9 C), l-major."""
-    columns = []
-    for k in range(9):
-        terms = [rows[place] if k == 0 else _entry(wigner, place, k)[:, None] * rows[place] for place in _places(k, 9)]
-        columns.append(_sum(terms).to(kind))
-    return torch.cat(columns, dim=1)
+    torque = torch.stack([part.sum((1, 2)) for part in _torque(scaled, turned)])
+    y_bar = torch.stack([part.to(y.dtype) for part in _turned_back(entry, scaled)], dim=1)
+    return y_bar, torque, [_sum(parts) for parts in products]
 
 
 def gate(h: Tensor, weight_bias: Tensor) -> Tensor:
     """silu on l = 0, sigmoid of the gates on the others; `weight_bias` (5 H,) of the gates and of m = 0."""
-    rows, _, factors = _opened(h, weight_bias)
+    rows, factors = _opened(h, weight_bias)
     places = [silu(rows[0]), *(rows[k] * factors[DEGREE[ORDER[k]] - 1] for k in range(1, 9))]
     return torch.cat([row.to(h.dtype) for row in places], dim=1)
 
 
 def gate_backward(q_bar: Tensor, h: Tensor, weight_bias: Tensor) -> Tensor:
     """dE/dq (e, 9 H) to dE/dh (e, 11 H)."""
-    rows, _, factors = _opened(h, weight_bias)
-    bars = q_bar.unflatten(1, (9, -1)).to(weight_bias.dtype)
+    rows, factors = _opened(h, weight_bias)
+    bars = q_bar.unflatten(1, (9, -1)).to(weight_bias.dtype).unbind(1)
     found = []
-    for degree in (1, 2):
-        terms = [bars[:, k] * rows[k] for k in range(1, 9) if DEGREE[ORDER[k]] == degree]
-        factor = factors[degree - 1]
+    for degree, factor in zip((1, 2), factors, strict=True):
+        terms = [bars[k] * rows[k] for k in range(1, 9) if DEGREE[ORDER[k]] == degree]
         found.append(_sum(terms) * factor * (1 - factor))
     s = torch.sigmoid(rows[0])
-    found.append(bars[:, 0] * s * (1 + rows[0] * (1 - s)))
-    found += [bars[:, k] * factors[DEGREE[ORDER[k]] - 1] for k in range(1, 9)]
+    found.append(bars[0] * s * (1 + rows[0] * (1 - s)))
+    found += [bars[k] * factors[DEGREE[ORDER[k]] - 1] for k in range(1, 9)]
     return torch.cat([part.to(h.dtype) for part in found], dim=1)
 
 
-def _opened(h: Tensor, bias: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The nine rows, the gates of l = 1, 2, and their sigmoids; biases added."""
-    parts, shifts = h.unflatten(1, (11, -1)), bias.unflatten(0, (5, -1))
-    gates = [parts[:, k] + shifts[k] for k in range(2)]
-    rows = [parts[:, k] + shifts[k] if k < 5 else parts[:, k].to(bias.dtype) for k in range(2, 11)]
-    return rows, gates, [torch.sigmoid(part) for part in gates]
+def _opened(h: Tensor, bias: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The nine rows and the sigmoids of the gates of l = 1, 2; biases added."""
+    parts, shifts = h.unflatten(1, (11, -1)).to(bias.dtype).unbind(1), bias.unflatten(0, (5, -1)).unbind(0)
+    shifted = [part + shift for part, shift in zip(parts, shifts, strict=False)]
+    return [*shifted[2:], *parts[5:]], [torch.sigmoid(gate) for gate in shifted[:2]]
 
 
 def messages(
@@ -187,19 +201,16 @@ def messages(
 
     `starts`, `stops` (n,): the edges of each row. `count`: 0, 1 ... up to the longest row.
     """
-    rows = o.shape[1]
     edges, inside = _edges_of_rows(starts, stops, count)
-    shifts = weight_bias.unflatten(0, (3, -1))
-    values = [o[:, place][edges] + shifts[place] if place < 3 else o[:, place][edges] for place in range(rows)]
     weight = torch.where(inside, envelope[edges], 0.0)[:, :, None]
-    columns = []
-    for k in range(9):
-        terms = [
-            values[place] if k == 0 else _entry(wigner, place, k)[edges][:, :, None] * values[place]
-            for place in _places(k, rows)
-        ]
-        columns.append((weight * _sum(terms)).sum(1))
-    return torch.stack(columns, dim=1)
+    columns = _turned_back(_numbers(wigner[edges], 1), _shifted(o[edges], weight_bias))
+    return torch.stack([(weight * column).sum(1) for column in columns], dim=1)
+
+
+def _shifted(o: Tensor, bias: Tensor) -> list[Tensor]:
+    """The rows of (..., 9 or 3, C), those of m = 0 with their bias (3 C,)."""
+    rows, shifts = o.to(bias.dtype).unbind(-2), bias.unflatten(0, (3, -1)).unbind(0)
+    return [*(row + shift for row, shift in zip(rows, shifts, strict=False)), *rows[3:]]
 
 
 def _edges_of_rows(starts: Tensor, stops: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,26 +233,20 @@ def messages_backward(
 
     Returns t = D x̄_center (e, 9 C or 3 C) in storage type, t · o (e,), and Σ L o tᵀ (2, e). ō is f times t, and so on.
     """
-    rows, wide = o.shape[1], wigner.dtype
-    x = x_bar[centers]
-    turned = [_turned(wigner, x, place) for place in range(9)]
-    shifts = weight_bias.unflatten(0, (3, -1))
-    values = [o[:, place] + shifts[place] if place < 3 else o[:, place].to(wide) for place in range(rows)]
-    terms = [values[place] * turned[place] for place in range(rows)]
-    along = _sum(terms).sum(1)
-    torque = torch.stack([_torque(turn, values, turned) for turn in TURNS])
-    return torch.cat([turned[place].to(o.dtype) for place in range(rows)], dim=1), along, torque
+    turned = _turned(_numbers(wigner, 1), x_bar[centers].unbind(1))
+    values = _shifted(o, weight_bias)
+    along = _sum([value * t for value, t in zip(values, turned, strict=False)]).sum(1)
+    torque = torch.stack([part.sum(1) for part in _torque(values, turned)])
+    return torch.cat([t.to(x_bar.dtype) for t in turned[: len(values)]], dim=1), along, torque
 
 
-def gathered(
-    to_center: Tensor, to_neighbor: Tensor, share: Tensor, reverse: Tensor, starts: Tensor, stops: Tensor, count: Tensor
-) -> Tensor:
-    """Σ over the edges of each row of s_e to_center_e + s_r to_neighbor_r, r the reverse of e: (E, 9 C) twice to (N, 9 C).
+def gathered(given: Tensor, share: Tensor, reverse: Tensor, starts: Tensor, stops: Tensor, count: Tensor) -> Tensor:
+    """What edges give their atoms, ȳ of neighbor and center (E, 9, 2, C) weighed by share (E,), summed by atom: (N, 9, C).
 
     What an edge gives its neighbor is, seen from there, what the reverse edge receives: no scattered additions.
     """
     edges, inside = _edges_of_rows(starts, stops, count)
     others = reverse[edges]
-    own = torch.where(inside, share[edges], 0.0)[:, :, None] * to_center[edges]
-    theirs = torch.where(inside, share[others], 0.0)[:, :, None] * to_neighbor[others]
+    own = torch.where(inside, share[edges], 0.0)[:, :, None, None] * given[edges, :, 1]
+    theirs = torch.where(inside, share[others], 0.0)[:, :, None, None] * given[others, :, 0]
     return (own + theirs).sum(1)

@@ -29,6 +29,7 @@ class Piece(NamedTuple):
     rows: Tensor  # (e,) center of each edge, counted from the first row
     center: Tensor  # (e,)
     neighbor: Tensor  # (e,)
+    pairs: Tensor  # (e, 2) neighbor and center
     products: list[tuple[Product, Product]]  # of each layer
 
 
@@ -41,7 +42,8 @@ def cut(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[P
         embeddings.append(embedding)
         counts.append(run.atoms.stop - run.atoms.start)
         for atoms, edges in memory.rows(graph, run.atoms, run.edges, limit):
-            center = graph.centers[edges]
+            center, neighbor = graph.centers[edges], graph.neighbors[edges]
+            pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
-            pieces.append(Piece(atoms, edges, row_ptr, center - atoms.start, center, graph.neighbors[edges], products))
+            pieces.append(Piece(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
     return pieces, torch.stack(embeddings).repeat_interleave(torch.tensor(counts, device=device), 0)
