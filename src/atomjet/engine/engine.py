@@ -72,7 +72,7 @@ class Engine:
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
         self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
-        self.backend, self.evaluator = _choose(self.settings.backend, self.model)
+        self.backend, self.evaluator = _choose(self.settings, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
@@ -200,15 +200,15 @@ def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
     return limits.to(device)
 
 
-def _choose(wanted: str, model: Model) -> tuple[str, Evaluator]:
+def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator]:
     """The backend that runs; of the one asked for, the reason why it cannot."""
-    backends = FAMILIES[model.family].backends
+    backends, wanted, precision = FAMILIES[model.family].backends, settings.backend, settings.precision
     if wanted == "auto":
         for name, backend in backends.items():
             with suppress(BackendError):
-                return name, backend(model)
+                return name, backend(model, precision)
     if wanted not in backends:
         raise BackendError(
             f"backend {wanted!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
         )
-    return wanted, backends[wanted](model)
+    return wanted, backends[wanted](model, precision)

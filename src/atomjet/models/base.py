@@ -136,9 +136,9 @@ def neutral_singlets(system: System) -> System:
 
 
 class General:
-    """The `general` backend of any family: its definition, differentiated by autograd."""
+    """The `general` backend of any family: its definition, differentiated by autograd, in the type of its weights at any precision."""
 
-    def __init__(self, model: Definition) -> None:
+    def __init__(self, model: Definition, precision: str = "high") -> None:
         self.model = model
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,13 @@ class Family:
     Attributes:
         model: built from its configuration.
         config: its schema.
-        backends: how to evaluate a model, by name, the fastest first. One that cannot serve a model raises `BackendError`.
+        backends: how to evaluate a model at a precision, by name, the fastest first. One that cannot serve a model raises
+            `BackendError`.
     """
 
     model: Callable[[Any], Model]
     config: type[BaseModel]
-    backends: Mapping[str, Callable[[Any], Evaluator]]
+    backends: Mapping[str, Callable[[Any, str], Evaluator]]
 
 
 FAMILIES: dict[str, Family] = {

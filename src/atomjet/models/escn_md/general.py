@@ -94,21 +94,22 @@ class SO2Convolution(nn.Module):
         )
 
     def by_order(self, x: Tensor) -> list[Tensor]:
-        """(E, R, inputs) m-major to (E, inputs of m = 0), and (E, 2, inputs of m) for m and -m."""
+        """(E, R, inputs) m-major to m = 0 (E, lmax + 1, inputs), and m and -m (E, 2, lmax + 1 - m, inputs)."""
         first, *others = x.split([self.degrees[0], *(2 * count for count in self.degrees[1:])], dim=1)
-        return [first.flatten(1), *(both.flatten(1).unflatten(1, (2, -1)) for both in others)]
+        return [first, *(both.unflatten(1, (2, -1)) for both in others)]
 
-    def forward(self, x: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Coefficients by order and the blends of m = 0, 1 ... to (E, extra) and (E, R, outputs)."""
+    def forward(self, x: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Coefficients by order and the blends of m = 0, 1 ... to (E, extra) and coefficients by order."""
         count = self.degrees[0]
-        extra, first = linear(x[0], weights[0], self.m0.bias).split([self.extra, count * self.outputs], dim=1)
-        parts = [first]
+        extra, first = linear(x[0].flatten(1), weights[0], self.m0.bias).split(
+            [self.extra, count * self.outputs], dim=1
+        )
+        parts = [first.unflatten(1, (count, -1))]
         for both, weight in zip(x[1:], weights[1:], strict=True):
-            # One product for m and -m; pairs of the four results make the complex product.
-            four = linear(both.flatten(0, 1), weight).unflatten(0, (-1, 2)).flatten(1)
-            plus_1, plus_2, minus_1, minus_2 = four.chunk(4, dim=1)
-            parts += [plus_1 - minus_2, plus_2 + minus_1]
-        return extra, torch.cat(parts, dim=1).unflatten(1, (-1, self.outputs))
+            w_1, w_2 = weight.chunk(2)
+            turning = torch.cat([torch.cat([w_1, -w_2], dim=1), torch.cat([w_2, w_1], dim=1)])
+            parts.append(linear(both.flatten(1), turning).unflatten(1, (2, both.shape[2], -1)))
+        return extra, parts
 
 
 class AtomWise(nn.Module):
@@ -207,9 +208,6 @@ class EscnMd(nn.Module):
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
         self._said = False
-        self.gates = [degree - 1 for degree in range(1, config.lmax + 1)]
-        for m in range(1, config.mmax + 1):
-            self.gates += 2 * [degree - 1 for degree in range(m, config.lmax + 1)]
 
     @property
     def cutoff(self) -> float:
@@ -317,7 +315,7 @@ class EscnMd(nn.Module):
         x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), wigner.shape[2] - 1, scalars.shape[1])], dim=1)
         degree = self.edge_degree(z).unflatten(1, (self.config.lmax + 1, -1)) / RESCALE
         m0 = wigner[:, : self.config.lmax + 1]
-        x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.centers, graph.num_atoms)
+        x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.row_ptr, graph.centers)
         for index, block in enumerate(self.blocks):
             y = block.norm_1(x)  # type: ignore[operator]
             y = torch.cat([y[:, :1] + embedding[:, None], y[:, 1:]], dim=1)
@@ -352,15 +350,19 @@ class EscnMd(nn.Module):
                             atoms=atoms, edges=edges) -> Tensor:  # fmt: skip
                     m = node_to_edge_wigner_permute(y, wigner, graph.neighbors[edges], graph.centers[edges])
                     orders = block.conv_1.by_order(m)
-                    factors = block.radial(z).split([part.shape[-1] for part in orders], dim=1)
+                    factors = block.radial(z).split([part.shape[-2] * part.shape[-1] for part in orders], dim=1)
                     # m and -m share a factor.
                     orders = [
-                        part * (f if part.ndim == 2 else f[:, None]) for part, f in zip(orders, factors, strict=True)
+                        part * f.unflatten(1, (-1, part.shape[-1]))[(slice(None), *((part.ndim - 3) * [None]))]
+                        for part, f in zip(orders, factors, strict=True)
                     ]
-                    gates, m = block.conv_1(orders, first)
-                    _, m = block.conv_2(block.conv_2.by_order(gated(gates, m, self.gates)), second)
-                    centers = graph.centers[edges] - atoms.start
-                    return permute_wigner_inv_edge_to_node(m, wigner, envelope, centers, atoms.stop - atoms.start)
+                    orders = gated_by_order(*block.conv_1(orders, first))
+                    _, orders = block.conv_2(orders, second)
+                    m = torch.cat([part.flatten(1, -2) for part in orders], dim=1)
+                    row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
+                    return permute_wigner_inv_edge_to_node(
+                        m, wigner, envelope, row_ptr, graph.centers[edges] - atoms.start
+                    )
 
                 inputs = (y, z[edges], wigner[edges], envelope[edges])
                 # What would not fit is taken a part of its edges at a time, computed anew when their derivative is wanted.
@@ -410,3 +412,11 @@ def gated(gates: Tensor, x: Tensor, rows: list[int]) -> Tensor:
     parts = torch.sigmoid(gates).unflatten(1, (-1, x.shape[2])).unbind(1)
     scalars, others = x.split([1, len(rows)], dim=1)
     return torch.cat([silu(scalars), others * torch.stack([parts[row] for row in rows], dim=1)], dim=1)
+
+
+def gated_by_order(gates: Tensor, x: list[Tensor]) -> list[Tensor]:
+    """The same for coefficients by order."""
+    factors = torch.sigmoid(gates).unflatten(1, (-1, x[0].shape[2]))
+    scalars, others = x[0].split([1, factors.shape[1]], dim=1)
+    first = torch.cat([silu(scalars), others * factors], dim=1)
+    return [first, *(part * factors[:, None, m:] for m, part in enumerate(x[1:]))]
