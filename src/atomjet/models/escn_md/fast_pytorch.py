@@ -26,7 +26,7 @@ from atomjet.models.escn_md import memory, node_steps
 from atomjet.models.escn_md.compiled import can_compile
 from atomjet.models.escn_md.experts import Blend, Blends
 from atomjet.models.escn_md.fused_edges import FusedEdges, FusedWeights
-from atomjet.models.escn_md.general import Block, EscnMd
+from atomjet.models.escn_md.general import Block, EscnMd, rows_of_systems
 from atomjet.models.escn_md.matrix_edges import MatrixEdges, MatrixWeights
 from atomjet.models.escn_md.pieces import Product, cut
 
@@ -88,24 +88,25 @@ class FastPyTorch:
         else:
             edges = MatrixEdges(self.weights, graph, pieces)
 
+        system_ptr = rows_of_systems(graph)
         scalars = model.sphere_embedding(graph.atomic_numbers) + embedding
         x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), 8, scalars.shape[1])], dim=1)
         x += edges.degrees()
         inputs: list[tuple[Tensor, Tensor]] = []
         for layer, block in enumerate(model.blocks):
-            y = block.norm_1(x)  # type: ignore[operator]
+            y = node_steps.norm(block.norm_1, x)  # type: ignore[arg-type]
             y[:, 0] += embedding
             middle = x + edges.messages(layer, y)
             inputs.append((x, middle))
-            x = middle + block.atom_wise(block.norm_2(middle))  # type: ignore[operator]
-            x = model._balance(x, graph)
-        energies, scalars_bar = node_steps.read_out(model, model.norm(x)[:, 0], graph)
+            x = middle + node_steps.atom_wise(block.atom_wise, node_steps.norm(block.norm_2, middle))  # type: ignore[arg-type]
+            x = model.balance(x, graph, system_ptr)
+        energies, scalars_bar = node_steps.read_out(model, node_steps.norm(model.norm, x)[:, 0], graph)
 
         y_bar = torch.zeros_like(x)
         y_bar[:, 0] = scalars_bar
         x_bar = node_steps.norm_backward(model.norm, x, y_bar)
         for layer in reversed(range(len(inputs))):
-            x_bar = self._layer_backward(layer, graph, edges, inputs[layer], embedding, x_bar)
+            x_bar = self._layer_backward(layer, graph, edges, inputs[layer], embedding, x_bar, system_ptr)
         edges.degrees_backward(x_bar)
         return energies, edges.gradients()
 
@@ -117,14 +118,15 @@ class FastPyTorch:
         inputs: tuple[Tensor, Tensor],
         embedding: Tensor,
         x_bar: Tensor,
+        system_ptr: Tensor,
     ) -> Tensor:
         """dE/dx after the layer to dE/dx before it."""
         block: Block = self.model.blocks[layer]  # type: ignore[assignment]
         x, middle = inputs
-        x_bar = node_steps.balance_backward(self.model.config, graph, x_bar)
-        inner_bar = node_steps.atom_wise_backward(block.atom_wise, block.norm_2(middle), x_bar)
+        x_bar = node_steps.balance_backward(self.model.config, graph, x_bar, system_ptr)
+        inner_bar = node_steps.atom_wise_backward(block.atom_wise, node_steps.norm(block.norm_2, middle), x_bar)
         x_bar = x_bar + node_steps.norm_backward(block.norm_2, middle, inner_bar)
-        y = block.norm_1(x)
+        y = node_steps.norm(block.norm_1, x)
         y[:, 0] += embedding
         return x_bar + node_steps.norm_backward(block.norm_1, x, edges.messages_backward(layer, y, x_bar))
 
