@@ -1,0 +1,284 @@
+"""PaiNN in fused Triton kernels: energies and dE/d(edge vectors) in 4 L - 1 launches for L layers, without autograd or atomics.
+
+The same function as `general.py`, with the derivative of `fast_pytorch.py`. A layer is two kernels, the message
+(`ops/painn_message.py`), which sums over edges, and the update (`ops/painn_update.py`), which takes an atom from one message to the
+next; the last update turns round at the readout, and the way back is the same two in the opposite order:
+
+    message 0, update 0, message 1, ... message L-1, turn, message L-1 back, update L-2 back, ... message 0 back
+
+- Filters are computed anew wherever they are needed, by tensor cores: nothing is kept of an edge but the derivative.
+- `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and keeps
+  what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits. "high" has
+  float32 everywhere, products in three TF32 parts.
+- Channels are padded to a power of two with weights of zero.
+- Where a channel is gathered, q and μ lie in float32 once and narrow once more; the derivatives take their places on the way back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import silu
+from triton.runtime.interpreter import InterpretedFunction
+
+from atomjet.data import Capacity, Graph, PaddedGraph
+from atomjet.errors import BackendError
+from atomjet.models.painn.general import GaussianBasis, PaiNN
+from atomjet.ops import painn_message, painn_update, radial
+
+OLDEST = (8, 0)
+"""Compute capability of the oldest GPU whose tensor cores the kernels are written for."""
+
+
+class Tiles(NamedTuple):
+    """How the kernels are cut for one size of system; `atomjet tune` finds the best."""
+
+    message: painn_message.Tiles = painn_message.Tiles()
+    message_back: painn_message.Tiles = painn_message.Tiles()
+    update: painn_update.Tiles = painn_update.Tiles()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that an evaluation writes; N̂ atoms, Ê edges, F channels, L layers.
+
+    Attributes:
+        q, mu: (N̂, F), (N̂, 3, F) float32; on the way back dE/dq and dE/dμ.
+        q_bar, mu_bar: the same, narrow, for the gathers of the way back.
+        context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F), narrow; on the way back dE/dc takes the place of c.
+        kept: of layers 0 ... L-2.
+        energies: (N̂,) float32. gradients: (parts, Ê, 3) float32.
+        tiles: how the kernels are cut.
+    """
+
+    q: Tensor
+    mu: Tensor
+    q_bar: Tensor
+    mu_bar: Tensor
+    context: tuple[Tensor, ...]
+    mu_sent: tuple[Tensor, ...]
+    kept: tuple[painn_update.Kept, ...]
+    energies: Tensor
+    gradients: Tensor
+    tiles: Tiles
+
+
+class FastGpu:
+    """The `fast_gpu` backend of PaiNN; holds rearranged copies of the weights.
+
+    Args:
+        model: on a CUDA device.
+        precision: "default" or "high".
+        tiles: how the kernels are cut; default: by the size of the system.
+
+    Raises:
+        BackendError: a device or precision that the kernels do not serve.
+    """
+
+    def __init__(self, model: PaiNN, precision: str = "default", tiles: Tiles | None = None) -> None:
+        _check(model, precision)
+        self.model = model
+        self.tiles = tiles
+        self.narrow = torch.float16 if precision == "default" else torch.float32
+        self.channels = max(32, triton.next_power_of_2(model.config.features))
+        with torch.no_grad():
+            self._rearrange()
+
+    # ------------------------------------------------------------------------------------------------------------- weights
+
+    def _rearrange(self) -> None:
+        model, config = self.model, self.model.config
+        basis = model.basis
+        self.radial = (
+            radial.gaussian(basis.offsets, basis.widths, config.cutoff)
+            if isinstance(basis, GaussianBasis)
+            else radial.bessel(basis.frequencies, config.cutoff)  # type: ignore[union-attr, arg-type]
+        )
+        self.filters = [self._filter(layer) for layer in range(config.layers)]
+        self.embedding = self._pad(model.embedding.weight.float())
+        first = model.layer(0)[0].context
+        table = first[2](silu(first[0](model.embedding.weight)))[:, : 2 * config.features]
+        self.first_context = torch.cat([self._pad(part) for part in table.chunk(2, dim=1)], dim=1).to(self.narrow)
+        self.chains = [self._chain(layer) for layer in range(config.layers)]
+        largest = float(model.readout[2].weight.abs().max())  # type: ignore[union-attr, operator]
+        self.seed = 2.0 ** (3 - math.frexp(largest)[1]) if largest > 0 else 1.0
+
+    def _pad(self, x: Tensor, rows: int = 0) -> Tensor:
+        """(n, m) with m <= F to (rows or n, F), zeros behind."""
+        out = x.new_zeros(rows or x.shape[0], self.channels)
+        out[: x.shape[0], : x.shape[1]] = x
+        return out
+
+    def _filter(self, layer: int) -> Tensor:
+        """Â of one layer, (K̂, 3F)."""
+        config, features = self.model.config, self.model.config.features
+        start = 0 if config.shared_filters else 3 * features * layer
+        weight = self.model.filters.weight[start : start + 3 * features]
+        both = torch.cat([weight, self.model.filters.bias[start : start + 3 * features, None]], dim=1).T
+        parts = [self._pad(part, self.radial.taps) for part in both.chunk(3, dim=1)]
+        return torch.cat(parts, dim=1).to(self.narrow).contiguous()
+
+    def _chain(self, layer: int) -> painn_update.Chain:
+        config, features = self.model.config, self.model.config.features
+        mixing = self.model.layer(layer)[1]
+        d1, d2 = mixing.context[0], mixing.context[2]
+        (s, t, w), (s_0, t_0, w_0) = d2.weight.chunk(3), d2.bias.chunk(3)  # type: ignore[operator, union-attr]
+        v, u = mixing.channel_mix.weight.chunk(2)
+        matrices = [v, u, d1.weight[:, :features], d1.weight[:, features:], s, w]  # type: ignore[index]
+        biases = [d1.bias, s_0, w_0]
+        if layer < config.layers - 1:
+            c1, _, c2 = self.model.layer(layer + 1)[0].context
+            matrices += [t, c1.weight, *c2.weight.chunk(3)]  # type: ignore[list-item, operator, union-attr]
+            biases += [t_0, c1.bias, *c2.bias.chunk(3)]  # type: ignore[list-item, operator, union-attr]
+        else:
+            r1, _, r2 = self.model.readout
+            matrices.append(r1.weight)  # type: ignore[arg-type]
+            biases += [r1.bias, r2.weight[0], r2.bias]  # type: ignore[list-item, index]
+        stacked = torch.stack([self._pad(matrix.T, self.channels) for matrix in matrices])
+        rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
+        return painn_update.Chain(stacked.to(self.narrow).contiguous(), rows.contiguous(), config.epsilon)
+
+    # ---------------------------------------------------------------------------------------------------------- evaluation
+
+    def workspace(self, capacity: Capacity) -> Workspace:
+        """Allocate, once, everything that `launch` writes."""
+        tiles = self.tiles or default_tiles(capacity)
+        atoms, features, layers = capacity.atoms, self.channels, self.model.config.layers
+        device = self.embedding.device
+
+        def wide(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.float32, device=device)
+
+        def narrow(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=self.narrow, device=device)
+
+        return Workspace(
+            q=wide(atoms, features),
+            mu=wide(atoms, 3, features),
+            q_bar=narrow(atoms, features),
+            mu_bar=narrow(atoms, 3, features),
+            context=tuple(narrow(atoms, 3 * features) for _ in range(layers - 1)),
+            mu_sent=tuple(narrow(atoms, 3, features) for _ in range(layers - 1)),
+            kept=tuple(
+                painn_update.Kept(narrow(atoms, 3, 2 * features), *(narrow(atoms, features) for _ in range(4)))
+                for _ in range(layers - 1)
+            ),
+            energies=wide(atoms),
+            gradients=wide(self._parts(tiles), capacity.edges, 3),
+            tiles=tiles,
+        )
+
+    def bytes_of(self, capacity: Capacity) -> int:
+        """Return what `workspace` allocates."""
+        size, layers = self.narrow.itemsize, self.model.config.layers
+        per_atom = self.channels * (16 + 4 * size + 16 * size * (layers - 1)) + 4
+        per_edge = 12 * self._parts(self.tiles or default_tiles(capacity))
+        return per_atom * capacity.atoms + per_edge * capacity.edges
+
+    def _parts(self, tiles: Tiles) -> int:
+        return self.channels // min(tiles.message_back.channels, self.channels)
+
+    def launch(self, graph: PaddedGraph, workspace: Workspace) -> tuple[Tensor, Tensor]:
+        """Enqueue one evaluation; see `PaddedEvaluator`."""
+        w, tiles = workspace, workspace.tiles
+        last = self.model.config.layers - 1
+        num_atoms = graph.system_ptr[-1:]
+        context = (self.first_context, *w.context)
+        mu_sent = (None, *w.mu_sent)
+        for layer in range(last + 1):
+            painn_message.launch_fwd(
+                graph,
+                self.radial,
+                self.filters[layer],
+                self.embedding,
+                context[layer],
+                mu_sent[layer],
+                w.q,
+                w.mu,
+                tiles.message,
+            )
+            if layer < last:
+                painn_update.launch_fwd(
+                    num_atoms,
+                    self.chains[layer],
+                    w.q,
+                    w.mu,
+                    w.kept[layer],
+                    w.context[layer],
+                    w.mu_sent[layer],
+                    tiles.update,
+                )
+        painn_update.launch_last(
+            num_atoms, self.chains[last], w.q, w.mu, w.energies, w.q_bar, w.mu_bar, self.seed, tiles.update
+        )
+        for layer in range(last, -1, -1):
+            painn_message.launch_bwd(
+                graph,
+                self.radial,
+                self.filters[layer],
+                context[layer],
+                mu_sent[layer],
+                w.q_bar,
+                w.mu_bar,
+                w.mu,
+                w.gradients,
+                layer == last,
+                1.0 / self.seed,
+                tiles.message_back,
+            )
+            if layer > 0:
+                painn_update.launch_bwd(
+                    num_atoms,
+                    self.chains[layer - 1],
+                    w.q,
+                    w.mu,
+                    w.kept[layer - 1],
+                    w.context[layer - 1],
+                    w.q_bar,
+                    w.mu_bar,
+                    tiles.update,
+                )
+        return w.energies, w.gradients
+
+    @torch.no_grad()
+    def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
+        padded = PaddedGraph.from_graph(graph)
+        energies, gradients = self.launch(padded, self.workspace(padded.capacity))
+        return energies, gradients.sum(0)[graph.reverse]
+
+    def bytes_needed(self, graph: Graph) -> int:
+        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
+        capacity = Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, graph.num_atoms)
+        return self.bytes_of(capacity) + 64 * graph.num_edges
+
+
+def default_tiles(capacity: Capacity) -> Tiles:
+    """How the kernels are cut where nothing was tuned: few atoms want many programs, many atoms full ones."""
+    if capacity.atoms <= 4096:
+        message = painn_message.Tiles(edges=16, channels=64, warps=4)
+        return Tiles(message, message, painn_update.Tiles(rows=16, warps=8))
+    message = painn_message.Tiles(edges=16, channels=128, warps=4)
+    back = painn_message.Tiles(edges=16, channels=64, warps=4)
+    return Tiles(message, back, painn_update.Tiles(rows=32, warps=8))
+
+
+def _check(model: PaiNN, precision: str) -> None:
+    """Say why the kernels do not serve."""
+    if precision == "float64":
+        raise BackendError("backend 'fast_gpu' computes in float32 and narrower; for float64 use 'fast_pytorch'")
+    device = model.embedding.weight.device
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < OLDEST:
+            raise BackendError(
+                f"backend 'fast_gpu' needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or higher, this one has "
+                f"{found[0]}.{found[1]}; use 'fast_pytorch'"
+            )
+    elif not isinstance(painn_message.painn_message_fwd_kernel, InterpretedFunction):
+        raise BackendError(f"backend 'fast_gpu' needs a CUDA device, not {str(device)!r}; use 'fast_pytorch'")

@@ -1,0 +1,259 @@
+"""Forces, stress and energies of structures from what a model says of atoms and edges; sums in float64, in a fixed order.
+
+With p_e = dE/dr of edge e's reverse and r_e = x_j - x_i + S h of edge e from i to j:
+
+    forces   F_i = Σ_e (p_reverse(e) - p_e)          over the edges of row i
+    virial   W_s = -Σ_e r_e ⊗ p_e                    over the edges of structure s (= dE/dstrain, symmetrised)
+    stress   W_s / |det h_s|                         for structures with three periodic directions, else NaN
+    energy   E_s = Σ_i (e_i + reference of i's element)
+
+If any `Status` bit is set, all energies become NaN. Also looks whether atoms of any pair of elements are nearer than allowed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
+
+OVERLAP = tl.constexpr(int(Status.OVERLAP))
+
+
+@triton.jit(do_not_specialize=["edges", "atoms", "kinds"])
+def edge_forces_kernel(
+    row_ptr,
+    neighbors,
+    reverse,
+    vectors,
+    num_atoms,
+    atomic_numbers,
+    order,
+    energies,
+    gradients,
+    references,
+    closest,
+    status,
+    atomic_energies,
+    forces,
+    virials,
+    edges,
+    atoms,
+    kinds,
+    PARTS: tl.constexpr,
+    EDGES: tl.constexpr,
+):
+    """One row a program: force, atomic energy and the six numbers of its virial."""
+    i = tl.program_id(0).to(tl.int64)
+    if i >= tl.load(num_atoms):
+        return
+    number = tl.load(atomic_numbers + i).to(tl.int64)
+    f_x = tl.zeros((EDGES,), tl.float64)
+    f_y = tl.zeros((EDGES,), tl.float64)
+    f_z = tl.zeros((EDGES,), tl.float64)
+    xx = tl.zeros((EDGES,), tl.float64)
+    yy = tl.zeros((EDGES,), tl.float64)
+    zz = tl.zeros((EDGES,), tl.float64)
+    yz = tl.zeros((EDGES,), tl.float64)
+    xz = tl.zeros((EDGES,), tl.float64)
+    xy = tl.zeros((EDGES,), tl.float64)
+    near = tl.zeros((EDGES,), tl.int32)
+    stop = tl.load(row_ptr + i + 1)
+    for start in range(tl.load(row_ptr + i), stop, EDGES):
+        e = start + tl.arange(0, EDGES).to(tl.int64)
+        inside = e < stop
+        x = tl.load(vectors + 3 * e, inside, 1e9)
+        y = tl.load(vectors + 3 * e + 1, inside, 0.0)
+        z = tl.load(vectors + 3 * e + 2, inside, 0.0)
+        j = tl.load(neighbors + e, inside, 0).to(tl.int64)
+        back = tl.load(reverse + e, inside, 0).to(tl.int64)
+        limit = tl.load(closest + number * kinds + tl.load(atomic_numbers + j, inside, 0), inside, 0.0)
+        near |= (x * x + y * y + z * z < limit * limit).to(tl.int32)
+        p_x = tl.zeros((EDGES,), tl.float64)
+        p_y = tl.zeros((EDGES,), tl.float64)
+        p_z = tl.zeros((EDGES,), tl.float64)
+        for part in tl.static_range(PARTS):
+            here = gradients + (tl.full((), part, tl.int64) * edges + e) * 3
+            there = gradients + (tl.full((), part, tl.int64) * edges + back) * 3
+            own_x = tl.load(here, inside, 0.0).to(tl.float64)
+            own_y = tl.load(here + 1, inside, 0.0).to(tl.float64)
+            own_z = tl.load(here + 2, inside, 0.0).to(tl.float64)
+            p_x += own_x
+            p_y += own_y
+            p_z += own_z
+            f_x += tl.load(there, inside, 0.0).to(tl.float64) - own_x
+            f_y += tl.load(there + 1, inside, 0.0).to(tl.float64) - own_y
+            f_z += tl.load(there + 2, inside, 0.0).to(tl.float64) - own_z
+        x = tl.where(inside, x, 0.0).to(tl.float64)
+        y = y.to(tl.float64)
+        z = z.to(tl.float64)
+        xx -= x * p_x
+        yy -= y * p_y
+        zz -= z * p_z
+        yz -= 0.5 * (y * p_z + z * p_y)
+        xz -= 0.5 * (x * p_z + z * p_x)
+        xy -= 0.5 * (x * p_y + y * p_x)
+    original = tl.load(order + i).to(tl.int64)
+    tl.store(forces + 3 * original, tl.sum(f_x, 0))
+    tl.store(forces + 3 * original + 1, tl.sum(f_y, 0))
+    tl.store(forces + 3 * original + 2, tl.sum(f_z, 0))
+    tl.store(atomic_energies + original, tl.load(energies + i).to(tl.float64) + tl.load(references + number))
+    tl.store(virials + i, tl.sum(xx, 0))
+    tl.store(virials + atoms + i, tl.sum(yy, 0))
+    tl.store(virials + 2 * atoms + i, tl.sum(zz, 0))
+    tl.store(virials + 3 * atoms + i, tl.sum(yz, 0))
+    tl.store(virials + 4 * atoms + i, tl.sum(xz, 0))
+    tl.store(virials + 5 * atoms + i, tl.sum(xy, 0))
+    if tl.max(near, 0) > 0:
+        tl.atomic_or(status, OVERLAP)
+
+
+@triton.jit(do_not_specialize=["atoms"])
+def edge_forces_sums_kernel(
+    system_ptr,
+    cell,
+    pbc,
+    status,
+    atomic_energies,
+    virials,
+    energy,
+    stress,
+    status_out,
+    atoms,
+    ATOMS: tl.constexpr,
+):
+    """One structure a program: sums over its atoms."""
+    s = tl.program_id(0)
+    flags = tl.load(status)
+    if s == 0:
+        tl.store(status_out, flags.to(tl.float64))
+    total = tl.zeros((ATOMS,), tl.float64)
+    xx = tl.zeros((ATOMS,), tl.float64)
+    yy = tl.zeros((ATOMS,), tl.float64)
+    zz = tl.zeros((ATOMS,), tl.float64)
+    yz = tl.zeros((ATOMS,), tl.float64)
+    xz = tl.zeros((ATOMS,), tl.float64)
+    xy = tl.zeros((ATOMS,), tl.float64)
+    stop = tl.load(system_ptr + s + 1)
+    for start in range(tl.load(system_ptr + s), stop, ATOMS):
+        i = start + tl.arange(0, ATOMS).to(tl.int64)
+        inside = i < stop
+        total += tl.load(atomic_energies + i, inside, 0.0)
+        xx += tl.load(virials + i, inside, 0.0)
+        yy += tl.load(virials + atoms + i, inside, 0.0)
+        zz += tl.load(virials + 2 * atoms + i, inside, 0.0)
+        yz += tl.load(virials + 3 * atoms + i, inside, 0.0)
+        xz += tl.load(virials + 4 * atoms + i, inside, 0.0)
+        xy += tl.load(virials + 5 * atoms + i, inside, 0.0)
+    tl.store(energy + s, tl.where(flags != 0, float("nan"), tl.sum(total, 0)))
+
+    h = cell + 9 * s
+    a_x = tl.load(h)
+    a_y = tl.load(h + 1)
+    a_z = tl.load(h + 2)
+    b_x = tl.load(h + 3)
+    b_y = tl.load(h + 4)
+    b_z = tl.load(h + 5)
+    c_x = tl.load(h + 6)
+    c_y = tl.load(h + 7)
+    c_z = tl.load(h + 8)
+    volume = tl.abs(
+        a_x * (b_y * c_z - b_z * c_y) + a_y * (b_z * c_x - b_x * c_z) + a_z * (b_x * c_y - b_y * c_x)
+    )
+    periodic = tl.load(pbc + 3 * s) * tl.load(pbc + 3 * s + 1) * tl.load(pbc + 3 * s + 2)
+    share = tl.where(periodic != 0, 1.0 / tl.where(periodic != 0, volume, 1.0), float("nan"))
+    out = stress + 9 * s
+    tl.store(out, tl.sum(xx, 0) * share)
+    tl.store(out + 4, tl.sum(yy, 0) * share)
+    tl.store(out + 8, tl.sum(zz, 0) * share)
+    one = tl.sum(yz, 0) * share
+    tl.store(out + 5, one)
+    tl.store(out + 7, one)
+    two = tl.sum(xz, 0) * share
+    tl.store(out + 2, two)
+    tl.store(out + 6, two)
+    three = tl.sum(xy, 0) * share
+    tl.store(out + 1, three)
+    tl.store(out + 3, three)
+
+
+def launch(
+    system: PaddedSystem,
+    graph: PaddedGraph,
+    energies: Tensor,
+    gradients: Tensor,
+    references: Tensor,
+    closest: Tensor,
+    virials: Tensor,
+    out: PaddedPrediction,
+) -> None:
+    """Enqueue the sums of one evaluation.
+
+    Args:
+        system, graph: the structures and their edges.
+        energies: (N̂,) float32, eV, in the graph's order.
+        gradients: (P, Ê, 3) float32, eV/Å: at each edge dE/dr of its reverse, in P parts to be added.
+        references: (Z,) float64, eV, by atomic number.
+        closest: (Z', Z') float64 or float32, Å, by atomic numbers; pairs nearer than this set `Status.OVERLAP`.
+        virials: (6, N̂) float64, room to work in.
+        out: filled; NaN energies where any status bit is set.
+    """
+    capacity = graph.capacity
+    edge_forces_kernel[(capacity.atoms,)](
+        graph.row_ptr,
+        graph.neighbors,
+        graph.reverse,
+        graph.vectors,
+        graph.system_ptr[-1:],
+        graph.atomic_numbers,
+        graph.order,
+        energies,
+        gradients,
+        references,
+        closest,
+        graph.status,
+        out.atomic_energies,
+        out.forces,
+        virials,
+        gradients.shape[1],
+        virials.shape[1],
+        closest.shape[1],
+        PARTS=gradients.shape[0],
+        EDGES=32,
+        num_warps=1,
+    )
+    few = capacity.atoms_per_system <= 128
+    edge_forces_sums_kernel[(capacity.systems,)](
+        graph.system_ptr,
+        system.cell,
+        system.pbc,
+        graph.status,
+        out.atomic_energies,
+        virials,
+        out.energy,
+        out.stress,
+        out.status,
+        virials.shape[1],
+        ATOMS=64 if few else 1024,
+        num_warps=1 if few else 8,
+    )
+
+
+def reference(
+    graph: PaddedGraph, energies: Tensor, gradients: Tensor, references: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Forces (N, 3), atomic energies (N,) in the `PaddedSystem`'s order and virials (S, 3, 3) of what is in use; plain float64."""
+    atoms, edges = int(graph.system_ptr[-1]), int(graph.row_ptr[-1])
+    p = gradients[:, :edges].double().sum(0)
+    back = graph.reverse[:edges].long()
+    centers = torch.repeat_interleave(graph.row_ptr[: atoms + 1].diff().long())
+    order = graph.order[:atoms].long()
+    forces = p.new_zeros(atoms, 3).index_add_(0, order[centers], p[back] - p)
+    atomic = torch.empty(atoms, dtype=torch.float64, device=p.device)
+    atomic[order] = energies[:atoms].double() + references[graph.atomic_numbers[:atoms].long()]
+    systems = torch.repeat_interleave(graph.system_ptr.diff().long())
+    per_edge = -graph.vectors[:edges, :, None].double() * p[:, None, :]
+    virials = p.new_zeros(graph.capacity.systems, 3, 3).index_add_(0, systems[centers], per_edge)
+    return forces, atomic, 0.5 * (virials + virials.mT)
