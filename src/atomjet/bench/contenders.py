@@ -14,7 +14,7 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
-PEERS = ("torch_compile", "compile_graph", "schnetpack")
+PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled")
 LADDER = ("general", "fast_pytorch", "fast_gpu")
 """Our optimisations, each with all before it; `STEPS` says what each adds."""
 
@@ -86,6 +86,8 @@ def build(name: str, engine: Engine) -> Contender:
                 raise
             raise Unavailable(str(error)) from None
     if kind in PEERS and not precision:
+        if kind.startswith("fairchem"):
+            return import_module("atomjet.bench.peers.fairchem").build(kind, engine)
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
     raise ConfigError(
         f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS)} (ours also as NAME@high or NAME@float64), "

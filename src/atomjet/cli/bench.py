@@ -155,6 +155,7 @@ def _measure(
     from atomjet.bench.run import run_suite
 
     engine = options.load_engine(**wanted)
+    engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
     settle(engine.device, threads, process)
     if settings is None:
         backend = wanted["backend"]

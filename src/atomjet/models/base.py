@@ -136,7 +136,7 @@ def neutral_singlets(system: System) -> System:
 
 
 class General:
-    """The `general` backend of any family: its definition, differentiated by autograd; at any precision in the type of its weights."""
+    """The `general` backend of any family: its definition in the type of its weights, differentiated by autograd."""
 
     def __init__(self, model: Definition, precision: str = "high") -> None:
         self.model = model

@@ -14,6 +14,9 @@ from torch import Tensor
 def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
     """Sum each segment; `rows` (E,) is the segment of every value (the same knowledge as `row_ptr`, both at hand)."""
     segments = row_ptr.shape[0] - 1
+    if values.is_cuda and segments == 1:
+        # PyTorch gives each segment to one thread.
+        return values.sum(0, keepdim=True)
     if values.is_cuda:
         # index_add would add atomically there, in an order that changes from run to run.
         flat = values.flatten(1)
