@@ -1,4 +1,4 @@
-"""fairchem itself with the same checkpoint file: its predict unit, on data that is already on the device."""
+"""fairchem itself with the same checkpoint file: its predict unit, as its own benchmark calls it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Fairchem:
         logging.getLogger().setLevel(logging.ERROR)
         self.name, self.engine = name, engine
         settings = InferenceSettings(merge_mole=True, activation_checkpointing=False, **SETTINGS[name])
-        self.includes = f"neighbour search, energy, forces, stress, synchronisation; data are on the device; {SETTINGS[name]}, experts merged"
+        self.includes = f"neighbour search, energy, forces, stress, synchronisation, copy of its data to the device; {SETTINGS[name]}, experts merged"
         self.unit = MLIPPredictUnit(str(path), engine.device.type, inference_settings=settings)
 
     def prepare(self, system: System) -> Any:
-        """Its own data, on the device."""
+        """Its own data, on the CPU, where its predict unit wants them."""
         from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 
         frames = []
@@ -43,7 +43,7 @@ class Fairchem:
             atoms, task = to_ase(system, number), system.task[number] or self.engine.task
             atoms.info |= {"charge": int(system.charge[number]), "spin": int(system.spin[number])}
             frames.append(AtomicData.from_ase(atoms, task_name=task, r_data_keys=["charge", "spin"]))
-        return atomicdata_list_to_batch(frames).to(self.engine.device), system
+        return atomicdata_list_to_batch(frames), system
 
     def call(self, prepared: Any) -> Prediction:
         """Predict."""
