@@ -4,7 +4,6 @@ import logging
 import warnings
 
 import pytest
-import torch
 
 import atomjet
 
@@ -56,7 +55,7 @@ def test_peer_of_the_benchmark(case):
     from atomjet import System
     from atomjet.bench.peers import fairchem
 
-    name, path, frames, found = case
+    _, path, frames, found = case
     engine = atomjet.load(path, device="cpu", precision="high")
     engine.card["file"] = str(path)
     peer = fairchem.build("fairchem", engine)

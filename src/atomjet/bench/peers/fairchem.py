@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,12 @@ class Fairchem:
         from fairchem.core.units.mlip_unit import MLIPPredictUnit
         from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 
-        logging.getLogger().setLevel(logging.ERROR)
         self.name, self.engine = name, engine
         settings = InferenceSettings(merge_mole=True, activation_checkpointing=False, **SETTINGS[name])
-        self.includes = f"neighbour search, energy, forces, stress, synchronisation, copy of its data to the device; {SETTINGS[name]}, experts merged"
+        self.includes = (
+            "copy of its data to the device, neighbour search, energy, forces, stress, synchronisation; experts merged, "
+            f"{SETTINGS[name]}"
+        )
         self.unit = MLIPPredictUnit(str(path), engine.device.type, inference_settings=settings)
 
     def prepare(self, system: System) -> Any:

@@ -79,7 +79,11 @@ class FastPyTorch:
 
     @torch.no_grad()
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return (N,) float64 eV without references, and dE/d(edge vectors) (E, 3) eV/Å."""
+        """Return (N,) float64 eV without references, and dE/d(edge vectors) (E, 3) eV/Å.
+
+        Raises:
+            BackendError: a number beyond the range of half precision, where that is what features of edges are kept in.
+        """
         model = self.model
         pieces, embedding = cut(model, self.blends, graph, self._edges_at_once(graph))
         edges: FusedEdges | MatrixEdges
@@ -108,7 +112,13 @@ class FastPyTorch:
         for layer in reversed(range(len(inputs))):
             x_bar = self._layer_backward(layer, graph, edges, inputs[layer], embedding, x_bar, system_ptr)
         edges.degrees_backward(x_bar)
-        return energies, edges.gradients()
+        gradients = edges.gradients()
+        if self.kind == torch.float16 and not bool(energies.isfinite().all() & gradients.isfinite().all()):
+            raise BackendError(
+                "a feature of an edge left the range of half precision (65,504), so the result would not be a number; use "
+                "precision='high'"
+            )
+        return energies, gradients
 
     def _layer_backward(
         self,
@@ -133,10 +143,12 @@ class FastPyTorch:
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         # A blend as prepared has the products of m > 0 twice.
-        others = 2 * self.model.bytes_of_blends(graph)
+        blends = 2 * self.model.bytes_of_blends(graph)
+        at_once = self._edges_at_once(graph)
         if isinstance(self.weights, FusedWeights):
-            others += self.weights.bytes_of_tables(graph)
-        return memory.bytes_by_hand(self.model.config, graph, self.dtype, self._edges_at_once(graph)) + others
+            edges = memory.bytes_fused(self.model.config, graph, self.dtype, self.kind, at_once)
+            return edges + blends + self.weights.bytes_of_tables(graph)
+        return memory.bytes_by_hand(self.model.config, graph, self.dtype, at_once) + blends
 
     def _edges_at_once(self, graph: Graph) -> int:
         limit = memory.edges_at_once(self.model.config, self.device, self.dtype, layers=1)

@@ -184,5 +184,5 @@ def _multiply_backward(product: Product, y_bar: Tensor) -> Tensor:
     sizes, inputs = ([weight.shape[k] for weight in product.weights] for k in (1, 0))
     out = y_bar.new_empty(len(y_bar), sum(inputs))
     for part, weight, place in zip(y_bar.split(sizes, 1), product.weights, out.split(inputs, 1), strict=True):
-        torch.mm(part, weight.T, out=place)
+        _product(part, weight.T, place)
     return out

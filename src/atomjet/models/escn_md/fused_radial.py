@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from atomjet.data import Graph
 from atomjet.models.escn_md import fused_steps
@@ -28,6 +27,9 @@ from atomjet.models.escn_md.unified_radial import UnifiedRadial
 
 KNOTS = 2048
 """From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
+
+STEP = 1e-3
+"""Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""
 
 TABLE_BYTES = 2 * 1024**3
 """Tables are kept up to this size (UMA-S: 107 MB for a pair of elements)."""
@@ -83,12 +85,12 @@ class Tables:
                 shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
                 rest = torch.cat(shares).double().expand(KNOTS, -1)
 
-                def value(d: Tensor, rest: Tensor = rest) -> Tensor:
-                    return network(torch.cat([model.radial_basis(d), rest], dim=1))
-
-                values, slopes = jvp(value, (lengths,), (torch.ones_like(lengths),))
-                # Times half a spacing at most: differences between knots are exact enough.
-                (curvatures,) = torch.gradient(slopes, spacing=model.cutoff / (KNOTS - 1), dim=0)
+                at = [
+                    network(torch.cat([model.radial_basis(lengths + k * STEP), rest], dim=1)) for k in (-2, -1, 0, 1, 2)
+                ]
+                values = at[2]
+                slopes = (at[0] - 8 * at[1] + 8 * at[3] - at[4]) / (12 * STEP)
+                curvatures = (16 * (at[1] + at[3]) - 30 * at[2] - at[0] - at[4]) / (12 * STEP**2)
                 found.append((values, torch.stack([slopes, curvatures], dim=1)))
         values, changes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Table(values.to(model.source_embedding.weight.dtype), changes.to(self.kind))
