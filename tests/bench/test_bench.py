@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,6 +334,22 @@ def test_command_line(tmp_path, capsys):
     assert main(["bench", "report", str(tmp_path / "nowhere"), "-o", str(page)]) == 2
     assert main(["bench", "uma", "--model", str(model), "--device", "cpu"]) == 2
     assert "suite uma measures models of the family escn_md; this one is painn" in capsys.readouterr().err
+
+
+def test_uma(tmp_path, capsys):
+    """fairchem is told apart from a failure where it is not installed; what precedes the first call is measured too."""
+    model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+    wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
+    path = tmp_path / "uma.json"
+    assert main(["bench", "uma", *wanted, "--settings", "general,fast_pytorch,fairchem", "--json", str(path)]) == 0
+    result = read_result(path)
+    case = "carbon crystal 100"
+    assert {name: result.row(case, name)["atoms"] for name in ("general", "fast_pytorch")} == dict.fromkeys(
+        ("general", "fast_pytorch"), 100
+    )
+    assert all(0 < result.about["startup_seconds"][name] < 60 for name in ("import", "torch", "load"))
+    if importlib.util.find_spec("fairchem") is None:
+        assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
 
 
 def test_several_processes_are_joined(tmp_path):

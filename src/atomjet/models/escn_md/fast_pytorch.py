@@ -146,8 +146,9 @@ class FastPyTorch:
         blends = 2 * self.model.bytes_of_blends(graph)
         at_once = self._edges_at_once(graph)
         if isinstance(self.weights, FusedWeights):
-            edges = memory.bytes_fused(self.model.config, graph, self.dtype, self.kind, at_once)
-            return edges + blends + self.weights.bytes_of_tables(graph)
+            tables = self.weights.bytes_of_tables(graph)
+            edges = memory.bytes_fused(self.model.config, graph, self.dtype, self.kind, at_once, tables > 0)
+            return edges + blends + tables
         return memory.bytes_by_hand(self.model.config, graph, self.dtype, at_once) + blends
 
     def _edges_at_once(self, graph: Graph) -> int:
