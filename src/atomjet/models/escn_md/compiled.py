@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
@@ -28,8 +30,13 @@ OPTIONS = {
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether functions are compiled on this device: a GPU, and Triton installed beside PyTorch."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    """Whether functions are compiled on this device: a GPU, Triton beside PyTorch, a C compiler for its launchers."""
+    return device.type == "cuda" and _tools()
+
+
+@cache
+def _tools() -> bool:
+    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 class Compiled:

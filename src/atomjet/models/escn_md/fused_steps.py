@@ -96,8 +96,8 @@ def pack(y: Tensor, wigner: Tensor, radial: Tensor, pairs: Tensor) -> Tensor:
 def pack_tabulated(
     y: Tensor,
     wigner: Tensor,
-    weight_values: Tensor,
-    weight_changes: Tensor,
+    table_values: Tensor,
+    table_changes: Tensor,
     knots: Tensor,
     offsets: Tensor,
     pairs: Tensor,
@@ -105,7 +105,7 @@ def pack_tabulated(
     """The same with factors by Taylor expansion about the nearest knot: values (knots, 12 C), slopes and curvatures
     (knots, 2, 12 C); the knot of each edge (e,), and how far it is beyond it, Å.
     """
-    values, slopes, _ = _tabulated(weight_values, weight_changes, knots)
+    values, slopes, _ = _tabulated(table_values, table_changes, knots)
     return _packed(y, wigner, (values + offsets[:, None, None, None] * slopes).unbind(1), pairs)
 
 
@@ -136,15 +136,15 @@ def pack_tabulated_backward(
     packed_bar: Tensor,
     y: Tensor,
     wigner: Tensor,
-    weight_values: Tensor,
-    weight_changes: Tensor,
+    table_values: Tensor,
+    table_changes: Tensor,
     knots: Tensor,
     offsets: Tensor,
     pairs: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same; the last of what it returns is dE/dd (e,)."""
     offset = offsets[:, None, None, None]
-    values, slopes, curvatures = _tabulated(weight_values, weight_changes, knots)
+    values, slopes, curvatures = _tabulated(table_values, table_changes, knots)
     y_bar, torque, products = _packed_backward(packed_bar, y, wigner, (values + offset * slopes).unbind(1), pairs)
     changes = (slopes + offset * curvatures).unbind(1)
     return y_bar, torque, _sum([a * b for a, b in zip(products, changes, strict=True)]).sum((1, 2))
