@@ -22,7 +22,7 @@ from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
 
 
-@triton.jit(do_not_specialize=["edges", "atoms", "kinds"])
+@triton.jit(do_not_specialize=["num_atoms", "atomic_energies", "forces", "virials", "edges", "atoms", "kinds"])
 def edge_forces_kernel(
     row_ptr,
     neighbors,
@@ -110,7 +110,7 @@ def edge_forces_kernel(
         tl.atomic_or(status, OVERLAP)
 
 
-@triton.jit(do_not_specialize=["atoms"])
+@triton.jit(do_not_specialize=["system_ptr", "atomic_energies", "energy", "stress", "status_out", "atoms"])
 def edge_forces_sums_kernel(
     system_ptr,
     cell,
@@ -159,9 +159,7 @@ def edge_forces_sums_kernel(
     c_x = tl.load(h + 6)
     c_y = tl.load(h + 7)
     c_z = tl.load(h + 8)
-    volume = tl.abs(
-        a_x * (b_y * c_z - b_z * c_y) + a_y * (b_z * c_x - b_x * c_z) + a_z * (b_x * c_y - b_y * c_x)
-    )
+    volume = tl.abs(a_x * (b_y * c_z - b_z * c_y) + a_y * (b_z * c_x - b_x * c_z) + a_z * (b_x * c_y - b_y * c_x))
     periodic = tl.load(pbc + 3 * s) * tl.load(pbc + 3 * s + 1) * tl.load(pbc + 3 * s + 2)
     share = tl.where(periodic != 0, 1.0 / tl.where(periodic != 0, volume, 1.0), float("nan"))
     out = stress + 9 * s

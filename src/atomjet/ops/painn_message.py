@@ -1,7 +1,7 @@
-"""PaiNN's message and its derivative, fused: geometry, radial basis, cutoff, filter, products and sums over rows in one kernel each.
+"""PaiNN's message and its derivative, fused: geometry, filter, products and sums over rows in one kernel each.
 
-N atoms, E edges in rows by center, F channels, K̂ basis functions (the last one in use is the cutoff itself, which carries the bias).
-For an edge e of center i with neighbor j, r the vector, d = |r|, u = r / d, and W = ĝ(d) Â (`radial.py`):
+N atoms, E edges in rows by center, F channels. For an edge e of center i with neighbor j, r the vector, d = |r|, u = r / d, and the
+filter W(d) ∈ R^3F, cutoff included, from a table (`radial_table.py`):
 
     (a, b, g) = split(c_j ⊙ W)
     q_i += Σ_e a,      μ_i += Σ_e (b ⊗ u + g ⊙ μ_j)
@@ -11,10 +11,12 @@ neighbor k received, its direction is -u. All sums are over rows, in a fixed ord
 
     ā = q̄_k,   b̄ = -Σ_xyz μ̄_k u,   ḡ = Σ_xyz μ̄_k μ_i
     c̄_i = Σ_e [ā, b̄, ḡ] ⊙ W,   μ̄_i += Σ_e c_i^g W^g ⊙ μ̄_k
-    d̄ = ĝ'(d) · (Âᵀ ([ā, b̄, ḡ] ⊙ c_i)),   ū = Σ_F c_i^b W^b ⊙ μ̄_k
+    d̄ = Σ_3F [ā, b̄, ḡ] ⊙ c_i ⊙ W',   ū = Σ_F c_i^b W^b ⊙ μ̄_k
     dE/d(-r) = -u d̄ + (ū - u (u · ū)) / d
 
-Per edge nothing is kept but the last line. Schütt, Unke, Gastegger, ICML 2021; derivation: docs/concepts/analytic_forces.md.
+Per edge nothing is kept but the last line. A program is one row and some of its channels; those of the same channels run together,
+so that their part of the table stays in the first-level cache. Schütt, Unke, Gastegger, ICML 2021; derivation:
+docs/concepts/analytic_forces.md.
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.data import PaddedGraph
-from atomjet.ops.radial import Radial, basis_and_slope, basis_values
+from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
 
 
 class Tiles(NamedTuple):
-    """How the kernels are cut: edges and channels taken together, warps, stages of the loop over edges."""
+    """How the kernels are cut: edges and channels taken together, warps."""
 
-    edges: int = 16
-    channels: int = 128
-    warps: int = 4
-    stages: int = 1
+    edges: int = 8
+    channels: int = 32
+    warps: int = 1
 
 
 # --------------------------------------------------------------------------------------------------------------- definition
@@ -58,106 +60,137 @@ def reference(
 
 
 @triton.jit
-def _edge(neighbors, vectors, e, inside):
-    """Neighbor, vector and length of edges; a harmless one where there is none."""
-    j = tl.load(neighbors + e, inside, 0).to(tl.int64)
+def _edge(vectors, e, inside, per_length):
+    """Direction, inverse length, knot and distance from it.
+
+    Where there is no edge any more, a program goes on with one to its own row, at a knot, whose filter is read as zero: that costs less
+    than to mask every gather, and keeps a NaN within its structure.
+    """
     x = tl.load(vectors + 3 * e, inside, 1.0)
     y = tl.load(vectors + 3 * e + 1, inside, 0.0)
     z = tl.load(vectors + 3 * e + 2, inside, 0.0)
-    return j, x, y, z, tl.sqrt(x * x + y * y + z * z)
+    square = x * x + y * y + z * z
+    inverse = tl.rsqrt(square)
+    length = square * inverse
+    knot = (length * per_length + 0.5).to(tl.int32)
+    offset = tl.where(inside, length - knot.to(tl.float32) / per_length, 0.0)
+    return x * inverse, y * inverse, z * inverse, inverse, knot, offset
 
 
 @triton.jit
+def _gather(pointer):
+    return tl.load(pointer).to(tl.float32)
+
+
+@triton.jit
+def _filter(value, rows, here, offset, F: tl.constexpr):
+    """W of one of the three parts; what corrects the value at the knot is reckoned as narrow as it is stored."""
+    delta = offset.to(rows.dtype.element_ty)
+    first = tl.load(rows)
+    second = tl.load(rows + 3 * F)
+    return tl.load(value, here, 0.0) + offset * (first + 0.5 * delta * second).to(tl.float32)
+
+
+@triton.jit
+def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
+    """W and W' of one of the three parts."""
+    delta = offset.to(rows.dtype.element_ty)
+    first = tl.load(rows)
+    second = tl.load(rows + 3 * F)
+    third = tl.load(rows + 6 * F)
+    w = tl.load(value, here, 0.0) + offset * (first + 0.5 * delta * second).to(tl.float32)
+    return w, (first + delta * (second + delta * third)).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["num_atoms"])
 def painn_message_fwd_kernel(
     row_ptr,
     neighbors,
     vectors,
     num_atoms,
     atomic_numbers,
-    basis,
-    cutoff,
-    filters,
+    values,
+    coefficients,
+    per_length,
     embedding,
     context,
     mu_sent,
     q,
     mu,
     F: tl.constexpr,
-    K: tl.constexpr,
-    GAUSSIAN: tl.constexpr,
     FIRST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
     EDGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """One row and some channels of it a program. In the first layer context goes by element, q by embedding, and μ is zero."""
+    """In the first layer context goes by element, q by embedding, and μ is zero."""
     i = tl.program_id(0).to(tl.int64)
-    if i >= tl.load(num_atoms):
-        return
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    count = tl.load(num_atoms)
+    first = tl.load(row_ptr + i)
+    stop = tl.load(row_ptr + i + 1)
+    if i >= count:
+        return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    tap = tl.arange(0, K)
-    weights = filters + tap[:, None] * (3 * F) + channel[None, :]
-    w_a = tl.load(weights)
-    w_b = tl.load(weights + F)
-    w_g = w_b if FIRST else tl.load(weights + 2 * F)
-
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
-    stop = tl.load(row_ptr + i + 1)
-    for start in range(tl.load(row_ptr + i), stop, EDGES):
+    for start in range(first, stop, EDGES):
         e = start + tl.arange(0, EDGES).to(tl.int64)
         inside = e < stop
-        j, x, y, z, d = _edge(neighbors, vectors, e, inside)
-        g = basis_values(d, inside, basis, cutoff, K, GAUSSIAN).to(w_a.dtype)
-        if FIRST:
-            sender = tl.load(atomic_numbers + j, inside, 0).to(tl.int64)
-        else:
-            sender = j
-        sent = context + sender[:, None] * WIDTH + channel[None, :]
         here = inside[:, None]
-        a = tl.dot(g, w_a, input_precision=PRECISION) * tl.load(sent, here, 0.0).to(tl.float32)
-        b = tl.dot(g, w_b, input_precision=PRECISION) * tl.load(sent + F, here, 0.0).to(tl.float32)
-        sum_q += a
-        b_d = b * (1.0 / d)[:, None]
-        if FIRST:
-            sum_x += b_d * x[:, None]
-            sum_y += b_d * y[:, None]
-            sum_z += b_d * z[:, None]
-        else:
-            g_ = tl.dot(g, w_g, input_precision=PRECISION) * tl.load(sent + 2 * F, here, 0.0).to(tl.float32)
+        j = tl.load(neighbors + e, inside, i).to(tl.int64)
+        x, y, z, _, knot, offset = _edge(vectors, e, inside, per_length)
+        sender = tl.load(atomic_numbers + j).to(tl.int64) if FIRST else j
+        sent = context + sender[:, None] * WIDTH + channel[None, :]
+        value = values + knot[:, None] * (3 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (9 * F) + channel[None, :]
+        offset = offset[:, None]
+        sum_q += _filter(value, rows, here, offset, F) * _gather(sent)
+        b = _filter(value + F, rows + F, here, offset, F) * _gather(sent + F)
+        sum_x += b * x[:, None]
+        sum_y += b * y[:, None]
+        sum_z += b * z[:, None]
+        if not FIRST:
+            g = _filter(value + 2 * F, rows + 2 * F, here, offset, F) * _gather(sent + 2 * F)
             vector = mu_sent + j[:, None] * (3 * F) + channel[None, :]
-            sum_x += b_d * x[:, None] + g_ * tl.load(vector, here, 0.0).to(tl.float32)
-            sum_y += b_d * y[:, None] + g_ * tl.load(vector + F, here, 0.0).to(tl.float32)
-            sum_z += b_d * z[:, None] + g_ * tl.load(vector + 2 * F, here, 0.0).to(tl.float32)
+            sum_x += g * _gather(vector)
+            sum_y += g * _gather(vector + F)
+            sum_z += g * _gather(vector + 2 * F)
 
     own_q = q + i * F + channel
     own_mu = mu + i * (3 * F) + channel
+    total_q = tl.sum(sum_q, 0)
+    total_x = tl.sum(sum_x, 0)
+    total_y = tl.sum(sum_y, 0)
+    total_z = tl.sum(sum_z, 0)
     if FIRST:
-        number = tl.load(atomic_numbers + i).to(tl.int64)
-        tl.store(own_q, tl.load(embedding + number * F + channel) + tl.sum(sum_q, 0))
-        tl.store(own_mu, tl.sum(sum_x, 0))
-        tl.store(own_mu + F, tl.sum(sum_y, 0))
-        tl.store(own_mu + 2 * F, tl.sum(sum_z, 0))
+        total_q += tl.load(embedding + tl.load(atomic_numbers + i).to(tl.int64) * F + channel)
     else:
-        tl.store(own_q, tl.load(own_q) + tl.sum(sum_q, 0))
-        tl.store(own_mu, tl.load(own_mu) + tl.sum(sum_x, 0))
-        tl.store(own_mu + F, tl.load(own_mu + F) + tl.sum(sum_y, 0))
-        tl.store(own_mu + 2 * F, tl.load(own_mu + 2 * F) + tl.sum(sum_z, 0))
+        total_q += tl.load(own_q)
+        total_x += tl.load(own_mu)
+        total_y += tl.load(own_mu + F)
+        total_z += tl.load(own_mu + 2 * F)
+    tl.store(own_q, total_q)
+    tl.store(own_mu, total_x)
+    tl.store(own_mu + F, total_y)
+    tl.store(own_mu + 2 * F, total_z)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms", "edges"])
 def painn_message_bwd_kernel(
     row_ptr,
     neighbors,
     vectors,
     num_atoms,
     atomic_numbers,
-    basis,
-    cutoff,
-    filters,
+    values,
+    coefficients,
+    per_length,
     context,
     mu_sent,
     q_bar,
@@ -167,33 +200,30 @@ def painn_message_bwd_kernel(
     edges,
     scale,
     F: tl.constexpr,
-    K: tl.constexpr,
-    GAUSSIAN: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
     EDGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """One row and some channels of it a program. c̄ overwrites c, of which only the own row is needed here.
+    """c̄ overwrites c, of which only the own row is needed here.
 
     LAST is the layer whose derivative comes first: it starts the edges' sums, the others add to them.
     """
     i = tl.program_id(0).to(tl.int64)
-    if i >= tl.load(num_atoms):
+    part = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    count = tl.load(num_atoms)
+    first = tl.load(row_ptr + i)
+    stop = tl.load(row_ptr + i + 1)
+    if i >= count:
         return
-    part = tl.program_id(1)
-    channel = part * CHANNELS + tl.arange(0, CHANNELS)
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    tap = tl.arange(0, K)
-    weights = filters + tap[:, None] * (3 * F) + channel[None, :]
-    w_a = tl.load(weights)
-    w_b = tl.load(weights + F)
-    w_g = w_b if FIRST else tl.load(weights + 2 * F)
-    if FIRST:
-        own = context + tl.load(atomic_numbers + i).to(tl.int64) * WIDTH + channel
-    else:
-        own = context + i * WIDTH + channel
+    own_row = tl.load(atomic_numbers + i).to(tl.int64) if FIRST else i
+    own = context + own_row * WIDTH + channel
     c_a = tl.load(own).to(tl.float32)[None, :]
     c_b = tl.load(own + F).to(tl.float32)[None, :]
     if not FIRST:
@@ -209,46 +239,48 @@ def painn_message_bwd_kernel(
         sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
 
-    stop = tl.load(row_ptr + i + 1)
-    for start in range(tl.load(row_ptr + i), stop, EDGES):
+    for start in range(first, stop, EDGES):
         e = start + tl.arange(0, EDGES).to(tl.int64)
         inside = e < stop
-        k, x, y, z, d = _edge(neighbors, vectors, e, inside)
-        inverse = 1.0 / d
-        x, y, z = x * inverse, y * inverse, z * inverse
-        value, slope = basis_and_slope(d, inside, basis, cutoff, K, GAUSSIAN)
-        g = value.to(w_a.dtype)
         here = inside[:, None]
-        a_bar = tl.load(q_bar + k[:, None] * F + channel[None, :], here, 0.0).to(tl.float32)
-        received = mu_bar + k[:, None] * (3 * F) + channel[None, :]
-        r_x = tl.load(received, here, 0.0).to(tl.float32)
-        r_y = tl.load(received + F, here, 0.0).to(tl.float32)
-        r_z = tl.load(received + 2 * F, here, 0.0).to(tl.float32)
-        b_bar = -(r_x * x[:, None] + r_y * y[:, None] + r_z * z[:, None])
-        filter_b = tl.dot(g, w_b, input_precision=PRECISION)
-        c_filter = filter_b * c_b
-        u_x = tl.sum(c_filter * r_x, 1)
-        u_y = tl.sum(c_filter * r_y, 1)
-        u_z = tl.sum(c_filter * r_z, 1)
-        by_tap = tl.dot((a_bar * c_a).to(w_a.dtype), tl.trans(w_a), input_precision=PRECISION)
-        by_tap += tl.dot((b_bar * c_b).to(w_a.dtype), tl.trans(w_b), input_precision=PRECISION)
+        k = tl.load(neighbors + e, inside, i).to(tl.int64)
+        x, y, z, inverse, knot, offset = _edge(vectors, e, inside, per_length)
+        value = values + knot[:, None] * (3 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (9 * F) + channel[None, :]
+        offset = offset[:, None]
+        bar = _gather(q_bar + k[:, None] * F + channel[None, :])
+        w, w_slope = _filter_and_slope(value, rows, here, offset, F)
         if not FIRST:
-            g_bar = r_x * mu_x + r_y * mu_y + r_z * mu_z
-            by_tap += tl.dot((g_bar * c_g).to(w_a.dtype), tl.trans(w_g), input_precision=PRECISION)
-            sum_a += a_bar * tl.dot(g, w_a, input_precision=PRECISION)
-            sum_b += b_bar * filter_b
-            filter_g = tl.dot(g, w_g, input_precision=PRECISION)
-            sum_g += g_bar * filter_g
-            c_filter = filter_g * c_g
-            sum_x += c_filter * r_x
-            sum_y += c_filter * r_y
-            sum_z += c_filter * r_z
-        d_bar = tl.sum(by_tap * slope, 1)
-        along = u_x * x + u_y * y + u_z * z
+            sum_a += bar * w
+        along = bar * c_a * w_slope
+        received = mu_bar + k[:, None] * (3 * F) + channel[None, :]
+        r_x = _gather(received)
+        r_y = _gather(received + F)
+        r_z = _gather(received + 2 * F)
+        bar = -(r_x * x[:, None] + r_y * y[:, None] + r_z * z[:, None])
+        w, w_slope = _filter_and_slope(value + F, rows + F, here, offset, F)
+        if not FIRST:
+            sum_b += bar * w
+        along += bar * c_b * w_slope
+        w *= c_b
+        u_x = tl.sum(w * r_x, 1)
+        u_y = tl.sum(w * r_y, 1)
+        u_z = tl.sum(w * r_z, 1)
+        if not FIRST:
+            bar = r_x * mu_x + r_y * mu_y + r_z * mu_z
+            w, w_slope = _filter_and_slope(value + 2 * F, rows + 2 * F, here, offset, F)
+            sum_g += bar * w
+            along += bar * c_g * w_slope
+            w *= c_g
+            sum_x += w * r_x
+            sum_y += w * r_y
+            sum_z += w * r_z
+        d_bar = tl.sum(along, 1)
+        across = u_x * x + u_y * y + u_z * z
         p = gradients + (part * edges + e) * 3
-        p_x = ((u_x - along * x) * inverse - d_bar * x) * scale
-        p_y = ((u_y - along * y) * inverse - d_bar * y) * scale
-        p_z = ((u_z - along * z) * inverse - d_bar * z) * scale
+        p_x = ((u_x - across * x) * inverse - d_bar * x) * scale
+        p_y = ((u_y - across * y) * inverse - d_bar * y) * scale
+        p_z = ((u_z - across * z) * inverse - d_bar * z) * scale
         if not LAST:
             p_x += tl.load(p, inside, 0.0)
             p_y += tl.load(p + 1, inside, 0.0)
@@ -258,9 +290,9 @@ def painn_message_bwd_kernel(
         tl.store(p + 2, p_z, inside)
 
     if not FIRST:
-        tl.store(own, tl.sum(sum_a, 0).to(own.dtype.element_ty))
-        tl.store(own + F, tl.sum(sum_b, 0).to(own.dtype.element_ty))
-        tl.store(own + 2 * F, tl.sum(sum_g, 0).to(own.dtype.element_ty))
+        tl.store(own, tl.sum(sum_a, 0))
+        tl.store(own + F, tl.sum(sum_b, 0))
+        tl.store(own + 2 * F, tl.sum(sum_g, 0))
         total = mu_bar_sum + i * (3 * F) + channel
         tl.store(total, tl.load(total) + tl.sum(sum_x, 0))
         tl.store(total + F, tl.load(total + F) + tl.sum(sum_y, 0))
@@ -272,14 +304,14 @@ def painn_message_bwd_kernel(
 
 def launch_fwd(
     graph: PaddedGraph,
-    radial: Radial,
-    filters: Tensor,
+    table: RadialTable,
     embedding: Tensor,
     context: Tensor,
     mu_sent: Tensor | None,
     q: Tensor,
     mu: Tensor,
     tiles: Tiles,
+    chained: bool,
 ) -> None:
     """Enqueue: adds to q (N̂, F) and μ (N̂, 3, F); in the first layer (mu_sent is None) fills them."""
     features = q.shape[1]
@@ -290,30 +322,27 @@ def launch_fwd(
         graph.vectors,
         graph.system_ptr[-1:],
         graph.atomic_numbers,
-        radial.basis,
-        radial.cutoff,
-        filters,
+        table.values,
+        table.rows,
+        table.per_length,
         embedding,
         context,
         context if mu_sent is None else mu_sent,
         q,
         mu,
         F=features,
-        K=radial.taps,
-        GAUSSIAN=radial.gaussian,
         FIRST=mu_sent is None,
-        PRECISION=precision_of(filters),
+        CHAINED=chained,
         EDGES=tiles.edges,
         CHANNELS=channels,
         num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        launch_pdl=chained,
     )
 
 
 def launch_bwd(
     graph: PaddedGraph,
-    radial: Radial,
-    filters: Tensor,
+    table: RadialTable,
     context: Tensor,
     mu_sent: Tensor | None,
     q_bar: Tensor,
@@ -323,21 +352,21 @@ def launch_bwd(
     last: bool,
     scale: float,
     tiles: Tiles,
+    chained: bool,
 ) -> None:
     """Enqueue: c̄ into `context` (not in the first layer), adds to mu_bar_sum (N̂, 3, F), and to gradients (parts, Ê, 3) or, in the
     last layer, fills them, times `scale`.
     """
     features = q_bar.shape[1]
-    channels = features // gradients.shape[0]
     painn_message_bwd_kernel[(q_bar.shape[0], gradients.shape[0])](
         graph.row_ptr,
         graph.neighbors,
         graph.vectors,
         graph.system_ptr[-1:],
         graph.atomic_numbers,
-        radial.basis,
-        radial.cutoff,
-        filters,
+        table.values,
+        table.rows,
+        table.per_length,
         context,
         context if mu_sent is None else mu_sent,
         q_bar,
@@ -347,18 +376,11 @@ def launch_bwd(
         gradients.shape[1],
         scale,
         F=features,
-        K=radial.taps,
-        GAUSSIAN=radial.gaussian,
         FIRST=mu_sent is None,
         LAST=last,
-        PRECISION=precision_of(filters),
+        CHAINED=chained,
         EDGES=tiles.edges,
-        CHANNELS=channels,
+        CHANNELS=features // gradients.shape[0],
         num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        launch_pdl=chained,
     )
-
-
-def precision_of(weights: Tensor) -> str:
-    """How products of float32 are taken: in three TF32 products, which keep float32's digits. Half precision needs no word."""
-    return "tf32x3" if weights.dtype == torch.float32 else "tf32"

@@ -1,4 +1,4 @@
-"""What happens within an atom between two messages of PaiNN, fused by rows: mixing, the next context, the readout, and their derivatives.
+"""What happens within an atom between two messages of PaiNN, fused by rows: mixing, next context, readout, and the ways back.
 
 N atoms, F channels. Mixing of layer l, then the context of layer l + 1, or after the last layer the readout:
 
@@ -13,7 +13,7 @@ Backwards, X̄ = dE/dX, in the opposite order:
     μ̄ += Mᵀ [q̄ ⊙ w ⊙ U + n̄ ⊙ V / n;   q̄ ⊙ w ⊙ V + t ⊙ μ̄],   q̄ += q̄'
 
 Everything is a product with an F x F matrix or stays within a channel, so one program takes some rows through the whole chain. The
-matrices lie one after the other in the order of their use (`Chain`), each (in, out); the way back reads them transposed.
+matrices lie one after the other (`Chain`).
 Derivation: docs/concepts/analytic_forces.md.
 """
 
@@ -26,8 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import silu
-
-from atomjet.ops.painn_message import precision_of
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 class Tiles(NamedTuple):
@@ -41,14 +40,15 @@ class Chain(NamedTuple):
     """Matrices and biases of what stands between two messages.
 
     Attributes:
-        matrices: (11, F, F) M_V, M_U, D1_q, D1_n, D2_s, D2_w, D2_t, C1, C2_a, C2_b, C2_g; after the last layer (7, F, F): the first
-            six and R1, padded with zeros.
+        matrices: (11, F, F), each (in, out): M_V, M_U, D1_q, D1_n, D2_s, D2_w, D2_t, C1, C2_a, C2_b, C2_g; after the last
+            layer (7, F, F): the first six and R1, padded with zeros.
         biases: (8, F) float32: D1, D2_s, D2_w, D2_t, C1, C2_a, C2_b, C2_g; after the last layer (6, F): D1, D2_s, D2_w, R1, R2, and
             the bias of R2 in front of the last row.
         epsilon: under the root of the norm.
     """
 
     matrices: Tensor
+    transposed: Tensor
     biases: Tensor
     epsilon: float
 
@@ -104,8 +104,8 @@ def _product(x, w, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _back(x, w, PRECISION: tl.constexpr):
-    return tl.dot(x.to(w.dtype), tl.trans(w), input_precision=PRECISION)
+def _narrow(pointer, here):
+    return tl.load(pointer, here, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -115,56 +115,15 @@ def _silu_slope(x):
 
 
 @triton.jit
-def _mixed(
-    matrices,
-    biases,
-    epsilon,
-    q,
-    mu,
-    vu,
-    z_kept,
-    row,
-    here,
-    F: tl.constexpr,
-    PRECISION: tl.constexpr,
-    KEEP: tl.constexpr,
-):
-    """q, V_x ... U_z, μ, n, Σ V U and z of some rows; keeps V, U and z where they are wanted."""
+def _rows(num_atoms, F: tl.constexpr, ROWS: tl.constexpr):
+    """Where a program's rows of (N, F) and of (N, 3, F) stand, and which of them are in use."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, F)
-    at = row[:, None] * F + channel[None, :]
-    at3 = row[:, None] * (3 * F) + channel[None, :]
-    q_ = tl.load(q + at, here, 0.0)
-    m_v = _matrix(matrices, 0, F)
-    m_u = _matrix(matrices, 1, F)
-    x = tl.load(mu + at3, here, 0.0)
-    y = tl.load(mu + at3 + F, here, 0.0)
-    z = tl.load(mu + at3 + 2 * F, here, 0.0)
-    v_x = _product(x, m_v, PRECISION)
-    v_y = _product(y, m_v, PRECISION)
-    v_z = _product(z, m_v, PRECISION)
-    d1_q = _matrix(matrices, 2, F)
-    u_x = _product(x, m_u, PRECISION)
-    u_y = _product(y, m_u, PRECISION)
-    u_z = _product(z, m_u, PRECISION)
-    d1_n = _matrix(matrices, 3, F)
-    if KEEP:
-        kept = vu + row[:, None] * (6 * F) + channel[None, :]
-        kind = kept.dtype.element_ty
-        tl.store(kept, v_x.to(kind), here)
-        tl.store(kept + F, u_x.to(kind), here)
-        tl.store(kept + 2 * F, v_y.to(kind), here)
-        tl.store(kept + 3 * F, u_y.to(kind), here)
-        tl.store(kept + 4 * F, v_z.to(kind), here)
-        tl.store(kept + 5 * F, u_z.to(kind), here)
-    n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    dot = v_x * u_x + v_y * u_y + v_z * u_z
-    z_ = _product(q_, d1_q, PRECISION) + _product(n, d1_n, PRECISION) + tl.load(biases + channel)[None, :]
-    if KEEP:
-        tl.store(z_kept + at, z_.to(z_kept.dtype.element_ty), here)
-    return q_, v_x, v_y, v_z, u_x, u_y, u_z, x, y, z, n, dot, z_
+    here = (row < tl.load(num_atoms))[:, None]
+    return row, channel, row[:, None] * F + channel[None, :], row[:, None] * (3 * F) + channel[None, :], here
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def painn_update_fwd_kernel(
     num_atoms,
     matrices,
@@ -181,60 +140,78 @@ def painn_update_fwd_kernel(
     mu_sent,
     F: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Mixing of a layer and the context of the next one; q and μ in place, μ once more narrow for the next message."""
-    count = tl.load(num_atoms)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    if tl.program_id(0).to(tl.int64) * ROWS >= count:
+    m_v = _matrix(matrices, 0, F)
+    m_u = _matrix(matrices, 1, F)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
+    if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
-    here = (row < count)[:, None]
-    channel = tl.arange(0, F)
-    at = row[:, None] * F + channel[None, :]
-    at3 = row[:, None] * (3 * F) + channel[None, :]
-    narrow = context.dtype.element_ty
-    q_, v_x, v_y, v_z, u_x, u_y, u_z, x, y, z, n, dot, z_ = _mixed(
-        matrices, biases, epsilon, q, mu, vu, z_kept, row, here, F, PRECISION, True
-    )
-    d2_s = _matrix(matrices, 4, F)
+    at6 = row[:, None] * (6 * F) + channel[None, :]
+    x = tl.load(mu + at3, here, 0.0)
+    y = tl.load(mu + at3 + F, here, 0.0)
+    z = tl.load(mu + at3 + 2 * F, here, 0.0)
+    q_ = tl.load(q + at, here, 0.0)
+    v_x = _product(x, m_v, PRECISION)
+    v_y = _product(y, m_v, PRECISION)
+    v_z = _product(z, m_v, PRECISION)
+    d1_q = _matrix(matrices, 2, F)
+    u_x = _product(x, m_u, PRECISION)
+    u_y = _product(y, m_u, PRECISION)
+    u_z = _product(z, m_u, PRECISION)
+    d1_n = _matrix(matrices, 3, F)
+    tl.store(vu + at6, v_x, here)
+    tl.store(vu + at6 + F, u_x, here)
+    tl.store(vu + at6 + 2 * F, v_y, here)
+    tl.store(vu + at6 + 3 * F, u_y, here)
+    tl.store(vu + at6 + 4 * F, v_z, here)
+    tl.store(vu + at6 + 5 * F, u_z, here)
+    dot = v_x * u_x + v_y * u_y + v_z * u_z
+    pre = _product(q_, d1_q, PRECISION) + tl.load(biases + channel)[None, :]
     d2_w = _matrix(matrices, 5, F)
-    a = z_ * tl.sigmoid(z_)
-    s = _product(a, d2_s, PRECISION) + tl.load(biases + F + channel)[None, :]
-    d2_t = _matrix(matrices, 6, F)
+    pre += _product(tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon), d1_n, PRECISION)
+    d2_s = _matrix(matrices, 4, F)
+    tl.store(z_kept + at, pre, here)
+    a = pre * tl.sigmoid(pre)
     w = _product(a, d2_w, PRECISION) + tl.load(biases + 2 * F + channel)[None, :]
+    d2_t = _matrix(matrices, 6, F)
+    tl.store(w_kept + at, w, here)
+    q_ += w * dot + tl.load(biases + F + channel)[None, :]
+    q_ += _product(a, d2_s, PRECISION)
     c1 = _matrix(matrices, 7, F)
-    t = _product(a, d2_t, PRECISION) + tl.load(biases + 3 * F + channel)[None, :]
-    c2_a = _matrix(matrices, 8, F)
-    tl.store(w_kept + at, w.to(narrow), here)
-    tl.store(t_kept + at, t.to(narrow), here)
-    q_ += s + w * dot
     tl.store(q + at, q_, here)
-    x += t * u_x
-    y += t * u_y
-    z += t * u_z
+    t = _product(a, d2_t, PRECISION) + tl.load(biases + 3 * F + channel)[None, :]
+    tl.store(t_kept + at, t, here)
+    c2_a = _matrix(matrices, 8, F)
+    pre = _product(q_, c1, PRECISION) + tl.load(biases + 4 * F + channel)[None, :]
+    tl.store(y_kept + at, pre, here)
+    h = pre * tl.sigmoid(pre)
+    c2_b = _matrix(matrices, 9, F)
+    tl.store(context + at3, _product(h, c2_a, PRECISION) + tl.load(biases + 5 * F + channel)[None, :], here)
+    x = tl.load(mu + at3, here, 0.0) + t * u_x
+    y = tl.load(mu + at3 + F, here, 0.0) + t * u_y
+    z = tl.load(mu + at3 + 2 * F, here, 0.0) + t * u_z
+    c2_g = _matrix(matrices, 10, F)
+    tl.store(context + at3 + F, _product(h, c2_b, PRECISION) + tl.load(biases + 6 * F + channel)[None, :], here)
     tl.store(mu + at3, x, here)
     tl.store(mu + at3 + F, y, here)
     tl.store(mu + at3 + 2 * F, z, here)
-    tl.store(mu_sent + at3, x.to(narrow), here)
-    tl.store(mu_sent + at3 + F, y.to(narrow), here)
-    tl.store(mu_sent + at3 + 2 * F, z.to(narrow), here)
-    y_ = _product(q_, c1, PRECISION) + tl.load(biases + 4 * F + channel)[None, :]
-    tl.store(y_kept + at, y_.to(narrow), here)
-    h = y_ * tl.sigmoid(y_)
-    c2_b = _matrix(matrices, 9, F)
-    a = _product(h, c2_a, PRECISION) + tl.load(biases + 5 * F + channel)[None, :]
-    tl.store(context + at3, a.to(narrow), here)
-    c2_g = _matrix(matrices, 10, F)
-    b = _product(h, c2_b, PRECISION) + tl.load(biases + 6 * F + channel)[None, :]
-    tl.store(context + at3 + F, b.to(narrow), here)
-    g = _product(h, c2_g, PRECISION) + tl.load(biases + 7 * F + channel)[None, :]
-    tl.store(context + at3 + 2 * F, g.to(narrow), here)
+    tl.store(mu_sent + at3, x, here)
+    tl.store(mu_sent + at3 + F, y, here)
+    tl.store(mu_sent + at3 + 2 * F, z, here)
+    tl.store(context + at3 + 2 * F, _product(h, c2_g, PRECISION) + tl.load(biases + 7 * F + channel)[None, :], here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def painn_update_last_kernel(
     num_atoms,
     matrices,
+    transposed,
     biases,
     epsilon,
     q,
@@ -245,58 +222,83 @@ def painn_update_last_kernel(
     seed,
     F: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Mixing of the last layer, readout, and the way back through both. q̄ takes q's place and μ̄ that of μ; both once more narrow."""
-    count = tl.load(num_atoms)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    if tl.program_id(0).to(tl.int64) * ROWS >= count:
+    """Mixing of the last layer, readout, and the way back through both: q̄ takes q's place, μ̄ that of μ, both once more narrow."""
+    m_v = _matrix(matrices, 0, F)
+    m_u = _matrix(matrices, 1, F)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
+    if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
-    here = (row < count)[:, None]
-    channel = tl.arange(0, F)
-    at = row[:, None] * F + channel[None, :]
-    at3 = row[:, None] * (3 * F) + channel[None, :]
-    narrow = q_bar.dtype.element_ty
-    q_, v_x, v_y, v_z, u_x, u_y, u_z, x, y, z, n, dot, z_ = _mixed(
-        matrices, biases, epsilon, q, mu, q, q, row, here, F, PRECISION, False
-    )
-    d2_s = _matrix(matrices, 4, F)
+    x = tl.load(mu + at3, here, 0.0)
+    y = tl.load(mu + at3 + F, here, 0.0)
+    z = tl.load(mu + at3 + 2 * F, here, 0.0)
+    q_ = tl.load(q + at, here, 0.0)
+    v_x = _product(x, m_v, PRECISION)
+    v_y = _product(y, m_v, PRECISION)
+    v_z = _product(z, m_v, PRECISION)
+    n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
+    d1_q = _matrix(matrices, 2, F)
+    d1_n = _matrix(matrices, 3, F)
+    u_x = _product(x, m_u, PRECISION)
+    u_y = _product(y, m_u, PRECISION)
+    u_z = _product(z, m_u, PRECISION)
+    dot = v_x * u_x + v_y * u_y + v_z * u_z
     d2_w = _matrix(matrices, 5, F)
-    a = z_ * tl.sigmoid(z_)
+    pre = _product(q_, d1_q, PRECISION) + tl.load(biases + channel)[None, :]
+    d2_s = _matrix(matrices, 4, F)
+    pre += _product(n, d1_n, PRECISION)
+    a = pre * tl.sigmoid(pre)
     r1 = _matrix(matrices, 6, F)
     w = _product(a, d2_w, PRECISION) + tl.load(biases + 2 * F + channel)[None, :]
-    q_ += _product(a, d2_s, PRECISION) + tl.load(biases + F + channel)[None, :] + w * dot
+    r1_t = _matrix(transposed, 6, F)
+    q_ += w * dot + tl.load(biases + F + channel)[None, :]
+    q_ += _product(a, d2_s, PRECISION)
+    d2_s_t = _matrix(transposed, 4, F)
     h = _product(q_, r1, PRECISION) + tl.load(biases + 3 * F + channel)[None, :]
     r2 = tl.load(biases + 4 * F + channel)[None, :]
     energy = tl.sum(h * tl.sigmoid(h) * r2, 1) + tl.load(biases + 5 * F)
-    tl.store(energies + row, energy, row < count)
 
-    d_q = _back(_silu_slope(h) * r2 * seed, r1, PRECISION)
-    z_bar = _back(d_q, d2_s, PRECISION) + _back(d_q * dot, d2_w, PRECISION)
-    z_bar *= _silu_slope(z_)
-    n_bar = _back(z_bar, _matrix(matrices, 3, F), PRECISION) / n
-    d1_q = _matrix(matrices, 2, F)
+    d2_w_t = _matrix(transposed, 5, F)
+    # All else follows from this product: its operand goes in twice, rounded and what rounding took.
+    h_bar = _silu_slope(h) * r2 * seed
+    rounded = h_bar.to(r1_t.dtype)
+    d_q = tl.dot(rounded, r1_t, input_precision=PRECISION) + _product(h_bar - rounded.to(tl.float32), r1_t, PRECISION)
+    d1_n_t = _matrix(transposed, 3, F)
+    z_bar = _product(d_q, d2_s_t, PRECISION)
+    d1_q_t = _matrix(transposed, 2, F)
+    z_bar += _product(d_q * dot, d2_w_t, PRECISION)
+    z_bar *= _silu_slope(pre)
+    m_v_t = _matrix(transposed, 0, F)
+    n_bar = _product(z_bar, d1_n_t, PRECISION) / n
+    m_u_t = _matrix(transposed, 1, F)
     w *= d_q
-    d_q += _back(z_bar, d1_q, PRECISION)
+    d_q += _product(z_bar, d1_q_t, PRECISION)
+    x = _product(w * u_x + n_bar * v_x, m_v_t, PRECISION)
+    y = _product(w * u_y + n_bar * v_y, m_v_t, PRECISION)
+    z = _product(w * u_z + n_bar * v_z, m_v_t, PRECISION)
+    x += _product(w * v_x, m_u_t, PRECISION)
+    y += _product(w * v_y, m_u_t, PRECISION)
+    z += _product(w * v_z, m_u_t, PRECISION)
+    tl.store(energies + row, energy, row < tl.load(num_atoms))
     tl.store(q + at, d_q, here)
-    tl.store(q_bar + at, d_q.to(narrow), here)
-    m_v = _matrix(matrices, 0, F)
-    m_u = _matrix(matrices, 1, F)
-    x = _back(w * u_x + n_bar * v_x, m_v, PRECISION) + _back(w * v_x, m_u, PRECISION)
-    y = _back(w * u_y + n_bar * v_y, m_v, PRECISION) + _back(w * v_y, m_u, PRECISION)
-    z = _back(w * u_z + n_bar * v_z, m_v, PRECISION) + _back(w * v_z, m_u, PRECISION)
+    tl.store(q_bar + at, d_q, here)
     tl.store(mu + at3, x, here)
     tl.store(mu + at3 + F, y, here)
     tl.store(mu + at3 + 2 * F, z, here)
-    tl.store(mu_bar + at3, x.to(narrow), here)
-    tl.store(mu_bar + at3 + F, y.to(narrow), here)
-    tl.store(mu_bar + at3 + 2 * F, z.to(narrow), here)
+    tl.store(mu_bar + at3, x, here)
+    tl.store(mu_bar + at3 + F, y, here)
+    tl.store(mu_bar + at3 + 2 * F, z, here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def painn_update_bwd_kernel(
     num_atoms,
-    matrices,
+    transposed,
     epsilon,
     q,
     mu,
@@ -310,68 +312,67 @@ def painn_update_bwd_kernel(
     mu_bar,
     F: tl.constexpr,
     PRECISION: tl.constexpr,
+    CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Back through the context of the next layer and the mixing of this one; q holds q̄ and μ holds μ̄, both in place and once more
     narrow.
     """
-    count = tl.load(num_atoms)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    if tl.program_id(0).to(tl.int64) * ROWS >= count:
+    c2_a = _matrix(transposed, 8, F)
+    c2_b = _matrix(transposed, 9, F)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
+    if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
-    here = (row < count)[:, None]
-    channel = tl.arange(0, F)
-    at = row[:, None] * F + channel[None, :]
-    at3 = row[:, None] * (3 * F) + channel[None, :]
-    narrow = q_bar.dtype.element_ty
-    c2_a = _matrix(matrices, 8, F)
-    c2_b = _matrix(matrices, 9, F)
-    y_bar = _back(tl.load(context_bar + at3, here, 0.0), c2_a, PRECISION)
-    c2_g = _matrix(matrices, 10, F)
-    y_bar += _back(tl.load(context_bar + at3 + F, here, 0.0), c2_b, PRECISION)
-    c1 = _matrix(matrices, 7, F)
-    y_bar += _back(tl.load(context_bar + at3 + 2 * F, here, 0.0), c2_g, PRECISION)
-    y_bar *= _silu_slope(tl.load(y_kept + at, here, 0.0).to(tl.float32))
-    d2_s = _matrix(matrices, 4, F)
-    d_q = tl.load(q + at, here, 0.0) + _back(y_bar, c1, PRECISION)
-
+    c_a = tl.load(context_bar + at3, here, 0.0)
+    c_b = tl.load(context_bar + at3 + F, here, 0.0)
+    c_g = tl.load(context_bar + at3 + 2 * F, here, 0.0)
+    d_q = tl.load(q + at, here, 0.0)
+    y_bar = _product(c_a, c2_a, PRECISION)
+    c2_g = _matrix(transposed, 10, F)
+    y_bar += _product(c_b, c2_b, PRECISION)
+    c1 = _matrix(transposed, 7, F)
+    y_bar += _product(c_g, c2_g, PRECISION)
+    # V, U and μ̄ are read twice: to hold nine arrays through the products between would take more registers than there are.
     kept = vu + row[:, None] * (6 * F) + channel[None, :]
-    v_x = tl.load(kept, here, 0.0).to(tl.float32)
-    u_x = tl.load(kept + F, here, 0.0).to(tl.float32)
-    v_y = tl.load(kept + 2 * F, here, 0.0).to(tl.float32)
-    u_y = tl.load(kept + 3 * F, here, 0.0).to(tl.float32)
-    v_z = tl.load(kept + 4 * F, here, 0.0).to(tl.float32)
-    u_z = tl.load(kept + 5 * F, here, 0.0).to(tl.float32)
-    x = tl.load(mu + at3, here, 0.0)
-    y = tl.load(mu + at3 + F, here, 0.0)
-    z = tl.load(mu + at3 + 2 * F, here, 0.0)
-    n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    dot = v_x * u_x + v_y * u_y + v_z * u_z
-    d2_w = _matrix(matrices, 5, F)
-    z_bar = _back(d_q, d2_s, PRECISION)
-    d2_t = _matrix(matrices, 6, F)
-    z_bar += _back(d_q * dot, d2_w, PRECISION)
-    d1_n = _matrix(matrices, 3, F)
-    z_bar += _back(x * u_x + y * u_y + z * u_z, d2_t, PRECISION)
-    d1_q = _matrix(matrices, 2, F)
-    z_bar *= _silu_slope(tl.load(z_kept + at, here, 0.0).to(tl.float32))
-    m_v = _matrix(matrices, 0, F)
-    n_bar = _back(z_bar, d1_n, PRECISION) / n
-    w = d_q * tl.load(w_kept + at, here, 0.0).to(tl.float32)
-    t = tl.load(t_kept + at, here, 0.0).to(tl.float32)
-    d_q += _back(z_bar, d1_q, PRECISION)
-    m_u = _matrix(matrices, 1, F)
+    square = tl.full((ROWS, F), 0.0, tl.float32) + epsilon
+    dot = tl.zeros((ROWS, F), tl.float32)
+    t_bar = tl.zeros((ROWS, F), tl.float32)
+    for axis in tl.static_range(3):
+        v = _narrow(kept + 2 * axis * F, here)
+        u = _narrow(kept + (2 * axis + 1) * F, here)
+        square += v * v
+        dot += v * u
+        t_bar += tl.load(mu + at3 + axis * F, here, 0.0) * u
+    d2_t = _matrix(transposed, 6, F)
+    y_bar *= _silu_slope(_narrow(y_kept + at, here))
+    d_q += _product(y_bar, c1, PRECISION)
+    d2_s = _matrix(transposed, 4, F)
+    z_bar = _product(t_bar, d2_t, PRECISION)
+    d2_w = _matrix(transposed, 5, F)
+    z_bar += _product(d_q, d2_s, PRECISION)
+    d1_n = _matrix(transposed, 3, F)
+    z_bar += _product(d_q * dot, d2_w, PRECISION)
+    z_bar *= _silu_slope(_narrow(z_kept + at, here))
+    d1_q = _matrix(transposed, 2, F)
+    n_bar = _product(z_bar, d1_n, PRECISION) / tl.sqrt(square)
+    m_v = _matrix(transposed, 0, F)
+    w = d_q * _narrow(w_kept + at, here)
+    t = _narrow(t_kept + at, here)
+    d_q += _product(z_bar, d1_q, PRECISION)
+    m_u = _matrix(transposed, 1, F)
     tl.store(q + at, d_q, here)
-    tl.store(q_bar + at, d_q.to(narrow), here)
-    x += _back(w * u_x + n_bar * v_x, m_v, PRECISION) + _back(w * v_x + t * x, m_u, PRECISION)
-    y += _back(w * u_y + n_bar * v_y, m_v, PRECISION) + _back(w * v_y + t * y, m_u, PRECISION)
-    z += _back(w * u_z + n_bar * v_z, m_v, PRECISION) + _back(w * v_z + t * z, m_u, PRECISION)
-    tl.store(mu + at3, x, here)
-    tl.store(mu + at3 + F, y, here)
-    tl.store(mu + at3 + 2 * F, z, here)
-    tl.store(mu_bar + at3, x.to(narrow), here)
-    tl.store(mu_bar + at3 + F, y.to(narrow), here)
-    tl.store(mu_bar + at3 + 2 * F, z.to(narrow), here)
+    tl.store(q_bar + at, d_q, here)
+    for axis in tl.static_range(3):
+        v = _narrow(kept + 2 * axis * F, here)
+        u = _narrow(kept + (2 * axis + 1) * F, here)
+        x = tl.load(mu + at3 + axis * F, here, 0.0)
+        through = _product(w * u + n_bar * v, m_v, PRECISION)
+        x += through + _product(w * v + t * x, m_u, PRECISION)
+        tl.store(mu + at3 + axis * F, x, here)
+        tl.store(mu_bar + at3 + axis * F, x, here)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
@@ -386,6 +387,7 @@ def launch_fwd(
     context: Tensor,
     mu_sent: Tensor,
     tiles: Tiles,
+    chained: bool,
 ) -> None:
     """Enqueue: q (N̂, F), μ (N̂, 3, F) in place; fills `kept`, context (N̂, 3F) and mu_sent (N̂, 3, F)."""
     painn_update_fwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
@@ -399,9 +401,11 @@ def launch_fwd(
         context,
         mu_sent,
         F=q.shape[1],
-        PRECISION=precision_of(chain.matrices),
+        PRECISION=_precision(chain.matrices),
+        CHAINED=chained,
         ROWS=tiles.rows,
         num_warps=tiles.warps,
+        launch_pdl=chained,
     )
 
 
@@ -415,11 +419,13 @@ def launch_last(
     mu_bar: Tensor,
     seed: float,
     tiles: Tiles,
+    chained: bool,
 ) -> None:
     """Enqueue: energies (N̂,), and dE/dq, dE/dμ before the last mixing, times `seed`, into q, μ and q_bar, mu_bar."""
     painn_update_last_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
         num_atoms,
         chain.matrices,
+        chain.transposed,
         chain.biases,
         chain.epsilon,
         q,
@@ -429,9 +435,11 @@ def launch_last(
         mu_bar,
         seed,
         F=q.shape[1],
-        PRECISION=precision_of(chain.matrices),
+        PRECISION=_precision(chain.matrices),
+        CHAINED=chained,
         ROWS=tiles.rows,
         num_warps=tiles.warps,
+        launch_pdl=chained,
     )
 
 
@@ -445,11 +453,12 @@ def launch_bwd(
     q_bar: Tensor,
     mu_bar: Tensor,
     tiles: Tiles,
+    chained: bool,
 ) -> None:
     """Enqueue: q and μ hold dE/dq and dE/dμ after the layer, and shall hold those before its mixing; also into q_bar, mu_bar."""
     painn_update_bwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
         num_atoms,
-        chain.matrices,
+        chain.transposed,
         chain.epsilon,
         q,
         mu,
@@ -458,7 +467,14 @@ def launch_bwd(
         q_bar,
         mu_bar,
         F=q.shape[1],
-        PRECISION=precision_of(chain.matrices),
+        PRECISION=_precision(chain.matrices),
+        CHAINED=chained,
         ROWS=tiles.rows,
         num_warps=tiles.warps,
+        launch_pdl=chained,
     )
+
+
+def _precision(matrices: Tensor) -> str:
+    """How products of float32 are taken: in three TF32 products, which keep float32's digits. Half precision needs no word."""
+    return "tf32x3" if matrices.dtype == torch.float32 else "tf32"

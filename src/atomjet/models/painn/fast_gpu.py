@@ -6,16 +6,17 @@ next; the last update turns round at the readout, and the way back is the same t
 
     message 0, update 0, message 1, ... message L-1, turn, message L-1 back, update L-2 back, ... message 0 back
 
-- Filters are computed anew wherever they are needed, by tensor cores: nothing is kept of an edge but the derivative.
-- `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and keeps
-  what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits. "high" has
-  float32 everywhere, products in three TF32 parts.
+- Filters come from a table (`ops/radial_table.py`): nothing is kept of an edge but the derivative.
+- `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and
+  keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
+  "high" has float32 everywhere, products in three TF32 parts.
 - Channels are padded to a power of two with weights of zero.
 - Where a channel is gathered, q and μ lie in float32 once and narrow once more; the derivatives take their places on the way back.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,13 +24,14 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 from triton.runtime.interpreter import InterpretedFunction
 
 from atomjet.data import Capacity, Graph, PaddedGraph
 from atomjet.errors import BackendError
-from atomjet.models.painn.general import GaussianBasis, PaiNN
-from atomjet.ops import painn_message, painn_update, radial
+from atomjet.models.painn.general import PaiNN
+from atomjet.ops import painn_message, painn_update
+from atomjet.ops.radial_table import RadialTable, tabulate
 
 OLDEST = (8, 0)
 """Compute capability of the oldest GPU whose tensor cores the kernels are written for."""
@@ -85,6 +87,9 @@ class FastGpu:
         self.model = model
         self.tiles = tiles
         self.narrow = torch.float16 if precision == "default" else torch.float32
+        # Hopper and later start a kernel while the one before still runs; it fetches its weights and waits for the rest.
+        device = model.embedding.weight.device
+        self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.channels = max(32, triton.next_power_of_2(model.config.features))
         with torch.no_grad():
             self._rearrange()
@@ -93,17 +98,11 @@ class FastGpu:
 
     def _rearrange(self) -> None:
         model, config = self.model, self.model.config
-        basis = model.basis
-        self.radial = (
-            radial.gaussian(basis.offsets, basis.widths, config.cutoff)
-            if isinstance(basis, GaussianBasis)
-            else radial.bessel(basis.frequencies, config.cutoff)  # type: ignore[union-attr, arg-type]
-        )
-        self.filters = [self._filter(layer) for layer in range(config.layers)]
         self.embedding = self._pad(model.embedding.weight.float())
+        self.tables = [self._table(layer) for layer in range(config.layers)]
         first = model.layer(0)[0].context
         table = first[2](silu(first[0](model.embedding.weight)))[:, : 2 * config.features]
-        self.first_context = torch.cat([self._pad(part) for part in table.chunk(2, dim=1)], dim=1).to(self.narrow)
+        self.first_context = torch.cat([self._pad(part) for part in table.float().chunk(2, dim=1)], dim=1)
         self.chains = [self._chain(layer) for layer in range(config.layers)]
         largest = float(model.readout[2].weight.abs().max())  # type: ignore[union-attr, operator]
         self.seed = 2.0 ** (3 - math.frexp(largest)[1]) if largest > 0 else 1.0
@@ -114,14 +113,21 @@ class FastGpu:
         out[: x.shape[0], : x.shape[1]] = x
         return out
 
-    def _filter(self, layer: int) -> Tensor:
-        """Â of one layer, (K̂, 3F)."""
+    def _table(self, layer: int) -> RadialTable:
+        """The filter of one layer with its cutoff, 3F outputs."""
         config, features = self.model.config, self.model.config.features
         start = 0 if config.shared_filters else 3 * features * layer
-        weight = self.model.filters.weight[start : start + 3 * features]
-        both = torch.cat([weight, self.model.filters.bias[start : start + 3 * features, None]], dim=1).T
-        parts = [self._pad(part, self.radial.taps) for part in both.chunk(3, dim=1)]
-        return torch.cat(parts, dim=1).to(self.narrow).contiguous()
+        weight = self.model.filters.weight[start : start + 3 * features].double()
+        bias = self.model.filters.bias[start : start + 3 * features].double()
+        basis = copy.deepcopy(self.model.basis).double()
+
+        def filters(lengths: Tensor) -> Tensor:
+            # The cosine itself, not `cosine_cutoff`, whose step to zero at the cutoff would be the last knot's.
+            envelope = 0.5 * (torch.cos(lengths * (math.pi / config.cutoff)) + 1.0)
+            values = linear(basis(lengths), weight, bias) * envelope[:, None]
+            return torch.cat([self._pad(part) for part in values.chunk(3, dim=1)], dim=1)
+
+        return tabulate(filters, config.cutoff, self.embedding.device, self.narrow)
 
     def _chain(self, layer: int) -> painn_update.Chain:
         config, features = self.model.config, self.model.config.features
@@ -141,7 +147,8 @@ class FastGpu:
             biases += [r1.bias, r2.weight[0], r2.bias]  # type: ignore[list-item, index]
         stacked = torch.stack([self._pad(matrix.T, self.channels) for matrix in matrices])
         rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
-        return painn_update.Chain(stacked.to(self.narrow).contiguous(), rows.contiguous(), config.epsilon)
+        stacked = stacked.to(self.narrow)
+        return painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -193,14 +200,14 @@ class FastGpu:
         for layer in range(last + 1):
             painn_message.launch_fwd(
                 graph,
-                self.radial,
-                self.filters[layer],
+                self.tables[layer],
                 self.embedding,
                 context[layer],
                 mu_sent[layer],
                 w.q,
                 w.mu,
                 tiles.message,
+                self.chained,
             )
             if layer < last:
                 painn_update.launch_fwd(
@@ -212,15 +219,24 @@ class FastGpu:
                     w.context[layer],
                     w.mu_sent[layer],
                     tiles.update,
+                    self.chained,
                 )
         painn_update.launch_last(
-            num_atoms, self.chains[last], w.q, w.mu, w.energies, w.q_bar, w.mu_bar, self.seed, tiles.update
+            num_atoms,
+            self.chains[last],
+            w.q,
+            w.mu,
+            w.energies,
+            w.q_bar,
+            w.mu_bar,
+            self.seed,
+            tiles.update,
+            self.chained,
         )
         for layer in range(last, -1, -1):
             painn_message.launch_bwd(
                 graph,
-                self.radial,
-                self.filters[layer],
+                self.tables[layer],
                 context[layer],
                 mu_sent[layer],
                 w.q_bar,
@@ -230,6 +246,7 @@ class FastGpu:
                 layer == last,
                 1.0 / self.seed,
                 tiles.message_back,
+                self.chained,
             )
             if layer > 0:
                 painn_update.launch_bwd(
@@ -242,6 +259,7 @@ class FastGpu:
                     w.q_bar,
                     w.mu_bar,
                     tiles.update,
+                    self.chained,
                 )
         return w.energies, w.gradients
 
@@ -259,13 +277,8 @@ class FastGpu:
 
 
 def default_tiles(capacity: Capacity) -> Tiles:
-    """How the kernels are cut where nothing was tuned: few atoms want many programs, many atoms full ones."""
-    if capacity.atoms <= 4096:
-        message = painn_message.Tiles(edges=16, channels=64, warps=4)
-        return Tiles(message, message, painn_update.Tiles(rows=16, warps=8))
-    message = painn_message.Tiles(edges=16, channels=128, warps=4)
-    back = painn_message.Tiles(edges=16, channels=64, warps=4)
-    return Tiles(message, back, painn_update.Tiles(rows=32, warps=8))
+    """How the kernels are cut where nothing was tuned."""
+    return Tiles()
 
 
 def _check(model: PaiNN, precision: str) -> None:
