@@ -11,8 +11,8 @@ The same function as `general.py`, rearranged. X̄ stands for dE/dX.
 - For m > 0 the product of the convolution is one matrix, [[W_1, -W_2], [W_2, W_1]] on (m, -m). Experts are always merged.
 - Radial networks: all layers together up to the last product (`unified_radial.py`), and back together.
 - A rotation is kept as its 35 numbers that are not zero by construction: blocks of 1, 9 and 25.
-- What belongs to edges is done by `matrix_edges.py`, or, on a GPU where functions can be compiled, by `fused_edges.py`; there
-  features of edges are kept and multiplied in half precision unless the precision asked for is higher.
+- What belongs to edges is done by `matrix_edges.py`, or, in float32 on a GPU where functions can be compiled, by `fused_edges.py`;
+  there features of edges are kept and multiplied in half precision unless the precision asked for is higher.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FastPyTorch:
         self.kind = self.dtype
         with torch.no_grad():
             self.weights: FusedWeights | MatrixWeights
-            if can_compile(self.device):
+            if fuses(weight):
                 self.kind = torch.float16 if precision == "default" else self.dtype
                 self.weights = FusedWeights(model, self.kind)
             else:
@@ -154,3 +154,8 @@ class FastPyTorch:
     def _edges_at_once(self, graph: Graph) -> int:
         limit = memory.edges_at_once(self.model.config, self.device, self.dtype, layers=1)
         return min(limit, EDGES_ON_A_CPU) if self.device.type == "cpu" else limit
+
+
+def fuses(weight: Tensor) -> bool:
+    """Whether edges are done by compiled steps; float64, the reference, is not worth compiling for."""
+    return can_compile(weight.device) and weight.dtype == torch.float32
