@@ -154,13 +154,22 @@ def test_no_ratio_without_the_baseline(engine):
 
 
 def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
-    rows = measured("latency", engine, expand("fast_gpu,compile_graph"), cases=suites.latency(10)).rows
+    rows = measured("latency", engine, expand("fast_gpu@float64,compile_graph"), cases=suites.latency(10)).rows
     assert [row["status"] for row in rows] == ["ok", "skipped", "skipped"]
     assert "fast_pytorch" in rows[1]["reason"]
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
     with pytest.raises(ConfigError, match="setting 'fastest' is not known"):
         contenders.build("fastest", engine)
     assert expand("ladder,peers,general")[:3] == ["general", "fast_pytorch", "fast_gpu"]
+
+
+def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_cluster", None)
+    rows = measured("neighbors", engine, ["captured", "torch_cluster", "kd"], cases=suites.latency(10)[:1]).rows
+    assert [row["status"] for row in rows] == ["skipped"] * 3
+    assert "needs a GPU" in rows[0]["reason"]
+    assert "pip install torch-cluster" in rows[1]["reason"]
+    assert "is no neighbour search" in rows[2]["reason"]
 
 
 def test_rounds_alternate_and_warm_up_is_left_out():

@@ -189,3 +189,35 @@ def test_long_timestep_with_hydrogen_is_a_warning(call, ethanol: Path, tmp_path:
     status, _, err = call("md", ethanol, "--steps", "1", "--timestep", "2", *COLD, "-o", tmp_path / "a.traj")
     assert status == 0
     assert "warning: timestep 2 fs is long for hydrogen" in err
+
+
+def test_replicas_need_a_gpu(call, ethanol: Path, tmp_path: Path):
+    status, _, err = call("md", ethanol, "--steps", "10", "--replicas", "4", "-o", tmp_path / "a.traj")
+    assert status == 2
+    assert "replicas 4 need dynamics on a GPU, but backend fast_pytorch does not work in fixed buffers" in err
+    assert not (tmp_path / "a.traj").exists()
+
+
+def test_runs_on_the_device_where_it_can(call, ethanol: Path, tmp_path: Path, monkeypatch):
+    from atomjet.cli import options
+    from tests.engine import standins
+
+    load = options.load_engine
+
+    def through_buffers(*arguments, **options):
+        engine = load(*arguments, **options)
+        engine.use(standins.stages(engine))
+        return engine
+
+    monkeypatch.setattr(options, "load_engine", through_buffers)
+    arguments = ("md", ethanol, "--ensemble", "nvt", *COLD, "--replicas", "2", "-o", tmp_path / "a.traj")
+    status, out, _ = call(*arguments, "--steps", "12", "--plot", tmp_path / "a.png")
+    assert status == 0
+    assert "seed 0, 2 replicas" in out
+    assert "each of 2 replicas" in out
+    assert f"wrote {tmp_path / 'a-0000.traj'} and {tmp_path / 'a-0000.csv'}, and so on to" in out
+    assert [frame.info["step"] for frame in read(tmp_path / "a-0001.traj", ":")] == [0, 10, 12]
+    status, out, _ = call(*arguments, "--steps", "20", "--resume")
+    assert status == 0
+    assert "resumed at step  12" in out
+    assert read_log(tmp_path / "a-0001.csv")["step"].tolist() == [0, 10, 20]

@@ -146,8 +146,8 @@ def test_load(tmp_path):
     assert (engine.backend, engine.precision, engine.card["name"]) == ("general", "float64", "m")
     with pytest.raises(atomjet.AtomJetError, match="task 'omol': this model knows no tasks"):
         atomjet.load(tmp_path / "m.safetensors", task="omol")
-    with pytest.raises(atomjet.AtomJetError, match="'fast_gpu' does not serve PaiNN yet"):
-        atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="fast_gpu")
+    with pytest.raises(atomjet.AtomJetError, match="'fast_gpu' computes in float32 and narrower; for float64 use"):
+        atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="fast_gpu", precision="float64")
 
 
 def test_importing_has_no_side_effects(tmp_path):

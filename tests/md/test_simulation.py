@@ -109,7 +109,7 @@ def test_killed_before_anything_was_recorded(tmp_path: Path):
     simulate(copper(), settings, tmp_path / "whole.traj", quiet=True)
     run_and_kill(tmp_path / "cut.traj", settings, 0)
     first = Checkpoint.load(checkpoint_path(tmp_path / "cut.traj"))
-    assert first.trajectory_size == 0  # the files that are there are not vouched for
+    assert first.recorded[0].trajectory_size == 0  # the files that are there are not vouched for
     (tmp_path / "cut.traj").write_bytes(b"")
     simulate(copper(), settings, tmp_path / "cut.traj", resume=True, quiet=True)
     assert (tmp_path / "cut.traj").read_bytes() == (tmp_path / "whole.traj").read_bytes()

@@ -1,6 +1,7 @@
 """Both routes against each other, against ASE, and against loops over explicit images; then the properties of every list."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -158,9 +159,7 @@ def test_a_cell_too_thin_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("limit", [0, 10**9], ids=["by way of the CPU", "all pairs"])
-def test_same_graph_on_a_gpu(limit, monkeypatch):
-    monkeypatch.setattr("atomjet.neighbors.ALL_PAIRS", limit)
+def test_same_graph_on_a_gpu():
     frames = [molecule("CH3CH2OH"), Atoms("CO", [[0, 0, 0], [0, 1, 1]], cell=CELLS["sheared"], pbc=(True, True, False))]
     on_gpu = neighbor_list(frames, 4.0, device="cuda")
     expected = neighbor_list(frames, 4.0)
@@ -168,3 +167,50 @@ def test_same_graph_on_a_gpu(limit, monkeypatch):
     for name in ("centers", "neighbors", "shifts", "row_ptr"):
         assert torch.equal(getattr(on_gpu, name).cpu(), getattr(expected, name))
     assert torch.allclose(on_gpu.vectors.cpu(), expected.vectors, rtol=0, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_cpu_serves_a_gpu_where_kernels_cannot():
+    """An atom a thousand cells away: its shift does not fit into ten bits, but the definition knows no such limit."""
+    atoms = Atoms("CO", [[0, 0, 0], [0.5, 0, 4000.0]], cell=np.eye(3) * 4.0, pbc=True)
+    graph = neighbor_list(atoms, 3.0, device="cuda")
+    assert graph.vectors.is_cuda
+    assert torch.equal(graph.shifts.cpu(), neighbor_list(atoms, 3.0).shifts)
+    with pytest.raises(atomjet.AtomJetError, match="structure 0: its cell is so thin"):
+        neighbor_list(Atoms("H", cell=np.diag([0.01, 0.01, 0.01]), pbc=True), 5.0, device="cuda")
+
+
+def test_unknown_search():
+    with pytest.raises(atomjet.AtomJetError, match="neighbors 'kd' is unknown; choose one of auto, brute_force, vesin"):
+        neighbor_list(molecule("H2O"), 5.0, neighbors="kd")
+
+
+@pytest.mark.parametrize("name", ["torch_cluster", "nvalchemi"])
+def test_search_that_is_not_installed(name, monkeypatch):
+    package = {"torch_cluster": "torch_cluster", "nvalchemi": "nvalchemiops"}[name]
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"atomjet.neighbors.{name}", raising=False)
+    with pytest.raises(atomjet.AtomJetError, match=f"neighbors='{name}' needs .*; pip install "):
+        neighbor_list(molecule("H2O"), 5.0, neighbors=name)
+
+
+@pytest.mark.parametrize("name", ["brute_force", "vesin", "nvalchemi", "torch_cluster"])
+def test_other_searches_agree(name):
+    package = {"torch_cluster": "torch_cluster", "nvalchemi": "nvalchemiops"}.get(name)
+    if package:
+        pytest.importorskip(package)
+    frames = [molecule("CH3CH2OH"), molecule("H2O"), Atoms("H"), Atoms("OO", [[0, 0, 0], [0, 0, 4.5]])]
+    if name != "torch_cluster":
+        for cell, pbc in (("triclinic", True), ("left-handed", (True, False, True)), ("tiny", True)):
+            frames.append(Atoms("CON", place(CELLS[cell], 3, 2, 5), cell=CELLS[cell], pbc=pbc))
+    graph, expected = neighbor_list(frames, 3.0, neighbors=name), neighbor_list(frames, 3.0)
+    for field in ("centers", "neighbors", "shifts", "row_ptr"):
+        assert torch.equal(getattr(graph, field), getattr(expected, field))
+    assert torch.equal(graph.vectors, expected.vectors)
+
+
+def test_torch_cluster_knows_no_images():
+    pytest.importorskip("torch_cluster")
+    with pytest.raises(atomjet.AtomJetError, match="structure 1 is periodic; torch-cluster knows no periodic images"):
+        neighbor_list([molecule("H2O"), Atoms("C", cell=np.eye(3), pbc=True)], 3.0, neighbors="torch_cluster")

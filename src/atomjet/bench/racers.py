@@ -13,12 +13,13 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
 from atomjet.bench.contenders import Unavailable
-from atomjet.data import Prediction, System
+from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
+from atomjet.errors import BackendError
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import draw_velocities
-from atomjet.neighbors import brute_force, cpu, search
+from atomjet.neighbors import OTHERS, brute_force, cpu, search
 
 TURNS = 8
 """Sets of positions that calls take in turn: none is that of the call before, so that no cache can answer."""
@@ -93,7 +94,7 @@ class Entrants:
 def default_names(suite: str, device: torch.device) -> str:
     """Contenders where none are named."""
     if suite == "neighbors":
-        return "vesin,search,brute_force"
+        return "vesin,search,brute_force" + (",captured" if device.type == "cuda" else "")
     return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
 
 
@@ -188,18 +189,54 @@ def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
             "vesin on the CPU; positions copied from the device and edge vectors back to it",
         ),
     }
+    for other in ("torch_cluster", "nvalchemi"):
+        includes = f"{OTHERS[other]} on this device, tested again and brought into order by AtomJet's adapter"
+        routes[other] = (lambda s, other=other: search(s, cutoff, other), includes)
+    if name == "captured":
+        return _captured_racer(system, engine)
     if name not in routes:
-        raise Unavailable(f"is no neighbour search; give some of {', '.join(routes)}")
+        raise Unavailable(f"is no neighbour search; give some of captured, {', '.join(routes)}")
     call, includes = routes[name]
     if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
         raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")
     systems = moved(system)
 
+    try:
+        call(systems[0])
+    except BackendError as error:
+        raise Unavailable(str(error)) from None
+
     def judge() -> dict[str, Any] | None:
-        few = moved(home, 1)[0]
-        exact = brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+        few, exact = _exact(home, cutoff)
         made = cpu.search(few, cutoff) if name == "vesin" else call(few.to(device))
         return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     return Racer(lambda turn: call(systems[turn % TURNS]), includes, judge, per_call)
+
+
+def _exact(home: System, cutoff: float) -> tuple[System, Graph]:
+    """The structures moved, on the CPU, and their edges."""
+    few = moved(home, 1)[0]
+    return few, brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+
+
+def _captured_racer(system: System, engine: Engine) -> Racer:
+    if engine.device.type != "cuda":
+        raise Unavailable("is a CUDA graph; it needs a GPU")
+    from atomjet.bench.captured_search import CapturedSearch
+
+    captured = CapturedSearch(system, engine.cutoff)
+    systems = moved(system)
+
+    def judge() -> dict[str, Any] | None:
+        few, exact = _exact(system.to("cpu"), engine.cutoff)
+        made = captured.graph(few.positions.to(engine.device))
+        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
+
+    includes = (
+        "positions copied into the fixed buffers, AtomJet's kernels replayed; rows, neighbors, shifts, vectors and reverse edges "
+        "stay there, in the order of the search"
+    )
+    per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
+    return Racer(lambda turn: captured(systems[turn % TURNS].positions), includes, judge, per_call)

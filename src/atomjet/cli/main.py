@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from atomjet.cli import bench, compute, distill, doctor, md, models, profile, validate
+from atomjet.cli import bench, compute, distill, doctor, md, models, profile, tune, validate
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -50,6 +50,7 @@ app.command(epilog=models.CONVERT_EXAMPLES)(models.convert)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.add_typer(bench.app, name="bench")
 app.command(epilog=profile.EXAMPLES)(profile.profile)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command()(doctor.doctor)
 
 

@@ -25,7 +25,9 @@ EXAMPLES = """Examples:
   atomjet md ethanol.xyz --steps 2000 --ensemble nvt --temperature 500 -o hot.traj
   atomjet md crystal.cif --steps 10000 --ensemble npt --pressure 1 -o npt.traj
   atomjet md ethanol.xyz --steps 4000 -o run.traj --resume     (go on: after a kill, or for longer)
+  atomjet md ethanol.xyz --steps 100000 --device cuda --replicas 64 -o many.traj     (many-0000.traj, many-0001.traj, ...)
 
+With the backend fast_gpu, nve and nvt are stepped on the GPU; everything else is stepped by ASE.
 A run that was killed goes on with the same command and --resume, and ends as if nothing had happened.
 """
 
@@ -58,6 +60,13 @@ def md(
     checkpoint_seconds: Annotated[
         float, typer.Option("--checkpoint-seconds", help="Seconds of wall time between checkpoints.")
     ] = 5.0,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            "--replicas",
+            help="Runs at once on a GPU, each with velocities and noise of its own, files OUTPUT-0000 and so on.",
+        ),
+    ] = 1,
     frame: Frame = -1,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
@@ -90,13 +99,16 @@ def md(
     for line in settings.check(atoms):
         options.warn(line)
     engine = options.load_engine(model, device, backend, precision, task)
-    summary = _run(
-        atoms, settings, output, log, engine, _request(engine, model, task), (resume, overwrite, checkpoint_seconds)
-    )
+    written = _written(output, log, replicas)
+    how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
+    summary = _run(atoms, settings, output, log, engine, replicas, how | {"request": _request(engine, model, task)})
     print(_spoken(summary, settings))
-    print(f"wrote {output} and {log}")
+    more = f", and so on to {written[-1][0]}" if replicas > 1 else ""
+    print(f"wrote {written[0][0]} and {written[0][1]}{more}")
     if plot is not None:
         from atomjet.md.plot import plot_log
+
+        log = written[0][1]
 
         kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
         plot_log(log, plot, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
@@ -109,35 +121,56 @@ def _run(
     output: Path,
     log: Path,
     engine: Engine,
-    request: dict[str, Any],
-    how: tuple[bool, bool, float],
+    replicas: int,
+    how: dict[str, Any],
 ) -> Summary:
-    """Run; say how to go on when interrupted."""
+    """Run, on the device or through ASE; say how to go on when interrupted."""
     from atomjet.adapters.ase import AtomJetCalculator
-    from atomjet.md import simulate
+    from atomjet.md import simulate, simulate_replicas
+    from atomjet.md.replicas import ReplicasError
     from atomjet.md.simulation import checkpoint_path
 
-    resume, overwrite, seconds = how
-    atoms.calc = AtomJetCalculator(engine)
+    on_device = _steps_on_device(engine, atoms, settings, replicas)
     length = f"{settings.steps} steps of {settings.timestep:g} fs = {settings.steps * settings.timestep * 1e-3:g} ps"
     start = "velocities kept" if settings.keep_velocities else f"start at {settings.temperature:g} K"
-    print(f"{settings.ensemble}, {length}, {start}, seed {settings.seed}", flush=True)
-    if resume and not overwrite and not checkpoint_path(output).exists():
+    many = f", {replicas} replicas" if replicas > 1 else ""
+    print(f"{settings.ensemble}, {length}, {start}, seed {settings.seed}{many}", flush=True)
+    if how["resume"] and not how["overwrite"] and not checkpoint_path(output).exists():
         options.warn(f"there is nothing to resume at {output}; starting from step 0")
     try:
-        return simulate(
-            atoms,
-            settings,
-            output,
-            log,
-            resume=resume,
-            overwrite=overwrite,
-            request=request,
-            checkpoint_seconds=seconds,
-        )
+        if on_device:
+            return simulate_replicas(engine, atoms, settings, output, log, replicas=replicas, **how)
+        atoms.calc = AtomJetCalculator(engine)
+        return simulate(atoms, settings, output, log, **how)
+    except ReplicasError as error:
+        print(_spoken(error.summary, settings))
+        raise
     except KeyboardInterrupt:
         print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
         raise
+
+
+def _steps_on_device(engine: Engine, atoms: Atoms, settings: MDSettings, replicas: int) -> bool:
+    """Whether the device steps itself; where a GPU does not, say why."""
+    from atomjet.errors import ConfigError
+    from atomjet.md.replicas import serves
+
+    reason = serves(engine, atoms, settings)
+    if reason and replicas != 1:
+        raise ConfigError(
+            f"replicas {replicas} need dynamics on a GPU, but {reason}; "
+            "use backend fast_gpu with nve or nvt, or make several runs with other seeds"
+        )
+    if reason and engine.device.type == "cuda":
+        print(f"stepped by ASE: {reason}")
+    return not reason
+
+
+def _written(output: Path, log: Path, replicas: int) -> list[tuple[Path, Path]]:
+    """Trajectory and log of each replica."""
+    from atomjet.md.replicas import replica_paths
+
+    return replica_paths(output, log, replicas)
 
 
 def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
@@ -173,7 +206,8 @@ def _spoken(summary: Summary, settings: MDSettings) -> str:
     if summary.resumed_at:
         lines.append(f"resumed at step  {summary.resumed_at}")
     if summary.steps > summary.resumed_at:
-        lines.append(f"speed            {summary.steps_per_second:.1f} steps/s, {summary.ns_per_day:.3f} ns/day")
+        each = f", each of {summary.replicas} replicas" if summary.replicas > 1 else ""
+        lines.append(f"speed            {summary.steps_per_second:.1f} steps/s, {summary.ns_per_day:.3f} ns/day{each}")
     lines.append(f"mean temperature {summary.mean_temperature:.1f} K")
     if settings.ensemble == "nve":
         value = "needs three rows of the log" if summary.drift != summary.drift else f"{summary.drift:.4f} meV/atom/ps"

@@ -8,6 +8,7 @@ there is nothing to do, so padding costs next to nothing and adds exact zeros.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -72,19 +73,23 @@ class PaddedSystem:
     @classmethod
     def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedSystem:
         """Buffers for so much, holding no structures."""
+        return cls.over(torch.zeros(cls.bytes_of(capacity), dtype=torch.uint8, device=device), capacity)
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+    @classmethod
+    def over(cls, buffer: Tensor, capacity: Capacity) -> PaddedSystem:
+        """Views of one buffer of `bytes_of` bytes, so that one copy moves everything to the device; holds no structures."""
+        views, first = {}, 0
+        for name, dtype, shape in _fields(capacity):
+            count = math.prod(shape) * dtype.itemsize
+            views[name] = buffer[first : first + count].view(dtype).view(shape)
+            first += _aligned(count)
+        views["system_index"].fill_(capacity.systems)
+        return cls(**views, capacity=capacity)
 
-        return cls(
-            positions=zeros(capacity.atoms, 3, dtype=torch.float64),
-            atomic_numbers=zeros(capacity.atoms),
-            system_index=zeros(capacity.atoms).fill_(capacity.systems),
-            system_ptr=zeros(capacity.systems + 1),
-            cell=zeros(capacity.systems, 3, 3, dtype=torch.float64),
-            pbc=zeros(capacity.systems, 3),
-            capacity=capacity,
-        )
+    @staticmethod
+    def bytes_of(capacity: Capacity) -> int:
+        """Return what the buffers take."""
+        return sum(_aligned(math.prod(shape) * dtype.itemsize) for _, dtype, shape in _fields(capacity))
 
     def fill(self, system: System) -> None:
         """Put other structures in; nothing waits for the device.
@@ -102,11 +107,30 @@ class PaddedSystem:
         self.atomic_numbers[:atoms] = system.atomic_numbers
         self.system_index[:atoms] = system.system_index
         self.system_index[atoms:] = self.capacity.systems
+        # Where each structure begins; a count of each would wait for the device.
+        bounds = torch.arange(systems + 1, device=self.positions.device)
         self.system_ptr.fill_(atoms)
-        self.system_ptr[0] = 0
-        self.system_ptr[1 : systems + 1] = torch.cumsum(system.counts(), 0)
+        self.system_ptr[: systems + 1] = torch.searchsorted(system.system_index, bounds)
         self.cell[:systems] = system.cell
         self.pbc[:systems] = system.pbc
+
+
+def _fields(capacity: Capacity) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of every buffer of a `PaddedSystem`."""
+    systems, atoms = capacity.systems, capacity.atoms
+    return [
+        ("positions", torch.float64, (atoms, 3)),
+        ("cell", torch.float64, (systems, 3, 3)),
+        ("atomic_numbers", torch.int32, (atoms,)),
+        ("system_index", torch.int32, (atoms,)),
+        ("system_ptr", torch.int32, (systems + 1,)),
+        ("pbc", torch.int32, (systems, 3)),
+    ]
+
+
+def _aligned(size: int) -> int:
+    """Bytes up to the next buffer, which kernels may read in words of 16."""
+    return -(-size // 64) * 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +151,7 @@ class PaddedGraph:
         order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
         system_ptr: (Ŝ + 1,) int32.
         status: (1,) int32, `Status` bits, cleared by whoever starts an evaluation.
+        needed_edges: (1,) int64: with Status.EDGES, a capacity Ê that will do; else the edges there are.
         capacity: host values.
     """
 
@@ -139,6 +164,7 @@ class PaddedGraph:
     order: Tensor
     system_ptr: Tensor
     status: Tensor
+    needed_edges: Tensor
     capacity: Capacity
 
     @classmethod
@@ -158,6 +184,7 @@ class PaddedGraph:
             order=torch.arange(capacity.atoms, dtype=torch.int32, device=device),
             system_ptr=zeros(capacity.systems + 1),
             status=zeros(1),
+            needed_edges=zeros(1, dtype=torch.int64),
             capacity=capacity,
         )
 
@@ -179,6 +206,7 @@ class PaddedGraph:
         padded.system_ptr.fill_(atoms)
         padded.system_ptr[0] = 0
         padded.system_ptr[1 : graph.num_systems + 1] = torch.cumsum(counts, 0)
+        padded.needed_edges.fill_(edges)
         return padded
 
 
@@ -200,8 +228,12 @@ class PaddedPrediction:
     @classmethod
     def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedPrediction:
         """Room for so much."""
-        numbers = 1 + 10 * capacity.systems + 4 * capacity.atoms
-        return cls(torch.zeros(numbers, dtype=torch.float64, device=device), capacity)
+        return cls(torch.zeros(cls.bytes_of(capacity) // 8, dtype=torch.float64, device=device), capacity)
+
+    @staticmethod
+    def bytes_of(capacity: Capacity) -> int:
+        """Return what the buffer takes."""
+        return 8 * (1 + 10 * capacity.systems + 4 * capacity.atoms)
 
     @property
     def status(self) -> Tensor:

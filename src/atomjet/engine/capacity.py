@@ -1,13 +1,27 @@
-"""Whether a graph fits into memory: known before it is computed, not found out by running out of it."""
+"""How much room a call needs, and whether there is as much: known before it is computed, not found out by running out of it."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from atomjet.data import Capacity
+from atomjet.errors import StructureError
+
 SHARE = 0.9
 """Of the free memory, how much a call may take."""
+
+MARGIN = 1.06
+"""Room for more edges than were counted, or than a mean density says: distances fluctuate."""
+
+DENSITY = 0.12
+"""Atoms per Å³ of a compact molecule with its hydrogens; denser ones overflow once, and then have their count."""
+
+MIN_EDGES, FEW_EDGES = 64, 32768
+"""Buffers for edges grow by doubling between these."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -27,3 +41,54 @@ def free_bytes(device: torch.device) -> int | None:
 def fits(needed: int, free: int | None) -> bool:
     """Whether a call that needs so many bytes may start."""
     return free is None or needed <= SHARE * free
+
+
+def refusal(atoms: int, edges: int, needed: int, free: int | None, device: torch.device) -> StructureError:
+    """What is said of one structure that cannot be computed in the memory there is."""
+    return StructureError(
+        f"{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
+        f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
+    )
+
+
+def size_class(number: int, small: int = 256) -> int:
+    """The next size up that buffers are made for.
+
+    Sizes grow geometrically, so that few sets of buffers serve every structure: by halves of a power of two up to `small`, by
+    quarters up to 32 times that, then by eighths, where what is not used would cost memory.
+    """
+    if number <= 4:
+        return max(number, 1)
+    parts = 2 if number <= small else 4 if number <= 32 * small else 8
+    step = max(1, (1 << ((number - 1).bit_length() - 1)) // parts)
+    return -(-number // step) * step
+
+
+def likely_edges(atoms: int, volume: float | None, cutoff: float) -> int:
+    """Edges of one structure: at most all ordered pairs of a molecule; else by its density, with a margin.
+
+    Args:
+        atoms: N.
+        volume: Å³ of a cell that is periodic in three directions; None for anything else.
+        cutoff: Å.
+    """
+    sphere = 4.0 / 3.0 * math.pi * cutoff**3
+    if volume is None:
+        return min(atoms * (atoms - 1), math.ceil(atoms * DENSITY * sphere))
+    return math.ceil(MARGIN * atoms * (atoms / max(volume, 1e-3)) * sphere)
+
+
+def choose(systems: int, atoms: int, largest: int, edges: int) -> Capacity:
+    """The smallest buffers that are made for so much; `largest` is the number of atoms of the largest structure."""
+    room = size_class(atoms)
+    return Capacity(size_class(systems), room, _edge_class(edges), min(size_class(largest), room))
+
+
+def grown(capacity: Capacity, needed: int) -> Capacity:
+    """The same with room for so many edges, as a search that ran out of it has counted, and a margin."""
+    return replace(capacity, edges=_edge_class(max(math.ceil(needed * MARGIN), capacity.edges + 1)))
+
+
+def _edge_class(edges: int) -> int:
+    """Powers of two while that costs nothing: edges that are not there take a few bytes and no time."""
+    return max(MIN_EDGES, 1 << (edges - 1).bit_length() if edges <= FEW_EDGES else size_class(edges, 0))

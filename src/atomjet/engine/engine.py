@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import fits, free_bytes
+from atomjet.engine.capacity import fits, free_bytes, refusal
+from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
+from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry
-from atomjet.models.base import Evaluator, Model, forces_from_gradients, virials_from_gradients
+from atomjet.models.base import Evaluator, Model, PaddedEvaluator, forces_from_gradients, virials_from_gradients
 from atomjet.models.families import FAMILIES
 from atomjet.neighbors import search
+
+NOTHING_TO_DO = nullcontext()
 
 
 def load(
@@ -51,7 +55,7 @@ class Engine:
     """A model on a device and a backend.
 
     Attributes:
-        backend: the one that runs: "general" or "fast_pytorch".
+        backend: the one that runs: "general", "fast_pytorch" or "fast_gpu".
         task: the task of structures that do not name their own; None for models without tasks, or where each must.
         card: what the model's makers say of it.
         cutoff: Å.
@@ -72,10 +76,51 @@ class Engine:
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
         self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
-        self.backend, self.evaluator = _choose(self.settings, self.model)
+        self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
+        self._route: PaddedRoute | None = None
+        if self.backend == "fast_gpu":
+            evaluator: PaddedEvaluator = self.evaluator  # type: ignore[assignment]
+            anything = torch.zeros_like(self._closest) if self.settings.on_overlap == "warn" else self._closest
+            self.use(
+                gpu_stages(self.model, evaluator, self._closest), lenient=gpu_stages(self.model, evaluator, anything)
+            )
+
+    def use(self, stages: Stages, capture: bool = True, lenient: Stages | None = None) -> None:
+        """Evaluate through buffers of fixed size from now on; see `PaddedRoute`."""
+        self._route = PaddedRoute(
+            stages, self.cutoff, self.elements, self._check_inputs, self._evaluate, capture, lenient
+        )
+
+    def reserve(self, structures: Any) -> Evaluation:
+        """Buffers of their own for whoever evaluates the same atoms many times, such as dynamics on the device.
+
+        Args:
+            structures: as for `predict`.
+
+        Raises:
+            StructureError: what the model does not serve, or more than fits into memory.
+        """
+        assert self._route is not None, "only for backends with `stages`"
+        with self._there():
+            return self._route.reserve(structures)
+
+    def enlarge(self, evaluation: Evaluation) -> Evaluation:
+        """The same structures with room for all the edges that the last launch found, after `Status.EDGES`."""
+        assert self._route is not None
+        return self._route.enlarged(evaluation)
+
+    @property
+    def stages(self) -> Stages | None:
+        """What evaluates in buffers of fixed size; None for backends that do not."""
+        return None if self._route is None else self._route.stages
+
+    @property
+    def captures(self) -> bool:
+        """Whether what is launched in buffers of fixed size becomes CUDA graphs."""
+        return self._route is not None and self._route.pool.capture
 
     @property
     def cutoff(self) -> float:
@@ -102,7 +147,14 @@ class Engine:
         )
         task = f", task {self.task}" if self.task else ""
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{name} on {self.device} ({kind}), backend {self.backend}, precision {self.precision} ({dtype}){task}"
+        how = ""
+        if self._route is not None:
+            how = f", without CUDA graphs ({self._route.why_not})" if self._route.why_not else ", CUDA graphs"
+        elif self._passed_over and self.device.type == "cuda":
+            how = f" ({self._passed_over})"
+        return (
+            f"{name} on {self.device} ({kind}), backend {self.backend}{how}, precision {self.precision} ({dtype}){task}"
+        )
 
     def predict(self, structures: Any) -> Prediction:
         """Compute energy, forces and stress.
@@ -114,14 +166,38 @@ class Engine:
             StructureError: no structures or an empty one, an element, charge, spin or task the model does not know, overlapping
                 atoms, or anything `System` refuses; names structure and atom.
             ConfigError: the model knows several tasks, and neither the engine nor the structure names one.
+
+        Returns:
+            Tensors where the structures were: on the CPU for ase.Atoms, on its device for a `System`.
         """
+        if self._route is not None:
+            with self._there():
+                return self._route.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
+        home = structures.device if isinstance(structures, System) else torch.device("cpu")
+        return self._evaluate(system).to(home)
+
+    def _there(self) -> AbstractContextManager[object]:
+        """Make the engine's device the current one, where kernels are launched, if it is not."""
+        index = self._closest.device.index  # "cuda" alone does not say
+        if index is None or index == torch.cuda.current_device():
+            return NOTHING_TO_DO
+        return torch.cuda.device(index)
+
+    def _check_inputs(self, system: System) -> System:
+        """Refuse what the model does not know; fill in what the structures leave open."""
         self._check_system(system)
-        system = self.model.complete(system, self.task)
+        return self.model.complete(system, self.task)
+
+    def _evaluate(self, system: System) -> Prediction:
+        system = self._check_inputs(system)
         graph = search(system, self.cutoff)
         self._check_graph(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
+        if self._route is not None and not fits(needed, free):
+            self._route.pool.drop_idle()
+            free = free_bytes(self.device)
         if not fits(needed, free):
             return self._in_parts(system, graph, needed, free)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
@@ -131,13 +207,10 @@ class Engine:
     def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
         """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
         if system.num_systems == 1:
-            raise StructureError(
-                f"{graph.num_atoms} atoms with {graph.num_edges} edges need {needed / 2**30:.2f} GiB on {self.device}, "
-                f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
-            )
+            raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device)
         middle = system.num_systems // 2
         return Prediction.join(
-            [self.predict(system.part(0, middle)), self.predict(system.part(middle, system.num_systems))]
+            [self._evaluate(system.part(0, middle)), self._evaluate(system.part(middle, system.num_systems))]
         )
 
     def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
@@ -200,15 +273,20 @@ def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
     return limits.to(device)
 
 
-def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator]:
-    """The backend that runs; of the one asked for, the reason why it cannot."""
-    backends, wanted, precision = FAMILIES[model.family].backends, settings.backend, settings.precision
-    if wanted == "auto":
-        for name, backend in backends.items():
-            with suppress(BackendError):
-                return name, backend(model, precision)
-    if wanted not in backends:
+def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator, str]:
+    """The backend that runs, and why a faster one does not; of the one asked for, the reason why it cannot."""
+    backends = FAMILIES[model.family].backends
+    if settings.backend == "auto":
+        reason = ""
+        for name in backends:
+            if name == "fast_gpu" and settings.device.type != "cuda":  # type: ignore[union-attr]
+                continue
+            try:
+                return name, backends[name](model, settings.precision), reason
+            except BackendError as error:
+                reason = reason or str(error)
+    if settings.backend not in backends:
         raise BackendError(
-            f"backend {wanted!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
+            f"backend {settings.backend!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
         )
-    return wanted, backends[wanted](model, precision)
+    return settings.backend, backends[settings.backend](model, settings.precision), ""

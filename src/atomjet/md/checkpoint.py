@@ -18,7 +18,21 @@ import numpy as np
 
 from atomjet.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How much of a trajectory and its log was on disk.
+
+    Attributes:
+        trajectory_size, log_size: bytes; 0 where nothing was recorded yet.
+        trajectory_header: the first bytes of the trajectory, which say how many frames it has and where they are listed.
+    """
+
+    trajectory_size: int = 0
+    trajectory_header: bytes = b""
+    log_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,19 +42,15 @@ class Checkpoint:
     Attributes:
         step: steps done.
         request: what was asked for, as JSON values; a resumed run must ask for the same.
-        noise: state of the random number generator, as numpy gives it.
-        trajectory_size, log_size: bytes; 0 where nothing was recorded yet.
-        trajectory_header: the first bytes of the trajectory, which say how many frames it has and where they are
-            listed.
+        noise: state of the random number generator, as numpy gives it; empty where the noise follows from the step.
+        recorded: of each replica.
         arrays: positions, momenta, cell, and what the integrator carries on.
     """
 
     step: int
     request: dict[str, Any]
     noise: dict[str, Any]
-    trajectory_size: int
-    trajectory_header: bytes
-    log_size: int
+    recorded: tuple[Recorded, ...]
     arrays: dict[str, np.ndarray]
 
     def save(self, path: Path) -> None:
@@ -50,9 +60,7 @@ class Checkpoint:
             "step": self.step,
             "request": self.request,
             "noise": self.noise,
-            "trajectory_size": self.trajectory_size,
-            "trajectory_header": self.trajectory_header.hex(),
-            "log_size": self.log_size,
+            "recorded": [(r.trajectory_size, r.trajectory_header.hex(), r.log_size) for r in self.recorded],
         }
         fresh = path.with_name(path.name + ".part")
         with open(fresh, "wb") as file:
@@ -73,12 +81,12 @@ class Checkpoint:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(str(arrays.pop("about")))
             version = about.pop("version")
-            header = bytes.fromhex(about.pop("trajectory_header"))
+            recorded = tuple(Recorded(a, bytes.fromhex(b), c) for a, b, c in about.pop("recorded", ()))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{path} is not a whole checkpoint ({error}); start again with overwrite") from None
         if version != VERSION:
             raise ConfigError(f"{path} is a checkpoint of version {version}, not {VERSION}; start again with overwrite")
-        return cls(arrays=arrays, trajectory_header=header, **about)
+        return cls(arrays=arrays, recorded=recorded, **about)
 
     def check_request(self, request: dict[str, Any]) -> None:
         """Refuse to continue a run under other conditions.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import TrajectoryWriter
 
 from atomjet.errors import ConfigError
-from atomjet.md.checkpoint import Checkpoint
+from atomjet.md.checkpoint import Recorded
 from atomjet.md.observables import COLUMNS, Observables
 
 HEADER_SIZE = 48
@@ -25,13 +25,13 @@ class Recorder:
     Args:
         trajectory: .traj file.
         log: .csv file.
-        since: the checkpoint to go back to; everything recorded after it is cut off. None starts both files anew.
+        since: what a checkpoint vouches for; everything recorded after it is cut off. None starts both files anew.
 
     Raises:
         ConfigError: a file is shorter than the checkpoint knows it.
     """
 
-    def __init__(self, trajectory: Path, log: Path, since: Checkpoint | None = None) -> None:
+    def __init__(self, trajectory: Path, log: Path, since: Recorded | None = None) -> None:
         """Open both files."""
         self.trajectory, self.log = trajectory, log
         going_on = since is not None and since.trajectory_size > 0
@@ -43,15 +43,10 @@ class Recorder:
         if not going_on:
             self._rows.write(",".join(COLUMNS) + "\n")
 
-    def frame(self, atoms: Atoms, step: int, time_fs: float) -> None:
-        """Append a frame: positions, velocities, cell, energy, forces without constraints, stress where there is
-        one."""
-        results = {
-            "energy": atoms.get_potential_energy(),
-            "forces": atoms.get_forces(apply_constraint=False),
-        }
-        if atoms.pbc.all():
-            results["stress"] = atoms.get_stress(apply_constraint=False)
+    def frame(self, atoms: Atoms, results: dict[str, Any], step: int, time_fs: float) -> None:
+        """Append a frame: positions, velocities, cell, and the results: energy, forces without constraints, stress where there
+        is one.
+        """
         image = atoms.copy()
         image.info |= {"step": step, "time_fs": time_fs}
         image.calc = SinglePointCalculator(image, **results)
@@ -62,8 +57,8 @@ class Recorder:
         self._rows.write(observables.row() + "\n")
         self._rows.flush()
 
-    def on_disk(self) -> tuple[int, bytes, int]:
-        """Force both files to the disk; return size and header of the trajectory, size of the log."""
+    def on_disk(self) -> Recorded:
+        """Force both files to the disk; return what is there."""
         self._rows.flush()
         for path in (self.trajectory, self.log):
             handle = os.open(path, os.O_RDONLY)
@@ -73,7 +68,7 @@ class Recorder:
                 os.close(handle)
         with open(self.trajectory, "rb") as file:
             header = file.read(HEADER_SIZE)
-        return self.trajectory.stat().st_size, header, self.log.stat().st_size
+        return Recorded(self.trajectory.stat().st_size, header, self.log.stat().st_size)
 
     def close(self) -> None:
         """Close both files."""
@@ -92,3 +87,9 @@ def _cut(path: Path, size: int, header: bytes = b"") -> None:
     with open(path, "r+b") as file:
         file.truncate(size)
         file.write(header)
+
+
+def results_of(atoms: Atoms) -> dict[str, Any]:
+    """What a frame records of atoms whose calculator has the results already."""
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
+    return results | ({"stress": atoms.get_stress(apply_constraint=False)} if atoms.pbc.all() else {})

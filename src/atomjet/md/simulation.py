@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,13 @@ from ase import Atoms
 from ase.md.md import MolecularDynamics
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError
-from atomjet.md.checkpoint import Checkpoint
+from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.dynamics import build_dynamics, get_state, set_state, take_step
 from atomjet.md.observables import check_sane, drift, measure, read_log
-from atomjet.md.recorder import Recorder
+from atomjet.md.recorder import Recorder, results_of
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
 from atomjet.progress import track
-
-NOTHING_RECORDED = (0, b"", 0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class Summary:
         steps_per_second, ns_per_day: NaN where no step was done just now.
         mean_temperature: K.
         mean_potential: eV.
-        drift: meV/atom/ps, slope of the total energy by least squares; NaN unless nve with three rows or more.
+        drift: meV/atom/ps, slope of the total energy by least squares; NaN unless nve with three rows or more. Of several
+            replicas the largest, where speeds are those of each.
+        replicas: how many.
     """
 
     steps: int
@@ -48,6 +49,7 @@ class Summary:
     mean_temperature: float
     mean_potential: float
     drift: float
+    replicas: int = 1
 
 
 def checkpoint_path(trajectory: Path) -> Path:
@@ -90,8 +92,8 @@ def simulate(
     settings.check(atoms)
     trajectory = Path(trajectory)
     log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    request = settings.identity() | {"structure": _fingerprint(atoms), "log": str(log)} | (request or {})
-    since = _find_checkpoint(trajectory, log, settings, request, resume, overwrite)
+    request = settings.identity() | {"structure": fingerprint(atoms), "log": str(log)} | (request or {})
+    since = find_checkpoint(trajectory, [(trajectory, log)], settings, request, resume, overwrite)
     run = _Run(atoms, settings, trajectory, log, request, since)
     started = time.perf_counter()
     with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
@@ -130,9 +132,9 @@ class _Run:
         log.parent.mkdir(parents=True, exist_ok=True)
         if since is None:
             # Before the files: killed between the two, the run would otherwise leave files that nothing vouches for.
-            self._save(NOTHING_RECORDED)
-        self.recorder = Recorder(trajectory, log, since)
-        if since is None or since.trajectory_size == 0:
+            self._save(Recorded())
+        self.recorder = Recorder(trajectory, log, since.recorded[0] if since else None)
+        if since is None or since.recorded[0].trajectory_size == 0:
             self._record()
 
     def go(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
@@ -166,20 +168,19 @@ class _Run:
         """Write frame and row where they are due at this step; or, with due=False, where they are not."""
         time_fs = self.step * self.settings.timestep
         if (self.step % self.settings.trajectory_interval == 0) == due:
-            self.recorder.frame(self.atoms, self.step, time_fs)
+            self.recorder.frame(self.atoms, results_of(self.atoms), self.step, time_fs)
         if (self.step % self.settings.log_interval == 0) == due:
             self.recorder.row(measure(self.atoms, self.step, time_fs, self.degrees))
 
-    def _save(self, on_disk: tuple[int, bytes, int]) -> None:
+    def _save(self, on_disk: Recorded) -> None:
         """Write a checkpoint of this moment."""
-        size, header, log_size = on_disk
         arrays = {
             "positions": self.atoms.positions,
             "momenta": self.atoms.get_momenta(),
             "cell": self.atoms.cell.array,
         }
         noise = dict(self.generator.bit_generator.state)
-        Checkpoint(self.step, self.request, noise, size, header, log_size, arrays | get_state(self.dynamics)).save(
+        Checkpoint(self.step, self.request, noise, (on_disk,), arrays | get_state(self.dynamics)).save(
             self.checkpoint_file
         )
 
@@ -198,10 +199,21 @@ def _continued(dynamics: MolecularDynamics, since: Checkpoint | None) -> Molecul
     return dynamics
 
 
-def _find_checkpoint(
-    trajectory: Path, log: Path, settings: MDSettings, request: dict[str, Any], resume: bool, overwrite: bool
+def find_checkpoint(
+    trajectory: Path,
+    written: Sequence[tuple[Path, Path]],
+    settings: MDSettings,
+    request: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, or None to start anew; refuse what would lose data or mix two runs."""
+    """The checkpoint to go on from, or None to start anew; refuse what would lose data or mix two runs.
+
+    Args:
+        trajectory: that the user named.
+        written: trajectory and log of every replica.
+        settings, request, resume, overwrite: see `simulate`.
+    """
     if trajectory.suffix != ".traj":
         raise ConfigError(
             f"trajectory {trajectory} does not end in .traj; name it .traj (`ase convert` makes other formats)"
@@ -220,7 +232,7 @@ def _find_checkpoint(
                 "or start again with overwrite"
             )
         return since
-    for file in (trajectory, log):
+    for file in chain.from_iterable(written):
         if file.exists() and resume:
             raise ConfigError(f"cannot resume {file}: there is no {path}; start again with overwrite")
         if file.exists():
@@ -230,7 +242,7 @@ def _find_checkpoint(
     return None
 
 
-def _fingerprint(atoms: Atoms) -> str:
+def fingerprint(atoms: Atoms) -> str:
     """Hash of what makes a start structure this one."""
     digest = hashlib.sha256()
     parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses(), atoms.get_momenta()]
@@ -243,16 +255,30 @@ def _fingerprint(atoms: Atoms) -> str:
 
 def _summary(run: _Run, seconds: float) -> Summary:
     """Speed of what was done just now; means and drift of the whole log."""
-    rows = read_log(run.recorder.log)
-    done = run.step - run.resumed_at
-    speed = done / seconds if done else float("nan")
-    nve = run.settings.ensemble == "nve"
+    return summarise([run.recorder.log], run.settings, (run.resumed_at, run.step), seconds, len(run.atoms))
+
+
+def summarise(logs: Sequence[Path], settings: MDSettings, done: tuple[int, int], seconds: float, atoms: int) -> Summary:
+    """What is said of a run of one replica or many.
+
+    Args:
+        logs: of each replica.
+        settings: of the run.
+        done: first and last step of this call.
+        seconds: wall time of it.
+        atoms: of each replica.
+    """
+    rows = [read_log(log) for log in logs]
+    speed = (done[1] - done[0]) / seconds if done[1] > done[0] else float("nan")
+    nve = settings.ensemble == "nve"
+    drifts = [drift(row["time_fs"], row["total_eV"], atoms) if nve else float("nan") for row in rows]
     return Summary(
-        steps=run.step,
-        resumed_at=run.resumed_at,
+        steps=done[1],
+        resumed_at=done[0],
         steps_per_second=speed,
-        ns_per_day=speed * 86400.0 * run.settings.timestep * 1e-6,
-        mean_temperature=float(rows["temperature_K"].mean()),
-        mean_potential=float(rows["potential_eV"].mean()),
-        drift=drift(rows["time_fs"], rows["total_eV"], len(run.atoms)) if nve else float("nan"),
+        ns_per_day=speed * 86400.0 * settings.timestep * 1e-6,
+        mean_temperature=float(np.mean([row["temperature_K"].mean() for row in rows])),
+        mean_potential=float(np.mean([row["potential_eV"].mean() for row in rows])),
+        drift=max(drifts, key=abs),
+        replicas=len(logs),
     )

@@ -69,6 +69,7 @@ class Model(Definition, Protocol):
 
     family: str
     config: Any
+    reference_energies: Tensor
 
     @property
     def cutoff(self) -> float:

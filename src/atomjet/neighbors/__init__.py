@@ -2,46 +2,82 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from atomjet.data import Graph, System
-from atomjet.errors import ConfigError
+from atomjet.errors import BackendError, ConfigError
 from atomjet.neighbors import cpu
-from atomjet.neighbors.brute_force import brute_force, count_candidates
+from atomjet.neighbors.brute_force import brute_force
 
-__all__ = ["brute_force", "neighbor_list", "search"]
+__all__ = ["OTHERS", "brute_force", "neighbor_list", "search"]
+
+OTHERS = {
+    "brute_force": "atomjet",
+    "vesin": "vesin",
+    "torch_cluster": "torch-cluster",
+    "nvalchemi": "nvalchemi-toolkit-ops",
+}
+"""Searches that can be asked for by name, and the package that holds them; "auto" is AtomJet's own choice."""
 
 
-def neighbor_list(structures: Any, cutoff: float, device: torch.device | str | None = None) -> Graph:
+def neighbor_list(
+    structures: Any, cutoff: float, device: torch.device | str | None = None, neighbors: str = "auto"
+) -> Graph:
     """Find all pairs of atoms closer than the cutoff, periodic images included.
 
     Args:
         structures: ase.Atoms, a list of them, or a `System`.
         cutoff: Å; pairs strictly closer are edges.
         device: where the graph shall live. Default: where the `System` is, the CPU for ase.Atoms.
+        neighbors: what searches: "auto", or one of `OTHERS`, which find the same edges, to compare.
 
     Raises:
         StructureError: see `System`; also for a cell so thin that millions of images lie within the cutoff.
-        ConfigError: the cutoff is not a positive number.
+        ConfigError: the cutoff is not a positive number, or the search is not known.
+        BackendError: a search that is not installed, or does not serve these structures.
     """
     if not (isinstance(cutoff, int | float) and 0 < cutoff < float("inf")):
         raise ConfigError(f"cutoff is {cutoff!r}; it must be a positive number of Å")
     if device is None:
         device = structures.device if isinstance(structures, System) else "cpu"
     dtype = structures.dtype if isinstance(structures, System) else torch.float64
-    return search(System.from_ase(structures, device=device, dtype=dtype), cutoff)
+    return search(System.from_ase(structures, device=device, dtype=dtype), cutoff, neighbors)
 
 
-ALL_PAIRS = 5_000_000
-"""Candidates (atoms² x images, over the batch) up to which testing all of them on a GPU beats a trip to the CPU and back."""
+def search(system: System, cutoff: float, neighbors: str = "auto") -> Graph:
+    """As `neighbor_list`, of a `System`, where it lives.
+
+    "auto" takes vesin's cell lists on the CPU. On a GPU it takes AtomJet's kernels; what those cannot hold (atoms hundreds of cells
+    away from their own, no Triton) goes to the CPU and back.
+    """
+    if neighbors != "auto":
+        return _other(neighbors)(system, cutoff)
+    if system.device.type == "cuda" and find_spec("triton"):
+        from atomjet.neighbors import padded
+
+        found = padded.search(system, cutoff)
+        if found is not None:
+            return found
+    return _by_vesin(system, cutoff)
 
 
-def search(system: System, cutoff: float) -> Graph:
-    """Choose the route: vesin's cell lists on the CPU; on a GPU all pairs there while they are few, else the same and back."""
-    if system.device.type == "cpu":
-        return cpu.search(system, cutoff)
-    if count_candidates(system, cutoff) <= ALL_PAIRS:
-        return brute_force(system, cutoff)
+def _by_vesin(system: System, cutoff: float) -> Graph:
     return cpu.search(system.to("cpu"), cutoff).to(system.device)
+
+
+def _other(name: str) -> Any:
+    """The function of a search that was asked for by name."""
+    if name not in OTHERS:
+        raise ConfigError(f"neighbors {name!r} is unknown; choose one of auto, {', '.join(OTHERS)}")
+    if name in ("brute_force", "vesin"):
+        return brute_force if name == "brute_force" else _by_vesin
+    try:
+        return import_module(f"atomjet.neighbors.{name}").search
+    except ImportError as error:
+        raise BackendError(
+            f"neighbors={name!r} needs {OTHERS[name]} ({error}); pip install {OTHERS[name]}, or leave the choice to AtomJet"
+        ) from None

@@ -4,7 +4,7 @@ For structure s with cell h (rows), the list holds all (i, j, S) with |x_j - x_i
 periodic directions and zero along the others, except i = j with S = 0. Any cell: triclinic, left-handed, flat, smaller than the
 cutoff. Arithmetic in float64 whatever the type of the positions, so that every route takes the same side at the cutoff.
 
-Plain tensor operations over the whole batch at once, on any device: also the fast choice for batches of small molecules.
+Plain tensor operations over the whole batch at once, on any device.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from atomjet.data import Graph, System
 from atomjet.errors import StructureError
+from atomjet.ops.edge_vectors import Edges, edge_vectors
 
 PAIRS_AT_ONCE = 4_000_000
 """Candidates tested together: about 300 MB of temporaries."""
@@ -44,12 +45,6 @@ def brute_force(system: System, cutoff: float) -> Graph:
     ]
     centers, neighbors, shifts = (torch.cat(part) for part in zip(*found, strict=True))
     return assemble(system, centers, neighbors, shifts, cutoff)
-
-
-def count_candidates(system: System, cutoff: float) -> int:
-    """How many (pair, image) the definition would test."""
-    reach = image_reach(system, torch.linalg.inv(complete_cells(system)), cutoff)
-    return int((system.counts() ** 2 * (2 * reach + 1).prod(1)).sum())
 
 
 def complete_cells(system: System) -> Tensor:
@@ -93,9 +88,8 @@ def image_reach(system: System, inverse: Tensor, cutoff: float) -> Tensor:
 
 def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor, cutoff: float) -> Graph:
     """Make the `Graph` from edges in canonical order."""
-    offsets = torch.einsum("ek,eka->ea", shifts.double(), system.cell.double()[system.system_index[centers]])
-    positions = system.positions.double()
-    vectors = positions[neighbors] - positions[centers] + offsets
+    edges = Edges(centers, neighbors, shifts, system.system_index[centers])
+    vectors = edge_vectors(system.positions.double(), system.cell.double(), edges)
     degrees = torch.bincount(centers, minlength=system.num_atoms)
     row_ptr = torch.cat([degrees.new_zeros(1), torch.cumsum(degrees, 0)])
     return Graph(

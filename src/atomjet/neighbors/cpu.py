@@ -18,10 +18,10 @@ def search(system: System, cutoff: float) -> Graph:
     if bool(system.pbc.any()):
         cell = complete_cells(system)
         image_reach(system, torch.linalg.inv(cell), cutoff)  # refuses cells too thin for the cutoff
-        cells = cell.numpy()
+        cells = cell.detach().numpy()
     else:
         cells = np.broadcast_to(np.eye(3), (system.num_systems, 3, 3))
-    positions, pbc = system.positions.double().numpy(), system.pbc.numpy()
+    positions, pbc = system.positions.detach().double().numpy(), system.pbc.numpy()
     finder = vesin.NeighborList(cutoff=cutoff + MARGIN, full_list=True)
     stops = np.cumsum(system.counts().numpy())
     pieces = []
@@ -46,10 +46,10 @@ def _exact(system: System, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray
     key = i * system.num_atoms + j
     order = np.argsort(key) if not shift.any() else np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], key))
     i, j, shift = i[order], j[order], shift[order]
-    x = system.positions.double().numpy()
+    x = system.positions.detach().double().numpy()
     vector = x[j] - x[i]
     if shift.any():
-        cell = system.cell.double().numpy()[system.system_index.numpy()[i]]
+        cell = system.cell.detach().double().numpy()[system.system_index.numpy()[i]]
         vector = vector + np.einsum("ek,eka->ea", shift.astype(float), cell)
     near = np.einsum("ea,ea->e", vector, vector) < cutoff**2
     i, j, shift = (torch.from_numpy(array[near]) for array in (i, j, shift))

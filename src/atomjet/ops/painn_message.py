@@ -63,8 +63,8 @@ def reference(
 def _edge(vectors, e, inside, per_length):
     """Direction, inverse length, knot and distance from it.
 
-    Where there is no edge any more, a program goes on with one to its own row, at a knot, whose filter is read as zero: that costs less
-    than to mask every gather, and keeps a NaN within its structure.
+    Where there is no edge any more, a program goes on with one to its own row, at a knot, whose filter is read as zero: that costs
+    less than to mask every gather, and keeps a NaN within its structure.
     """
     x = tl.load(vectors + 3 * e, inside, 1.0)
     y = tl.load(vectors + 3 * e + 1, inside, 0.0)

@@ -1,0 +1,45 @@
+"""AtomJet's neighbour search in fixed buffers, captured in a CUDA graph: what a step of the engine takes of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Capacity, Graph, PaddedSystem, System
+from atomjet.neighbors import search
+from atomjet.neighbors.padded import PaddedSearch, to_graph
+
+SPARE = 1.05
+"""Room for edges, over those of the first positions."""
+
+
+class CapturedSearch:
+    """Room for one system's size; made once, called with other positions of it."""
+
+    def __init__(self, system: System, cutoff: float) -> None:
+        edges = search(system, cutoff).num_edges
+        largest = int(system.counts().max())
+        capacity = Capacity(system.num_systems, system.num_atoms, int(SPARE * edges) + 64, largest)
+        self.system, self.cutoff = system, cutoff
+        self.searcher = PaddedSearch(capacity, cutoff, system.device)
+        self.given = PaddedSystem.empty(capacity, system.device)
+        self.given.fill(system)
+        self.searcher.launch(self.given)  # compiles
+        torch.cuda.synchronize(system.device)
+        self.captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.captured):
+            self.searcher.launch(self.given)
+
+    def __call__(self, positions: Tensor) -> None:
+        """Search anew; the edges are in `searcher.graph`."""
+        self.given.positions.copy_(positions)
+        self.captured.replay()
+
+    def graph(self, positions: Tensor) -> Graph:
+        """What a call finds, as any search would give it."""
+        self(positions)
+        found = self.searcher.graph
+        status, edges = torch.cat([found.status.long(), found.needed_edges]).tolist()
+        if status:
+            raise RuntimeError(f"a captured search of {edges} edges ended with status {status}")
+        return to_graph(found, self.given, self.system.with_positions(positions), self.cutoff, edges)

@@ -1,0 +1,59 @@
+"""`atomjet tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import DEFAULT_MODEL, Device, Model, Precision, Seed
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet tune                       (all sizes: many kernels are compiled, which takes a while)
+  atomjet tune --size 256 --precision high
+  atomjet tune -o tuned.json         (elsewhere than where AtomJet looks)
+"""
+
+
+def tune(
+    size: Annotated[
+        list[int] | None, typer.Option("--size", help="Atoms: 32, 256, 2048 or 16384; may be repeated. Default: all.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Table to write. Default: the user's own, which every run reads."),
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    precision: Precision = "default",
+    seed: Seed = 0,
+) -> None:
+    """Find the fastest way to cut the kernels of fast_gpu on this GPU, and keep it in a table.
+
+    Without it the kernels cut themselves by size. Nothing is tuned unless this is called.
+    """
+    from atomjet.engine import tuning
+    from atomjet.errors import ConfigError
+
+    options.say_unused("tune", seed=(seed, 0))
+    sizes = tuple(size or tuning.SIZES)
+    for atoms in sizes:
+        if atoms not in tuning.SIZES:
+            raise ConfigError(f"size {atoms} is no size of the table; choose of {', '.join(map(str, tuning.SIZES))}")
+    engine = options.load_engine(model, device, "fast_gpu", precision)
+    path = output or tuning.user_table()
+    assert engine.stages is not None
+    name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
+    print(f"{'atoms':>6} {'before/ms':>10} {'after/ms':>9}  choices")
+    for found in tuning.tune(engine, sizes):
+        choices = "; ".join(
+            f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
+            for kernel, values in found.choices.items()
+        )
+        print(f"{found.size:6d} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
+        tuning.write_table(path, name, key, {str(found.size): found.choices})
+    print(f"wrote {path}")

@@ -1,0 +1,140 @@
+"""`Step`: one evaluation with its buffers on both sides, one copy in and one copy out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Prediction, System
+from atomjet.engine.cuda_graph import Replayed
+from atomjet.engine.evaluation import Evaluation, Stages
+
+
+class Step:
+    """Everything that one call uses, so that two calls at a time need two of them.
+
+    On the host stand two buffers in pinned memory: what goes in, all arrays one after the other, and what comes out. One replay
+    copies the first to the device, evaluates, and copies the second back.
+
+    Args:
+        stages: what evaluates.
+        capacity: of all buffers.
+        capture: False to launch every time.
+    """
+
+    def __init__(self, stages: Stages, capacity: Capacity, capture: bool = True) -> None:
+        self.capacity, self.device, self.bytes = capacity, stages.device, stages.bytes_of(capacity)
+        on_gpu = stages.device.type == "cuda"
+        self.stream = torch.cuda.Stream(stages.device) if on_gpu else None
+        size = PaddedSystem.bytes_of(capacity)
+        self._sent = torch.zeros(size, dtype=torch.uint8, pin_memory=on_gpu)
+        self._received = torch.zeros(size, dtype=torch.uint8, device=stages.device)
+        self.evaluation = Evaluation(stages, PaddedSystem.over(self._received, capacity))
+        answer = PaddedPrediction.empty(capacity, "cpu").buffer
+        self._answer = answer.pin_memory() if on_gpu else answer
+        self._numbers = self._answer.numpy()
+        self._staged = _Staged(PaddedSystem.over(self._sent, capacity))
+        self._round_trip = Replayed(self._work, self.stream, capture)
+        self._on_device = Replayed(self.evaluation.launch, self.stream, capture)
+        if on_gpu:
+            torch.cuda.current_stream(
+                stages.device
+            ).synchronize()  # buffers are filled there, and used on another stream
+
+    @property
+    def replayed(self) -> Replayed:
+        """How calls from the host are enqueued."""
+        return self._round_trip
+
+    def start(self, frames: Sequence[Any], counts: Sequence[int]) -> None:
+        """Put `ase.Atoms` in and enqueue; returns at once."""
+        self._staged.fill(frames, counts)
+        self._round_trip.run()
+        # Tensors for the result are made while the device computes.
+        if len(counts) == 1:
+            index = torch.zeros(counts[0], dtype=torch.int64)
+        else:
+            index = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+        self._result = np.empty_like(self._numbers)
+        self._prediction = _cut(PaddedPrediction(torch.from_numpy(self._result), self.capacity), len(counts), index)
+
+    def _work(self) -> None:
+        self._received.copy_(self._sent, non_blocking=True)
+        self.evaluation.launch()
+        self._answer.copy_(self.evaluation.prediction.buffer, non_blocking=True)
+
+    def finish(self) -> int:
+        """Wait for the device; return the `Status` bits."""
+        if self.stream is not None:
+            self.stream.synchronize()
+        return int(self._numbers[0])
+
+    def take(self) -> Prediction:
+        """The result of a finished call, on the CPU; later calls leave it as it is."""
+        self._result[:] = self._numbers
+        return self._prediction
+
+    def predict(self, system: System) -> tuple[int, Prediction]:
+        """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream."""
+        self.evaluation.system.fill(system)
+        self._on_device.enqueue()
+        padded = PaddedPrediction(self.evaluation.prediction.buffer.clone(), self.capacity)
+        return int(padded.status), _cut(padded, system.num_systems, system.system_index)
+
+    def drop(self) -> None:
+        """Give the graphs back."""
+        self._round_trip.drop()
+        self._on_device.drop()
+
+
+class _Staged:
+    """The buffer that goes to the device, as numpy sees it."""
+
+    def __init__(self, system: PaddedSystem) -> None:
+        self.positions, self.cell = system.positions.numpy(), system.cell.numpy()
+        self.numbers, self.pbc = system.atomic_numbers.numpy(), system.pbc.numpy()
+        self.index, self.ptr = system.system_index.numpy(), system.system_ptr.numpy()
+        self.empty = system.capacity.systems
+        self.counts: list[int] = []
+
+    def fill(self, frames: Sequence[Any], counts: Sequence[int]) -> None:
+        """Write structures; `counts` are their atoms."""
+        if self.counts != counts:
+            self._divide(counts)
+        if len(frames) == 1:
+            atoms, number = frames[0], counts[0]
+            self.positions[:number] = atoms.positions
+            self.numbers[:number] = atoms.numbers
+            self.pbc[0] = pbc = atoms.pbc
+            np.multiply(atoms.cell.array, pbc[:, None], out=self.cell[0])
+            return
+        total = sum(counts)
+        np.concatenate([atoms.positions for atoms in frames], out=self.positions[:total])
+        np.concatenate([atoms.numbers for atoms in frames], out=self.numbers[:total], casting="same_kind")
+        pbc = np.array([atoms.pbc for atoms in frames])
+        self.pbc[: len(frames)] = pbc
+        np.multiply(np.array([atoms.cell.array for atoms in frames]), pbc[:, :, None], out=self.cell[: len(frames)])
+
+    def _divide(self, counts: Sequence[int]) -> None:
+        """Say which atoms belong to which structure."""
+        number, total = len(counts), sum(counts)
+        self.ptr[: number + 1] = np.concatenate([[0], np.cumsum(counts)])
+        self.ptr[number + 1 :] = total
+        self.index[:total] = np.repeat(np.arange(number), counts)
+        self.index[total:] = self.empty
+        self.counts = list(counts)
+
+
+def _cut(padded: PaddedPrediction, systems: int, index: torch.Tensor) -> Prediction:
+    """What is in use of a prediction."""
+    atoms = index.shape[0]
+    return Prediction(
+        energy=padded.energy[:systems],
+        forces=padded.forces[:atoms],
+        stress=padded.stress[:systems],
+        atomic_energies=padded.atomic_energies[:atoms],
+        system_index=index,
+    )

@@ -1,0 +1,91 @@
+"""Many structures of mixed sizes: packed into batches, two in flight, so that the host packs while the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomjet.data import Prediction
+
+ATOMS_AT_ONCE = 16384
+"""Atoms of one batch: enough to fill a GPU, few enough that a long list makes several batches that overlap."""
+
+IN_FLIGHT = 2
+"""Batches that are under way at a time, each on a stream and in buffers of its own."""
+
+
+def pack(counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Divide structures with so many atoms into batches of like size, each as `fits` allows; one that never fits stands alone.
+
+    Few structures stay one batch in the order given.
+    """
+    everything = list(range(len(counts)))
+    if len(counts) == 1 or (sum(counts) <= ATOMS_AT_ONCE and fits(everything)):
+        return [everything]
+    by_size = sorted(everything, key=lambda structure: counts[structure])
+    batches: list[list[int]] = []
+    waiting = [by_size]
+    while waiting:
+        part = waiting.pop()
+        atoms = np.cumsum([counts[structure] for structure in part])
+        if len(part) == 1 or (atoms[-1] <= ATOMS_AT_ONCE and fits(part)):
+            batches.append(part)
+            continue
+        # Even parts of at most ATOMS_AT_ONCE; or halves, where it is memory that a part does not fit into.
+        parts = max(2, -(-int(atoms[-1]) // ATOMS_AT_ONCE))
+        bounds = np.searchsorted(atoms, atoms[-1] * np.arange(1, parts) / parts)
+        pieces = np.split(np.array(part), np.unique(np.clip(bounds, 1, len(part) - 1)))
+        waiting.extend(piece.tolist() for piece in reversed(pieces))
+    return batches
+
+
+def run(
+    batches: list[list[int]],
+    start: Callable[[list[int], bool], Any],
+    finish: Callable[[Any], Any],
+    abandon: Callable[[Any], None],
+) -> list[Any]:
+    """Compute every batch, `IN_FLIGHT` at a time; return what `finish` says of each.
+
+    Args:
+        batches: structures of each.
+        start: enqueue one; told whether it may wait for buffers (only while this call holds none), None where it got none.
+        finish: wait for one that was started, and take its result.
+        abandon: wait for one whose result nobody wants, because another has failed.
+    """
+    done: list[Any] = []
+    running: list[Any] = []
+    try:
+        for batch in batches:
+            if len(running) == IN_FLIGHT:
+                done.append(finish(running.pop(0)))
+            started = start(batch, not running)
+            while started is None and running:
+                done.append(finish(running.pop(0)))
+                started = start(batch, not running)
+            running.append(started)
+        while running:
+            done.append(finish(running.pop(0)))
+    finally:
+        for started in running:
+            abandon(started)
+    return done
+
+
+def in_order(parts: list[Prediction], batches: list[list[int]]) -> Prediction:
+    """Join the batches and put the structures back into the order they were given in."""
+    joined = Prediction.join(parts)
+    given = torch.tensor([structure for batch in batches for structure in batch])
+    structure_of = given[joined.system_index]  # as they were given, of each atom as it was computed
+    atoms = torch.argsort(structure_of, stable=True)
+    structures = torch.argsort(given)
+    return Prediction(
+        energy=joined.energy[structures],
+        forces=joined.forces[atoms],
+        stress=joined.stress[structures],
+        atomic_energies=joined.atomic_energies[atoms],
+        system_index=structure_of[atoms],
+    )

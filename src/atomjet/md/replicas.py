@@ -1,0 +1,329 @@
+"""`simulate_replicas`: molecular dynamics on the device, many replicas at once, recorded and resumed as `simulate` does.
+
+One replica writes the three files of `simulate`. Several write a trajectory and a log each, OUT-0000.traj and OUT-0000.csv and so
+on, and one checkpoint for all of them. While the device computes, the host writes what it has seen before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from atomjet.engine import Engine
+from atomjet.errors import ConfigError, SimulationError
+from atomjet.md.checkpoint import Checkpoint, Recorded
+from atomjet.md.device import Replicas, Snapshot, placed
+from atomjet.md.integrators import HALTED
+from atomjet.md.observables import Observables, check_sane
+from atomjet.md.recorder import Recorder
+from atomjet.md.settings import MDSettings
+from atomjet.md.simulation import Summary, checkpoint_path, find_checkpoint, fingerprint, summarise
+from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
+from atomjet.progress import track
+from atomjet.units import BOLTZMANN, GPA
+
+LONGEST_BURST = 256
+"""Steps that are enqueued at a time, and of which the device keeps the observables."""
+
+FIRST_BURST, BURST_SECONDS = 8, 0.5
+"""Steps at first; then more, as long as they take less than so long: a large system is to be checkpointed and shown in time."""
+
+MOST_REPLICAS = 400
+"""Each has two open files, and systems commonly allow a process 1024."""
+
+
+class ReplicasError(SimulationError):
+    """Some replicas have exploded; `summary` is of all, those up to where they were good."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def serves(engine: Engine, atoms: Atoms, settings: MDSettings) -> str:
+    """Why this run cannot be stepped on the device; empty where it can."""
+    if engine.stages is None:
+        return f"backend {engine.backend} does not work in fixed buffers"
+    if settings.ensemble not in ("nve", "nvt"):
+        return f"{settings.ensemble} has no integrator there"
+    return "atoms are constrained" if atoms.constraints else ""
+
+
+def replica_paths(trajectory: Path, log: Path, replicas: int) -> list[tuple[Path, Path]]:
+    """Trajectory and log of each replica."""
+    if replicas == 1:
+        return [(trajectory, log)]
+
+    def numbered(path: Path, replica: int) -> Path:
+        return path.with_name(f"{path.stem}-{replica:04d}{path.suffix}")
+
+    return [(numbered(trajectory, replica), numbered(log, replica)) for replica in range(replicas)]
+
+
+def simulate_replicas(
+    engine: Engine,
+    atoms: Atoms,
+    settings: MDSettings,
+    trajectory: Path | str,
+    log: Path | str | None = None,
+    *,
+    replicas: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    request: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 5.0,
+    quiet: bool = False,
+) -> Summary:
+    """Run molecular dynamics on the device; `atoms` is left in the last state of the first replica.
+
+    Args:
+        engine: one that `serves` this run.
+        atoms: start structure.
+        settings: what to do; replica r draws velocities and noise of its own from the seed, the first as a single run does.
+        replicas: copies that differ in their velocities and noise.
+        trajectory, log, resume, overwrite, request, checkpoint_seconds, quiet: see `simulate`.
+
+    Raises:
+        ConfigError: files in the way, nothing that this run could resume, or replicas that would all be the same.
+        StructureError: see `MDSettings.check`, and whatever the engine refuses.
+        SimulationError: the run exploded; `ReplicasError` where some of several replicas have, after the others are done. What
+            was good is kept.
+    """
+    settings.check(atoms)
+    _check_number(replicas, settings)
+    trajectory = Path(trajectory)
+    log = trajectory.with_suffix(".csv") if log is None else Path(log)
+    about = {"structure": fingerprint(atoms), "log": str(log), "stepped": "on the device", "replicas": replicas}
+    request = settings.identity() | about | (request or {})
+    written = replica_paths(trajectory, log, replicas)
+    since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
+    run = _Run(engine, atoms, settings, trajectory, written, request, since)
+    started = time.perf_counter()
+    with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
+        run.go(advance, checkpoint_seconds)
+    logs, seconds = [path for _, path in written], time.perf_counter() - started
+    summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
+    run.complain(summary)
+    return summary
+
+
+class _Run:
+    """The moving parts of one run."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        atoms: Atoms,
+        settings: MDSettings,
+        trajectory: Path,
+        written: Sequence[tuple[Path, Path]],
+        request: dict[str, Any],
+        since: Checkpoint | None,
+    ) -> None:
+        """Start anew, or from a checkpoint."""
+        self.atoms, self.settings, self.request = atoms, settings, request
+        self.checkpoint_file = checkpoint_path(trajectory)
+        self.degrees = degrees_of_freedom(atoms, settings.ensemble)
+        self.frames = _start(atoms, settings, len(written))
+        self.rows = min(LONGEST_BURST, max(settings.trajectory_interval, settings.log_interval))
+        self.longest = min(FIRST_BURST, self.rows)
+        degrees = [self.degrees] * len(written)
+        self.replicas = Replicas(engine, self.frames, settings, degrees, self.rows)
+        if since:
+            self.replicas.restore(since.arrays)
+        self.replicas.evaluate()  # what the model refuses, it refuses before any file is touched
+        self.seen = self.replicas.request(0).wait()
+        self.step = self.resumed_at = since.step if since else 0
+        self.broken: dict[int, SimulationError] = {}
+        for replica, frame in enumerate(self.frames):
+            if not self.seen.flags[replica]:
+                placed(frame, self.seen, self._part(replica))
+                check_sane(frame, self.seen.forces[self._part(replica)], self.step, self.degrees, settings.temperature)
+        for path in (path for pair in written for path in pair):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if since is None:
+            self._save([Recorded()] * len(written))
+        recorded = since.recorded if since else [None] * len(written)
+        self.recorders = [Recorder(*paths, one) for paths, one in zip(written, recorded, strict=True)]
+        if since is None or since.recorded[0].trajectory_size == 0:
+            self._record_frames(due=True)
+            self._record_rows(due=True)
+
+    def go(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
+        """Do the steps that are left, then record the last state whatever the intervals."""
+        try:
+            self._steps(advance, checkpoint_seconds)
+            if self._moving():
+                self._save([recorder.on_disk() for recorder in self.recorders])
+                self._record_frames(due=False)
+                self._record_rows(due=False)
+            placed(self.atoms, self.seen, self._part(0))
+        finally:
+            for recorder in self.recorders:
+                recorder.close()
+
+    def complain(self, summary: Summary) -> None:
+        """Say which replicas have exploded, if any.
+
+        Raises:
+            SimulationError: some have.
+        """
+        standing = np.flatnonzero(self.seen.flags).tolist()
+        if not standing:
+            return
+        if len(self.frames) == 1:
+            raise self._why(0)
+        listed = "; ".join(f"replica {replica}: {self._why(replica)}" for replica in standing[:3])
+        more = f"; and {len(standing) - 3} more" if len(standing) > 3 else ""
+        raise ReplicasError(f"{len(standing)} of {len(self.frames)} replicas exploded: {listed}{more}", summary)
+
+    def _steps(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
+        """Bursts of steps: the device does the next one while the host records the last."""
+        saved, pending, turn, enqueued = time.monotonic(), None, 1, self.step
+        while True:
+            began, following = time.monotonic(), None
+            burst = self._burst(enqueued)
+            if burst:
+                self.replicas.advance(burst)
+                enqueued += burst
+                following, turn = self.replicas.request(turn), turn + 1
+            if pending is None and following is None:
+                return
+            if pending is not None:
+                before = self.step
+                self._take(pending.wait())
+                if bool((self.seen.flags & HALTED).any()):
+                    if following is not None:
+                        following.wait()  # nothing has moved since
+                    self._settle(turn)
+                    turn, enqueued, following = turn + 1, self.step, None
+                advance(self.step - before)
+                now = time.monotonic()
+                self.longest = self._adapted(now - began)
+                if now - saved >= checkpoint_seconds and self._moving():
+                    self._save([recorder.on_disk() for recorder in self.recorders])
+                    saved = time.monotonic()
+            pending = following
+
+    def _burst(self, enqueued: int) -> int:
+        """Steps to enqueue next: up to the next frame, or as many as the device's record holds, or as a short time allows."""
+        if not self._moving():
+            return 0
+        interval = self.settings.trajectory_interval
+        stops = ((enqueued // interval + 1) * interval, enqueued + self.longest, self.settings.steps)
+        return max(0, min(stops) - enqueued)
+
+    def _adapted(self, seconds: float) -> int:
+        """Longest burst from now on, for the time that the last took."""
+        if seconds > BURST_SECONDS:
+            return max(1, self.longest // 2)
+        return min(2 * self.longest, self.rows) if seconds < 0.5 * BURST_SECONDS else self.longest
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Record what has come from the device."""
+        before, self.seen = self.step, snapshot
+        moving = snapshot.steps[snapshot.flags & ~HALTED == 0]
+        self.step = int(moving.max() if len(moving) else snapshot.steps.max())
+        for step in range(before + 1, self.step + 1):
+            if step % self.settings.log_interval == 0:
+                for replica in np.flatnonzero(snapshot.steps >= step).tolist():
+                    values = snapshot.record[step % self.rows, replica]
+                    self.recorders[replica].row(self._observables(step, *values.tolist()))
+        if self.step > before:
+            self._record_frames(due=True)
+
+    def _settle(self, turn: int) -> None:
+        """All replicas are halted: let those go on that can."""
+        self.broken |= self.replicas.settle(self.seen)
+        self.seen = self.replicas.request(turn).wait()
+
+    def _record_frames(self, due: bool) -> None:
+        """Write a frame of each moving replica, if this step is one (due) or is none (not due) of those with a frame."""
+        if (self.step % self.settings.trajectory_interval == 0) != due:
+            return
+        for replica in self._moving():
+            part = self._part(replica)
+            results = {"energy": float(self.seen.energy[replica]), "forces": self.seen.forces[part].copy()}
+            if self.atoms.pbc.all():
+                results["stress"] = full_3x3_to_voigt_6_stress(self.seen.stress[replica])
+            image = placed(self.frames[replica], self.seen, part)
+            self.recorders[replica].frame(image, results, self.step, self.step * self.settings.timestep)
+
+    def _record_rows(self, due: bool) -> None:
+        """The same for the log, of a step that the device has no record of: the first, or where a run ends."""
+        if (self.step % self.settings.log_interval == 0) != due:
+            return
+        for replica in self._moving():
+            part = self._part(replica)
+            image = placed(self.frames[replica], self.seen, part)
+            largest = float(np.linalg.norm(self.seen.forces[part], axis=1).max())
+            trace = float(np.trace(self.seen.stress[replica]))
+            values = float(self.seen.energy[replica]), float(image.get_kinetic_energy()), largest, trace
+            self.recorders[replica].row(self._observables(self.step, *values))
+
+    def _observables(self, step: int, potential: float, kinetic: float, largest: float, trace: float) -> Observables:
+        volume = pressure = float("nan")
+        if self.atoms.pbc.all():
+            volume = float(self.atoms.get_volume())
+            # The momentum of the atoms is part of the pressure; stress is positive under tension.
+            pressure = (2.0 * kinetic / volume - trace) / 3.0 / GPA
+        return Observables(
+            step=step,
+            time_fs=step * self.settings.timestep,
+            potential_eV=potential,
+            kinetic_eV=kinetic,
+            total_eV=potential + kinetic,
+            temperature_K=2.0 * kinetic / (self.degrees * BOLTZMANN) if self.degrees else 0.0,
+            max_force_eV_A=largest,
+            volume_A3=volume,
+            pressure_GPa=pressure,
+        )
+
+    def _save(self, recorded: Sequence[Recorded]) -> None:
+        """Write a checkpoint of what was seen last."""
+        seen = self.seen
+        arrays = {name: getattr(seen, name) for name in ("positions", "velocities", "flags", "steps")}
+        Checkpoint(self.step, self.request, {}, tuple(recorded), arrays).save(self.checkpoint_file)
+
+    def _moving(self) -> list[int]:
+        """Replicas that have not exploded."""
+        return np.flatnonzero(self.seen.flags == 0).tolist()
+
+    def _part(self, replica: int) -> slice:
+        return slice(replica * len(self.atoms), (replica + 1) * len(self.atoms))
+
+    def _why(self, replica: int) -> SimulationError:
+        """What happened to a replica that stands still."""
+        error = self.broken.get(replica) or self.replicas.explain(self.seen, replica)
+        step = int(self.seen.steps[replica]) + 1
+        return error or SimulationError(
+            f"the run exploded at step {step}: a force or the temperature just passed its limit; "
+            "take a shorter timestep, relax the structure first, or use a model trained for such structures"
+        )
+
+
+def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
+    """Start structures with their velocities."""
+    frames = [atoms.copy() for _ in range(replicas)]
+    for replica, frame in enumerate(frames):
+        if not settings.keep_velocities:
+            generator = np.random.default_rng([settings.seed, replica] if replica else settings.seed)
+            draw_velocities(frame, settings.temperature, settings.ensemble, generator)
+        elif settings.ensemble != "nvt":
+            bring_to_rest(frame)  # what is conserved is not counted among the degrees of freedom
+    return frames
+
+
+def _check_number(replicas: int, settings: MDSettings) -> None:
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise ConfigError(f"replicas {replicas} is outside 1 ... {MOST_REPLICAS}; make several runs with other seeds")
+    if replicas > 1 and settings.keep_velocities and settings.ensemble == "nve":
+        raise ConfigError(
+            f"{replicas} replicas that keep their velocities in nve would all be the same; draw velocities, or use nvt"
+        )

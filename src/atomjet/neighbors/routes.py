@@ -1,0 +1,382 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+"""The routes of the search: their buffers, made once, and the kernels that they enqueue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from atomjet.data import PaddedGraph, PaddedSystem
+from atomjet.neighbors import all_pairs, cell_list, cell_order
+from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
+from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
+from atomjet.neighbors.lattice import FRAME
+from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows_kernel
+
+FREE_WORDS = 16
+"""Words of 32 candidates that every atom may take, besides one for every two edges (and all of its structure with all pairs)."""
+
+UNEVEN = 16
+"""Programs of a batch, at most, over those that structures of one size would take."""
+
+
+def groups(number: int, size: int) -> int:
+    """How many groups of a size hold so many."""
+    return -(-number // size) if size else 0
+
+
+class Route:
+    """Buffers that every route needs besides the graph's own."""
+
+    MOST_SLOTS = 128
+
+    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int, pieces: int = 1) -> None:
+        self.graph, self.device = graph, graph.row_ptr.device
+        capacity = self.capacity = graph.capacity
+        self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
+        self.pool_free = capacity.atoms * free_words + 4096
+        self.pool_size = self.pool_free + capacity.edges // EDGES_PER_WORD.value
+        self.pool = self.zeros(self.pool_size, torch.int64)
+        per_atom = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
+        self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
+        self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
+        self.used = self.zeros(2, torch.int64)
+        self.pieces = pieces
+        self.degrees = self.zeros(capacity.atoms * pieces)
+        self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
+        self.blocks = groups(capacity.atoms * pieces, BLOCK.value)
+        self.sums = self.zeros(self.blocks + 1, torch.int64)
+        self.frames = self.zeros(FRAME.value * capacity.systems, torch.float64)
+        self.slots = max(
+            16, min(self.MOST_SLOTS, triton.next_power_of_2(groups(capacity.edges, capacity.atoms * pieces)))
+        )
+
+    def zeros(self, number: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        """A buffer; never empty, so that it always has an address."""
+        return torch.zeros(max(number, 1), dtype=dtype, device=self.device)
+
+    def edges(self) -> tuple[Tensor, ...]:
+        """What is written for each edge."""
+        return self.graph.neighbors, self.graph.shifts, self.graph.vectors, self.graph.reverse
+
+    def place_rows(self, system: PaddedSystem) -> None:
+        """Degrees to rows."""
+        graph, capacity = self.graph, self.capacity
+        rows_kernel[(max(self.blocks, 1),)](
+            self.degrees,
+            self.sums,
+            self.used,
+            system.system_ptr,
+            self.piece_ptr,
+            graph.row_ptr,
+            graph.needed_edges,
+            graph.status,
+            graph.system_ptr,
+            self.blocks,
+            capacity.systems,
+            capacity.atoms,
+            capacity.edges,
+            self.pool_size,
+            self.pool_free,
+            self.table_size,
+            self.table_free,
+            PIECES=self.pieces,
+            num_warps=4,
+        )
+
+
+class AllPairs(Route):
+    """Three kernels: count, place, fill."""
+
+    ROWS, FILL_ROWS, WARPS, FILL_WARPS, PIECES = 8, 8, 1, 4, 8
+    FEW = 8000
+    """Atoms up to which rows are counted in pieces, so that all of the device has work."""
+
+    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+        capacity = graph.capacity
+        words = groups(capacity.atoms_per_system, 32)
+        pieces = self.PIECES if words >= self.PIECES and capacity.atoms <= self.FEW else 1
+        super().__init__(graph, cutoff, FREE_WORDS + pieces + words, pieces)
+        # Programs for the largest structure, but not so many for every structure that most find nothing to do.
+        fair = groups(UNEVEN * capacity.atoms, max(1, self.ROWS * capacity.systems))
+        self.tiles = min(groups(capacity.atoms_per_system, self.ROWS), fair)
+        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * pieces)
+
+    def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
+        return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
+
+    def launch(self, system: PaddedSystem) -> None:
+        """Enqueue."""
+        graph, capacity = self.graph, self.capacity
+        if capacity.systems * self.tiles:
+            all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles * self.pieces,)](
+                system.positions,
+                system.system_ptr,
+                system.cell,
+                system.pbc,
+                self.cutoff,
+                self.frames,
+                self.counts,
+                self.pool,
+                self.used,
+                self.degrees,
+                self.word_ptr,
+                self.sums,
+                graph.status,
+                self.tiles,
+                self.pool_size,
+                ROWS=self.ROWS,
+                PIECES=self.pieces,
+                num_warps=self.WARPS,
+                enable_fp_fusion=False,
+            )
+        self.place_rows(system)
+        all_pairs.all_pairs_fill_kernel[(max(1, groups(capacity.atoms * self.pieces, self.FILL_ROWS)),)](
+            *self._given(system),
+            self.frames,
+            self.counts,
+            self.pool,
+            self.word_ptr,
+            self.piece_ptr,
+            *self.edges(),
+            graph.atomic_numbers,
+            graph.status,
+            self.used,
+            self.sums,
+            capacity.systems,
+            self.blocks,
+            ROWS=self.FILL_ROWS,
+            SLOTS=self.slots,
+            PIECES=self.pieces,
+            num_warps=self.FILL_WARPS,
+            enable_fp_fusion=False,
+        )
+
+
+class OneProgram(AllPairs):
+    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which it takes one after the other."""
+
+    ALL, SYSTEMS = 64, 2
+    ROWS, FILL_ROWS, WARPS = 32, 8, 4
+
+    def launch(self, system: PaddedSystem) -> None:
+        """Enqueue."""
+        graph, capacity = self.graph, self.capacity
+        all_pairs.all_pairs_kernel[(1,)](
+            *self._given(system),
+            system.pbc,
+            self.cutoff,
+            self.frames,
+            self.counts,
+            self.pool,
+            self.used,
+            self.degrees,
+            self.word_ptr,
+            self.sums,
+            graph.row_ptr,
+            *self.edges(),
+            graph.atomic_numbers,
+            graph.system_ptr,
+            graph.needed_edges,
+            graph.status,
+            capacity.systems,
+            capacity.atoms,
+            capacity.edges,
+            self.pool_size,
+            self.pool_free,
+            ALL=self.ALL,
+            ROWS=self.ROWS,
+            FILL_ROWS=self.FILL_ROWS,
+            SLOTS=self.slots,
+            num_warps=self.WARPS,
+            enable_fp_fusion=False,
+        )
+
+
+class Cells(Route):
+    """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
+
+    FILL_ROWS, FILL_WARPS, LANES, SCAN, MOST_SLOTS = 4, 1, 256, 4096, 32
+    FEW = 50_000
+    """Atoms up to which the rows of a cell are shared out to several programs, so that all of the device has work."""
+
+    SHARED, WHOLE = (8, 4), (32, 1)
+    """Rows a program takes at once, programs a cell."""
+
+    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+        super().__init__(graph, cutoff, FREE_WORDS)
+        capacity = graph.capacity
+        systems, atoms = capacity.systems, capacity.atoms
+        cells = atoms // ATOMS_PER_CELL.value + systems
+        float64 = torch.float64
+        self.lengths, self.home = self.zeros(3 * systems, float64), self.zeros(3 * systems, float64)
+        self.bad, self.box, self.grid = self.zeros(systems), self.zeros(6 * systems), self.zeros(GRID.value * systems)
+        self.scale = self.zeros(SCALE.value * systems, float64)
+        self.cells_end, self.cell_counts, self.cell_ptr = self.zeros(1), self.zeros(cells), self.zeros(cells + 1)
+        self.info, self.table = self.zeros(INFO.value * cells), self.zeros(self.table_size)
+        self.starts = self.zeros(self.pool_size)
+        self.cell_of, self.ranks, self.outside, self.members = (self.zeros(atoms) for _ in range(4))
+        self.cell_sorted, self.outside_sorted = self.zeros(atoms), self.zeros(atoms)
+        self.given, self.wrapped = self.zeros(3 * atoms, float64), self.zeros(3 * atoms, float64)
+        self.rows, self.split = self.SHARED if atoms <= self.FEW else self.WHOLE
+        self.programs = 4
+        if self.device.type == "cuda":
+            self.programs = 16 * torch.cuda.get_device_properties(self.device).multi_processor_count
+
+    def launch(self, system: PaddedSystem) -> None:
+        """Enqueue."""
+        graph, capacity = self.graph, self.capacity
+        systems, lanes = capacity.systems, self.LANES
+        per_system, per_lane = (systems,), (groups(capacity.atoms, lanes),)
+        cell_order.cells_frame_kernel[per_system](
+            system.positions,
+            system.system_ptr,
+            system.cell,
+            system.pbc,
+            self.cutoff,
+            self.frames,
+            self.lengths,
+            self.bad,
+            self.home,
+            self.box,
+            graph.status,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
+        cell_order.cells_box_kernel[per_lane](
+            system.positions,
+            system.system_index,
+            system.system_ptr,
+            system.pbc,
+            self.frames,
+            self.box,
+            graph.status,
+            systems,
+            LANES=lanes,
+            enable_fp_fusion=False,
+        )
+        cell_order.cells_grid_kernel[per_system](
+            system.system_ptr,
+            system.pbc,
+            self.cutoff,
+            self.frames,
+            self.lengths,
+            self.bad,
+            self.box,
+            self.grid,
+            self.scale,
+            self.cells_end,
+            graph.status,
+            systems,
+            num_warps=1,
+        )
+        cell_order.cells_bin_kernel[per_lane](
+            system.positions,
+            system.system_index,
+            system.system_ptr,
+            self.frames,
+            self.home,
+            self.grid,
+            self.scale,
+            self.cell_counts,
+            self.cell_of,
+            self.ranks,
+            self.outside,
+            graph.status,
+            systems,
+            LANES=lanes,
+            enable_fp_fusion=False,
+        )
+        cell_order.cells_scan_kernel[(1,)](
+            self.cell_counts, self.cell_ptr, self.cells_end, CELLS=self.SCAN, num_warps=16
+        )
+        cell_order.cells_scatter_kernel[per_lane](
+            system.system_ptr, self.cell_of, self.ranks, self.cell_ptr, self.members, systems, LANES=lanes
+        )
+        cell_order.cells_order_kernel[per_lane](
+            system.positions,
+            system.atomic_numbers,
+            system.system_index,
+            system.system_ptr,
+            system.cell,
+            self.cell_of,
+            self.cell_ptr,
+            self.members,
+            self.home,
+            self.outside,
+            graph.order,
+            self.cell_sorted,
+            self.given,
+            self.wrapped,
+            self.outside_sorted,
+            graph.atomic_numbers,
+            systems,
+            capacity.atoms,
+            LANES=lanes,
+            enable_fp_fusion=False,
+        )
+        cell_list.cells_table_kernel[(2 * self.programs,)](
+            system.system_index,
+            system.pbc,
+            self.grid,
+            self.cells_end,
+            self.cell_ptr,
+            self.table,
+            self.info,
+            self.used,
+            self.pool_size,
+            self.table_size,
+            num_warps=1,
+        )
+        cell_list.cells_count_kernel[(self.programs,)](
+            system.system_index,
+            system.cell,
+            self.cutoff,
+            self.grid,
+            self.scale,
+            self.cells_end,
+            self.cell_ptr,
+            self.given,
+            self.wrapped,
+            self.outside_sorted,
+            self.table,
+            self.info,
+            self.pool,
+            self.starts,
+            self.degrees,
+            self.sums,
+            capacity.atoms,
+            ROWS=self.rows,
+            SPLIT=self.split,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
+        self.place_rows(system)
+        cell_list.cells_fill_kernel[(groups(capacity.atoms, self.FILL_ROWS),)](
+            system.system_index,
+            system.system_ptr,
+            system.cell,
+            self.grid,
+            self.cell_ptr,
+            self.cell_sorted,
+            self.wrapped,
+            self.outside_sorted,
+            self.table,
+            self.info,
+            self.pool,
+            self.starts,
+            graph.row_ptr,
+            *self.edges(),
+            self.used,
+            self.sums,
+            systems,
+            self.blocks,
+            capacity.atoms,
+            ROWS=self.FILL_ROWS,
+            SLOTS=self.slots,
+            num_warps=self.FILL_WARPS,
+            enable_fp_fusion=False,
+        )

@@ -1,0 +1,103 @@
+"""The table of how kernels are cut, and the search that fills it."""
+
+from pathlib import Path
+
+import pytest
+
+from atomjet import Engine
+from atomjet.data import Capacity
+from atomjet.engine import Settings, tuning
+from atomjet.errors import AtomJetError, BackendError, ConfigError
+from tests.potentials import random_painn
+
+pytest.importorskip("triton")
+
+_box = tuning.box
+
+
+@pytest.fixture(autouse=True)
+def own_table(tmp_path: Path, monkeypatch):
+    """No table of whoever runs the tests."""
+    monkeypatch.setattr(tuning, "user_table", lambda: tmp_path / "own" / "tuned.json")
+    tuning._users_own.cache_clear()
+    yield tmp_path / "own" / "tuned.json"
+    tuning._users_own.cache_clear()
+
+
+def engine():
+    return Engine(random_painn(features=16, layers=2, num_radial=6, cutoff=3.0), Settings("cpu", "fast_gpu", "high"))
+
+
+def test_entry_is_written_looked_up_and_used(own_table):
+    plain = engine().stages
+    key = tuning.model_key(random_painn(features=16), plain.evaluator)
+    assert key == "painn 16 float32"
+    entry = {"update": {"rows": 32}, "message": {"unknown": 3}, "no_kernel": {"rows": 1}}
+    tuning.write_table(own_table, "cpu", key, {"256": entry})
+    tuning.write_table(own_table, "cpu", key, {"32": {"update": {"rows": 64}}})
+    stages = engine().stages
+    for atoms, rows in ((20, 64), (100, 32)):
+        capacity = Capacity(1, atoms, 64, atoms)
+        cut = stages.evaluator_for(capacity).tiles_for(capacity)
+        assert cut.update.rows == rows
+        assert cut.update.warps == plain.evaluator.tiles_for(capacity).update.warps
+        assert cut.message == plain.evaluator.tiles_for(capacity).message
+        assert stages.evaluator_for(capacity).chains is stages.evaluator.chains
+    large = Capacity(1, 1000, 64, 1000)
+    assert stages.evaluator_for(large) is stages.evaluator
+    assert stages.bytes_of(large) == plain.bytes_of(large)
+
+
+def test_sizes():
+    assert [tuning.size_key(n) for n in (1, 32, 33, 5000, 10**6)] == ["32", "32", "256", "16384", "16384"]
+
+
+def test_tune_keeps_the_fastest_that_is_right(monkeypatch):
+    monkeypatch.setattr(tuning, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}, "nothing": {"rows": (1,)}})
+    times = iter([3.0, 2.0, 1.0, 5.0])
+    one = engine()
+    monkeypatch.setattr(tuning, "box", lambda engine, size: _box(engine, 4))
+    (found,) = tuning.tune(one, (32,), timer=lambda work, device: next(times))
+    assert (found.size, found.before, found.after, found.refused) == (32, 3.0, 1.0, 0)
+    assert found.choices == {"update": {"rows": 32, "warps": 4}}
+
+
+def test_tune_refuses_what_is_wrong(monkeypatch):
+    monkeypatch.setattr(tuning, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}})
+    monkeypatch.setattr(tuning, "EQUAL", float("nan"))
+    monkeypatch.setattr(tuning, "box", lambda engine, size: _box(engine, 4))
+    (found,) = tuning.tune(engine(), (32,), timer=lambda work, device: 1.0)
+    assert (found.refused, found.choices, found.after) == (2, {}, 1.0)
+    with pytest.raises(BackendError, match="backend fast_pytorch has nothing to tune"):
+        next(tuning.tune(Engine(random_painn(), Settings("cpu", "fast_pytorch"))))
+
+
+def test_boxes_are_sane():
+    one = engine()
+    small, large = tuning.box(one, 32), tuning.box(one, 256)
+    assert (small.num_atoms, large.num_atoms) == (32, 256)
+    assert [bool(system.pbc.all()) for system in (small, large)] == [False, True]
+
+
+def test_damaged_table_is_named(own_table):
+    own_table.parent.mkdir()
+    own_table.write_text("{")
+    with pytest.raises(ConfigError, match=r"tuned.json is not a table of `atomjet tune` \(.*delete it, and tune again"):
+        tuning.read_table(own_table)
+    own_table.write_text('{"version": 7, "devices": {}}')
+    with pytest.raises(AtomJetError, match="version 7, not 1"):
+        engine()
+
+
+def test_command(own_table, monkeypatch, capsys):
+    from atomjet.cli import options
+    from atomjet.cli.main import main
+
+    monkeypatch.setattr(options, "load_engine", lambda *arguments: engine())
+    found = tuning.Tuned(32, 0.2, 0.1, {"update": {"rows": 32}}, 0)
+    monkeypatch.setattr(tuning, "tune", lambda engine, sizes: iter([found]))
+    assert main(["tune", "--size", "32"]) == 0
+    assert "update rows 32" in capsys.readouterr().out
+    assert tuning.read_table(own_table) == {"cpu": {"painn 16 float32": {"32": {"update": {"rows": 32}}}}}
+    assert main(["tune", "--size", "33"]) == 2
+    assert "size 33 is no size of the table" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""`fast_gpu` of PaiNN against the definition in float64: in Triton's interpreter where there is no GPU."""
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from atomjet import System, neighbor_list
+from atomjet.data import Capacity, PaddedGraph
+from atomjet.errors import BackendError
+from atomjet.models.base import General
+from tests.potentials import random_painn
+
+pytest.importorskip("triton")
+from atomjet.models.painn.fast_gpu import FastGpu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Of the norm. The models are random and rough: they magnify rounding ten times as much as a trained one.
+BOUNDS = {"high": 1e-4, "default": 5e-3}
+CONFIGS = {
+    "gaussian": {"features": 32},
+    "padded channels, bessel": {"features": 24, "layers": 2, "radial_basis": "bessel", "num_radial": 8},
+    "one layer": {"features": 32, "layers": 1},
+    "shared": {"features": 32, "layers": 2, "shared_filters": True, "shared_interactions": True},
+}
+
+
+def frames():
+    every = [molecule("CH3OH"), bulk("C"), molecule("H2O")]
+    for seed, atoms in enumerate(every):
+        atoms.rattle(0.05, seed=seed)
+    return every
+
+
+def graph_of(structures, cutoff=3.5):
+    return neighbor_list(System.from_ase(structures), cutoff).to(DEVICE)
+
+
+def narrow(graph):
+    return graph.with_vectors(graph.vectors.float())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_equals_the_definition(config, precision):
+    model = random_painn(cutoff=3.5, **CONFIGS[config]).to(DEVICE)
+    graph = graph_of(frames())
+    energies, gradients = General(model).energies_and_gradients(graph)
+    fast = FastGpu(random_painn(cutoff=3.5, **CONFIGS[config]).float().to(DEVICE), precision)
+    ours, our_gradients = fast.energies_and_gradients(narrow(graph))
+    assert float((our_gradients - gradients).norm() / gradients.norm()) < BOUNDS[precision]
+    assert float((ours - energies).norm() / energies.norm()) < BOUNDS[precision]
+
+
+def test_room_to_spare_changes_nothing():
+    """What is not in use is never read: it is NaN here, and the result is the same to the last bit."""
+    fast = FastGpu(random_painn(features=32, layers=2, cutoff=3.5).float().to(DEVICE))
+    graph = narrow(graph_of(frames()))
+    exact = PaddedGraph.from_graph(graph)
+    roomy = PaddedGraph.from_graph(graph, Capacity(9, graph.num_atoms + 40, graph.num_edges + 77, 30))
+    roomy.vectors[graph.num_edges :] = float("nan")
+    results = []
+    for padded in (exact, roomy):
+        workspace = fast.workspace(padded.capacity)
+        for tensor in (workspace.q, workspace.mu, workspace.energies, workspace.gradients):
+            tensor.fill_(float("nan"))
+        energies, gradients = fast.launch(padded, workspace)
+        results.append((energies[: graph.num_atoms], gradients[:, : graph.num_edges]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_structures_do_not_feel_each_other():
+    """Neither their number nor a NaN in one of them reaches the others."""
+    fast = FastGpu(random_painn(features=32, layers=2, cutoff=3.5).float().to(DEVICE))
+    first, second = frames()[0], frames()[2]
+    alone, alone_gradients = fast.energies_and_gradients(narrow(graph_of([second])))
+    both = narrow(graph_of([first, second]))
+    edges = int((both.centers < len(first)).sum())
+    vectors = both.vectors.clone()
+    vectors[:edges] = float("nan")
+    energies, gradients = fast.energies_and_gradients(both.with_vectors(vectors))
+    assert torch.equal(energies[len(first) :], alone)
+    assert torch.equal(gradients[edges:], alone_gradients)
+    assert bool(energies[: len(first)].isnan().all())
+
+
+def test_memory_is_known():
+    fast = FastGpu(random_painn(features=32, layers=3).float().to(DEVICE))
+    capacity = Capacity(2, 50, 700, 25)
+    workspace = fast.workspace(capacity)
+    tensors = [workspace.q, workspace.mu, workspace.q_bar, workspace.mu_bar, workspace.energies, workspace.gradients]
+    tensors += [*workspace.context, *workspace.mu_sent, *(tensor for kept in workspace.kept for tensor in kept)]
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) == fast.bytes_of(capacity)
+
+
+def test_float64_is_refused():
+    with pytest.raises(BackendError, match="for float64 use 'fast_pytorch'"):
+        FastGpu(random_painn(features=32).float().to(DEVICE), "float64")

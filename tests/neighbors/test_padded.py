@@ -1,0 +1,400 @@
+"""The search in fixed buffers, all its routes against the definition; in Triton's interpreter where there is no GPU."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+pytest.importorskip("triton")
+
+from atomjet import System
+from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
+from atomjet.data.padded import unpack_shifts
+from atomjet.errors import StructureError
+from atomjet.neighbors import brute_force, padded, routes
+from atomjet.neighbors.padded import PaddedSearch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+ROUTES = ("one program", "all pairs", "pieces", "cells")
+CELLS = {
+    "cubic": np.eye(3) * 4.0,
+    "triclinic": np.array([[4.0, 0, 0], [1.5, 3.6, 0], [-1.2, 0.7, 5.0]]),
+    "left-handed": np.array([[4.0, 0, 0], [0.3, 3.8, 0], [0.1, -0.2, -4.5]]),
+    "sheared": np.array([[4.0, 0, 0], [11.0, 4.0, 0], [-9.0, 13.0, 4.0]]),
+    "rotated": np.array([[0.0, 3.1, 2.6], [-2.9, 1.0, 3.3], [3.0, 2.4, -0.8]]),
+    "flat": np.diag([7.0, 7.0, 0.5]),
+    "needle": np.diag([0.6, 0.7, 30.0]),
+    "tiny": np.diag([1.1, 0.9, 1.3]),
+}
+PBC = list(itertools.product([True, False], repeat=3))
+
+
+@pytest.fixture(autouse=True)
+def small_kernels(monkeypatch):
+    """Tiles for a few atoms, so that there are many of them."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(routes.Cells, "LANES", 16)
+        monkeypatch.setattr(routes.Cells, "SCAN", 32)
+        monkeypatch.setattr(routes.Cells, "SHARED", (4, 2))
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """Force a route, whatever the capacity."""
+    padded._kept.room = None
+
+    def route(name):
+        monkeypatch.setattr(routes.OneProgram, "SYSTEMS", 64 if name == "one program" else -1)
+        monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
+        monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
+
+    return route
+
+
+def batch(*parts):
+    """Structures (positions, cell, pbc) in one system, with unlike elements."""
+    counts = [len(x) for x, _, _ in parts]
+    return System(
+        positions=torch.tensor(np.concatenate([x for x, _, _ in parts]), dtype=torch.float64, device=DEVICE),
+        atomic_numbers=torch.arange(1, sum(counts) + 1, device=DEVICE),
+        cell=torch.tensor(np.array([cell for _, cell, _ in parts]), dtype=torch.float64, device=DEVICE),
+        pbc=torch.tensor([list(pbc) for _, _, pbc in parts], device=DEVICE),
+        system_index=torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts)).to(DEVICE),
+    )
+
+
+def room_for(system, edges, spare=2):
+    largest = int(system.counts().max()) if system.num_atoms else 0
+    return Capacity(system.num_systems + spare, system.num_atoms + spare, edges, largest)
+
+
+def poisoned(search):
+    """Nothing that is not written may look like an answer."""
+    graph = search.graph
+    graph.vectors.fill_(torch.nan)
+    for tensor in (graph.neighbors, graph.shifts, graph.reverse, graph.row_ptr, graph.system_ptr):
+        tensor.fill_(-7)
+    graph.status.zero_()
+    graph.needed_edges.fill_(-7)
+    return search
+
+
+def launch(system, cutoff, search=None, edges=None):
+    """Search in fresh, exactly large enough buffers, or again in those at hand."""
+    if search is None:
+        edges = brute_force(system, cutoff).num_edges if edges is None else edges
+        search = PaddedSearch(room_for(system, edges), cutoff, DEVICE)
+    given = PaddedSystem.empty(search.capacity, DEVICE)
+    given.fill(system)
+    return poisoned(search).launch(given), search
+
+
+def check(graph: PaddedGraph, system, cutoff):
+    """Everything that a `PaddedGraph` promises, against the definition."""
+    expected = brute_force(system, cutoff)
+    atoms, edges = system.num_atoms, expected.num_edges
+    assert int(graph.status) == 0
+    assert int(graph.needed_edges) == edges
+    assert graph.row_ptr[0] == 0
+    assert bool((graph.row_ptr[atoms:] == edges).all())
+    order = graph.order[:atoms].long()
+    assert torch.equal(order.sort().values, torch.arange(atoms, device=DEVICE))
+    assert torch.equal(system.system_index[order], system.system_index)
+    assert torch.equal(graph.atomic_numbers[:atoms].long(), system.atomic_numbers[order])
+    ends = torch.cumsum(system.counts(), 0)
+    assert torch.equal(graph.system_ptr[1 : system.num_systems + 1].long(), ends)
+    assert bool((graph.system_ptr[system.num_systems :] == atoms).all())
+
+    rows = torch.repeat_interleave(graph.row_ptr[: atoms + 1].diff().long())
+    neighbors, reverse = graph.neighbors[:edges].long(), graph.reverse[:edges].long()
+    shifts = unpack_shifts(graph.shifts[:edges])
+    centers, others = order[rows], order[neighbors]
+    found = torch.column_stack([centers, others, shifts]).tolist()
+    assert sorted(found) == torch.column_stack([expected.centers, expected.neighbors, expected.shifts]).tolist()
+    assert torch.equal(rows[reverse], neighbors)
+    assert torch.equal(shifts[reverse], -shifts)
+    assert torch.equal(reverse[reverse], torch.arange(edges, device=DEVICE))
+    offsets = torch.einsum("ek,eka->ea", shifts.double(), system.cell.double()[system.system_index[centers]])
+    exact = system.positions.double()[others] - system.positions.double()[centers] + offsets
+    assert torch.allclose(graph.vectors[:edges].double(), exact, rtol=1e-6, atol=1e-7)
+    return expected
+
+
+def place(cell, count, spread, seed):
+    """Atoms far outside the cell, two of them at one point, one on a face, one a lattice vector away from another."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-spread, spread, (count, 3)) @ cell
+    if count > 3:
+        x[1] = x[0]
+        x[2] = 0.5 * cell[1] + 0.25 * cell[2]
+        x[3] = x[0] + cell[0]
+    return x
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("route", ["all pairs", "cells"])
+def test_any_cell_and_any_periodic_directions(route, name, take):
+    take(route)
+    cell = CELLS[name]
+    cutoff = {"tiny": 1.4, "flat": 1.7, "needle": 1.2, "sheared": 2.0, "rotated": 0.5}.get(name, 3.0)
+    system = batch(*[(place(cell, (5, 1, 2)[k % 3], 2, k), cell, pbc) for k, pbc in enumerate(PBC)])
+    check(launch(system, cutoff, edges=40_000)[0], system, cutoff)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_unlike_structures_in_a_batch(route, take):
+    """Sizes from none to dozens, most periodic directions, an atom alone; and results are the same bits again."""
+    take(route)
+    rng = np.random.default_rng(3)
+    parts = [
+        (rng.uniform(-9, 9, (33, 3)), CELLS["triclinic"] * 2, (True, False, True)),
+        (np.zeros((0, 3)), np.zeros((3, 3)), (False,) * 3),
+        (rng.uniform(0, 4, (7, 3)), np.zeros((3, 3)), (False,) * 3),
+        (np.ones((1, 3)), CELLS["left-handed"], (True,) * 3),
+    ]
+    system = batch(*parts)
+    graph, search = launch(system, 2.0)
+    expected = check(graph, system, 2.0)
+    if route != "cells":
+        # Numbered as given, so rows are in canonical order, and so is the whole graph.
+        exact = PaddedGraph.from_graph(expected)
+        for field in ("neighbors", "shifts", "reverse"):
+            assert torch.equal(getattr(graph, field), getattr(exact, field)[: search.capacity.edges])
+    first = [tensor.clone() for tensor in (graph.order, *_written(graph))]
+    launch(system, 2.0, search)
+    assert all(torch.equal(a, b) for a, b in zip(first, (graph.order, *_written(graph)), strict=True))
+
+
+def _written(graph):
+    edges = int(graph.row_ptr[-1])
+    return [tensor[:edges] for tensor in (graph.neighbors, graph.shifts, graph.reverse, graph.vectors)]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_other_contents_in_the_same_buffers(route, take):
+    """Fewer structures, other cells, other pbc, none at all, and the first again."""
+    take(route)
+    rng = np.random.default_rng(5)
+    many = batch(
+        (rng.uniform(0, 8, (33, 3)), np.diag([5.0, 6.0, 7.0]), (True,) * 3), (np.eye(3), np.eye(3), (False,) * 3)
+    )
+    few = batch((rng.uniform(0, 3, (5, 3)), CELLS["triclinic"], (False, True, True)))
+    nothing = System(torch.zeros(0, 3, device=DEVICE), torch.zeros(0), system_index=torch.zeros(0))
+    search = None
+    for system in (many, few, nothing, many):
+        graph, search = launch(system, 1.6, search, edges=2000)
+        check(graph, system, 1.6)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_exactly_full_and_one_over(route, take):
+    take(route)
+    system = batch((np.random.default_rng(1).uniform(0, 5, (33, 3)), np.eye(3) * 5, (True, True, False)))
+    edges = brute_force(system, 2.0).num_edges
+    check(launch(system, 2.0, edges=edges)[0], system, 2.0)
+    graph, search = launch(system, 2.0, edges=edges - 1)
+    assert Status(int(graph.status)) == Status.EDGES
+    assert int(graph.needed_edges) == edges
+    assert bool((graph.row_ptr == 0).all())
+    # Nothing stays behind in the buffers.
+    fewer = batch((np.eye(3), np.eye(3), (False,) * 3))
+    check(launch(fewer, 2.0, search)[0], fewer, 2.0)
+
+
+@pytest.mark.parametrize("route", ["all pairs", "cells"])
+def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch):
+    take(route)
+    monkeypatch.setattr(routes, "FREE_WORDS", -1000)
+    system = batch((np.random.default_rng(1).uniform(0, 12, (33, 3)), np.eye(3), (False,) * 3))
+    graph, search = launch(system, 1.5)
+    assert Status(int(graph.status)) == Status.EDGES
+    needed = int(graph.needed_edges)
+    assert needed > search.capacity.edges
+    check_room = launch(system, 1.5, edges=needed)[0]
+    assert int(check_room.status) == 0
+    assert int(check_room.row_ptr[-1]) == brute_force(system, 1.5).num_edges
+
+
+@pytest.mark.parametrize("route", ["one program", "all pairs", "cells"])
+@pytest.mark.parametrize(
+    ("what", "bit"),
+    [
+        ("nan position", Status.NOT_FINITE),
+        ("infinite position", Status.NOT_FINITE),
+        ("nan cell", Status.NOT_FINITE),
+        ("no volume", Status.SINGULAR),
+        ("zero cell", Status.SINGULAR),
+        ("thin cell", Status.IMAGES),
+        ("far atom", Status.SHIFTS),
+    ],
+)
+def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit, take):
+    take(route)
+    x = np.random.default_rng(2).uniform(0, 3, (6, 3))
+    good = batch((x, np.eye(3) * 4, (True, False, True)), (x, np.eye(3) * 3, (True,) * 3), (x, np.eye(3), (False,) * 3))
+    search = PaddedSearch(room_for(good, 1000), 2.0, DEVICE)
+    given = PaddedSystem.empty(search.capacity, DEVICE)
+    given.fill(good)
+    if "position" in what:
+        given.positions[8, 1] = torch.nan if "nan" in what else torch.inf
+    elif what == "far atom":
+        given.positions[8] = given.positions[7] + given.cell[1, 0] * 600
+    else:
+        given.cell[1] = {"nan cell": torch.nan, "zero cell": 0.0, "no volume": 1.0}.get(what, 1e-3) * (
+            torch.eye(3) if what == "thin cell" else torch.ones(3, 3)
+        ).to(given.cell)
+    graph = poisoned(search).launch(given)
+    # In a thin cell atoms may also be far from their own.
+    assert Status(int(graph.status)) & ~(Status.SHIFTS if bit == Status.IMAGES else 0) == bit
+    for first, last in ((0, 1), (2, 3)):
+        part = good.part(first, last)
+        expected = brute_force(part, 2.0)
+        rows = graph.row_ptr[first * 6 : first * 6 + 7]
+        assert int(rows[-1] - rows[0]) == expected.num_edges
+        order = graph.order[first * 6 : first * 6 + 6].long() - first * 6
+        assert torch.equal(rows.diff().long(), (expected.row_ptr.diff())[order])
+
+
+@pytest.mark.parametrize("route", ["all pairs", "cells"])
+def test_pairs_at_the_cutoff(route, take):
+    """Strictly below, and both ways alike, on a lattice where many pairs lie exactly there."""
+    take(route)
+    x = np.array(list(itertools.product(range(2), range(2), range(3))), dtype=float)
+    system = batch((x, np.diag([4.0, 2.0, 3.0]), (True,) * 3))
+    for cutoff in (1.0, np.nextafter(1.0, 2)):
+        check(launch(system, cutoff, edges=40_000)[0], system, cutoff)
+
+
+def test_cells_keep_neighbors_together(take):
+    """Clusters far apart, atoms of one in one cell, most cells empty, a structure wider than its cells may be many."""
+    take("cells")
+    rng = np.random.default_rng(7)
+    x = rng.uniform(0, 2, (24, 3)) + np.repeat([[0, 0, 0], [1e4, 0, 0]], 12, axis=0)
+    system = batch((rng.permutation(x), np.eye(3), (False,) * 3))
+    graph, _ = launch(system, 1.5, edges=5000)
+    check(graph, system, 1.5)
+    near = system.positions[graph.order[:12].long(), 0] < 100
+    assert bool(near.all() | ~near.any())
+
+
+@pytest.mark.parametrize("route", ["all pairs", "cells"])
+def test_search_is_the_definition(route, take):
+    take(route)
+    rng = np.random.default_rng(4)
+    frames = [molecule("CH3CH2OH"), molecule("H2O")]
+    frames[0].cell, frames[0].pbc = CELLS["sheared"], (True, True, False)
+    for system in (
+        System.from_ase(frames, device=DEVICE),
+        batch((rng.uniform(0, 6, (20, 3)), np.eye(3) * 5, (True,) * 3)),
+        System(torch.zeros(0, 3, device=DEVICE), torch.zeros(0), system_index=torch.zeros(0)),
+        System(torch.zeros(2, 3, device=DEVICE), [1, 1], cell=torch.zeros(3, 3, 3), system_index=[0, 2]),
+    ):
+        graph, expected = padded.search(system, 2.5), brute_force(system, 2.5)
+        assert graph is not None
+        for field in ("centers", "neighbors", "shifts", "row_ptr"):
+            assert torch.equal(getattr(graph, field), getattr(expected, field))
+        assert torch.allclose(graph.vectors, expected.vectors, rtol=0, atol=1e-13)
+
+
+def test_search_keeps_its_room(take):
+    """For structures of about one size; what it found before stays as it was."""
+    take("all pairs")
+    rng = np.random.default_rng(4)
+    first, second, large = (batch((rng.uniform(0, 4, (n, 3)), np.eye(3), (False,) * 3)) for n in (20, 21, 70))
+    before = padded.search(first, 1.5)
+    kept = padded._kept.room
+    for system in (second, first):
+        graph = padded.search(system, 1.5)
+        assert padded._kept.room is kept
+        assert graph is not None
+        assert torch.equal(graph.neighbors, brute_force(system, 1.5).neighbors)
+    assert before is not None
+    assert torch.equal(before.vectors, brute_force(first, 1.5).vectors)
+    assert not padded._serves(kept[0].capacity, Capacity(1, 70, 10, 70))
+    assert not padded._serves(Capacity(1, 300, 10**6, 300), kept[0].capacity)
+    padded.search(large, 1.5)
+    assert padded._kept.room is not kept
+
+
+def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
+    take("all pairs")
+    monkeypatch.setattr(padded, "DENSE", 0.0)
+    system = batch((np.random.default_rng(4).uniform(0, 2, (30, 3)), np.eye(3), (False,) * 3))
+    graph = padded.search(system, 2.5)
+    assert graph is not None
+    assert graph.num_edges == brute_force(system, 2.5).num_edges
+
+
+def test_more_edges_than_can_be_counted():
+    with pytest.raises(StructureError, match="more than one search can hold"):
+        PaddedSearch(Capacity(1, 10**6, 2**33, 10**6), 5.0, DEVICE)
+
+
+def liquid(count, seed=0):
+    """About a hundred atoms in 1000 Å³, in a triclinic cell, in no order."""
+    rng = np.random.default_rng(seed)
+    side = (count / 0.1) ** (1 / 3)
+    cell = side * np.array([[1.0, 0, 0], [0.3, 1.0, 0], [-0.2, 0.4, 1.0]])
+    return batch((rng.uniform(-1, 2, (count, 3)) @ cell, cell, (True,) * 3))
+
+
+class TestOnGPU:
+    pytestmark = needs_gpu
+
+    @pytest.mark.parametrize("route", ["all pairs", "pieces", "cells"])
+    @pytest.mark.parametrize("count", [500, 1000, 2900])
+    def test_large(self, route, count, take):
+        take(route)
+        system = liquid(count)
+        expected = brute_force(system, 5.0)
+        graph, search = launch(system, 5.0, edges=expected.num_edges)
+        check(graph, system, 5.0)
+        first = [tensor.clone() for tensor in _written(graph)]
+        for _ in range(20):
+            launch(system, 5.0, search)
+            assert all(torch.equal(a, b) for a, b in zip(first, _written(graph), strict=True))
+
+    def test_larger_than_all_pairs(self):
+        system = liquid(20_000)
+        graph = padded.search(system, 5.0)
+        expected = brute_force(system, 5.0)
+        for field in ("centers", "neighbors", "shifts", "row_ptr"):
+            assert torch.equal(getattr(graph, field), getattr(expected, field))
+
+    @pytest.mark.parametrize("route", ROUTES)
+    def test_replay_with_other_contents(self, route, take):
+        """Captured once; then other positions, cells that need more images, fewer atoms."""
+        take(route)
+        rng = np.random.default_rng(6)
+        x = rng.uniform(0, 5, (40, 3))
+        systems = [
+            batch((x, np.eye(3) * 9, (True,) * 3), (x[:9], CELLS["triclinic"], (True, False, True))),
+            batch((x + 0.3, np.eye(3) * 3, (True,) * 3), (x[:9] * 1.1, CELLS["sheared"], (True, True, False))),
+            batch((x[:11], np.eye(3), (False,) * 3)),
+        ]
+        search = PaddedSearch(room_for(systems[0], 100_000), 3.0, DEVICE)
+        given = PaddedSystem.empty(search.capacity, DEVICE)
+        given.fill(systems[0])
+        search.launch(given)
+        torch.cuda.synchronize()
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            search.launch(given)
+        for system in (*systems, systems[0]):
+            given.fill(system)
+            poisoned(search)
+            captured.replay()
+            check(search.graph, system, 3.0)
+        # More edges than there is room for: said, and the next replay is right again.
+        crowd = systems[1].with_positions(systems[1].positions * 0.1, systems[1].cell * 0.1)
+        given.fill(crowd)
+        poisoned(search)
+        captured.replay()
+        assert Status(int(search.graph.status)) in (Status.EDGES, Status.IMAGES)
+        given.fill(systems[0])
+        poisoned(search)
+        captured.replay()
+        check(search.graph, systems[0], 3.0)
