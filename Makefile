@@ -1,17 +1,19 @@
 # make demo   two thousand steps of ethanol with the packaged student: trajectory, log and plot under demo/
 # make test   the tests
+# make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make lint   style, types, and that imports point down
 # Each first makes .venv and installs there what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FAIRCHEM := .venv-fairchem
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
 
 # Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fairchem lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -22,6 +24,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
 
+# Its pins would pull ours about, so it never enters the other environment.
+test-fairchem: $(FAIRCHEM)/installed
+	$(FAIRCHEM)/bin/python -m pytest tests/models/escn_md/test_fairchem_itself.py
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +35,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(FAIRCHEM) demo
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,3 +47,8 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) '.[$*]'
 	touch $@ $(VENV)/installed
+
+$(FAIRCHEM)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(FAIRCHEM)
+	$(FAIRCHEM)/bin/python -m pip install -q -c constraints.txt 'fairchem-core==2.24.*' 'pytest>=8' -e .
+	touch $@

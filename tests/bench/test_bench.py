@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
     with pytest.raises(ConfigError, match="setting 'fastest' is not known"):
         contenders.build("fastest", engine)
-    assert expand("peers") == ["general", "torch_compile", "compile_graph", "schnetpack"]
+    assert expand("peers") == ["general", *contenders.PEERS]
     assert expand("ladder,peers")[:2] == ["definition", "analytic_forces"]
 
 
@@ -528,6 +529,22 @@ def test_bad_requests_end_before_anything_is_measured(options, says, capsys):
     device = [] if options[0] == "ladder" else ["--device", "cpu"]
     assert main(["bench", *options, *device]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_uma(tmp_path, capsys):
+    """fairchem is told apart from a failure where it is not installed; what precedes the first call is measured too."""
+    model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+    wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
+    path = tmp_path / "uma.json"
+    assert main(["bench", "uma", *wanted, "--settings", "general,fast_pytorch,fairchem", "--json", str(path)]) == 0
+    result = read_result(path)
+    case = "carbon crystal 100"
+    assert {name: result.row(case, name)["atoms"] for name in ("general", "fast_pytorch")} == dict.fromkeys(
+        ("general", "fast_pytorch"), 100
+    )
+    assert all(0 < result.about["startup_seconds"][name] < 60 for name in ("import", "torch", "load"))
+    if importlib.util.find_spec("fairchem") is None:
+        assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
 
 
 def test_several_processes_are_joined(tmp_path):

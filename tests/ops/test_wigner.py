@@ -122,7 +122,7 @@ def test_edge_to_node_backward(edges):
     centers, _, r, _, o, f = edges
     w = torch.zeros(7, 3, dtype=torch.float64, requires_grad=True)
     o.requires_grad_(), f.requires_grad_()
-    x = permute_wigner_inv_edge_to_node(o, turned(r, w), f, centers, 5)
+    x = permute_wigner_inv_edge_to_node(o, turned(r, w), f, torch.tensor([0, 2, 3, 3, 6, 7]), centers)
     assert x.shape == (5, 9, 3)
     assert not x[2].any()
     x_bar = torch.cos(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)

@@ -15,7 +15,7 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
-PEERS = ("torch_compile", "compile_graph", "schnetpack")
+PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled")
 LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
 
@@ -81,6 +81,8 @@ def build(name: str, engine: Engine) -> Contender:
                 raise
             raise Unavailable(str(error)) from None
     if kind in PEERS and not precision:
+        if kind.startswith("fairchem"):
+            return import_module("atomjet.bench.peers.fairchem").build(kind, engine)
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
     if kind in LADDER and not precision:
         return import_module("atomjet.bench.steps").build(kind, engine)

@@ -71,16 +71,17 @@ def water(atoms: int, seed: int = 0, triclinic: bool = False) -> System:
 
 
 def carbon_crystal(atoms: int, seed: int = 0) -> System:
-    """A face-centred cubic crystal of carbon (a = 3.8 Å) of about that many atoms, every atom moved by 0.05 Å."""
-    side = max(1, round((atoms / 4) ** (1 / 3)))
-    basis = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
-    positions = (3.8 * (grid + basis)).reshape(-1, 3)
-    positions += np.random.default_rng([seed, side]).normal(0, 0.05, positions.shape)
+    """A face-centred cubic crystal of carbon (a = 3.8 Å) in a rhombohedral box, sites left empty at random until that many
+    atoms remain.
+    """
+    side = int(np.ceil(np.cbrt(atoms)))
+    cell = 1.9 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    kept = np.random.default_rng([seed, side]).permutation(len(grid))[:atoms]
     return System(
-        positions=torch.as_tensor(positions),
-        atomic_numbers=torch.full((len(positions),), 6),
-        cell=torch.as_tensor(3.8 * side * np.eye(3)),
+        positions=torch.as_tensor(grid[np.sort(kept)] @ cell),
+        atomic_numbers=torch.full((atoms,), 6),
+        cell=torch.as_tensor(side * cell),
         pbc=torch.tensor(True),
     )
 

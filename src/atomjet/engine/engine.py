@@ -286,16 +286,11 @@ def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator, str]:
             if name == "fast_gpu" and settings.device.type != "cuda":  # type: ignore[union-attr]
                 continue
             try:
-                return name, _build(name, settings, model), reason
+                return name, backends[name](model, settings.precision), reason
             except BackendError as error:
                 reason = reason or str(error)
     if settings.backend not in backends:
         raise BackendError(
             f"backend {settings.backend!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
         )
-    return settings.backend, _build(settings.backend, settings, model), ""
-
-
-def _build(name: str, settings: Settings, model: Model) -> Evaluator:
-    backend = FAMILIES[model.family].backends[name]
-    return backend(model, settings.precision) if name == "fast_gpu" else backend(model)
+    return settings.backend, backends[settings.backend](model, settings.precision), ""

@@ -137,9 +137,9 @@ def neutral_singlets(system: System) -> System:
 
 
 class General:
-    """The `general` backend of any family: its definition, differentiated by autograd."""
+    """The `general` backend of any family: its definition in the type of its weights, differentiated by autograd."""
 
-    def __init__(self, model: Definition) -> None:
+    def __init__(self, model: Definition, precision: str = "high") -> None:
         self.model = model
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:

@@ -24,13 +24,13 @@ class Family:
     Attributes:
         model: built from its configuration.
         config: its schema.
-        backends: how to evaluate a model, by name, the fastest first; "fast_gpu" takes the precision too, and is a
-            `PaddedEvaluator`. One that cannot serve a model raises `BackendError`.
+        backends: how to evaluate a model at a precision, by name, the fastest first; "fast_gpu" is a `PaddedEvaluator`. One that
+            cannot serve a model raises `BackendError`.
     """
 
     model: Callable[[Any], Model]
     config: type[BaseModel]
-    backends: Mapping[str, Callable[..., Evaluator]]
+    backends: Mapping[str, Callable[[Any, str], Evaluator]]
 
 
 def _painn_fast_gpu(model: PaiNN, precision: str) -> Evaluator:

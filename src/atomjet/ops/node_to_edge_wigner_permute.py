@@ -16,12 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atomjet.ops.segment_sum import scatter_sum
+from atomjet.ops.segment_sum import gather, scatter_sum
 
 
 def node_to_edge_wigner_permute(x: Tensor, wigner: Tensor, neighbors: Tensor, centers: Tensor) -> Tensor:
     """(N, M, C), (E, R, M), (E,), (E,) to (E, R, 2C)."""
-    pairs = torch.cat([x.index_select(0, neighbors), x.index_select(0, centers)], dim=2)
+    pairs = torch.cat([gather(x, neighbors), gather(x, centers)], dim=2)
     return torch.bmm(wigner, pairs)
 
 

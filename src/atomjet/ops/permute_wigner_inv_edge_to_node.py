@@ -15,14 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atomjet.ops.segment_sum import scatter_sum
+from atomjet.ops.segment_sum import segment_sum
 
 
 def permute_wigner_inv_edge_to_node(
-    messages: Tensor, wigner: Tensor, envelope: Tensor, centers: Tensor, nodes: int
+    messages: Tensor, wigner: Tensor, envelope: Tensor, row_ptr: Tensor, centers: Tensor
 ) -> Tensor:
-    """(E, R, C), (E, R, M), (E,), (E,) to (N, M, C)."""
-    return scatter_sum(torch.bmm((wigner * envelope[:, None, None]).mT, messages), centers, nodes)
+    """(E, R, C), (E, R, M), (E,), rows of edges by center (N + 1,), (E,) to (N, M, C)."""
+    return segment_sum(torch.bmm((wigner * envelope[:, None, None]).mT, messages), row_ptr, centers)
 
 
 def permute_wigner_inv_edge_to_node_backward(

@@ -5,6 +5,8 @@ values (E, ...), row_ptr (N + 1,), out (N, ...). Deterministic: no atomic additi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from torch import Tensor
 def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
     """Sum each segment; `rows` (E,) is the segment of every value (the same knowledge as `row_ptr`, both at hand)."""
     segments = row_ptr.shape[0] - 1
+    if values.is_cuda and segments == 1:
+        # PyTorch gives each segment to one thread.
+        return values.sum(0, keepdim=True)
     if values.is_cuda:
         # index_add would add atomically there, in an order that changes from run to run.
         flat = values.flatten(1)
@@ -35,3 +40,21 @@ def scatter_add_(out: Tensor, values: Tensor, index: Tensor) -> None:
         out.add_(scatter_sum(values, index, out.shape[0]))
     else:
         out.index_add_(0, index, values)
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], with a derivative summed in the order of the index on any device (autograd's own adds atomically on a GPU)."""
+    return _Gather.apply(x, index)  # type: ignore[return-value]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return scatter_sum(bars[0], index, ctx.rows), None

@@ -114,7 +114,9 @@ def against_teacher(
         noise = np.maximum(repeated, _wasserstein(reference[:half], reference[half : 2 * half]))
         worst = int(np.argmax(distances - 3 * noise))
         bound = tolerances[kind] + 3 * float(noise[worst])
-        source = f"{tolerances[kind]:g} {unit}, a student's stated error, and three times the scatter of runs this short"
+        source = (
+            f"{tolerances[kind]:g} {unit}, a student's stated error, and three times the scatter of runs this short"
+        )
         which = "-".join(map(str, values[worst]))
         detail = f"worst of {len(values)}: atoms {which}; runs of one potential differ by {noise[worst]:.3g} {unit}"
         grid = np.linspace(reference[:, worst].min(), reference[:, worst].max(), 40)

@@ -37,7 +37,11 @@ from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, runs
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
 from atomjet.ops.permute_wigner_inv_edge_to_node import permute_wigner_inv_edge_to_node
-from atomjet.ops.wigner import degrees, rotations_to_y, wigner_blocks, wigner_matrices
+from atomjet.ops.segment_sum import segment_sum
+from atomjet.ops.wigner import rotations_to_y, wigner_blocks, wigner_matrices
+
+EPSILON = 1e-5
+"""Keeps the norm of nothing finite."""
 
 RESCALE = 5.0
 """About the square root of how many neighbours an atom has."""
@@ -61,24 +65,14 @@ class RadialNetwork(nn.Sequential):
 class RMSNorm(nn.Module):
     """Center the scalars, divide by the root mean square in which each degree counts the same, scale by degree."""
 
-    epsilon = 1e-5
-
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
         self.affine_weight = nn.Parameter(torch.ones(lmax + 1, channels))
         self.affine_bias = nn.Parameter(torch.zeros(channels))
-        self.degrees = degrees(lmax)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, M, C) to the same."""
-        count = len(self.affine_weight)
-        shares = x.new_tensor([1 / (count * (2 * degree + 1)) for degree in self.degrees])
-        scalars, others = x.split([1, len(self.degrees) - 1], dim=1)
-        x = torch.cat([scalars - scalars.mean(2, keepdim=True), others], dim=1)
-        square = torch.einsum("nmc,m->n", x.square(), shares) / x.shape[2]
-        y = x * torch.rsqrt(square + self.epsilon)[:, None, None] * self.affine_weight[self.degrees]
-        scalars, others = y.split([1, len(self.degrees) - 1], dim=1)
-        return torch.cat([scalars + self.affine_bias, others], dim=1)
+        return rms_norm(x, self.affine_weight, self.affine_bias)
 
 
 class SO2Convolution(nn.Module):
@@ -94,21 +88,22 @@ class SO2Convolution(nn.Module):
         )
 
     def by_order(self, x: Tensor) -> list[Tensor]:
-        """(E, R, inputs) m-major to (E, inputs of m = 0), and (E, 2, inputs of m) for m and -m."""
+        """(E, R, inputs) m-major to m = 0 (E, lmax + 1, inputs), and m and -m (E, 2, lmax + 1 - m, inputs)."""
         first, *others = x.split([self.degrees[0], *(2 * count for count in self.degrees[1:])], dim=1)
-        return [first.flatten(1), *(both.flatten(1).unflatten(1, (2, -1)) for both in others)]
+        return [first, *(both.unflatten(1, (2, -1)) for both in others)]
 
-    def forward(self, x: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Coefficients by order and the blends of m = 0, 1 ... to (E, extra) and (E, R, outputs)."""
+    def forward(self, x: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Coefficients by order and the blends of m = 0, 1 ... to (E, extra) and coefficients by order."""
         count = self.degrees[0]
-        extra, first = linear(x[0], weights[0], self.m0.bias).split([self.extra, count * self.outputs], dim=1)
-        parts = [first]
+        extra, first = linear(x[0].flatten(1), weights[0], self.m0.bias).split(
+            [self.extra, count * self.outputs], dim=1
+        )
+        parts = [first.unflatten(1, (count, -1))]
         for both, weight in zip(x[1:], weights[1:], strict=True):
-            # One product for m and -m; pairs of the four results make the complex product.
-            four = linear(both.flatten(0, 1), weight).unflatten(0, (-1, 2)).flatten(1)
-            plus_1, plus_2, minus_1, minus_2 = four.chunk(4, dim=1)
-            parts += [plus_1 - minus_2, plus_2 + minus_1]
-        return extra, torch.cat(parts, dim=1).unflatten(1, (-1, self.outputs))
+            w_1, w_2 = weight.chunk(2)
+            turning = torch.cat([torch.cat([w_1, -w_2], dim=1), torch.cat([w_2, w_1], dim=1)])
+            parts.append(linear(both.flatten(1), turning).unflatten(1, (2, both.shape[2], -1)))
+        return extra, parts
 
 
 class AtomWise(nn.Module):
@@ -119,11 +114,16 @@ class AtomWise(nn.Module):
         self.scalar = nn.Linear(config.channels, config.lmax * config.hidden_channels)
         self.linear_1 = DegreeLinear(config.lmax, config.channels, config.hidden_channels)
         self.linear_2 = DegreeLinear(config.lmax, config.hidden_channels, config.channels)
-        self.gates = [degree - 1 for degree in degrees(config.lmax)[1:]]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """What `atom_wise` takes."""
+        pairs = ((layer.weight, layer.bias) for layer in (self.scalar, self.linear_1, self.linear_2))
+        return tuple(weight for pair in pairs for weight in pair)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, M, C) to the same."""
-        return self.linear_2(gated(silu(self.scalar(x[:, 0])), self.linear_1(x), self.gates))
+        return atom_wise(x, *self.weights)
 
 
 class DegreeLinear(nn.Module):
@@ -133,14 +133,6 @@ class DegreeLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(lmax + 1, outputs, inputs) / inputs**0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, M, inputs) to (N, M, outputs)."""
-        parts = [
-            linear(x[:, degree**2 : (degree + 1) ** 2], weight, None if degree else self.bias)
-            for degree, weight in enumerate(self.weight)
-        ]
-        return torch.cat(parts, dim=1)
 
 
 class Block(nn.Module):
@@ -207,9 +199,6 @@ class EscnMd(nn.Module):
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
         self._said = False
-        self.gates = [degree - 1 for degree in range(1, config.lmax + 1)]
-        for m in range(1, config.mmax + 1):
-            self.gates += 2 * [degree - 1 for degree in range(m, config.lmax + 1)]
 
     @property
     def cutoff(self) -> float:
@@ -288,6 +277,11 @@ class EscnMd(nn.Module):
         u = lengths / self.cutoff
         return (1 + u**5 * (-21 + u * (35 - 15 * u))) * (u < 1)
 
+    def envelope_slope(self, lengths: Tensor) -> Tensor:
+        """(E,) derivative of the envelope."""
+        u = lengths / self.cutoff
+        return u**4 * (-105 + u * (210 - 105 * u)) / self.cutoff * (u < 1)
+
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(N,) float64 learned energies, eV, without references; differentiable with respect to `graph.vectors` only."""
         parts = [(run, self.blends.of(self, run.kind)) for run in runs(self, graph)]
@@ -308,17 +302,18 @@ class EscnMd(nn.Module):
             graph.system_index
         ]
 
+        system_ptr = rows_of_systems(graph)
         scalars = self.sphere_embedding(graph.atomic_numbers) + embedding
         x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), wigner.shape[2] - 1, scalars.shape[1])], dim=1)
         degree = self.edge_degree(z).unflatten(1, (self.config.lmax + 1, -1)) / RESCALE
         m0 = wigner[:, : self.config.lmax + 1]
-        x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.centers, graph.num_atoms)
+        x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.row_ptr, graph.centers)
         for index, block in enumerate(self.blocks):
             y = block.norm_1(x)  # type: ignore[operator]
             y = torch.cat([y[:, :1] + embedding[:, None], y[:, 1:]], dim=1)
             x = x + self._messages(index, y, z, wigner, envelope, graph, parts)
             x = x + block.atom_wise(block.norm_2(x))  # type: ignore[operator]
-            x = self._balance(x, graph)
+            x = self.balance(x, graph, system_ptr)
         return self._read_out(self.norm(x)[:, 0], graph)
 
     def _messages(
@@ -347,30 +342,33 @@ class EscnMd(nn.Module):
                             atoms=atoms, edges=edges) -> Tensor:  # fmt: skip
                     m = node_to_edge_wigner_permute(y, wigner, graph.neighbors[edges], graph.centers[edges])
                     orders = block.conv_1.by_order(m)
-                    factors = block.radial(z).split([part.shape[-1] for part in orders], dim=1)
+                    factors = block.radial(z).split([part.shape[-2] * part.shape[-1] for part in orders], dim=1)
                     # m and -m share a factor.
                     orders = [
-                        part * (f if part.ndim == 2 else f[:, None]) for part, f in zip(orders, factors, strict=True)
+                        part * f.unflatten(1, (-1, part.shape[-1]))[(slice(None), *((part.ndim - 3) * [None]))]
+                        for part, f in zip(orders, factors, strict=True)
                     ]
-                    gates, m = block.conv_1(orders, first)
-                    _, m = block.conv_2(block.conv_2.by_order(gated(gates, m, self.gates)), second)
-                    centers = graph.centers[edges] - atoms.start
-                    return permute_wigner_inv_edge_to_node(m, wigner, envelope, centers, atoms.stop - atoms.start)
+                    orders = gated_by_order(*block.conv_1(orders, first))
+                    _, orders = block.conv_2(orders, second)
+                    m = torch.cat([part.flatten(1, -2) for part in orders], dim=1)
+                    row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
+                    return permute_wigner_inv_edge_to_node(
+                        m, wigner, envelope, row_ptr, graph.centers[edges] - atoms.start
+                    )
 
                 inputs = (y, z[edges], wigner[edges], envelope[edges])
                 # What would not fit is taken a part of its edges at a time, computed anew when their derivative is wanted.
                 sums.append(message(*inputs) if fits else checkpoint(message, *inputs, use_reentrant=False))
         return torch.cat(sums)
 
-    def _balance(self, x: Tensor, graph: Graph) -> Tensor:
+    def balance(self, x: Tensor, graph: Graph, system_ptr: Tensor) -> Tensor:
         """Shift a few scalar channels of every atom of a system alike, so that they sum to its charge, or spin minus one."""
         targets = ((self.config.charge_channels, graph.charge), (self.config.spin_channels, graph.spin - 1))
         for (start, stop), target in targets:
             if stop > start:
                 part = x[:, 0, start:stop]
-                sums = part.new_zeros(graph.num_systems, stop - start).index_add(0, graph.system_index, part)
-                counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
-                surplus = (sums - target[:, None]) / counts[:, None]
+                sums = segment_sum(part, system_ptr, graph.system_index)
+                surplus = (sums - target[:, None]) / (system_ptr[1:] - system_ptr[:-1])[:, None]
                 scalars = torch.cat([x[:, 0, :start], part - surplus[graph.system_index], x[:, 0, stop:]], dim=1)
                 x = torch.cat([scalars[:, None], x[:, 1:]], dim=1)
         return x
@@ -400,8 +398,69 @@ class EscnMd(nn.Module):
         return self.atomic_energies(graph)
 
 
-def gated(gates: Tensor, x: Tensor, rows: list[int]) -> Tensor:
-    """silu on the first row of x (E, R, C); sigmoid(gates[rows]) times the others, gates (E, lmax * C)."""
-    parts = torch.sigmoid(gates).unflatten(1, (-1, x.shape[2])).unbind(1)
-    scalars, others = x.split([1, len(rows)], dim=1)
-    return torch.cat([silu(scalars), others * torch.stack([parts[row] for row in rows], dim=1)], dim=1)
+def rows_of_systems(graph: Graph) -> Tensor:
+    """(S + 1,) where the atoms of each system begin."""
+    counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
+    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+
+
+def rms_norm(x: Tensor, weight: Tensor, weight_bias: Tensor) -> Tensor:
+    """(N, M, C) by degree's weight (lmax + 1, C) and the bias (C,) of l = 0 to the same."""
+    parts = centered(x, len(weight))
+    inverse = torch.rsqrt(mean_square(parts) + EPSILON)[:, None, None]
+    scalars, *others = (part * inverse * scale for part, scale in zip(parts, weight, strict=True))
+    return torch.cat([scalars + weight_bias, *others], dim=1)
+
+
+def centered(x: Tensor, count: int) -> list[Tensor]:
+    """(N, M, C) by degree, less their mean for l = 0."""
+    scalars, *others = by_degree(x, count)
+    return [scalars - scalars.mean(2, keepdim=True), *others]
+
+
+def mean_square(parts: list[Tensor]) -> Tensor:
+    """(N,) in which each degree counts the same."""
+    squares = [part.square().mean((1, 2)) for part in parts]
+    return torch.stack(squares, dim=1).mean(1)
+
+
+def by_degree(x: Tensor, count: int) -> list[Tensor]:
+    """(N, M, C) to (N, 2l + 1, C) for `count` degrees."""
+    return list(x.split([2 * degree + 1 for degree in range(count)], dim=1))
+
+
+def atom_wise(
+    x: Tensor,
+    weight_scalar: Tensor,
+    weight_scalar_bias: Tensor,
+    weight_1: Tensor,
+    weight_1_bias: Tensor,
+    weight_2: Tensor,
+    weight_2_bias: Tensor,
+) -> Tensor:
+    """linear_2(gate(linear_1(x))), the same map for every m of a degree; gates from l = 0."""
+    gates = torch.sigmoid(silu(linear(x[:, 0], weight_scalar, weight_scalar_bias))).unflatten(
+        1, (len(weight_1) - 1, -1)
+    )
+    scalars, *others = by_degree(degree_linear(x, weight_1, weight_1_bias), len(weight_1))
+    y = [silu(scalars), *(part * gates[:, k, None] for k, part in enumerate(others))]
+    return degree_linear(torch.cat(y, dim=1), weight_2, weight_2_bias)
+
+
+def degree_linear(x: Tensor, weight: Tensor, weight_bias: Tensor) -> Tensor:
+    """(N, M, inputs) by (lmax + 1, outputs, inputs), one matrix for each degree, and a bias of l = 0 to (N, M, outputs)."""
+    y = torch.bmm(x.transpose(0, 1), by_coefficient(weight).mT).transpose(0, 1)
+    return torch.cat([y[:, :1] + weight_bias, y[:, 1:]], dim=1)
+
+
+def by_coefficient(weight: Tensor) -> Tensor:
+    """(lmax + 1, ...) to (M, ...): that of its degree for every coefficient."""
+    return torch.cat([part.expand(2 * degree + 1, *part.shape) for degree, part in enumerate(weight)])
+
+
+def gated_by_order(gates: Tensor, x: list[Tensor]) -> list[Tensor]:
+    """silu on l = 0 of coefficients by order; sigmoid of the gates (E, lmax C) of their degree times the others."""
+    factors = torch.sigmoid(gates).unflatten(1, (-1, x[0].shape[2]))
+    scalars, others = x[0].split([1, factors.shape[1]], dim=1)
+    first = torch.cat([silu(scalars), others * factors], dim=1)
+    return [first, *(part * factors[:, None, m:] for m, part in enumerate(x[1:]))]

@@ -67,6 +67,26 @@ def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_onc
     return dtype.itemsize * (lasting * graph.num_edges + passing * at_once + per_atom * graph.num_atoms)
 
 
+def bytes_fused(
+    config: EscnMdConfig, graph: Graph, dtype: torch.dtype, kind: torch.dtype, at_once: int, tables: bool
+) -> int:
+    """The same where steps are compiled: features of edges are of the storage type `kind`, and none is kept but h and o; radial
+    factors come from tables, or from the networks.
+    """
+    wide, narrow, edges = dtype.itemsize, kind.itemsize, graph.num_edges
+    hidden, channels = config.hidden_channels, config.channels
+    lasting = 150 * wide + 18 * channels * narrow  # what every edge gives its atoms, of one layer
+    if not tables:
+        lasting += 2 * (1 + config.layers) * config.edge_channels * wide
+    if keeps(config, graph.row_ptr.device, kind, edges):
+        lasting += config.layers * (11 * hidden * narrow + 9 * channels * wide)
+    passing = (36 * channels + 31 * hidden) * narrow + 9 * channels * wide
+    if not tables:
+        passing += (24 * channels + 6 * (1 + config.layers) * config.edge_channels) * wide
+    per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * channels * wide
+    return lasting * edges + passing * min(at_once, edges) + per_atom * graph.num_atoms
+
+
 def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
     """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
     numbers = 11 * config.hidden_channels + 21 * config.channels

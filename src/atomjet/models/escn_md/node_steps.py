@@ -10,56 +10,84 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from atomjet.data import Graph
+from atomjet.models.escn_md import general
+from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.config import EscnMdConfig
-from atomjet.models.escn_md.general import AtomWise, DegreeLinear, EscnMd, RMSNorm
+from atomjet.models.escn_md.general import EPSILON, AtomWise, EscnMd, RMSNorm
 from atomjet.models.escn_md.unified_radial import silu_derivative
+from atomjet.ops.segment_sum import segment_sum
 
 
-def norm_backward(norm: RMSNorm, x: Tensor, y_bar: Tensor) -> Tensor:
+def norm(step: RMSNorm, x: Tensor) -> Tensor:
+    """As the module."""
+    return _norm(x, step.affine_weight, step.affine_bias)
+
+
+def norm_backward(step: RMSNorm, x: Tensor, y_bar: Tensor) -> Tensor:
     """Of y = norm(x): x (N, M, C), ȳ to x̄. With centered x_c, s = 1 / rms and the shares w_m of the coefficients,
-    x̄_c = s A ȳ - s³ / C w x_c Σ (A ȳ ⊙ x_c), less its mean for l = 0.
+    x̄_c = s A ȳ - s³ w x_c Σ (A ȳ ⊙ x_c), less its mean for l = 0.
     """
-    count = len(norm.affine_weight)
-    shares = x.new_tensor([1 / (count * (2 * degree + 1)) for degree in norm.degrees])
-    centered = torch.cat([x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:]], dim=1)
-    square = torch.einsum("nmc,m->n", centered.square(), shares) / x.shape[2]
-    inverse = torch.rsqrt(square + norm.epsilon)[:, None, None]
-    scaled = y_bar * norm.affine_weight[norm.degrees]
-    along = (scaled * centered).sum((1, 2), keepdim=True) * inverse**3 / x.shape[2]
-    x_bar = scaled * inverse - along * shares[:, None] * centered
-    x_bar[:, :1] -= x_bar[:, :1].mean(2, keepdim=True)
-    return x_bar
+    return _norm_backward(x, y_bar, step.affine_weight)
+
+
+def atom_wise(step: AtomWise, x: Tensor) -> Tensor:
+    """As the module."""
+    return _atom_wise(x, *step.weights)
 
 
 def atom_wise_backward(step: AtomWise, x: Tensor, y_bar: Tensor) -> Tensor:
     """Of y = linear_2(gate(linear_1(x))): x (N, M, C), ȳ to x̄."""
-    before = step.scalar(x[:, 0])
-    gates = torch.sigmoid(silu(before)).unflatten(1, (len(step.linear_1.weight) - 1, -1))
-    v = step.linear_1(x)
-    w_bar = _degree_backward(step.linear_2, y_bar)
-    gates_bar = torch.zeros_like(gates)
-    for row, gate in enumerate(step.gates, start=1):
-        gates_bar[:, gate] += w_bar[:, row] * v[:, row]
+    weight_scalar, bias_scalar, weight_1, bias_1, weight_2, _ = step.weights
+    return _atom_wise_backward(x, y_bar, weight_scalar, bias_scalar, weight_1, bias_1, weight_2)
+
+
+def _norm_backward_by_degree(x: Tensor, y_bar: Tensor, weight: Tensor) -> Tensor:
+    count = len(weight)
+    parts = general.centered(x, count)
+    inverse = torch.rsqrt(general.mean_square(parts) + EPSILON)[:, None, None]
+    bars = [bar * scale for bar, scale in zip(general.by_degree(y_bar, count), weight, strict=True)]
+    along = torch.stack([(bar * part).sum((1, 2)) for bar, part in zip(bars, parts, strict=True)], dim=1).sum(1)
+    along = along[:, None, None] * inverse**3 / (count * x.shape[2])
+    scalars, *others = (bar * inverse - along / part.shape[1] * part for bar, part in zip(bars, parts, strict=True))
+    return torch.cat([scalars - scalars.mean(2, keepdim=True), *others], dim=1)
+
+
+def _atom_wise_backward_by_degree(
+    x: Tensor,
+    y_bar: Tensor,
+    weight_scalar: Tensor,
+    weight_scalar_bias: Tensor,
+    weight_1: Tensor,
+    weight_1_bias: Tensor,
+    weight_2: Tensor,
+) -> Tensor:
+    count = len(weight_1)
+    before = linear(x[:, 0], weight_scalar, weight_scalar_bias)
+    gates = torch.sigmoid(silu(before)).unflatten(1, (count - 1, -1))
+    scalars, *others = general.by_degree(general.degree_linear(x, weight_1, weight_1_bias), count)
+    scalars_bar, *others_bar = general.by_degree(_degree_backward(y_bar, weight_2), count)
+    gates_bar = torch.stack([(bar * part).sum(1) for bar, part in zip(others_bar, others, strict=True)], dim=1)
     before_bar = (gates_bar * gates * (1 - gates)).flatten(1) * silu_derivative(before)
-    v_bar = torch.cat([w_bar[:, :1] * silu_derivative(v[:, :1]), w_bar[:, 1:] * gates[:, step.gates]], dim=1)
-    x_bar = _degree_backward(step.linear_1, v_bar)
-    x_bar[:, 0] += before_bar @ step.scalar.weight
-    return x_bar
+    v_bar = [scalars_bar * silu_derivative(scalars), *(bar * gates[:, k, None] for k, bar in enumerate(others_bar))]
+    x_bar = _degree_backward(torch.cat(v_bar, dim=1), weight_1)
+    return torch.cat([x_bar[:, :1] + (before_bar @ weight_scalar)[:, None], x_bar[:, 1:]], dim=1)
 
 
-def _degree_backward(step: DegreeLinear, y_bar: Tensor) -> Tensor:
-    parts = [y_bar[:, degree**2 : (degree + 1) ** 2] @ weight for degree, weight in enumerate(step.weight)]
-    return torch.cat(parts, dim=1)
+def _degree_backward(y_bar: Tensor, weight: Tensor) -> Tensor:
+    return torch.bmm(y_bar.transpose(0, 1), general.by_coefficient(weight)).transpose(0, 1)
 
 
-def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor) -> Tensor:
+_norm, _norm_backward = Compiled(general.rms_norm), Compiled(_norm_backward_by_degree)
+_atom_wise, _atom_wise_backward = Compiled(general.atom_wise), Compiled(_atom_wise_backward_by_degree)
+
+
+def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor, system_ptr: Tensor) -> Tensor:
     """Of the shift of charge and spin channels: takes from ȳ (N, M, C) its mean over the system, in place."""
     for start, stop in (config.charge_channels, config.spin_channels):
         if stop > start:
             part = y_bar[:, 0, start:stop]
-            sums = part.new_zeros(graph.num_systems, stop - start).index_add_(0, graph.system_index, part)
-            counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
-            y_bar[:, 0, start:stop] = part - (sums / counts[:, None])[graph.system_index]
+            means = segment_sum(part, system_ptr, graph.system_index) / (system_ptr[1:] - system_ptr[:-1])[:, None]
+            y_bar[:, 0, start:stop] = part - means[graph.system_index]
     return y_bar
 
 

@@ -63,7 +63,7 @@ class UnifiedRadial:
         a_bar = torch.bmm(_norm_backward(self.norms[1], second, b_bar), self.second.mT)
         h_bar = _norm_backward(self.norms[0], first, a_bar)
         basis_bar = h_bar.transpose(0, 1).flatten(1) @ self.by_distance.T
-        return (basis_bar * self._basis_slope(lengths)).sum(1)
+        return (basis_bar * self.basis_slope(lengths)).sum(1)
 
     def _steps(self, lengths: Tensor, source: Tensor, target: Tensor) -> tuple[Kept, Kept, Tensor]:
         h = self.model.radial_basis(lengths) @ self.by_distance
@@ -74,7 +74,8 @@ class UnifiedRadial:
         second, b = _norm_forward(self.norms[1], torch.baddbmm(self.second_bias, a, self.second))
         return first, second, b
 
-    def _basis_slope(self, lengths: Tensor) -> Tensor:
+    def basis_slope(self, lengths: Tensor) -> Tensor:
+        """(e,) Å to dG/dd (e, num_radial)."""
         config = self.model.config
         centers = torch.linspace(0, config.cutoff, config.num_radial, dtype=torch.float64).to(lengths)
         width = 2 * config.cutoff / (config.num_radial - 1)

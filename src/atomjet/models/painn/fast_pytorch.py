@@ -94,7 +94,7 @@ class Kept(NamedTuple):
 class FastPyTorch:
     """The `fast_pytorch` backend of PaiNN; holds rearranged copies of the weights, in their type and on their device."""
 
-    def __init__(self, model: PaiNN) -> None:
+    def __init__(self, model: PaiNN, precision: str = "high") -> None:
         with torch.no_grad():
             self.model = model
             self.features = model.config.features

@@ -145,7 +145,7 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 weight.mul_(3.0)
 
 
-def write_checkpoint(name: str, seed: int) -> Path:
+def write_checkpoint(name: str, seed: int, folder: Path = HERE) -> Path:
     generator = torch.Generator().manual_seed(seed)
     config = variant(name)
     arguments = {key: value for key, value in config.items() if key != "_target_"}
@@ -155,7 +155,7 @@ def write_checkpoint(name: str, seed: int) -> Path:
     state["n_averaged"] = torch.tensor(1)
     backbone = config["backbone"]
     datasets = list(backbone["dataset_mapping"]) if "dataset_mapping" in backbone else backbone["dataset_list"]
-    path = HERE / f"{name}.pt"
+    path = folder / f"{name}.pt"
     torch.save(MLIPInferenceCheckpoint(config, {}, state, tasks(datasets, generator)), path)
     return path
 

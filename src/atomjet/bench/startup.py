@@ -1,0 +1,32 @@
+"""What a user waits for before the first call: a fresh process that imports the package and loads the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from statistics import median
+
+PROGRAM = """
+import sys, time, json
+begin = time.perf_counter()
+import atomjet
+imported = time.perf_counter()
+import torch
+ready = time.perf_counter()
+atomjet.load(sys.argv[1], device=sys.argv[2], precision=sys.argv[3])
+print(json.dumps({"import": imported - begin, "torch": ready - imported, "load": time.perf_counter() - ready}))
+"""
+
+
+def startup(model: str, device: str, precision: str, times: int = 3) -> dict[str, float]:
+    """Seconds for the package, for PyTorch (imported when it is first used), and for the model; files are in the system's cache.
+
+    Medians of some fresh processes.
+    """
+    made = []
+    for _ in range(times):
+        command = [sys.executable, "-c", PROGRAM, model, device, precision]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        made.append(json.loads(done.stdout.splitlines()[-1]))
+    return {name: round(median(run[name] for run in made), 3) for name in ("import", "torch", "load")}

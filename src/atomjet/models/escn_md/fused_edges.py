@@ -1,0 +1,188 @@
+"""The edges of an eSCN-MD, forth and back, on a GPU: steps that are each one pass over memory, and products between them.
+
+With half precision as storage type the products run on tensor cores, with ten bits of mantissa and sums in float32. What a product
+reads never leaves the range of the type: features are normalised by the model itself, and derivatives by `fused_steps.normalised`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph
+from atomjet.models.escn_md import fused_steps, memory
+from atomjet.models.escn_md.compiled import Compiled
+from atomjet.models.escn_md.fused_radial import NetworkRadial, Tables, TabulatedRadial
+from atomjet.models.escn_md.general import RESCALE, EscnMd
+from atomjet.models.escn_md.pieces import Piece, Product
+from atomjet.models.escn_md.unified_radial import UnifiedRadial
+from atomjet.ops.wigner import rotations_to_y, wigner_blocks
+
+gate, gate_backward = Compiled(fused_steps.gate), Compiled(fused_steps.gate_backward)
+messages, messages_backward = Compiled(fused_steps.messages), Compiled(fused_steps.messages_backward)
+normalised, gathered = Compiled(fused_steps.normalised), Compiled(fused_steps.gathered)
+
+
+class Outputs(NamedTuple):
+    """What the products of a layer gave."""
+
+    h: Tensor  # (e, 11 H)
+    o: Tensor  # (e, 9, C)
+
+
+class FusedWeights:
+    """What calls share: the type in which features of edges are kept, and the radial networks or their tables."""
+
+    def __init__(self, model: EscnMd, kind: torch.dtype) -> None:
+        self.model, self.kind = model, kind
+        self.networks = UnifiedRadial(model)
+        self.tables = Tables(model, kind) if kind == torch.float16 else None
+
+    def elements(self, graph: Graph) -> tuple[int, ...]:
+        """Those in a graph."""
+        return tuple(graph.atomic_numbers.unique().tolist())
+
+    def bytes_of_tables(self, graph: Graph) -> int:
+        """Memory of the tables that a call needs."""
+        return self.tables.bytes_of(self.elements(graph)) if self.tables else 0
+
+
+class FusedEdges:
+    """One call: what is known of its edges, what the way forth left, what the way back gathers."""
+
+    def __init__(self, weights: FusedWeights, graph: Graph, pieces: list[Piece]) -> None:
+        self.kind, self.graph, self.pieces = weights.kind, graph, pieces
+        self.model = model = weights.model
+        self.lengths = lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
+        self.rotation = rotations_to_y(graph.vectors / lengths[:, None])
+        self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
+        self.envelope = model.envelope(lengths)
+        longest = int((graph.row_ptr[1:] - graph.row_ptr[:-1]).max())
+        self.count = torch.arange(max(longest, 2), device=lengths.device)
+        self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
+        self.kept: list[list[Outputs | None]] = [[] for _ in model.blocks]
+        elements = weights.elements(graph)
+        tables = weights.tables.of(elements) if weights.tables else None
+        self.radial: TabulatedRadial | NetworkRadial
+        if tables is None:
+            self.radial = NetworkRadial(model, weights.networks, graph, lengths, pieces)
+        else:
+            self.radial = TabulatedRadial(model, tables, elements, graph, lengths)
+        self.envelope_bar = torch.zeros_like(lengths)
+        self.torque = lengths.new_zeros(2, graph.num_edges)  # about x and z
+
+    # ------------------------------------------------------------------ forth
+
+    def degrees(self) -> Tensor:
+        """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
+        return torch.cat([self._summed(piece, *self._degree(piece), RESCALE) for piece in self.pieces])
+
+    def messages(self, layer: int, y: Tensor) -> Tensor:
+        """Sums over each row (N, 9, C) of the messages of a layer."""
+        y = y.to(self.kind)
+        sums = []
+        for piece in self.pieces:
+            outputs = self._convolve(layer, piece, y)
+            sums.append(self._summed(piece, outputs.o, piece.products[layer][1].bias))
+            self.kept[layer].append(outputs if self.keep else None)
+        return torch.cat(sums)
+
+    def _degree(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """The radial network of the edge degrees (e, 3, C), and no bias."""
+        values = self.radial.degree(piece)
+        return values.unflatten(1, (3, -1)), values.new_zeros(values.shape[1])
+
+    def _convolve(self, layer: int, piece: Piece, y: Tensor) -> Outputs:
+        first, second = piece.products[layer]
+        h = _multiply(first, self.radial.pack(layer, piece, y, self.wigner[piece.edges]))
+        o = _multiply(second, gate(h, first.bias), self.lengths.dtype)
+        return Outputs(h, o.unflatten(1, (9, -1)))
+
+    def _summed(self, piece: Piece, o: Tensor, bias: Tensor, rescale: float = 1.0) -> Tensor:
+        if not len(o):
+            return self.envelope.new_zeros(len(piece.row_ptr) - 1, 9, o.shape[2])
+        envelope = self.envelope[piece.edges] / rescale
+        starts, stops = piece.row_ptr[:-1], piece.row_ptr[1:]
+        return messages(o, bias, self.wigner[piece.edges], envelope, starts, stops, self.count)
+
+    # ------------------------------------------------------------------ back
+
+    def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
+        """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""
+        graph = self.graph
+        if not graph.num_edges:
+            return torch.zeros_like(y)
+        y = y.to(self.kind)
+        x_bar, largest = normalised(x_bar, self.kind)
+        share = self.envelope * largest[graph.centers]
+        given = []
+        for piece, outputs in zip(self.pieces, self.kept[layer], strict=True):
+            outputs = outputs or self._convolve(layer, piece, y)
+            first, second = piece.products[layer]
+            q_bar = _multiply_backward(second, self._returned(piece, outputs.o, second.bias, x_bar, largest))
+            packed_bar = _multiply_backward(first, gate_backward(q_bar, outputs.h, first.bias))
+            weight = share[piece.edges]
+            y_bar, torque = self.radial.pack_backward(layer, piece, packed_bar, y, self.wigner[piece.edges], weight)
+            self.torque[:, piece.edges] += torque * weight
+            given.append(y_bar)
+        self.kept[layer] = []
+        starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
+        return gathered(
+            given[0] if len(given) == 1 else torch.cat(given), share, graph.reverse, starts, stops, self.count
+        )
+
+    def degrees_backward(self, x_bar: Tensor) -> None:
+        """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
+        x_bar, largest = normalised(x_bar, self.kind)
+        share = self.envelope * largest[self.graph.centers] / RESCALE
+        for piece in self.pieces:
+            t = self._returned(piece, *self._degree(piece), x_bar, largest, RESCALE)
+            self.radial.degree_backward(piece, t, share[piece.edges])
+
+    def _returned(
+        self, piece: Piece, o: Tensor, bias: Tensor, x_bar: Tensor, largest: Tensor, rescale: float = 1.0
+    ) -> Tensor:
+        """ō without the envelope, normalised by atom; adds to the derivatives by the envelope and by turns of the frame."""
+        edges = piece.edges
+        t, along, torque = messages_backward(x_bar, o, bias, self.wigner[edges], piece.center)
+        scale = largest[piece.center] / rescale
+        self.envelope_bar[edges] += along * scale
+        self.torque[:, edges] += torque * (scale * self.envelope[edges])
+        return t
+
+    def gradients(self) -> Tensor:
+        """dE/d(edge vectors) (E, 3) from all that was gathered."""
+        along = self.radial.along() + self.envelope_bar * self.model.envelope_slope(self.lengths)
+        x, y, z = self.rotation.unbind(1)
+        across = self.torque[1, :, None] * x - self.torque[0, :, None] * z
+        return along[:, None] * y + across / self.lengths[:, None]
+
+
+def _multiply(product: Product, x: Tensor, kind: torch.dtype | None = None) -> Tensor:
+    """(e, 9 in) to the three products side by side, in the type of x or that given."""
+    width = x.shape[1] // 9
+    sizes = [weight.shape[1] for weight in product.weights]
+    out = x.new_empty(len(x), sum(sizes), dtype=kind)
+    parts = x.split([3 * width, 4 * width, 2 * width], dim=1)
+    for part, weight, place in zip(parts, product.weights, out.split(sizes, dim=1), strict=True):
+        _product(part, weight, place)
+    return out
+
+
+def _product(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """x weight into a part of a tensor, which may be of a wider type."""
+    if out.dtype == x.dtype:
+        torch.mm(x, weight, out=out)
+    else:
+        torch.mm(x, weight, out_dtype=out.dtype, out=out)
+
+
+def _multiply_backward(product: Product, y_bar: Tensor) -> Tensor:
+    """Derivatives of the three products, side by side, to (e, 9 in)."""
+    sizes, inputs = ([weight.shape[k] for weight in product.weights] for k in (1, 0))
+    out = y_bar.new_empty(len(y_bar), sum(inputs))
+    for part, weight, place in zip(y_bar.split(sizes, 1), product.weights, out.split(inputs, 1), strict=True):
+        _product(part, weight.T, place)
+    return out

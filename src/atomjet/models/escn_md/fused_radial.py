@@ -1,0 +1,196 @@
+"""Radial factors of edges for `fused_edges.py`: from the networks themselves, or from tables of them.
+
+For a pair of elements a radial network is a function of the distance alone. In half precision it is tabulated: value, slope and
+curvature at each of `KNOTS` distances, made in float64; an edge takes the nearest knot and expands about it. That is closer to the
+network than a network of half precision would be (its errors are the same for all edges, and add up), and no product is needed,
+neither forth nor back. Above some number of elements, and in any other type, the networks themselves are evaluated.
+
+Both forms answer the same calls; what they gather on the way back becomes dE/dd in `along`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from threading import Lock
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph
+from atomjet.models.escn_md import fused_steps
+from atomjet.models.escn_md.compiled import Compiled
+from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.escn_md.pieces import Piece
+from atomjet.models.escn_md.unified_radial import UnifiedRadial
+
+KNOTS = 2048
+"""From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
+
+STEP = 1e-3
+"""Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""
+
+TABLE_BYTES = 2 * 1024**3
+"""Tables are kept up to this size (UMA-S: 107 MB for a pair of elements)."""
+
+pack, pack_backward = Compiled(fused_steps.pack), Compiled(fused_steps.pack_backward)
+pack_tabulated = Compiled(fused_steps.pack_tabulated)
+pack_tabulated_backward = Compiled(fused_steps.pack_tabulated_backward)
+
+
+class Table(NamedTuple):
+    """A network tabulated."""
+
+    values: Tensor  # (pairs KNOTS, outputs) in the type of the model
+    changes: Tensor  # (pairs KNOTS, 2, outputs) slope and curvature in storage type
+
+
+class Tables:
+    """Radial networks tabulated for sets of elements, least recently used first out."""
+
+    def __init__(self, model: EscnMd, kind: torch.dtype) -> None:
+        self.model, self.kind = model, kind
+        self.networks = [model.edge_degree, *(block.radial for block in model.blocks)]
+        outputs = sum(network[6].out_features for network in self.networks)  # type: ignore[index, union-attr]
+        self.bytes_of_pair = KNOTS * outputs * (4 + 2 * kind.itemsize)  # type: ignore[operator]
+        self._kept: OrderedDict[tuple[int, ...], list[Table]] = OrderedDict()
+        self._lock = Lock()
+
+    def bytes_of(self, elements: tuple[int, ...]) -> int:
+        """Memory of the tables of a set of elements; zero for one that is not tabulated."""
+        size = len(elements) ** 2 * self.bytes_of_pair
+        return size if size <= TABLE_BYTES else 0
+
+    def of(self, elements: tuple[int, ...]) -> list[Table] | None:
+        """Of each network, pairs by (neighbor, center); None where they would be too large."""
+        if not self.bytes_of(elements):
+            return None
+        with self._lock:
+            if elements not in self._kept:
+                kept = sum(self.bytes_of(key) for key in self._kept)
+                while self._kept and kept + self.bytes_of(elements) > TABLE_BYTES:
+                    kept -= self.bytes_of(self._kept.popitem(last=False)[0])
+                self._kept[elements] = [self._made(network, elements) for network in self.networks]  # type: ignore[arg-type]
+            self._kept.move_to_end(elements)
+            return self._kept[elements]
+
+    def _made(self, network: torch.nn.Module, elements: tuple[int, ...]) -> Table:
+        model, network = self.model, copy.deepcopy(network).double()
+        device = model.source_embedding.weight.device
+        lengths = torch.linspace(0, model.cutoff, KNOTS, dtype=torch.float64, device=device)
+        found: list[tuple[Tensor, Tensor]] = []
+        for source in elements:
+            for target in elements:
+                shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
+                rest = torch.cat(shares).double().expand(KNOTS, -1)
+
+                at = [
+                    network(torch.cat([model.radial_basis(lengths + k * STEP), rest], dim=1)) for k in (-2, -1, 0, 1, 2)
+                ]
+                values = at[2]
+                slopes = (at[0] - 8 * at[1] + 8 * at[3] - at[4]) / (12 * STEP)
+                curvatures = (16 * (at[1] + at[3]) - 30 * at[2] - at[0] - at[4]) / (12 * STEP**2)
+                found.append((values, torch.stack([slopes, curvatures], dim=1)))
+        values, changes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Table(values.to(model.source_embedding.weight.dtype), changes.to(self.kind))
+
+
+class TabulatedRadial:
+    """Radial factors of one call from tables."""
+
+    def __init__(
+        self, model: EscnMd, tables: list[Table], elements: tuple[int, ...], graph: Graph, lengths: Tensor
+    ) -> None:
+        self.tables, self.channels = tables, model.config.channels
+        spacing = model.cutoff / (KNOTS - 1)
+        nearest = torch.round(lengths / spacing)
+        self.offsets = lengths - nearest * spacing
+        rank = torch.zeros(model.config.max_z, dtype=torch.int64, device=lengths.device)
+        rank[list(elements)] = torch.arange(len(elements), device=lengths.device)
+        ranks = rank[graph.atomic_numbers]
+        pair = ranks[graph.neighbors] * len(elements) + ranks[graph.centers]
+        self.knots = pair * KNOTS + nearest.long()
+        self.along_bar = torch.zeros_like(lengths)
+
+    def degree(self, piece: Piece) -> Tensor:
+        """The network of the edge degrees, (e, 3 C)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        values, changes = self.tables[0]
+        return values[knots] + offsets * changes[knots, 0]
+
+    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+        """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        changes = self.tables[0].changes
+        slope = changes[knots, 0] + offsets * changes[knots, 1]
+        self.along_bar[piece.edges] += share * (bar * slope).sum(1)
+
+    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
+        """`fused_steps.pack` with the factors of a layer."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
+        return pack_tabulated(y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs)
+
+    def pack_backward(
+        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) and torques (2, e), all to be weighed by share (e,)."""
+        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
+        y_bar, torque, along = pack_tabulated_backward(
+            bar, y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs
+        )
+        self.along_bar[piece.edges] += share * along
+        return y_bar, torque
+
+    def along(self) -> Tensor:
+        """dE/dd (E,) through the radial factors."""
+        return self.along_bar
+
+
+class NetworkRadial:
+    """Radial factors of one call from the networks, in the type of the model."""
+
+    def __init__(
+        self, model: EscnMd, networks: UnifiedRadial, graph: Graph, lengths: Tensor, pieces: list[Piece]
+    ) -> None:
+        self.networks, self.lengths, self.numbers, self.pieces = networks, lengths, graph.atomic_numbers, pieces
+        self.last = [model.edge_degree[6], *(block.radial[6] for block in model.blocks)]  # type: ignore[index, union-attr]
+        self.inner = lengths.new_empty(networks.count, graph.num_edges, model.config.edge_channels)
+        for piece in pieces:
+            self.inner[:, piece.edges] = networks.forward(lengths[piece.edges], *self._elements(piece))
+        self.inner_bar = torch.zeros_like(self.inner)
+
+    def degree(self, piece: Piece) -> Tensor:
+        """See `TabulatedRadial`."""
+        return self._last(0, piece)
+
+    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+        """See `TabulatedRadial`."""
+        self.inner_bar[0, piece.edges] = share[:, None] * (bar.to(share.dtype) @ self.last[0].weight)
+
+    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
+        """See `TabulatedRadial`."""
+        return pack(y, wigner, self._last(layer + 1, piece), piece.pairs)
+
+    def pack_backward(
+        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `TabulatedRadial`."""
+        y_bar, torque, radial_bar = pack_backward(bar, y, wigner, self._last(layer + 1, piece), piece.pairs)
+        self.inner_bar[layer + 1, piece.edges] = share[:, None] * (radial_bar @ self.last[layer + 1].weight)
+        return y_bar, torque
+
+    def along(self) -> Tensor:
+        """See `TabulatedRadial`."""
+        found = torch.empty_like(self.lengths)
+        for piece in self.pieces:
+            inner_bar = self.inner_bar[:, piece.edges]
+            found[piece.edges] = self.networks.backward(self.lengths[piece.edges], *self._elements(piece), inner_bar)
+        return found
+
+    def _elements(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        return self.numbers[piece.neighbor], self.numbers[piece.center]
+
+    def _last(self, network: int, piece: Piece) -> Tensor:
+        last = self.last[network]
+        return torch.addmm(last.bias, self.inner[network, piece.edges], last.weight.T)

@@ -1,0 +1,49 @@
+"""The graph of a call cut into pieces: whole rows of one kind of system, as many edges as are taken together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph
+from atomjet.models.escn_md import memory
+from atomjet.models.escn_md.experts import Blends, runs
+from atomjet.models.escn_md.general import EscnMd
+
+
+class Product(NamedTuple):
+    """The three products of a convolution, (in, out) each, and the bias of m = 0."""
+
+    weights: tuple[Tensor, Tensor, Tensor]
+    bias: Tensor
+
+
+class Piece(NamedTuple):
+    """A run of whole rows and its edges, all of one kind of system."""
+
+    atoms: slice
+    edges: slice
+    row_ptr: Tensor  # starting at zero
+    rows: Tensor  # (e,) center of each edge, counted from the first row
+    center: Tensor  # (e,)
+    neighbor: Tensor  # (e,)
+    pairs: Tensor  # (e, 2) neighbor and center
+    products: list[tuple[Product, Product]]  # of each layer
+
+
+def cut(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[Piece], Tensor]:
+    """The graph in pieces of about `limit` edges, and the embedding (N, C) of each atom's system."""
+    device = graph.vectors.device
+    pieces, embeddings, counts = [], [], []
+    for run in runs(model, graph):
+        embedding, products = blends.of(model, run.kind)
+        embeddings.append(embedding)
+        counts.append(run.atoms.stop - run.atoms.start)
+        for atoms, edges in memory.rows(graph, run.atoms, run.edges, limit):
+            center, neighbor = graph.centers[edges], graph.neighbors[edges]
+            pairs = torch.stack([neighbor, center], dim=1)
+            row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
+            pieces.append(Piece(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
+    return pieces, torch.stack(embeddings).repeat_interleave(torch.tensor(counts, device=device), 0)
