@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from atomjet.models.registry import packaged
 
 
@@ -50,6 +52,27 @@ def test_doctor_fails_with_a_damaged_model(call, small_model: Path, tmp_path: Pa
     assert status == 1
     assert "FAILED" in out
     assert "-m pip install" in out
+
+
+def test_doctor_compares_the_kernels_with_plain_pytorch(call, monkeypatch):
+    """On this device as compiled for it; here in the interpreter."""
+    pytest.importorskip("triton")
+    status, out, _ = call("doctor", "--backend", "fast_gpu")
+    assert status == 0
+    assert "kernels        ok       forces differ by" in out
+    from atomjet.models.painn.fast_gpu import FastGpu
+
+    right = FastGpu.launch
+
+    def wrong(self, graph, workspace):
+        energies, gradients = right(self, graph, workspace)
+        return energies, gradients.mul_(1.05)
+
+    monkeypatch.setattr(FastGpu, "launch", wrong)
+    status, out, _ = call("doctor", "--backend", "fast_gpu")
+    assert status == 1
+    assert "kernels        FAILED   forces differ by 5.0e-02" in out
+    assert "use --backend fast_pytorch" in out
 
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"

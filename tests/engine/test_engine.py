@@ -133,6 +133,7 @@ def test_small_cells_see_every_image(engine):
         ("backend", "fast", "backend 'fast' is unknown; choose one of auto, general, fast_pytorch, fast_gpu"),
         ("precision", "half", "precision 'half' is unknown"),
         ("on_overlap", "ignore", "on_overlap 'ignore' is unknown"),
+        ("neighbors", "fast", "neighbors 'fast' is unknown; choose one of auto, brute_force, vesin"),
     ],
 )
 def test_settings(field, value, message):
@@ -188,3 +189,10 @@ def test_a_structure_that_does_not_fit_is_refused_with_figures(engine, monkeypat
 def test_free_memory_is_known_here():
     free = free_bytes(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
+
+
+def test_another_search_gives_the_same(engine):
+    other = Engine(engine.model, Settings("cpu", neighbors="brute_force"))
+    atoms = molecule("CH3OH")
+    assert torch.equal(other.predict(atoms).forces, engine.predict(atoms).forces)
+    assert "neighbours by brute_force" in other.describe()

@@ -9,9 +9,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from atomjet.cli import options
 from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomjet import Engine
 
 REQUIRED = ("torch", "numpy", "ase", "vesin", "safetensors", "pydantic", "typer", "rich", "pyyaml", "matplotlib")
 OPTIONAL = {
@@ -66,7 +72,7 @@ def _examine(model: str, device: str | None, backend: str, precision: str, seed:
     yield from (_package(name, "needed", needed=True) for name in ("atomjet", *REQUIRED))
     yield from (_package(name, purpose, needed=False) for name, purpose in OPTIONAL.items())
     yield _cuda()
-    yield _model(model, device, backend, precision, seed)
+    yield from _model(model, device, backend, precision, seed)
 
 
 def _package(name: str, purpose: str, needed: bool) -> Finding:
@@ -113,22 +119,41 @@ def _cuda() -> Finding:
     return Finding("CUDA", False, "no NVIDIA driver on this machine; everything runs on the CPU")
 
 
-def _model(model: str, device: str | None, backend: str, precision: str, seed: int) -> Finding:
-    """Whether the model loads and gives finite forces on two of its own atoms."""
+def _model(model: str, device: str | None, backend: str, precision: str, seed: int) -> Iterator[Finding]:
+    """Whether the model loads and gives finite forces on a few of its own atoms; and the same ones by kernels as without."""
     import numpy as np
     from ase import Atoms
 
     from atomjet.errors import AtomJetError
 
     reinstall = f"{sys.executable} -m pip install --force-reinstall --no-deps atomjet"
+    generator = np.random.default_rng(seed)
     try:
         engine = options.load_engine(model, device, backend, precision, quiet=True)
-        generator = np.random.default_rng(seed)
-        first, last = engine.elements[0], engine.elements[-1]
-        distance = generator.uniform(1.5, 2.5)
-        forces = engine.predict(Atoms([first, last], positions=[[0, 0, 0], [0, 0, distance]])).forces
+        places = np.argwhere(np.ones((2, 2, 2))) * 2.4 + generator.uniform(-0.1, 0.1, (8, 3))
+        atoms = Atoms(generator.choice(engine.elements, 8), positions=places)
+        forces = engine.predict(atoms).forces
     except AtomJetError as error:
-        return Finding(model, False, str(error), reinstall, needed=True)
+        yield Finding(model, False, str(error), reinstall, needed=True)
+        return
     if not bool(forces.isfinite().all()):
-        return Finding(model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)
-    return Finding(model, True, f"{engine.describe()}: finite forces", needed=True)
+        yield Finding(model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)
+        return
+    yield Finding(model, True, f"{engine.describe()}: finite forces", needed=True)
+    if engine.backend == "fast_gpu":
+        yield _kernels(engine, atoms)
+
+
+SAME = 1e-2
+"""Of the root mean square force: kernels that differ more are wrong, not rounded."""
+
+
+def _kernels(engine: Engine, atoms: Atoms) -> Finding:
+    """Whether the kernels, as they were compiled for this GPU, say what the same model says without them."""
+    from atomjet.engine import Engine, Settings
+
+    plain = Engine(engine.model, Settings(engine.device, "fast_pytorch", "high"), engine.card, engine.task)
+    exact, ours = plain.predict(atoms).forces.double(), engine.predict(atoms).forces.double()
+    error = float((ours - exact).norm() / exact.norm())
+    says = f"forces differ by {error:.1e} of their size from those of fast_pytorch"
+    return Finding("kernels", error < SAME, says, "use --backend fast_pytorch, and report this", needed=True)

@@ -33,12 +33,13 @@ def load(
     precision: Precision = "default",
     task: str | None = None,
     on_overlap: OnOverlap = "error",
+    neighbors: str = "auto",
 ) -> Engine:
     """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt).
 
     Args:
         model: name (`atomjet info` lists them) or path.
-        device, backend, precision, on_overlap: see `Settings`.
+        device, backend, precision, on_overlap, neighbors: see `Settings`.
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
 
     Raises:
@@ -46,7 +47,7 @@ def load(
         BackendError: a device or backend that cannot serve this model.
         ConfigError: an unknown setting or task.
     """
-    settings = Settings(device, backend, precision, on_overlap)
+    settings = Settings(device, backend, precision, on_overlap, neighbors)
     network, card = file.read(registry.locate(model))
     return Engine(network, settings, card, task)
 
@@ -81,7 +82,7 @@ class Engine:
         self._served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
         self._route: PaddedRoute | None = None
-        if self.backend == "fast_gpu":
+        if self.backend == "fast_gpu" and self.settings.neighbors == "auto":
             evaluator: PaddedEvaluator = self.evaluator  # type: ignore[assignment]
             anything = torch.zeros_like(self._closest) if self.settings.on_overlap == "warn" else self._closest
             self.use(
@@ -152,6 +153,8 @@ class Engine:
             how = f", without CUDA graphs ({self._route.why_not})" if self._route.why_not else ", CUDA graphs"
         elif self._passed_over and self.device.type == "cuda":
             how = f" ({self._passed_over})"
+        if self.settings.neighbors != "auto":
+            how += f", neighbours by {self.settings.neighbors}"
         return (
             f"{name} on {self.device} ({kind}), backend {self.backend}{how}, precision {self.precision} ({dtype}){task}"
         )
@@ -206,7 +209,7 @@ class Engine:
 
     def search(self, system: System) -> Graph:
         """Find the neighbours of structures on the engine's device."""
-        return search(system, self.cutoff)
+        return search(system, self.cutoff, self.settings.neighbors)
 
     def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
         """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from atomjet.errors import BackendError, ConfigError
+from atomjet.neighbors import check_search
 
 Backend = Literal["auto", "general", "fast_pytorch", "fast_gpu"]
 Precision = Literal["default", "high", "float64"]
@@ -33,6 +34,8 @@ class Settings:
         precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
         on_overlap: what to do about atoms nearer than 0.3 Å, or than 0.9 of the shortest such distance in the model's
             training data: "error", or "warn" and go on.
+        neighbors: what finds them: "auto", or another search by name (see `neighbor_list`), to compare; with another, `fast_gpu`
+            runs without CUDA graphs.
 
     Raises:
         ConfigError: a value outside those listed.
@@ -43,6 +46,7 @@ class Settings:
     backend: Backend = "auto"
     precision: Precision = "default"
     on_overlap: OnOverlap = "error"
+    neighbors: str = "auto"
 
     def __post_init__(self) -> None:
         """Check every field; settle the device."""
@@ -50,6 +54,7 @@ class Settings:
             if getattr(self, name) not in get_args(choices):
                 options = ", ".join(get_args(choices))
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose one of {options}")
+        check_search(self.neighbors)
         object.__setattr__(self, "device", _device(self.device))
 
     @property

@@ -13,7 +13,7 @@ from atomjet.errors import BackendError, ConfigError
 from atomjet.neighbors import cpu
 from atomjet.neighbors.brute_force import brute_force
 
-__all__ = ["OTHERS", "brute_force", "neighbor_list", "search"]
+__all__ = ["OTHERS", "brute_force", "check_search", "neighbor_list", "search"]
 
 OTHERS = {
     "brute_force": "atomjet",
@@ -65,14 +65,23 @@ def search(system: System, cutoff: float, neighbors: str = "auto") -> Graph:
     return _by_vesin(system, cutoff)
 
 
+def check_search(name: str) -> None:
+    """Refuse a search that nobody knows.
+
+    Raises:
+        ConfigError: neither "auto" nor one of `OTHERS`.
+    """
+    if name != "auto" and name not in OTHERS:
+        raise ConfigError(f"neighbors {name!r} is unknown; choose one of auto, {', '.join(OTHERS)}")
+
+
 def _by_vesin(system: System, cutoff: float) -> Graph:
     return cpu.search(system.to("cpu"), cutoff).to(system.device)
 
 
 def _other(name: str) -> Any:
     """The function of a search that was asked for by name."""
-    if name not in OTHERS:
-        raise ConfigError(f"neighbors {name!r} is unknown; choose one of auto, {', '.join(OTHERS)}")
+    check_search(name)
     if name in ("brute_force", "vesin"):
         return brute_force if name == "brute_force" else _by_vesin
     try:
