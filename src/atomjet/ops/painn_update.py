@@ -125,6 +125,27 @@ def _rows(num_atoms, F: tl.constexpr, ROWS: tl.constexpr):
     return row, channel, row[:, None] * F + channel[None, :], row[:, None] * (3 * F) + channel[None, :], here
 
 
+@triton.jit
+def _mixed(matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F: tl.constexpr, PRECISION: tl.constexpr):
+    """Mixing up to D1: q, V, U, n, Σ V U and z of some rows; each matrix is fetched a product before it is needed."""
+    x = tl.load(mu + at3, here, 0.0)
+    y = tl.load(mu + at3 + F, here, 0.0)
+    z = tl.load(mu + at3 + 2 * F, here, 0.0)
+    q_ = tl.load(q + at, here, 0.0)
+    v_x = _product(x, m_v, PRECISION)
+    v_y = _product(y, m_v, PRECISION)
+    v_z = _product(z, m_v, PRECISION)
+    d1_q = _matrix(matrices, 2, F)
+    u_x = _product(x, m_u, PRECISION)
+    u_y = _product(y, m_u, PRECISION)
+    u_z = _product(z, m_u, PRECISION)
+    d1_n = _matrix(matrices, 3, F)
+    n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
+    dot = v_x * u_x + v_y * u_y + v_z * u_z
+    pre = _product(q_, d1_q, PRECISION) + _product(n, d1_n, PRECISION) + tl.load(biases + tl.arange(0, F))[None, :]
+    return q_, v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre
+
+
 @triton.jit(do_not_specialize=["num_atoms"])
 def painn_update_fwd_kernel(
     num_atoms,
@@ -155,28 +176,16 @@ def painn_update_fwd_kernel(
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
     at6 = row[:, None] * (6 * F) + channel[None, :]
-    x = tl.load(mu + at3, here, 0.0)
-    y = tl.load(mu + at3 + F, here, 0.0)
-    z = tl.load(mu + at3 + 2 * F, here, 0.0)
-    q_ = tl.load(q + at, here, 0.0)
-    v_x = _product(x, m_v, PRECISION)
-    v_y = _product(y, m_v, PRECISION)
-    v_z = _product(z, m_v, PRECISION)
-    d1_q = _matrix(matrices, 2, F)
-    u_x = _product(x, m_u, PRECISION)
-    u_y = _product(y, m_u, PRECISION)
-    u_z = _product(z, m_u, PRECISION)
-    d1_n = _matrix(matrices, 3, F)
+    q_, v_x, v_y, v_z, u_x, u_y, u_z, _, dot, pre = _mixed(
+        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, PRECISION
+    )
+    d2_w = _matrix(matrices, 5, F)
     tl.store(vu + at6, v_x, here)
     tl.store(vu + at6 + F, u_x, here)
     tl.store(vu + at6 + 2 * F, v_y, here)
     tl.store(vu + at6 + 3 * F, u_y, here)
     tl.store(vu + at6 + 4 * F, v_z, here)
     tl.store(vu + at6 + 5 * F, u_z, here)
-    dot = v_x * u_x + v_y * u_y + v_z * u_z
-    pre = _product(q_, d1_q, PRECISION) + tl.load(biases + channel)[None, :]
-    d2_w = _matrix(matrices, 5, F)
-    pre += _product(tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon), d1_n, PRECISION)
     d2_s = _matrix(matrices, 4, F)
     tl.store(z_kept + at, pre, here)
     a = pre * tl.sigmoid(pre)
@@ -236,24 +245,11 @@ def painn_update_last_kernel(
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
-    x = tl.load(mu + at3, here, 0.0)
-    y = tl.load(mu + at3 + F, here, 0.0)
-    z = tl.load(mu + at3 + 2 * F, here, 0.0)
-    q_ = tl.load(q + at, here, 0.0)
-    v_x = _product(x, m_v, PRECISION)
-    v_y = _product(y, m_v, PRECISION)
-    v_z = _product(z, m_v, PRECISION)
-    n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    d1_q = _matrix(matrices, 2, F)
-    d1_n = _matrix(matrices, 3, F)
-    u_x = _product(x, m_u, PRECISION)
-    u_y = _product(y, m_u, PRECISION)
-    u_z = _product(z, m_u, PRECISION)
-    dot = v_x * u_x + v_y * u_y + v_z * u_z
+    q_, v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre = _mixed(
+        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, PRECISION
+    )
     d2_w = _matrix(matrices, 5, F)
-    pre = _product(q_, d1_q, PRECISION) + tl.load(biases + channel)[None, :]
     d2_s = _matrix(matrices, 4, F)
-    pre += _product(n, d1_n, PRECISION)
     a = pre * tl.sigmoid(pre)
     r1 = _matrix(matrices, 6, F)
     w = _product(a, d2_w, PRECISION) + tl.load(biases + 2 * F + channel)[None, :]
@@ -266,10 +262,11 @@ def painn_update_last_kernel(
     energy = tl.sum(h * tl.sigmoid(h) * r2, 1) + tl.load(biases + 5 * F)
 
     d2_w_t = _matrix(transposed, 5, F)
-    # All else follows from this product: its operand goes in twice, rounded and what rounding took.
     h_bar = _silu_slope(h) * r2 * seed
-    rounded = h_bar.to(r1_t.dtype)
-    d_q = tl.dot(rounded, r1_t, input_precision=PRECISION) + _product(h_bar - rounded.to(tl.float32), r1_t, PRECISION)
+    d_q = _product(h_bar, r1_t, PRECISION)
+    if r1_t.dtype != tl.float32:
+        # All else follows from this product: what rounding took from its operand goes in too.
+        d_q += _product(h_bar - h_bar.to(r1_t.dtype).to(tl.float32), r1_t, PRECISION)
     d1_n_t = _matrix(transposed, 3, F)
     z_bar = _product(d_q, d2_s_t, PRECISION)
     d1_q_t = _matrix(transposed, 2, F)
