@@ -196,3 +196,12 @@ def test_another_search_gives_the_same(engine):
     atoms = molecule("CH3OH")
     assert torch.equal(other.predict(atoms).forces, engine.predict(atoms).forces)
     assert "neighbours by brute_force" in other.describe()
+
+
+def test_a_result_that_is_not_finite_is_refused():
+    model = random_painn().float()
+    model.readout[2].weight.data.fill_(3e38)
+    with pytest.raises(
+        atomjet.AtomJetError, match=r"structure 0: energy or forces are not finite .* use precision='float64'"
+    ):
+        Engine(model, Settings("cpu", "fast_pytorch", "high")).predict(molecule("CH3OH"))
