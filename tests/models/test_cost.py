@@ -41,7 +41,7 @@ def test_speed(atoms):
     model = PaiNN(PaiNNConfig())
     engines = {name: Engine(model, Settings("cpu", name)) for name in ("general", "fast_pytorch")}
     rng = np.random.default_rng(0)
-    best = dict.fromkeys(engines, np.inf)
+    seconds = {name: [] for name in engines}
     for _ in range(30 if atoms < 100 else 8):
         for name, engine in engines.items():
             box.positions += rng.normal(0, 0.001, box.positions.shape)
@@ -49,8 +49,10 @@ def test_speed(atoms):
             graph = graph.with_vectors(graph.vectors.float())
             start = time.perf_counter()
             engine.evaluator.energies_and_gradients(graph)
-            best[name] = min(best[name], time.perf_counter() - start)
-    assert best["general"] / best["fast_pytorch"] >= SPEED, best
+            seconds[name].append(time.perf_counter() - start)
+    # Of pairs that ran one after the other: a lucky moment of one, or a busy one of the machine, decides nothing.
+    ratios = np.array(seconds["general"]) / np.array(seconds["fast_pytorch"])
+    assert np.median(ratios) >= SPEED, ratios
 
 
 PEAK = """
