@@ -6,13 +6,13 @@ import pytest
 
 from atomjet import Engine
 from atomjet.data import Capacity
-from atomjet.engine import Settings, tuning
+from atomjet.engine import Settings, tuner, tuning
 from atomjet.errors import AtomJetError, BackendError, ConfigError
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
 
-_box = tuning.box
+_box = tuner.box
 
 
 @pytest.fixture(autouse=True)
@@ -53,28 +53,28 @@ def test_sizes():
 
 
 def test_tune_keeps_the_fastest_that_is_right(monkeypatch):
-    monkeypatch.setattr(tuning, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}, "nothing": {"rows": (1,)}})
+    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}, "nothing": {"rows": (1,)}})
     times = iter([3.0, 2.0, 1.0, 5.0])
     one = engine()
-    monkeypatch.setattr(tuning, "box", lambda engine, size: _box(engine, 4))
-    (found,) = tuning.tune(one, (32,), timer=lambda work, device: next(times))
+    monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
+    (found,) = tuner.tune(one, (32,), timer=lambda work, device: next(times))
     assert (found.size, found.before, found.after, found.refused) == (32, 3.0, 1.0, 0)
     assert found.choices == {"update": {"rows": 32, "warps": 4}}
 
 
 def test_tune_refuses_what_is_wrong(monkeypatch):
-    monkeypatch.setattr(tuning, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}})
-    monkeypatch.setattr(tuning, "EQUAL", float("nan"))
-    monkeypatch.setattr(tuning, "box", lambda engine, size: _box(engine, 4))
-    (found,) = tuning.tune(engine(), (32,), timer=lambda work, device: 1.0)
+    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}})
+    monkeypatch.setattr(tuner, "EQUAL", float("nan"))
+    monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
+    (found,) = tuner.tune(engine(), (32,), timer=lambda work, device: 1.0)
     assert (found.refused, found.choices, found.after) == (2, {}, 1.0)
     with pytest.raises(BackendError, match="backend fast_pytorch has nothing to tune"):
-        next(tuning.tune(Engine(random_painn(), Settings("cpu", "fast_pytorch"))))
+        next(tuner.tune(Engine(random_painn(), Settings("cpu", "fast_pytorch"))))
 
 
 def test_boxes_are_sane():
     one = engine()
-    small, large = tuning.box(one, 32), tuning.box(one, 256)
+    small, large = tuner.box(one, 32), tuner.box(one, 256)
     assert (small.num_atoms, large.num_atoms) == (32, 256)
     assert [bool(system.pbc.all()) for system in (small, large)] == [False, True]
 
@@ -94,8 +94,8 @@ def test_command(own_table, monkeypatch, capsys):
     from atomjet.cli.main import main
 
     monkeypatch.setattr(options, "load_engine", lambda *arguments: engine())
-    found = tuning.Tuned(32, 0.2, 0.1, {"update": {"rows": 32}}, 0)
-    monkeypatch.setattr(tuning, "tune", lambda engine, sizes: iter([found]))
+    found = tuner.Tuned(32, 0.2, 0.1, {"update": {"rows": 32}}, 0)
+    monkeypatch.setattr(tuner, "tune", lambda engine, sizes: iter([found]))
     assert main(["tune", "--size", "32"]) == 0
     assert "update rows 32" in capsys.readouterr().out
     assert tuning.read_table(own_table) == {"cpu": {"painn 16 float32": {"32": {"update": {"rows": 32}}}}}

@@ -36,7 +36,7 @@ def tune(
 
     Without it the kernels cut themselves by size. Nothing is tuned unless this is called.
     """
-    from atomjet.engine import tuning
+    from atomjet.engine import tuner, tuning
     from atomjet.errors import ConfigError
 
     options.say_unused("tune", seed=(seed, 0))
@@ -49,7 +49,7 @@ def tune(
     assert engine.stages is not None
     name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
     print(f"{'atoms':>6} {'before/ms':>10} {'after/ms':>9}  choices")
-    for found in tuning.tune(engine, sizes):
+    for found in tuner.tune(engine, sizes):
         choices = "; ".join(
             f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
             for kernel, values in found.choices.items()

@@ -1,0 +1,140 @@
+"""Finds how to cut the kernels on the device at hand, for the table of `tuning.py`: every choice is timed, and checked."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomjet.data import System
+from atomjet.engine.engine import Engine
+from atomjet.engine.tuning import SIZES, with_tiles
+from atomjet.errors import BackendError
+
+CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
+    "message": {"edges": (4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
+    "message_back": {"edges": (4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
+    "update": {"rows": (16, 32), "warps": (4, 8)},
+}
+"""What `tune` tries, kernel by kernel; a kernel without such a choice is left alone."""
+
+EQUAL = 2e-3
+"""Of the force rms: further apart no two ways to cut the same kernels may be."""
+
+REPLAYS, ROUNDS = 20, 5
+"""Replays of a CUDA graph that are timed together, and how often; the median counts."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found for one size.
+
+    Attributes:
+        size: atoms.
+        before, after: device time of an evaluation, ms, as the kernels cut themselves and at best.
+        choices: the best.
+        refused: ways to cut that did not compile or gave other forces.
+    """
+
+    size: int
+    before: float
+    after: float
+    choices: dict[str, dict[str, int]]
+    refused: int
+
+
+def tune(
+    engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Callable[[Callable[[], None], Any], float] | None = None
+) -> Iterator[Tuned]:
+    """Try every choice of one kernel after the other on a box of each size; yields as it goes.
+
+    Args:
+        engine: with backend fast_gpu.
+        sizes: out of `SIZES`.
+        timer: ms of some work that is enqueued on a stream; default: replays of a CUDA graph.
+
+    Raises:
+        BackendError: an engine whose kernels cannot be cut.
+    """
+    if engine.stages is None or not hasattr(engine.stages.evaluator, "tiles_for"):
+        raise BackendError(f"backend {engine.backend} has nothing to tune; use fast_gpu on a CUDA device")
+    timer = timer or time_replays
+    for size in sizes:
+        yield _tune_size(engine, size, timer)
+
+
+def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
+    stages, evaluation = engine.stages, engine.reserve(box(engine, size))
+    assert stages is not None
+    evaluation.launch()
+    if evaluation.needed_edges() > evaluation.capacity.edges:
+        evaluation = engine.enlarge(evaluation)
+        evaluation.launch()
+    graph, capacity = evaluation.graph, evaluation.capacity
+    edges = int(graph.row_ptr[-1])
+
+    def run(choices: dict[str, dict[str, int]]) -> tuple[float, torch.Tensor]:
+        evaluator = with_tiles(stages.evaluator, capacity, choices)
+        workspace = evaluator.workspace(capacity)
+        _, gradients = evaluator.launch(graph, workspace)
+        gradients = gradients.reshape(-1, capacity.edges, 3)[:, :edges].double().sum(0)
+        return timer(lambda: evaluator.launch(graph, workspace), engine.device), gradients
+
+    before, exact = run({})
+    best, choices, refused = before, {}, 0
+    for kernel, options in CHOICES.items():
+        tried = choices
+        for values in itertools.product(*options.values()):
+            attempt = choices | {kernel: dict(zip(options, values, strict=True))}
+            try:
+                time, gradients = run(attempt)
+            except Exception:  # too much shared memory, too few warps: whatever the compiler raises, this cut is none
+                refused += 1
+                continue
+            if not float((gradients - exact).square().mean()) <= EQUAL**2 * float(exact.square().mean()):
+                refused += 1
+            elif time < best:
+                best, tried = time, attempt
+        choices = tried
+    return Tuned(size, before, best, choices, refused)
+
+
+def box(engine: Engine, atoms: int) -> System:
+    """A periodic box (a molecule, where so small) of the model's lightest elements at the density of organic matter, 0.1 / Å³."""
+    rng = np.random.default_rng(0)
+    side, spacing = math.ceil(atoms ** (1 / 3) - 1e-9), 2.154
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)[:atoms] * spacing
+    return System(
+        positions=torch.from_numpy(grid + rng.uniform(-0.2, 0.2, grid.shape)),
+        atomic_numbers=torch.from_numpy(rng.choice(np.array(engine.elements[:4]), atoms)),
+        cell=torch.eye(3, dtype=torch.float64) * side * spacing,
+        pbc=torch.tensor([atoms > 64] * 3),
+    )
+
+
+def time_replays(work: Callable[[], None], device: torch.device) -> float:
+    """ms of some work on a CUDA device, captured; the median of several rounds."""
+    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(stream):
+        work()
+        stream.synchronize()
+        graph.capture_begin()
+        work()
+        graph.capture_end()
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        times = []
+        for _ in range(ROUNDS):
+            first.record()
+            for _ in range(REPLAYS):
+                graph.replay()
+            last.record()
+            stream.synchronize()
+            times.append(first.elapsed_time(last) / REPLAYS)
+    return statistics.median(times)
