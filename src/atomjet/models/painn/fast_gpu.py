@@ -9,7 +9,7 @@ next; the last update turns round at the readout, and the way back is the same t
 - Filters come from a table (`ops/radial_table.py`): nothing is kept of an edge but the derivative.
 - `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and
   keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
-  "high" has float32 everywhere, products in three TF32 parts.
+  "high" has float32 everywhere, each product taken as six of bfloat16 parts.
 - Channels are padded to a power of two with weights of zero.
 - Where a channel is gathered, q and μ lie in float32 once and narrow once more; the derivatives take their places on the way back.
 """
