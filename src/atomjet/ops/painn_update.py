@@ -476,8 +476,8 @@ def launch_bwd(
 
 def _precision(matrices: Tensor) -> str:
     """How products of float32 are taken: of three bfloat16 parts of each number, which hold all its digits (three TF32 products cut
-    some off, the same way for equal weights, and spill six times as many registers). Half precision needs no word, and the interpreter
-    on a CPU has but one way.
+    some off, the same way for equal weights, and spill up to six times as many registers). Half precision needs no word, and the
+    interpreter on a CPU has but one way.
     """
     if matrices.dtype != torch.float32:
         return "tf32"
