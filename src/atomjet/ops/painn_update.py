@@ -21,7 +21,7 @@ Derivation: docs/concepts/analytic_forces.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -399,12 +399,7 @@ def launch_fwd(
         *kept,
         context,
         mu_sent,
-        F=q.shape[1],
-        PRECISION=_precision(chain.matrices),
-        CHAINED=chained,
-        ROWS=tiles.rows,
-        num_warps=tiles.warps,
-        launch_pdl=chained,
+        **_options(chain, tiles, chained),
     )
 
 
@@ -433,12 +428,7 @@ def launch_last(
         q_bar,
         mu_bar,
         seed,
-        F=q.shape[1],
-        PRECISION=_precision(chain.matrices),
-        CHAINED=chained,
-        ROWS=tiles.rows,
-        num_warps=tiles.warps,
-        launch_pdl=chained,
+        **_options(chain, tiles, chained),
     )
 
 
@@ -465,13 +455,20 @@ def launch_bwd(
         context_bar,
         q_bar,
         mu_bar,
-        F=q.shape[1],
-        PRECISION=_precision(chain.matrices),
-        CHAINED=chained,
-        ROWS=tiles.rows,
-        num_warps=tiles.warps,
-        launch_pdl=chained,
+        **_options(chain, tiles, chained),
     )
+
+
+def _options(chain: Chain, tiles: Tiles, chained: bool) -> dict[str, Any]:
+    """What the three kernels are compiled for, and how they are launched."""
+    return {
+        "F": chain.matrices.shape[1],
+        "PRECISION": _precision(chain.matrices),
+        "CHAINED": chained,
+        "ROWS": tiles.rows,
+        "num_warps": tiles.warps,
+        "launch_pdl": chained,
+    }
 
 
 def _precision(matrices: Tensor) -> str:
