@@ -73,15 +73,22 @@ def reference(
 
 
 @triton.jit
-def _edge(vectors, e, inside, per_length):
-    """Direction, inverse length, knot and distance from it.
+def _read(neighbors, vectors, e, inside, own):
+    """Neighbor and vector of some edges.
 
     Where there is no edge any more, a program goes on with one to its own row, at a knot, whose filter is read as zero: that costs
     less than to mask every gather, and keeps a NaN within its structure.
     """
+    j = tl.load(neighbors + e, inside, own).to(tl.int64)
     x = tl.load(vectors + 3 * e, inside, 1.0)
     y = tl.load(vectors + 3 * e + 1, inside, 0.0)
     z = tl.load(vectors + 3 * e + 2, inside, 0.0)
+    return j, x, y, z
+
+
+@triton.jit
+def _place(x, y, z, inside, per_length):
+    """Direction, inverse length, knot and distance from it."""
     square = x * x + y * y + z * z
     inverse = tl.rsqrt(square)
     length = square * inverse
@@ -97,22 +104,23 @@ def _gather(pointer):
 
 @triton.jit
 def _filter(value, rows, here, offset, F: tl.constexpr):
-    """W of one of the three parts; what corrects the value at the knot is reckoned as narrow as it is stored."""
-    delta = offset.to(rows.dtype.element_ty)
-    first = tl.load(rows)
-    second = tl.load(rows + 3 * F)
-    return tl.load(value, here, 0.0) + offset * (first + 0.5 * delta * second).to(tl.float32)
+    """W of one of the three parts."""
+    slope = tl.load(rows).to(tl.float32)
+    if rows.dtype.element_ty == tl.float32:
+        slope += 0.5 * offset * tl.load(rows + 3 * F)
+    return tl.load(value, here, 0.0) + offset * slope
 
 
 @triton.jit
 def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
-    """W and W' of one of the three parts."""
-    delta = offset.to(rows.dtype.element_ty)
+    """W and W' of one of the three parts; what is added to the slope at the knot is reckoned as narrow as it is stored."""
     first = tl.load(rows)
     second = tl.load(rows + 3 * F)
-    third = tl.load(rows + 6 * F)
-    w = tl.load(value, here, 0.0) + offset * (first + 0.5 * delta * second).to(tl.float32)
-    return w, (first + delta * (second + delta * third)).to(tl.float32)
+    if rows.dtype.element_ty == tl.float32:
+        w = tl.load(value, here, 0.0) + offset * (first + 0.5 * offset * second)
+        return w, first + offset * (second + offset * tl.load(rows + 6 * F))
+    slope = (first + offset.to(tl.float16) * second).to(tl.float32)
+    return tl.load(value, here, 0.0) + offset * slope, slope
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -148,20 +156,37 @@ def painn_message_fwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
+    COEFFICIENTS: tl.constexpr = 3 if coefficients.dtype.element_ty == tl.float32 else 2
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
-    for start in range(first, stop, EDGES):
-        e = start + tl.arange(0, EDGES).to(tl.int64)
+    own_q = q + i * F + channel
+    own_mu = mu + i * (3 * F) + channel
+    if FIRST:
+        total_q = tl.load(embedding + tl.load(kinds + i).to(tl.int64) * F + channel)
+        total_x = tl.zeros((CHANNELS,), tl.float32)
+        total_y = tl.zeros((CHANNELS,), tl.float32)
+        total_z = tl.zeros((CHANNELS,), tl.float32)
+    else:
+        total_q = tl.load(own_q)
+        total_x = tl.load(own_mu)
+        total_y = tl.load(own_mu + F)
+        total_z = tl.load(own_mu + 2 * F)
+    # The next edges are read while those before them are worked on.
+    e = first + tl.arange(0, EDGES).to(tl.int64)
+    next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+    for _ in range(first, stop, EDGES):
         inside = e < stop
         here = inside[:, None]
-        j = tl.load(neighbors + e, inside, i).to(tl.int64)
-        x, y, z, _, knot, offset = _edge(vectors, e, inside, per_length)
+        j = next_j
+        x, y, z, _, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
+        e += EDGES
+        next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
         sender = tl.load(kinds + j).to(tl.int64) if FIRST else j
         sent = context + sender[:, None] * WIDTH + channel[None, :]
         value = values + knot[:, None] * (3 * F) + channel[None, :]
-        rows = coefficients + knot[:, None] * (9 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
         offset = offset[:, None]
         sum_q += _filter(value, rows, here, offset, F) * _gather(sent)
         b = _filter(value + F, rows + F, here, offset, F) * _gather(sent + F)
@@ -175,19 +200,10 @@ def painn_message_fwd_kernel(
             sum_y += g * _gather(vector + F)
             sum_z += g * _gather(vector + 2 * F)
 
-    own_q = q + i * F + channel
-    own_mu = mu + i * (3 * F) + channel
-    total_q = tl.sum(sum_q, 0)
-    total_x = tl.sum(sum_x, 0)
-    total_y = tl.sum(sum_y, 0)
-    total_z = tl.sum(sum_z, 0)
-    if FIRST:
-        total_q += tl.load(embedding + tl.load(kinds + i).to(tl.int64) * F + channel)
-    else:
-        total_q += tl.load(own_q)
-        total_x += tl.load(own_mu)
-        total_y += tl.load(own_mu + F)
-        total_z += tl.load(own_mu + 2 * F)
+    total_q += tl.sum(sum_q, 0)
+    total_x += tl.sum(sum_x, 0)
+    total_y += tl.sum(sum_y, 0)
+    total_z += tl.sum(sum_z, 0)
     tl.store(own_q, total_q)
     tl.store(own_mu, total_x)
     tl.store(own_mu + F, total_y)
@@ -235,6 +251,7 @@ def painn_message_bwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
+    COEFFICIENTS: tl.constexpr = 3 if coefficients.dtype.element_ty == tl.float32 else 2
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
     c_a = tl.load(own).to(tl.float32)[None, :]
@@ -252,14 +269,18 @@ def painn_message_bwd_kernel(
         sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
 
-    for start in range(first, stop, EDGES):
-        e = start + tl.arange(0, EDGES).to(tl.int64)
+    e = first + tl.arange(0, EDGES).to(tl.int64)
+    next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+    for _ in range(first, stop, EDGES):
         inside = e < stop
         here = inside[:, None]
-        k = tl.load(neighbors + e, inside, i).to(tl.int64)
-        x, y, z, inverse, knot, offset = _edge(vectors, e, inside, per_length)
+        k = next_k
+        x, y, z, inverse, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
+        p = gradients + (part * num_edges + e) * 3
+        e += EDGES
+        next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
         value = values + knot[:, None] * (3 * F) + channel[None, :]
-        rows = coefficients + knot[:, None] * (9 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
         offset = offset[:, None]
         bar = _gather(q_bar + k[:, None] * F + channel[None, :])
         w, w_slope = _filter_and_slope(value, rows, here, offset, F)
@@ -290,7 +311,6 @@ def painn_message_bwd_kernel(
             sum_z += w * r_z
         d_bar = tl.sum(along, 1)
         across = u_x * x + u_y * y + u_z * z
-        p = gradients + (part * num_edges + e) * 3
         p_x = ((u_x - across * x) * inverse - d_bar * x) * scale
         p_y = ((u_y - across * y) * inverse - d_bar * y) * scale
         p_z = ((u_z - across * z) * inverse - d_bar * z) * scale
@@ -329,7 +349,7 @@ def launch_fwd(
     """Enqueue: adds to q (N̂, F) and μ (N̂, 3, F); in the first layer (mu_sent is None) fills them."""
     features = q.shape[1]
     channels = min(tiles.channels, features)
-    painn_message_fwd_kernel[(q.shape[0], features // channels)](
+    painn_message_fwd_kernel[(edges.kinds.shape[0], features // channels)](
         *edges[:3],
         edges.num_rows,
         edges.kinds,
@@ -369,7 +389,7 @@ def launch_bwd(
     last layer, fills them, times `scale`.
     """
     features = q_bar.shape[1]
-    painn_message_bwd_kernel[(q_bar.shape[0], gradients.shape[0])](
+    painn_message_bwd_kernel[(edges.kinds.shape[0], gradients.shape[0])](
         *edges[:3],
         edges.num_rows,
         edges.kinds,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KNOTS = {torch.float16: 256, torch.float32: 1024}
+KNOTS = {torch.float16: 1024, torch.float32: 1024}
 """Intervals up to the cutoff, by the type stored: over 5 Å, and for functions that change over a quarter of an Å, the expansion is
 good to 1e-5 and 1e-7 of a slope, where rounding is 5e-4 and 6e-8.
 """
@@ -56,14 +56,18 @@ def tabulate(
         shifted = torch.stack([function(distances + step * STEP) for step in range(-3, 4)])
     stencils = torch.tensor(DIFFERENCES, dtype=torch.float64, device=device)
     first, second, third = torch.einsum("ks,sdw->kdw", stencils, shifted).unbind(0)
-    rows = torch.stack([first / STEP, second / STEP**2, 0.5 * third / STEP**3], dim=1)
-    return RadialTable(shifted[3].float().contiguous(), rows.to(dtype).contiguous(), count / cutoff)
+    rows = [first / STEP, second / STEP**2]
+    if dtype == torch.float32:
+        rows.append(0.5 * third / STEP**3)
+    return RadialTable(shifted[3].float().contiguous(), torch.stack(rows, dim=1).to(dtype), count / cutoff)
 
 
 def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
     """(E,) Å to W and W' (E, W)."""
     knot = (distances * table.per_length).round().long()
     offset = (distances - knot / table.per_length)[:, None]
-    first, second, third = table.rows[knot].to(distances.dtype).unbind(1)
-    value = table.values[knot].to(distances.dtype) + offset * (first + 0.5 * offset * second)
-    return value, first + offset * (second + offset * third)
+    first, second, *third = table.rows[knot].to(distances.dtype).unbind(1)
+    value = table.values[knot].to(distances.dtype)
+    if not third:
+        return value + offset * first, first + offset * second
+    return value + offset * (first + 0.5 * offset * second), first + offset * (second + offset * third[0])

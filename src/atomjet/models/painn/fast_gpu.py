@@ -29,7 +29,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from atomjet.data import Capacity, Graph, PaddedGraph
 from atomjet.errors import BackendError
 from atomjet.models.painn.general import PaiNN
-from atomjet.ops import painn_message, painn_update
+from atomjet.ops import painn_message, painn_update, painn_update_hopper
 from atomjet.ops.radial_table import RadialTable, tabulate
 
 OLDEST = (8, 0)
@@ -46,7 +46,7 @@ class Tiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that an evaluation writes; N̂ atoms, Ê edges, F channels, L layers.
+    """Everything that an evaluation writes; N̂ atoms, Ê edges, F channels, L layers. Rows are filled up to whole tiles.
 
     Attributes:
         q, mu: (N̂, F), (N̂, 3, F) float32; on the way back dE/dq and dE/dμ.
@@ -90,6 +90,7 @@ class FastGpu:
         device = model.embedding.weight.device
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
+        self.update = painn_update_hopper if painn_update_hopper.serves(device, self.narrow, self.channels) else painn_update
         with torch.no_grad():
             self._rearrange()
 
@@ -128,7 +129,7 @@ class FastGpu:
 
         return tabulate(filters, config.cutoff, self.embedding.device, self.narrow)
 
-    def _chain(self, layer: int) -> painn_update.Chain:
+    def _chain(self, layer: int) -> painn_update.Chain | painn_update_hopper.Chain:
         config, features = self.model.config, self.model.config.features
         mixing = self.model.layer(layer)[1]
         d1, d2 = mixing.context[0], mixing.context[2]
@@ -147,7 +148,8 @@ class FastGpu:
         stacked = torch.stack([self._pad(matrix.T, self.channels) for matrix in matrices])
         rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
         stacked = stacked.to(self.narrow)
-        return painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
+        chain = painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
+        return painn_update_hopper.Chain.of(chain) if self.update is painn_update_hopper else chain
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -158,7 +160,7 @@ class FastGpu:
     def workspace(self, capacity: Capacity) -> Workspace:
         """Allocate, once, everything that `launch` writes."""
         tiles = self.tiles_for(capacity)
-        atoms, features, layers = capacity.atoms, self.channels, self.model.config.layers
+        atoms, features, layers = _aligned(capacity.atoms), self.channels, self.model.config.layers
         device = self.embedding.device
 
         def wide(*shape: int) -> Tensor:
@@ -178,7 +180,7 @@ class FastGpu:
                 painn_update.Kept(narrow(atoms, 3, 2 * features), *(narrow(atoms, features) for _ in range(4)))
                 for _ in range(layers - 1)
             ),
-            energies=wide(atoms),
+            energies=wide(atoms)[: capacity.atoms],
             gradients=wide(self._parts(tiles), capacity.edges, 3),
             tiles=tiles,
         )
@@ -188,7 +190,7 @@ class FastGpu:
         size, layers = self.narrow.itemsize, self.model.config.layers
         per_atom = self.channels * (16 + 4 * size + 16 * size * (layers - 1)) + 4
         per_edge = 12 * self._parts(self.tiles_for(capacity))
-        return per_atom * capacity.atoms + per_edge * capacity.edges
+        return per_atom * _aligned(capacity.atoms) + per_edge * capacity.edges
 
     def _parts(self, tiles: Tiles) -> int:
         return self.channels // min(tiles.message_back.channels, self.channels)
@@ -214,7 +216,7 @@ class FastGpu:
                 self.chained,
             )
             if layer < last:
-                painn_update.launch_fwd(
+                self.update.launch_fwd(
                     num_atoms,
                     self.chains[layer],
                     w.q,
@@ -225,7 +227,7 @@ class FastGpu:
                     tiles.update,
                     self.chained,
                 )
-        painn_update.launch_last(
+        self.update.launch_last(
             num_atoms,
             self.chains[last],
             w.q,
@@ -253,7 +255,7 @@ class FastGpu:
                 self.chained,
             )
             if layer > 0:
-                painn_update.launch_bwd(
+                self.update.launch_bwd(
                     num_atoms,
                     self.chains[layer - 1],
                     w.q,
@@ -278,6 +280,11 @@ class FastGpu:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         capacity = Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, graph.num_atoms)
         return self.bytes_of(capacity) + 64 * graph.num_edges
+
+
+def _aligned(atoms: int) -> int:
+    """Rows of the workspace: whole tiles, so that the updates need no masks."""
+    return -(-atoms // painn_update_hopper.ALIGNED) * painn_update_hopper.ALIGNED
 
 
 FEW = 512
