@@ -23,8 +23,14 @@ import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.ops import painn_update
@@ -38,7 +44,7 @@ CHANNELS = (64, 128)
 
 
 class Chain(NamedTuple):
-    """The matrices of `painn_update.Chain` in the order in which they are used, (n, F, F), each as the left operand.
+    """The matrices of `painn_update.Chain` in the order in which they are used, (n F, F), each as the left operand.
 
     Attributes:
         there: of `launch_fwd`; after the last layer, of `launch_last`, the way back included.
@@ -46,8 +52,8 @@ class Chain(NamedTuple):
         biases, epsilon: as there.
     """
 
-    there: Tensor
-    back: Tensor
+    there: TensorDescriptor
+    back: TensorDescriptor | None
     biases: Tensor
     epsilon: float
 
@@ -56,8 +62,17 @@ class Chain(NamedTuple):
         """Put matrices in order."""
         m, m_t = chain.matrices, chain.transposed
         if len(m) == 11:
-            return cls(m_t, m[[8, 9, 10, 7, 6, 4, 5, 3, 2, 0, 1]], chain.biases, chain.epsilon)
-        return cls(torch.cat([m_t, m[[6, 4, 5, 3, 2, 0, 1]]]), m[:0], chain.biases, chain.epsilon)
+            back = _described(m[[8, 9, 10, 7, 6, 4, 5, 3, 2, 0, 1]])
+            return cls(_described(m_t), back, chain.biases, chain.epsilon)
+        return cls(_described(torch.cat([m_t, m[[6, 4, 5, 3, 2, 0, 1]]])), None, chain.biases, chain.epsilon)
+
+
+def _described(matrices: Tensor) -> TensorDescriptor:
+    """What the copy engine needs to know of (n, F, F) matrices that it brings one by one."""
+    channels = matrices.shape[1]
+    return TensorDescriptor.from_tensor(
+        matrices.reshape(-1, channels).contiguous(), [channels, channels], gl.NVMMASharedLayout(128, 16, 2)
+    )
 
 
 def serves(device: torch.device, narrow: torch.dtype, channels: int) -> bool:
@@ -92,31 +107,33 @@ def _three(HEIGHT: gl.constexpr, WIDTH: gl.constexpr):
 
 
 @gluon.jit
-def _fetch(ring, weights, NUMBER: gl.constexpr, F: gl.constexpr):
-    """Start to copy a matrix into its slot."""
-    SPREAD: gl.constexpr = gl.BlockedLayout([1, 8], [256 // F, F // 8], [F // 16, 1], [1, 0])
-    k = gl.arange(0, F, gl.SliceLayout(1, SPREAD))
-    m = gl.arange(0, F, gl.SliceLayout(0, SPREAD))
-    async_copy.async_copy_global_to_shared(
-        ring[NUMBER % len(ring)], weights + NUMBER * F * F + k[:, None] * F + m[None, :]
-    )
-    async_copy.commit_group()
+def _flag():
+    flag = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(flag, count=1)
+    return flag
+
+
+@gluon.jit
+def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.constexpr):
+    """Start to copy matrices FIRST ... END - 1 into their slots; a flag turns when all of one is there."""
+    for number in gl.static_range(FIRST, END):
+        mbarrier.expect(flags[number % len(ring)], 2 * F * F)
+    for number in gl.static_range(FIRST, END):
+        tma.async_copy_global_to_shared(
+            weights, [number * F, 0], flags[number % len(ring)], ring[number % len(ring)]
+        )
 
 
 @gluon.jit
 def _begin(weights, F: gl.constexpr, ROWS: gl.constexpr):
     """The ring, with the first matrices on their way: six slots, or five where operands take more room."""
     ring = _three(F, F) + (_room(F, F), _room(F, F))
+    flags = (_flag(), _flag(), _flag(), _flag(), _flag())
     if ROWS == 16:
         ring = ring + (_room(F, F),)
-    for number in gl.static_range(len(ring)):
-        _fetch(ring, weights, number, F)
-    return ring
-
-
-@gluon.constexpr_function
-def _outstanding(slots, first, count, total):
-    return min(total, slots + first) - first - count
+        flags = flags + (_flag(),)
+    _fetch(ring, flags, weights, 0, len(ring), F)
+    return ring, flags
 
 
 @gluon.constexpr_function
@@ -125,20 +142,26 @@ def _most(slots, first, total):
 
 
 @gluon.jit
-def _ready(ring, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr):
-    """Wait for COUNT matrices from FIRST on, and for the operands that were stored."""
-    async_copy.wait_group(_outstanding(len(ring), FIRST, COUNT, TOTAL))
-    fence_async_shared()
-    gl.thread_barrier()
+def _arrived(ring, flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
+    """Wait for COUNT matrices from FIRST on."""
+    for number in gl.static_range(FIRST, FIRST + COUNT):
+        mbarrier.wait(flags[number % len(ring)], number // len(ring) % 2)
 
 
 @gluon.jit
-def _release(ring, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
+def _ready(ring, flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
+    """Wait for COUNT matrices from FIRST on, and for the operands that were stored."""
+    fence_async_shared()
+    gl.thread_barrier()
+    _arrived(ring, flags, FIRST, COUNT)
+
+
+@gluon.jit
+def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
     """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next ones take their slots."""
     if FIRST + len(ring) < TOTAL:
         gl.thread_barrier()
-        for number in gl.static_range(FIRST + len(ring), _most(len(ring), FIRST + COUNT, TOTAL)):
-            _fetch(ring, weights, number, F)
+        _fetch(ring, flags, weights, FIRST + len(ring), _most(len(ring), FIRST + COUNT, TOTAL), F)
 
 
 @gluon.jit
@@ -174,26 +197,64 @@ def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
 
 @gluon.jit
 def _rows(F: gl.constexpr, ROWS: gl.constexpr):
-    """First row; where the program's rows of (N, F), of (N, 3, F) and of (N, 6, F) stand from there."""
+    """First row; where the program's rows of (N, F) and of (N, 3, F) stand from there."""
     first = gl.program_id(0).to(gl.int64) * ROWS
     channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))[:, None]
     row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))[None, :]
-    return first, row * F + channel, row * (3 * F) + channel, row * (6 * F) + channel
+    return first, row * F + channel, row * (3 * F) + channel
+
+
+@gluon.constexpr_function
+def _line(F, ROWS):
+    """A tile as one line, thread by thread."""
+    return gl.BlockedLayout([ROWS // 2], [32], [F // 16], [0])
 
 
 @gluon.jit
-def _narrow(pointer):
-    return gl.load(pointer).to(gl.float32)
+def _keep(pointer, x, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    """Store a tile for `_kept`, narrow, in the order of the threads that hold it."""
+    line = x.to(gl.float16).reshape([F // 16, 2, 8, ROWS // 8, 4, 2]).permute((0, 2, 4, 3, 1, 5)).reshape([F * ROWS])
+    line = gl.convert_layout(line, _line(F, ROWS), assert_trivial=True)
+    gl.store(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F, ROWS)), line)
 
 
 @gluon.jit
-def _mixed(ring, weights, bias, epsilon, x, y, z, q, first, second, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    """What `_keep` stored."""
+    line = gl.load(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F, ROWS)))
+    x = line.reshape([F // 16, 8, 4, ROWS // 8, 2, 2]).permute((0, 4, 1, 3, 2, 5)).reshape([F, ROWS])
+    return gl.convert_layout(x, _tile(F, ROWS), assert_trivial=True).to(gl.float32)
+
+
+@gluon.constexpr_function
+def _wide(F):
+    return gl.BlockedLayout([1, 8], [256 // F, F // 8], [F // 16, 1], [1, 0])
+
+
+@gluon.jit
+def _send(pointer, operands, AT: gl.constexpr, WIDTH: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    """Copy what was put into shared memory to rows of WIDTH: in words of 16 bytes, where a thread's own numbers lie far apart."""
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
+    gl.store(pointer + row * WIDTH + channel, operands[AT].load(_wide(F)))
+
+
+@gluon.jit
+def _fetched(pointer, operands, AT: gl.constexpr, WIDTH: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    """The opposite of `_send`: rows into shared memory, as an operand."""
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
+    operands[AT].store(gl.load(pointer + row * WIDTH + channel))
+
+
+@gluon.jit
+def _mixed(ring, flags, weights, bias, epsilon, x, y, z, q, first, second, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
     """Mixing up to D1: V, U, n, Σ V U and z."""
     _put(first, 0, x)
     _put(first, 1, y)
     _put(first, 2, z)
     _put(second, 0, q)
-    _ready(ring, 0, 3, TOTAL)
+    _ready(ring, flags, 0, 3)
     none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
     v_x = _product(ring, 0, first, 0, none, False)
     v_y = _product(ring, 0, first, 1, none, False)
@@ -203,14 +264,14 @@ def _mixed(ring, weights, bias, epsilon, x, y, z, q, first, second, TOTAL: gl.co
     u_z = _product(ring, 1, first, 2, none, False)
     pre = _product(ring, 2, second, 0, none, False)
     v_x, v_y, v_z, u_x, u_y, u_z, pre = warpgroup_mma_wait(0, deps=(v_x, v_y, v_z, u_x, u_y, u_z, pre))
-    _release(ring, weights, 0, 3, TOTAL, F)
+    _release(ring, flags, weights, 0, 3, TOTAL, F)
     n = gl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
     _put(second, 1, n)
-    _ready(ring, 3, 1, TOTAL)
+    _ready(ring, flags, 3, 1)
     pre = _product(ring, 3, second, 1, pre, True)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
     pre = warpgroup_mma_wait(0, deps=(pre,))
-    _release(ring, weights, 3, 1, TOTAL, F)
+    _release(ring, flags, weights, 3, 1, TOTAL, F)
     return v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre + bias
 
 
@@ -234,14 +295,14 @@ def painn_update_fwd_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_fwd_kernel`."""
-    ring = _begin(weights, F, ROWS)
+    ring, flags = _begin(weights, F, ROWS)
     first = _three(ROWS, F)
     second = _three(ROWS, F)
     d1 = _bias(biases, 0, F, ROWS)
     d2_s = _bias(biases, 1, F, ROWS)
     d2_w = _bias(biases, 2, F, ROWS)
     d2_t = _bias(biases, 3, F, ROWS)
-    row, at, at3, at6 = _rows(F, ROWS)
+    row, at, at3 = _rows(F, ROWS)
     q += row * F
     mu += row * (3 * F)
     vu += row * (6 * F)
@@ -260,60 +321,68 @@ def painn_update_fwd_hopper_kernel(
     z = gl.load(mu + at3 + 2 * F)
     q_ = gl.load(q + at)
     if row >= count:
+        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
         return
     v_x, v_y, v_z, u_x, u_y, u_z, _, dot, pre = _mixed(
-        ring, weights, d1, epsilon, x, y, z, q_, first, second, 11, F, ROWS
+        ring, flags, weights, d1, epsilon, x, y, z, q_, first, second, 11, F, ROWS
     )
     _put(first, 0, pre * _sigmoid(pre))
-    _ready(ring, 4, 3, 11)
+    _ready(ring, flags, 4, 3)
     none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
     s = _product(ring, 4, first, 0, none, False)
     w = _product(ring, 5, first, 0, none, False)
     t = _product(ring, 6, first, 0, none, False)
     # Memory takes what is finished while the tensor cores work.
-    gl.store(vu + at6, v_x)
-    gl.store(vu + at6 + F, u_x)
-    gl.store(vu + at6 + 2 * F, v_y)
-    gl.store(vu + at6 + 3 * F, u_y)
-    gl.store(vu + at6 + 4 * F, v_z)
-    gl.store(vu + at6 + 5 * F, u_z)
-    gl.store(z_kept + at, pre)
+    _keep(vu, v_x, 0, F, ROWS)
+    _keep(vu, u_x, 1, F, ROWS)
+    _keep(vu, v_y, 2, F, ROWS)
+    _keep(vu, u_y, 3, F, ROWS)
+    _keep(vu, v_z, 4, F, ROWS)
+    _keep(vu, u_z, 5, F, ROWS)
+    _keep(z_kept, pre, 0, F, ROWS)
     s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
-    _release(ring, weights, 4, 3, 11, F)
+    _release(ring, flags, weights, 4, 3, 11, F)
     w += d2_w
     q_ += s + d2_s + w * dot
     _put(second, 0, q_)
-    _ready(ring, 7, 1, 11)
+    _ready(ring, flags, 7, 1)
     pre = _product(ring, 7, second, 0, none, False)
     t += d2_t
     c1 = _bias(biases, 4, F, ROWS)
     c2_a = _bias(biases, 5, F, ROWS)
     c2_b = _bias(biases, 6, F, ROWS)
     c2_g = _bias(biases, 7, F, ROWS)
-    gl.store(w_kept + at, w)
-    gl.store(t_kept + at, t)
+    _keep(w_kept, w, 0, F, ROWS)
+    _keep(t_kept, t, 0, F, ROWS)
     gl.store(q + at, q_)
     pre = warpgroup_mma_wait(0, deps=(pre,))
     pre += c1
     _put(first, 1, pre * _sigmoid(pre))
-    _ready(ring, 8, 3, 11)
+    _ready(ring, flags, 8, 3)
     a = _product(ring, 8, first, 1, none, False)
     b = _product(ring, 9, first, 1, none, False)
     g = _product(ring, 10, first, 1, none, False)
-    gl.store(y_kept + at, pre)
+    _keep(y_kept, pre, 0, F, ROWS)
     x += t * u_x
     y += t * u_y
     z += t * u_z
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
-    gl.store(mu_sent + at3, x)
-    gl.store(mu_sent + at3 + F, y)
-    gl.store(mu_sent + at3 + 2 * F, z)
+    _put(second, 0, x)
+    _put(second, 1, y)
+    _put(second, 2, z)
     a, b, g = warpgroup_mma_wait(0, deps=(a, b, g))
-    gl.store(context + at3, a + c2_a)
-    gl.store(context + at3 + F, b + c2_b)
-    gl.store(context + at3 + 2 * F, g + c2_g)
+    # Everybody is done with all operands now.
+    gl.thread_barrier()
+    _put(first, 0, a + c2_a)
+    _put(first, 1, b + c2_b)
+    _put(first, 2, g + c2_g)
+    for axis in gl.static_range(3):
+        _send(mu_sent + axis * F, second, axis, 3 * F, F, ROWS)
+    gl.thread_barrier()
+    for part in gl.static_range(3):
+        _send(context + part * F, first, part, 3 * F, F, ROWS)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -333,13 +402,13 @@ def painn_update_last_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_last_kernel`."""
-    ring = _begin(weights, F, ROWS)
+    ring, flags = _begin(weights, F, ROWS)
     first = _three(ROWS, F)
     second = _three(ROWS, F)
     d1 = _bias(biases, 0, F, ROWS)
     d2_s = _bias(biases, 1, F, ROWS)
     d2_w = _bias(biases, 2, F, ROWS)
-    row, at, at3, _ = _rows(F, ROWS)
+    row, at, at3 = _rows(F, ROWS)
     q += row * F
     mu += row * (3 * F)
     q_bar += row * F
@@ -353,12 +422,13 @@ def painn_update_last_hopper_kernel(
     z = gl.load(mu + at3 + 2 * F)
     q_ = gl.load(q + at)
     if row >= count:
+        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
         return
     v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre = _mixed(
-        ring, weights, d1, epsilon, x, y, z, q_, first, second, 14, F, ROWS
+        ring, flags, weights, d1, epsilon, x, y, z, q_, first, second, 14, F, ROWS
     )
     _put(first, 0, pre * _sigmoid(pre))
-    _ready(ring, 4, 2, 14)
+    _ready(ring, flags, 4, 2)
     none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
     s = _product(ring, 4, first, 0, none, False)
     w = _product(ring, 5, first, 0, none, False)
@@ -366,65 +436,69 @@ def painn_update_last_hopper_kernel(
     r2 = _bias(biases, 4, F, ROWS)
     slope = _silu_slope(pre)
     s, w = warpgroup_mma_wait(0, deps=(s, w))
-    _release(ring, weights, 4, 2, 14, F)
+    _release(ring, flags, weights, 4, 2, 14, F)
     w += d2_w
     q_ += s + d2_s + w * dot
     _put(second, 0, q_)
-    _ready(ring, 6, 1, 14)
+    _ready(ring, flags, 6, 1)
     h = _product(ring, 6, second, 0, none, False)
     h = warpgroup_mma_wait(0, deps=(h,))
-    _release(ring, weights, 6, 1, 14, F)
+    _release(ring, flags, weights, 6, 1, 14, F)
     h += r1
     h_bar = _silu_slope(h) * r2 * seed
     _put(first, 1, h_bar)
     # All else follows from this product: what rounding took from its operand goes in too.
     _put(first, 2, h_bar - h_bar.to(gl.float16).to(gl.float32))
-    _ready(ring, 7, 1, 14)
+    _ready(ring, flags, 7, 1)
     d_q = _product(ring, 7, first, 1, none, False)
     d_q = _product(ring, 7, first, 2, d_q, True)
     energy = h * _sigmoid(h) * r2
     d_q = warpgroup_mma_wait(0, deps=(d_q,))
-    _release(ring, weights, 7, 1, 14, F)
+    _release(ring, flags, weights, 7, 1, 14, F)
     _put(second, 0, d_q)
     _put(second, 1, d_q * dot)
-    _ready(ring, 8, 2, 14)
+    _ready(ring, flags, 8, 2)
     z_bar = _product(ring, 8, second, 0, none, False)
     z_bar = _product(ring, 9, second, 1, z_bar, True)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-    _release(ring, weights, 8, 2, 14, F)
+    _release(ring, flags, weights, 8, 2, 14, F)
     _put(first, 0, z_bar * slope)
-    _ready(ring, 10, 2, 14)
+    _ready(ring, flags, 10, 2)
     n_bar = _product(ring, 10, first, 0, none, False)
     d_q = _product(ring, 11, first, 0, d_q, True)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar /= n
+    _put(first, 1, d_q)
     _put(second, 0, w * u_x + n_bar * v_x)
     _put(second, 1, w * u_y + n_bar * v_y)
     _put(second, 2, w * u_z + n_bar * v_z)
-    _ready(ring, 12, 1, 14)
+    _ready(ring, flags, 12, 1)
     x = _product(ring, 12, second, 0, none, False)
     y = _product(ring, 12, second, 1, none, False)
     z = _product(ring, 12, second, 2, none, False)
     gl.store(q + at, d_q)
-    gl.store(q_bar + at, d_q)
+    _send(q_bar, first, 1, F, F, ROWS)
     x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
     _put(first, 0, w * v_x)
     _put(first, 1, w * v_y)
     _put(first, 2, w * v_z)
-    _ready(ring, 13, 1, 14)
+    _ready(ring, flags, 13, 1)
     x = _product(ring, 13, first, 0, x, True)
     y = _product(ring, 13, first, 1, y, True)
     z = _product(ring, 13, first, 2, z, True)
     column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
     gl.store(energies + column, gl.sum(energy, 0) + gl.load(biases + 5 * F))
     x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
+    _put(second, 0, x)
+    _put(second, 1, y)
+    _put(second, 2, z)
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
-    gl.store(mu_bar + at3, x)
-    gl.store(mu_bar + at3 + F, y)
-    gl.store(mu_bar + at3 + 2 * F, z)
+    gl.thread_barrier()
+    for axis in gl.static_range(3):
+        _send(mu_bar + axis * F, second, axis, 3 * F, F, ROWS)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -447,10 +521,10 @@ def painn_update_bwd_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_bwd_kernel`."""
-    ring = _begin(weights, F, ROWS)
+    ring, flags = _begin(weights, F, ROWS)
     first = _three(ROWS, F)
     second = _three(ROWS, F)
-    row, at, at3, at6 = _rows(F, ROWS)
+    row, at, at3 = _rows(F, ROWS)
     q += row * F
     mu += row * (3 * F)
     q_bar += row * F
@@ -465,17 +539,14 @@ def painn_update_bwd_hopper_kernel(
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    c_a = _narrow(context_bar + at3)
-    c_b = _narrow(context_bar + at3 + F)
-    c_g = _narrow(context_bar + at3 + 2 * F)
+    for part in gl.static_range(3):
+        _fetched(context_bar + part * F, first, part, 3 * F, F, ROWS)
     d_q = gl.load(q + at)
-    pre = _narrow(y_kept + at)
+    pre = _kept(y_kept, 0, F, ROWS)
     if row >= count:
+        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
         return
-    _put(first, 0, c_a)
-    _put(first, 1, c_b)
-    _put(first, 2, c_g)
-    _ready(ring, 0, 3, 11)
+    _ready(ring, flags, 0, 3)
     none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
     y_bar = _product(ring, 0, first, 0, none, False)
     y_bar = _product(ring, 1, first, 1, y_bar, True)
@@ -485,49 +556,50 @@ def painn_update_bwd_hopper_kernel(
     dot = none
     t_bar = none
     for axis in gl.static_range(3):
-        v = _narrow(vu + at6 + 2 * axis * F)
-        u = _narrow(vu + at6 + (2 * axis + 1) * F)
+        v = _kept(vu, 2 * axis, F, ROWS)
+        u = _kept(vu, 2 * axis + 1, F, ROWS)
         square += v * v
         dot += v * u
         t_bar += gl.load(mu + at3 + axis * F) * u
     _put(second, 1, t_bar)
     y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
-    _release(ring, weights, 0, 3, 11, F)
+    _release(ring, flags, weights, 0, 3, 11, F)
     _put(second, 0, y_bar * slope)
-    _ready(ring, 3, 2, 11)
+    _ready(ring, flags, 3, 2)
     d_q = _product(ring, 3, second, 0, d_q, True)
     z_bar = _product(ring, 4, second, 1, none, False)
-    pre = _narrow(z_kept + at)
-    w = _narrow(w_kept + at)
-    t = _narrow(t_kept + at)
+    pre = _kept(z_kept, 0, F, ROWS)
+    w = _kept(w_kept, 0, F, ROWS)
+    t = _kept(t_kept, 0, F, ROWS)
     d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
-    _release(ring, weights, 3, 2, 11, F)
+    _release(ring, flags, weights, 3, 2, 11, F)
     _put(first, 0, d_q)
     _put(first, 1, d_q * dot)
-    _ready(ring, 5, 2, 11)
+    _ready(ring, flags, 5, 2)
     z_bar = _product(ring, 5, first, 0, z_bar, True)
     z_bar = _product(ring, 6, first, 1, z_bar, True)
     slope = _silu_slope(pre)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-    _release(ring, weights, 5, 2, 11, F)
+    _release(ring, flags, weights, 5, 2, 11, F)
     _put(second, 0, z_bar * slope)
-    _ready(ring, 7, 2, 11)
+    _ready(ring, flags, 7, 2)
     n_bar = _product(ring, 7, second, 0, none, False)
     d_q = _product(ring, 8, second, 0, d_q, True)
     # V, U and μ̄ are read twice: to hold nine arrays through the products between would take more registers than there are.
-    v_x = _narrow(vu + at6)
-    u_x = _narrow(vu + at6 + F)
-    v_y = _narrow(vu + at6 + 2 * F)
-    u_y = _narrow(vu + at6 + 3 * F)
-    v_z = _narrow(vu + at6 + 4 * F)
-    u_z = _narrow(vu + at6 + 5 * F)
+    v_x = _kept(vu, 0, F, ROWS)
+    u_x = _kept(vu, 1, F, ROWS)
+    v_y = _kept(vu, 2, F, ROWS)
+    u_y = _kept(vu, 3, F, ROWS)
+    v_z = _kept(vu, 4, F, ROWS)
+    u_z = _kept(vu, 5, F, ROWS)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar *= gl.rsqrt(square)
+    _put(second, 1, d_q)
     _put(first, 0, w * u_x + n_bar * v_x)
     _put(first, 1, w * u_y + n_bar * v_y)
     _put(first, 2, w * u_z + n_bar * v_z)
-    _ready(ring, 9, 1, 11)
+    _ready(ring, flags, 9, 1)
     x = _product(ring, 9, first, 0, none, False)
     y = _product(ring, 9, first, 1, none, False)
     z = _product(ring, 9, first, 2, none, False)
@@ -535,12 +607,12 @@ def painn_update_bwd_hopper_kernel(
     b_y = gl.load(mu + at3 + F)
     b_z = gl.load(mu + at3 + 2 * F)
     gl.store(q + at, d_q)
-    gl.store(q_bar + at, d_q)
+    _send(q_bar, second, 1, F, F, ROWS)
     x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
     _put(second, 0, w * v_x + t * b_x)
     _put(second, 1, w * v_y + t * b_y)
     _put(second, 2, w * v_z + t * b_z)
-    _ready(ring, 10, 1, 11)
+    _ready(ring, flags, 10, 1)
     x = _product(ring, 10, second, 0, x, True)
     y = _product(ring, 10, second, 1, y, True)
     z = _product(ring, 10, second, 2, z, True)
@@ -548,12 +620,15 @@ def painn_update_bwd_hopper_kernel(
     x += b_x
     y += b_y
     z += b_z
+    _put(first, 0, x)
+    _put(first, 1, y)
+    _put(first, 2, z)
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
-    gl.store(mu_bar + at3, x)
-    gl.store(mu_bar + at3 + F, y)
-    gl.store(mu_bar + at3 + 2 * F, z)
+    gl.thread_barrier()
+    for axis in gl.static_range(3):
+        _send(mu_bar + axis * F, first, axis, 3 * F, F, ROWS)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
