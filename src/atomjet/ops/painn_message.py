@@ -105,22 +105,21 @@ def _gather(pointer):
 @triton.jit
 def _filter(value, rows, here, offset, F: tl.constexpr):
     """W of one of the three parts."""
-    slope = tl.load(rows).to(tl.float32)
+    slope = tl.load(value + 3 * F)
     if rows.dtype.element_ty == tl.float32:
-        slope += 0.5 * offset * tl.load(rows + 3 * F)
+        slope += 0.5 * offset * tl.load(rows)
     return tl.load(value, here, 0.0) + offset * slope
 
 
 @triton.jit
 def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
-    """W and W' of one of the three parts; what is added to the slope at the knot is reckoned as narrow as it is stored."""
-    first = tl.load(rows)
-    second = tl.load(rows + 3 * F)
+    """W and W' of one of the three parts."""
+    slope = tl.load(value + 3 * F)
+    second = tl.load(rows).to(tl.float32)
     if rows.dtype.element_ty == tl.float32:
-        w = tl.load(value, here, 0.0) + offset * (first + 0.5 * offset * second)
-        return w, first + offset * (second + offset * tl.load(rows + 6 * F))
-    slope = (first + offset.to(tl.float16) * second).to(tl.float32)
-    return tl.load(value, here, 0.0) + offset * slope, slope
+        w = tl.load(value, here, 0.0) + offset * (slope + 0.5 * offset * second)
+        return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
+    return tl.load(value, here, 0.0) + offset * slope, slope + offset * second
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -156,7 +155,7 @@ def painn_message_fwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    COEFFICIENTS: tl.constexpr = 3 if coefficients.dtype.element_ty == tl.float32 else 2
+    COEFFICIENTS: tl.constexpr = 2 if coefficients.dtype.element_ty == tl.float32 else 1
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
@@ -185,7 +184,7 @@ def painn_message_fwd_kernel(
         next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
         sender = tl.load(kinds + j).to(tl.int64) if FIRST else j
         sent = context + sender[:, None] * WIDTH + channel[None, :]
-        value = values + knot[:, None] * (3 * F) + channel[None, :]
+        value = values + knot[:, None] * (6 * F) + channel[None, :]
         rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
         offset = offset[:, None]
         sum_q += _filter(value, rows, here, offset, F) * _gather(sent)
@@ -251,7 +250,7 @@ def painn_message_bwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    COEFFICIENTS: tl.constexpr = 3 if coefficients.dtype.element_ty == tl.float32 else 2
+    COEFFICIENTS: tl.constexpr = 2 if coefficients.dtype.element_ty == tl.float32 else 1
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
     c_a = tl.load(own).to(tl.float32)[None, :]
@@ -279,7 +278,7 @@ def painn_message_bwd_kernel(
         p = gradients + (part * num_edges + e) * 3
         e += EDGES
         next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
-        value = values + knot[:, None] * (3 * F) + channel[None, :]
+        value = values + knot[:, None] * (6 * F) + channel[None, :]
         rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
         offset = offset[:, None]
         bar = _gather(q_bar + k[:, None] * F + channel[None, :])

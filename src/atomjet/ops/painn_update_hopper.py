@@ -36,8 +36,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from atomjet.ops import painn_update
 from atomjet.ops.painn_update import Kept, Tiles
 
-ALIGNED = 32
+ROWS = gl.constexpr(16)
+"""Atoms a program: more would take more registers than there are."""
+ALIGNED = 16
 """Buffers have a multiple of so many rows: no access is masked, and what stands in rows that are not in use stays in them."""
+SLOTS = gl.constexpr(6)
+"""Matrices in shared memory at a time: with 128 channels 192 KiB of 227."""
 
 CHANNELS = (64, 128)
 """Numbers of channels served: wgmma has 64 rows, and five matrices for more would not fit."""
@@ -85,9 +89,9 @@ def serves(device: torch.device, narrow: torch.dtype, channels: int) -> bool:
 
 
 @gluon.constexpr_function
-def _tile(F, ROWS):
-    """How a tile (channels, rows) lies in registers: as wgmma leaves it, 16 channels a warp."""
-    return gl.NVMMADistributedLayout([3, 0], [F // 16, 1], [16, ROWS, 16])
+def _tile(F, columns=ROWS):
+    """How a tile (channels, atoms) lies in registers: as wgmma leaves it, 16 channels a warp."""
+    return gl.NVMMADistributedLayout([3, 0], [F // 16, 1], [16, columns, 16])
 
 
 @gluon.constexpr_function
@@ -101,12 +105,6 @@ def _room(HEIGHT: gl.constexpr, WIDTH: gl.constexpr):
 
 
 @gluon.jit
-def _three(HEIGHT: gl.constexpr, WIDTH: gl.constexpr):
-    """Buffers, each by itself: the compiler puts a barrier between accesses to what it takes for the same one."""
-    return _room(HEIGHT, WIDTH), _room(HEIGHT, WIDTH), _room(HEIGHT, WIDTH)
-
-
-@gluon.jit
 def _flag():
     flag = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     mbarrier.init(flag, count=1)
@@ -117,65 +115,89 @@ def _flag():
 def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.constexpr):
     """Start to copy matrices FIRST ... END - 1 into their slots; a flag turns when all of one is there."""
     for number in gl.static_range(FIRST, END):
-        mbarrier.expect(flags[number % len(ring)], 2 * F * F)
+        mbarrier.expect(flags[number % SLOTS], 2 * F * F)
     for number in gl.static_range(FIRST, END):
         tma.async_copy_global_to_shared(
-            weights, [number * F, 0], flags[number % len(ring)], ring[number % len(ring)]
+            weights, [number * F, 0], flags[number % SLOTS], ring[number % SLOTS]
         )
 
 
 @gluon.jit
-def _begin(weights, F: gl.constexpr, ROWS: gl.constexpr):
-    """The ring, with the first matrices on their way: six slots, or five where operands take more room."""
-    ring = _three(F, F) + (_room(F, F), _room(F, F))
-    flags = (_flag(), _flag(), _flag(), _flag(), _flag())
-    if ROWS == 16:
-        ring = ring + (_room(F, F),)
-        flags = flags + (_flag(),)
-    _fetch(ring, flags, weights, 0, len(ring), F)
+def _begin(weights, F: gl.constexpr):
+    """The ring, with the first matrices on their way. Each slot is by itself: the compiler puts a barrier between accesses to what it
+    takes for the same.
+    """
+    ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
+    flags = _flag(), _flag(), _flag(), _flag(), _flag(), _flag()
+    _fetch(ring, flags, weights, 0, SLOTS, F)
     return ring, flags
 
 
 @gluon.constexpr_function
-def _most(slots, first, total):
-    return min(first + slots, total)
+def _most(first, total):
+    return min(first + SLOTS, total)
 
 
 @gluon.jit
-def _arrived(ring, flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
+def _arrived(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
     """Wait for COUNT matrices from FIRST on."""
     for number in gl.static_range(FIRST, FIRST + COUNT):
-        mbarrier.wait(flags[number % len(ring)], number // len(ring) % 2)
+        mbarrier.wait(flags[number % SLOTS], number // SLOTS % 2)
 
 
 @gluon.jit
-def _ready(ring, flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
+def _ready(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
     """Wait for COUNT matrices from FIRST on, and for the operands that were stored."""
     fence_async_shared()
     gl.thread_barrier()
-    _arrived(ring, flags, FIRST, COUNT)
+    _arrived(flags, FIRST, COUNT)
 
 
 @gluon.jit
 def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
     """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next ones take their slots."""
-    if FIRST + len(ring) < TOTAL:
+    if FIRST + SLOTS < TOTAL:
         gl.thread_barrier()
-        _fetch(ring, flags, weights, FIRST + len(ring), _most(len(ring), FIRST + COUNT, TOTAL), F)
+        _fetch(ring, flags, weights, FIRST + SLOTS, _most( FIRST + COUNT, TOTAL), F)
 
 
 @gluon.jit
-def _put(operands, AT: gl.constexpr, x):
-    """An operand for the next product."""
-    operands[AT].permute((1, 0)).store(x.to(gl.float16))
+def _put(operand, x):
+    """What the next product takes, narrow."""
+    operand.permute((1, 0)).store(x.to(gl.float16))
 
 
 @gluon.jit
-def _product(ring, NUMBER: gl.constexpr, operands, AT: gl.constexpr, into, ADD: gl.constexpr):
+def _put_axes(operand, x, y, z, F: gl.constexpr):
+    """The same of three axes, side by side: a matrix is then read once for all. The fourth place holds anything."""
+    y = y.to(gl.float16)
+    axes = gl.join(gl.join(x.to(gl.float16), z.to(gl.float16)), gl.join(y, y))
+    axes = axes.permute((0, 2, 3, 1)).reshape([F, 4 * ROWS])
+    operand.permute((1, 0)).store(gl.convert_layout(axes, _tile(F, 4 * ROWS), assert_trivial=True))
+
+
+@gluon.jit
+def _axes(product, F: gl.constexpr):
+    """The three axes of a product with such an operand."""
+    even, odd = product.reshape([F, 2, 2, ROWS]).permute((0, 3, 1, 2)).split()
+    x, z = even.split()
+    y, _ = odd.split()
+    tile: gl.constexpr = _tile(F)
+    x = gl.convert_layout(x, tile, assert_trivial=True)
+    y = gl.convert_layout(y, tile, assert_trivial=True)
+    z = gl.convert_layout(z, tile, assert_trivial=True)
+    return x, y, z
+
+
+@gluon.jit
+def _zeros(F: gl.constexpr, COLUMNS: gl.constexpr):
+    return gl.zeros([F, COLUMNS], gl.float32, _tile(F, COLUMNS))
+
+
+@gluon.jit
+def _product(ring, NUMBER: gl.constexpr, operand, into, ADD: gl.constexpr):
     """Start matrix NUMBER times an operand."""
-    return warpgroup_mma(
-        ring[NUMBER % len(ring)], operands[AT].permute((1, 0)), into, use_acc=ADD, is_async=True
-    )
+    return warpgroup_mma(ring[NUMBER % SLOTS], operand.permute((1, 0)), into, use_acc=ADD, is_async=True)
 
 
 @gluon.jit
@@ -190,40 +212,40 @@ def _silu_slope(x):
 
 
 @gluon.jit
-def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
-    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))
+def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr):
+    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F)))
     return gl.load(biases + NUMBER * F + channel)[:, None]
 
 
 @gluon.jit
-def _rows(F: gl.constexpr, ROWS: gl.constexpr):
+def _rows(F: gl.constexpr):
     """First row; where the program's rows of (N, F) and of (N, 3, F) stand from there."""
     first = gl.program_id(0).to(gl.int64) * ROWS
-    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))[:, None]
-    row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))[None, :]
+    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F)))[:, None]
+    row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F)))[None, :]
     return first, row * F + channel, row * (3 * F) + channel
 
 
 @gluon.constexpr_function
-def _line(F, ROWS):
+def _line(F):
     """A tile as one line, thread by thread."""
     return gl.BlockedLayout([ROWS // 2], [32], [F // 16], [0])
 
 
 @gluon.jit
-def _keep(pointer, x, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _keep(pointer, x, NUMBER: gl.constexpr, F: gl.constexpr):
     """Store a tile for `_kept`, narrow, in the order of the threads that hold it."""
     line = x.to(gl.float16).reshape([F // 16, 2, 8, ROWS // 8, 4, 2]).permute((0, 2, 4, 3, 1, 5)).reshape([F * ROWS])
-    line = gl.convert_layout(line, _line(F, ROWS), assert_trivial=True)
-    gl.store(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F, ROWS)), line)
+    line = gl.convert_layout(line, _line(F), assert_trivial=True)
+    gl.store(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F)), line)
 
 
 @gluon.jit
-def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr):
     """What `_keep` stored."""
-    line = gl.load(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F, ROWS)))
+    line = gl.load(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F)))
     x = line.reshape([F // 16, 8, 4, ROWS // 8, 2, 2]).permute((0, 4, 1, 3, 2, 5)).reshape([F, ROWS])
-    return gl.convert_layout(x, _tile(F, ROWS), assert_trivial=True).to(gl.float32)
+    return gl.convert_layout(x, _tile(F), assert_trivial=True).to(gl.float32)
 
 
 @gluon.constexpr_function
@@ -232,43 +254,44 @@ def _wide(F):
 
 
 @gluon.jit
-def _send(pointer, operands, AT: gl.constexpr, WIDTH: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _send(pointer, operand, WIDTH: gl.constexpr, F: gl.constexpr):
     """Copy what was put into shared memory to rows of WIDTH: in words of 16 bytes, where a thread's own numbers lie far apart."""
     row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
     channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
-    gl.store(pointer + row * WIDTH + channel, operands[AT].load(_wide(F)))
+    gl.store(pointer + row * WIDTH + channel, operand.load(_wide(F)))
 
 
 @gluon.jit
-def _fetched(pointer, operands, AT: gl.constexpr, WIDTH: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
-    """The opposite of `_send`: rows into shared memory, as an operand."""
+def _send_axes(pointer, operand, F: gl.constexpr):
+    for axis in gl.static_range(3):
+        _send(pointer + axis * F, operand.slice(axis * ROWS, ROWS), 3 * F, F)
+
+
+@gluon.jit
+def _receive(pointer, operand, WIDTH: gl.constexpr, F: gl.constexpr):
+    """The opposite of `_send`: narrow rows into shared memory, as an operand."""
     row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
     channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
-    operands[AT].store(gl.load(pointer + row * WIDTH + channel))
+    operand.store(gl.load(pointer + row * WIDTH + channel))
 
 
 @gluon.jit
-def _mixed(ring, flags, weights, bias, epsilon, x, y, z, q, first, second, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _mixed(ring, flags, weights, bias, epsilon, x, y, z, q, axes, a, b, TOTAL: gl.constexpr, F: gl.constexpr):
     """Mixing up to D1: V, U, n, Σ V U and z."""
-    _put(first, 0, x)
-    _put(first, 1, y)
-    _put(first, 2, z)
-    _put(second, 0, q)
-    _ready(ring, flags, 0, 3)
-    none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
-    v_x = _product(ring, 0, first, 0, none, False)
-    v_y = _product(ring, 0, first, 1, none, False)
-    v_z = _product(ring, 0, first, 2, none, False)
-    u_x = _product(ring, 1, first, 0, none, False)
-    u_y = _product(ring, 1, first, 1, none, False)
-    u_z = _product(ring, 1, first, 2, none, False)
-    pre = _product(ring, 2, second, 0, none, False)
-    v_x, v_y, v_z, u_x, u_y, u_z, pre = warpgroup_mma_wait(0, deps=(v_x, v_y, v_z, u_x, u_y, u_z, pre))
+    _put_axes(axes, x, y, z, F)
+    _put(a, q)
+    _ready(flags, 0, 3)
+    v = _product(ring, 0, axes, _zeros(F, 4 * ROWS), False)
+    u = _product(ring, 1, axes, _zeros(F, 4 * ROWS), False)
+    pre = _product(ring, 2, a, _zeros(F, ROWS), False)
+    v, u, pre = warpgroup_mma_wait(0, deps=(v, u, pre))
     _release(ring, flags, weights, 0, 3, TOTAL, F)
+    v_x, v_y, v_z = _axes(v, F)
+    u_x, u_y, u_z = _axes(u, F)
     n = gl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    _put(second, 1, n)
-    _ready(ring, flags, 3, 1)
-    pre = _product(ring, 3, second, 1, pre, True)
+    _put(b, n)
+    _ready(flags, 3, 1)
+    pre = _product(ring, 3, b, pre, True)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
     pre = warpgroup_mma_wait(0, deps=(pre,))
     _release(ring, flags, weights, 3, 1, TOTAL, F)
@@ -292,26 +315,20 @@ def painn_update_fwd_hopper_kernel(
     mu_sent,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_fwd_kernel`."""
-    ring, flags = _begin(weights, F, ROWS)
-    first = _three(ROWS, F)
-    second = _three(ROWS, F)
-    d1 = _bias(biases, 0, F, ROWS)
-    d2_s = _bias(biases, 1, F, ROWS)
-    d2_w = _bias(biases, 2, F, ROWS)
-    d2_t = _bias(biases, 3, F, ROWS)
-    row, at, at3 = _rows(F, ROWS)
+    ring, flags = _begin(weights, F)
+    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
+    d1 = _bias(biases, 0, F)
+    d2_s = _bias(biases, 1, F)
+    d2_w = _bias(biases, 2, F)
+    d2_t = _bias(biases, 3, F)
+    row, at, at3 = _rows(F)
     q += row * F
     mu += row * (3 * F)
     vu += row * (6 * F)
     context += row * (3 * F)
     mu_sent += row * (3 * F)
-    z_kept += row * F
-    w_kept += row * F
-    t_kept += row * F
-    y_kept += row * F
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -321,68 +338,64 @@ def painn_update_fwd_hopper_kernel(
     z = gl.load(mu + at3 + 2 * F)
     q_ = gl.load(q + at)
     if row >= count:
-        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
+        _arrived(flags, 0, SLOTS)  # in memory that is another program's soon
         return
     v_x, v_y, v_z, u_x, u_y, u_z, _, dot, pre = _mixed(
-        ring, flags, weights, d1, epsilon, x, y, z, q_, first, second, 11, F, ROWS
+        ring, flags, weights, d1, epsilon, x, y, z, q_, axes, a, b, 11, F
     )
-    _put(first, 0, pre * _sigmoid(pre))
-    _ready(ring, flags, 4, 3)
-    none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
-    s = _product(ring, 4, first, 0, none, False)
-    w = _product(ring, 5, first, 0, none, False)
-    t = _product(ring, 6, first, 0, none, False)
+    _put(c, pre * _sigmoid(pre))
+    _ready(flags, 4, 3)
+    s = _product(ring, 4, c, _zeros(F, ROWS), False)
+    w = _product(ring, 5, c, _zeros(F, ROWS), False)
+    t = _product(ring, 6, c, _zeros(F, ROWS), False)
     # Memory takes what is finished while the tensor cores work.
-    _keep(vu, v_x, 0, F, ROWS)
-    _keep(vu, u_x, 1, F, ROWS)
-    _keep(vu, v_y, 2, F, ROWS)
-    _keep(vu, u_y, 3, F, ROWS)
-    _keep(vu, v_z, 4, F, ROWS)
-    _keep(vu, u_z, 5, F, ROWS)
-    _keep(z_kept, pre, 0, F, ROWS)
+    _keep(vu, v_x, 0, F)
+    _keep(vu, u_x, 1, F)
+    _keep(vu, v_y, 2, F)
+    _keep(vu, u_y, 3, F)
+    _keep(vu, v_z, 4, F)
+    _keep(vu, u_z, 5, F)
+    _keep(z_kept + row * F, pre, 0, F)
     s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
     _release(ring, flags, weights, 4, 3, 11, F)
     w += d2_w
     q_ += s + d2_s + w * dot
-    _put(second, 0, q_)
-    _ready(ring, flags, 7, 1)
-    pre = _product(ring, 7, second, 0, none, False)
+    _put(a, q_)
+    _ready(flags, 7, 1)
+    pre = _product(ring, 7, a, _zeros(F, ROWS), False)
     t += d2_t
-    c1 = _bias(biases, 4, F, ROWS)
-    c2_a = _bias(biases, 5, F, ROWS)
-    c2_b = _bias(biases, 6, F, ROWS)
-    c2_g = _bias(biases, 7, F, ROWS)
-    _keep(w_kept, w, 0, F, ROWS)
-    _keep(t_kept, t, 0, F, ROWS)
+    c1 = _bias(biases, 4, F)
+    c2_a = _bias(biases, 5, F)
+    c2_b = _bias(biases, 6, F)
+    c2_g = _bias(biases, 7, F)
+    _keep(w_kept + row * F, w, 0, F)
+    _keep(t_kept + row * F, t, 0, F)
     gl.store(q + at, q_)
     pre = warpgroup_mma_wait(0, deps=(pre,))
     pre += c1
-    _put(first, 1, pre * _sigmoid(pre))
-    _ready(ring, flags, 8, 3)
-    a = _product(ring, 8, first, 1, none, False)
-    b = _product(ring, 9, first, 1, none, False)
-    g = _product(ring, 10, first, 1, none, False)
-    _keep(y_kept, pre, 0, F, ROWS)
+    _put(b, pre * _sigmoid(pre))
+    _ready(flags, 8, 3)
+    c_a = _product(ring, 8, b, _zeros(F, ROWS), False)
+    c_b = _product(ring, 9, b, _zeros(F, ROWS), False)
+    c_g = _product(ring, 10, b, _zeros(F, ROWS), False)
+    _keep(y_kept + row * F, pre, 0, F)
     x += t * u_x
     y += t * u_y
     z += t * u_z
+    _put_axes(axes, x, y, z, F)
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
-    _put(second, 0, x)
-    _put(second, 1, y)
-    _put(second, 2, z)
-    a, b, g = warpgroup_mma_wait(0, deps=(a, b, g))
-    # Everybody is done with all operands now.
+    c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
     gl.thread_barrier()
-    _put(first, 0, a + c2_a)
-    _put(first, 1, b + c2_b)
-    _put(first, 2, g + c2_g)
-    for axis in gl.static_range(3):
-        _send(mu_sent + axis * F, second, axis, 3 * F, F, ROWS)
+    _put(a, c_a + c2_a)
+    _put(b, c_b + c2_b)
+    _put(c, c_g + c2_g)
+    _send_axes(mu_sent, axes, F)
     gl.thread_barrier()
-    for part in gl.static_range(3):
-        _send(context + part * F, first, part, 3 * F, F, ROWS)
+    _send(context, a, 3 * F, F)
+    _send(context + F, b, 3 * F, F)
+    _send(context + 2 * F, c, 3 * F, F)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -399,20 +412,16 @@ def painn_update_last_hopper_kernel(
     seed,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_last_kernel`."""
-    ring, flags = _begin(weights, F, ROWS)
-    first = _three(ROWS, F)
-    second = _three(ROWS, F)
-    d1 = _bias(biases, 0, F, ROWS)
-    d2_s = _bias(biases, 1, F, ROWS)
-    d2_w = _bias(biases, 2, F, ROWS)
-    row, at, at3 = _rows(F, ROWS)
+    ring, flags = _begin(weights, F)
+    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
+    d1 = _bias(biases, 0, F)
+    d2_s = _bias(biases, 1, F)
+    d2_w = _bias(biases, 2, F)
+    row, at, at3 = _rows(F)
     q += row * F
     mu += row * (3 * F)
-    q_bar += row * F
-    mu_bar += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -422,83 +431,72 @@ def painn_update_last_hopper_kernel(
     z = gl.load(mu + at3 + 2 * F)
     q_ = gl.load(q + at)
     if row >= count:
-        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
+        _arrived(flags, 0, SLOTS)
         return
     v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre = _mixed(
-        ring, flags, weights, d1, epsilon, x, y, z, q_, first, second, 14, F, ROWS
+        ring, flags, weights, d1, epsilon, x, y, z, q_, axes, a, b, 14, F
     )
-    _put(first, 0, pre * _sigmoid(pre))
-    _ready(ring, flags, 4, 2)
-    none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
-    s = _product(ring, 4, first, 0, none, False)
-    w = _product(ring, 5, first, 0, none, False)
-    r1 = _bias(biases, 3, F, ROWS)
-    r2 = _bias(biases, 4, F, ROWS)
+    _put(c, pre * _sigmoid(pre))
+    _ready(flags, 4, 2)
+    s = _product(ring, 4, c, _zeros(F, ROWS), False)
+    w = _product(ring, 5, c, _zeros(F, ROWS), False)
+    r1 = _bias(biases, 3, F)
+    r2 = _bias(biases, 4, F)
     slope = _silu_slope(pre)
     s, w = warpgroup_mma_wait(0, deps=(s, w))
     _release(ring, flags, weights, 4, 2, 14, F)
     w += d2_w
     q_ += s + d2_s + w * dot
-    _put(second, 0, q_)
-    _ready(ring, flags, 6, 1)
-    h = _product(ring, 6, second, 0, none, False)
-    h = warpgroup_mma_wait(0, deps=(h,))
+    _put(a, q_)
+    _ready(flags, 6, 1)
+    h = warpgroup_mma_wait(0, deps=(_product(ring, 6, a, _zeros(F, ROWS), False),))
     _release(ring, flags, weights, 6, 1, 14, F)
     h += r1
     h_bar = _silu_slope(h) * r2 * seed
-    _put(first, 1, h_bar)
+    _put(b, h_bar)
     # All else follows from this product: what rounding took from its operand goes in too.
-    _put(first, 2, h_bar - h_bar.to(gl.float16).to(gl.float32))
-    _ready(ring, flags, 7, 1)
-    d_q = _product(ring, 7, first, 1, none, False)
-    d_q = _product(ring, 7, first, 2, d_q, True)
+    _put(c, h_bar - h_bar.to(gl.float16).to(gl.float32))
+    _ready(flags, 7, 1)
+    d_q = _product(ring, 7, b, _zeros(F, ROWS), False)
+    d_q = _product(ring, 7, c, d_q, True)
     energy = h * _sigmoid(h) * r2
     d_q = warpgroup_mma_wait(0, deps=(d_q,))
     _release(ring, flags, weights, 7, 1, 14, F)
-    _put(second, 0, d_q)
-    _put(second, 1, d_q * dot)
-    _ready(ring, flags, 8, 2)
-    z_bar = _product(ring, 8, second, 0, none, False)
-    z_bar = _product(ring, 9, second, 1, z_bar, True)
+    _put(a, d_q)
+    _put(b, d_q * dot)
+    _ready(flags, 8, 2)
+    z_bar = _product(ring, 8, a, _zeros(F, ROWS), False)
+    z_bar = _product(ring, 9, b, z_bar, True)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-    _release(ring, flags, weights, 8, 2, 14, F)
-    _put(first, 0, z_bar * slope)
-    _ready(ring, flags, 10, 2)
-    n_bar = _product(ring, 10, first, 0, none, False)
-    d_q = _product(ring, 11, first, 0, d_q, True)
+    _put(c, z_bar * slope)
+    _ready(flags, 10, 2)
+    n_bar = _product(ring, 10, c, _zeros(F, ROWS), False)
+    d_q = _product(ring, 11, c, d_q, True)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar /= n
-    _put(first, 1, d_q)
-    _put(second, 0, w * u_x + n_bar * v_x)
-    _put(second, 1, w * u_y + n_bar * v_y)
-    _put(second, 2, w * u_z + n_bar * v_z)
-    _ready(ring, flags, 12, 1)
-    x = _product(ring, 12, second, 0, none, False)
-    y = _product(ring, 12, second, 1, none, False)
-    z = _product(ring, 12, second, 2, none, False)
+    _put(a, d_q)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, F)
+    _ready(flags, 12, 1)
+    xyz = _product(ring, 12, axes, _zeros(F, 4 * ROWS), False)
     gl.store(q + at, d_q)
-    _send(q_bar, first, 1, F, F, ROWS)
-    x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
-    _put(first, 0, w * v_x)
-    _put(first, 1, w * v_y)
-    _put(first, 2, w * v_z)
-    _ready(ring, flags, 13, 1)
-    x = _product(ring, 13, first, 0, x, True)
-    y = _product(ring, 13, first, 1, y, True)
-    z = _product(ring, 13, first, 2, z, True)
-    column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
+    _send(q_bar + row * F, a, F, F)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    _put_axes(axes, w * v_x, w * v_y, w * v_z, F)
+    _ready(flags, 13, 1)
+    xyz = _product(ring, 13, axes, xyz, True)
+    column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F)))
     gl.store(energies + column, gl.sum(energy, 0) + gl.load(biases + 5 * F))
-    x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
-    _put(second, 0, x)
-    _put(second, 1, y)
-    _put(second, 2, z)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    x, y, z = _axes(xyz, F)
+    _put_axes(axes, x, y, z, F)
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
     gl.thread_barrier()
-    for axis in gl.static_range(3):
-        _send(mu_bar + axis * F, second, axis, 3 * F, F, ROWS)
+    _send_axes(mu_bar + row * (3 * F), axes, F)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -518,117 +516,100 @@ def painn_update_bwd_hopper_kernel(
     mu_bar,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
-    ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_bwd_kernel`."""
-    ring, flags = _begin(weights, F, ROWS)
-    first = _three(ROWS, F)
-    second = _three(ROWS, F)
-    row, at, at3 = _rows(F, ROWS)
+    ring, flags = _begin(weights, F)
+    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
+    row, at, at3 = _rows(F)
     q += row * F
     mu += row * (3 * F)
-    q_bar += row * F
-    mu_bar += row * (3 * F)
     context_bar += row * (3 * F)
-    z_kept += row * F
-    w_kept += row * F
-    t_kept += row * F
-    y_kept += row * F
     vu += row * (6 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    for part in gl.static_range(3):
-        _fetched(context_bar + part * F, first, part, 3 * F, F, ROWS)
+    _receive(context_bar, a, 3 * F, F)
+    _receive(context_bar + F, b, 3 * F, F)
+    _receive(context_bar + 2 * F, c, 3 * F, F)
     d_q = gl.load(q + at)
-    pre = _kept(y_kept, 0, F, ROWS)
+    pre = _kept(y_kept + row * F, 0, F)
     if row >= count:
-        _arrived(ring, flags, 0, len(ring))  # into memory that is another program's soon
+        _arrived(flags, 0, SLOTS)
         return
-    _ready(ring, flags, 0, 3)
-    none = gl.zeros([F, ROWS], gl.float32, _tile(F, ROWS))
-    y_bar = _product(ring, 0, first, 0, none, False)
-    y_bar = _product(ring, 1, first, 1, y_bar, True)
-    y_bar = _product(ring, 2, first, 2, y_bar, True)
+    _ready(flags, 0, 3)
+    y_bar = _product(ring, 0, a, _zeros(F, ROWS), False)
+    y_bar = _product(ring, 1, b, y_bar, True)
+    y_bar = _product(ring, 2, c, y_bar, True)
     slope = _silu_slope(pre)
-    square = none + epsilon
-    dot = none
-    t_bar = none
+    square = _zeros(F, ROWS) + epsilon
+    dot = _zeros(F, ROWS)
+    t_bar = _zeros(F, ROWS)
     for axis in gl.static_range(3):
-        v = _kept(vu, 2 * axis, F, ROWS)
-        u = _kept(vu, 2 * axis + 1, F, ROWS)
+        v = _kept(vu, 2 * axis, F)
+        u = _kept(vu, 2 * axis + 1, F)
         square += v * v
         dot += v * u
         t_bar += gl.load(mu + at3 + axis * F) * u
-    _put(second, 1, t_bar)
     y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
     _release(ring, flags, weights, 0, 3, 11, F)
-    _put(second, 0, y_bar * slope)
-    _ready(ring, flags, 3, 2)
-    d_q = _product(ring, 3, second, 0, d_q, True)
-    z_bar = _product(ring, 4, second, 1, none, False)
-    pre = _kept(z_kept, 0, F, ROWS)
-    w = _kept(w_kept, 0, F, ROWS)
-    t = _kept(t_kept, 0, F, ROWS)
+    _put(a, y_bar * slope)
+    _put(b, t_bar)
+    _ready(flags, 3, 2)
+    d_q = _product(ring, 3, a, d_q, True)
+    z_bar = _product(ring, 4, b, _zeros(F, ROWS), False)
+    pre = _kept(z_kept + row * F, 0, F)
+    w = _kept(w_kept + row * F, 0, F)
+    t = _kept(t_kept + row * F, 0, F)
     d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
     _release(ring, flags, weights, 3, 2, 11, F)
-    _put(first, 0, d_q)
-    _put(first, 1, d_q * dot)
-    _ready(ring, flags, 5, 2)
-    z_bar = _product(ring, 5, first, 0, z_bar, True)
-    z_bar = _product(ring, 6, first, 1, z_bar, True)
+    _put(a, d_q)
+    _put(b, d_q * dot)
+    _ready(flags, 5, 2)
+    z_bar = _product(ring, 5, a, z_bar, True)
+    z_bar = _product(ring, 6, b, z_bar, True)
     slope = _silu_slope(pre)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-    _release(ring, flags, weights, 5, 2, 11, F)
-    _put(second, 0, z_bar * slope)
-    _ready(ring, flags, 7, 2)
-    n_bar = _product(ring, 7, second, 0, none, False)
-    d_q = _product(ring, 8, second, 0, d_q, True)
+    _put(c, z_bar * slope)
+    _ready(flags, 7, 2)
+    n_bar = _product(ring, 7, c, _zeros(F, ROWS), False)
+    d_q = _product(ring, 8, c, d_q, True)
     # V, U and μ̄ are read twice: to hold nine arrays through the products between would take more registers than there are.
-    v_x = _kept(vu, 0, F, ROWS)
-    u_x = _kept(vu, 1, F, ROWS)
-    v_y = _kept(vu, 2, F, ROWS)
-    u_y = _kept(vu, 3, F, ROWS)
-    v_z = _kept(vu, 4, F, ROWS)
-    u_z = _kept(vu, 5, F, ROWS)
+    v_x = _kept(vu, 0, F)
+    u_x = _kept(vu, 1, F)
+    v_y = _kept(vu, 2, F)
+    u_y = _kept(vu, 3, F)
+    v_z = _kept(vu, 4, F)
+    u_z = _kept(vu, 5, F)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar *= gl.rsqrt(square)
-    _put(second, 1, d_q)
-    _put(first, 0, w * u_x + n_bar * v_x)
-    _put(first, 1, w * u_y + n_bar * v_y)
-    _put(first, 2, w * u_z + n_bar * v_z)
-    _ready(ring, flags, 9, 1)
-    x = _product(ring, 9, first, 0, none, False)
-    y = _product(ring, 9, first, 1, none, False)
-    z = _product(ring, 9, first, 2, none, False)
+    _put(a, d_q)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, F)
+    _ready(flags, 9, 1)
+    xyz = _product(ring, 9, axes, _zeros(F, 4 * ROWS), False)
     b_x = gl.load(mu + at3)
     b_y = gl.load(mu + at3 + F)
     b_z = gl.load(mu + at3 + 2 * F)
     gl.store(q + at, d_q)
-    _send(q_bar, second, 1, F, F, ROWS)
-    x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
-    _put(second, 0, w * v_x + t * b_x)
-    _put(second, 1, w * v_y + t * b_y)
-    _put(second, 2, w * v_z + t * b_z)
-    _ready(ring, flags, 10, 1)
-    x = _product(ring, 10, second, 0, x, True)
-    y = _product(ring, 10, second, 1, y, True)
-    z = _product(ring, 10, second, 2, z, True)
-    x, y, z = warpgroup_mma_wait(0, deps=(x, y, z))
+    _send(q_bar + row * F, a, F, F)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    _put_axes(axes, w * v_x + t * b_x, w * v_y + t * b_y, w * v_z + t * b_z, F)
+    _ready(flags, 10, 1)
+    xyz = _product(ring, 10, axes, xyz, True)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    x, y, z = _axes(xyz, F)
     x += b_x
     y += b_y
     z += b_z
-    _put(first, 0, x)
-    _put(first, 1, y)
-    _put(first, 2, z)
+    _put_axes(axes, x, y, z, F)
     gl.store(mu + at3, x)
     gl.store(mu + at3 + F, y)
     gl.store(mu + at3 + 2 * F, z)
     gl.thread_barrier()
-    for axis in gl.static_range(3):
-        _send(mu_bar + axis * F, first, axis, 3 * F, F, ROWS)
+    _send_axes(mu_bar + row * (3 * F), axes, F)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
@@ -646,7 +627,7 @@ def launch_fwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_fwd` does."""
-    painn_update_fwd_hopper_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
+    painn_update_fwd_hopper_kernel[(q.shape[0] // ALIGNED,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -673,7 +654,7 @@ def launch_last(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_last` does."""
-    painn_update_last_hopper_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
+    painn_update_last_hopper_kernel[(q.shape[0] // ALIGNED,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -701,7 +682,7 @@ def launch_bwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_bwd` does."""
-    painn_update_bwd_hopper_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
+    painn_update_bwd_hopper_kernel[(q.shape[0] // ALIGNED,)](
         num_atoms,
         chain.back,
         chain.epsilon,
@@ -720,7 +701,6 @@ def _options(channels: int, tiles: Tiles, chained: bool) -> dict[str, Any]:
     return {
         "F": channels,
         "CHAINED": chained,
-        "ROWS": tiles.rows,
         "num_warps": channels // 16,
         "launch_pdl": chained,
     }

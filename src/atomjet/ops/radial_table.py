@@ -2,11 +2,12 @@
 
 With k the nearest knot, δ = d - d_k, and coefficients c_0 ... c_3 of each output, knots from 0 to the cutoff:
 
-    W(d) = c_0 + δ (c_1 + δ c_2),      W'(d) = c_1 + δ (2 c_2 + 3 δ c_3)
+    float32:            W(d) = c_0 + δ (c_1 + δ c_2),      W'(d) = c_1 + δ (2 c_2 + 3 δ c_3)
+    half precision:     W(d) = c_0 + δ c_1,                W'(d) = c_1 + δ 2 c_2
 
-The slope takes one coefficient more than the value, so both are equally exact. c_0 is stored in float32, the others as narrow as
-wanted: they meet a δ under a hundredth. What lies behind (any radial basis, any cutoff, a network) is evaluated once, in float64; a
-kernel reads a few rows and never meets it.
+The slope takes one coefficient more than the value, so both are equally exact. c_0 and c_1 are stored in float32: what is rounded of
+them goes into forces as it is. The others are as narrow as wanted: they meet a δ of a few thousandths. What lies behind (any radial
+basis, any cutoff, a network) is evaluated once, in float64; a kernel reads a few rows and never meets it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KNOTS = {torch.float16: 1024, torch.float32: 1024}
-"""Intervals up to the cutoff, by the type stored: over 5 Å, and for functions that change over a quarter of an Å, the expansion is
-good to 1e-5 and 1e-7 of a slope, where rounding is 5e-4 and 6e-8.
+KNOTS = 1024
+"""Intervals up to the cutoff: over 5 Å, and for functions that change over a quarter of an Å, the longer expansion is good to 1e-7 of
+a slope, the shorter one to 4e-5.
 """
 
 NEAREST = 1e-3
@@ -37,8 +38,8 @@ DIFFERENCES = [
 
 
 class RadialTable(NamedTuple):
-    """Tables by knot: `values` (knots + 1, W) float32 and `rows` (knots + 1, 3, W), c_1, 2 c_2 and 3 c_3; `per_length` knots lie
-    within an Å.
+    """Tables by knot: `values` (knots + 1, 2, W) float32, c_0 and c_1, and `rows` (knots + 1, 1 or 2, W), 2 c_2 and, in float32, 3 c_3;
+    `per_length` knots lie within an Å.
     """
 
     values: Tensor
@@ -50,24 +51,24 @@ def tabulate(
     function: Callable[[Tensor], Tensor], cutoff: float, device: torch.device, dtype: torch.dtype
 ) -> RadialTable:
     """Tabulate a function of (D,) distances in float64 to (D, W) outputs, smooth also a little beyond both ends."""
-    count = KNOTS[dtype]
-    distances = torch.linspace(0, cutoff, count + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
+    distances = torch.linspace(0, cutoff, KNOTS + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
     with torch.no_grad():
         shifted = torch.stack([function(distances + step * STEP) for step in range(-3, 4)])
     stencils = torch.tensor(DIFFERENCES, dtype=torch.float64, device=device)
     first, second, third = torch.einsum("ks,sdw->kdw", stencils, shifted).unbind(0)
-    rows = [first / STEP, second / STEP**2]
+    values = torch.stack([shifted[3], first / STEP], dim=1)
+    rows = [second / STEP**2]
     if dtype == torch.float32:
         rows.append(0.5 * third / STEP**3)
-    return RadialTable(shifted[3].float().contiguous(), torch.stack(rows, dim=1).to(dtype), count / cutoff)
+    return RadialTable(values.float(), torch.stack(rows, dim=1).to(dtype), KNOTS / cutoff)
 
 
 def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
     """(E,) Å to W and W' (E, W)."""
     knot = (distances * table.per_length).round().long()
     offset = (distances - knot / table.per_length)[:, None]
-    first, second, *third = table.rows[knot].to(distances.dtype).unbind(1)
-    value = table.values[knot].to(distances.dtype)
+    value, first = table.values[knot].to(distances.dtype).unbind(1)
+    second, *third = table.rows[knot].to(distances.dtype).unbind(1)
     if not third:
         return value + offset * first, first + offset * second
     return value + offset * (first + 0.5 * offset * second), first + offset * (second + offset * third[0])

@@ -293,9 +293,10 @@ FEW = 512
 
 def default_tiles(capacity: Capacity) -> Tiles:
     """How the kernels are cut where nothing was tuned: what was fastest on an H100 among those tried."""
-    few = capacity.atoms <= FEW
-    message = painn_message.Tiles(edges=8, channels=32) if few else painn_message.Tiles(edges=4, channels=64)
-    return Tiles(message, message)
+    if capacity.atoms <= FEW:
+        return Tiles(painn_message.Tiles(edges=16, channels=32), painn_message.Tiles(edges=8, channels=32))
+    many = painn_message.Tiles(edges=2, channels=64)
+    return Tiles(many, many)
 
 
 def _check(model: PaiNN, precision: str) -> None:
