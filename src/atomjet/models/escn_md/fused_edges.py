@@ -42,7 +42,9 @@ class FusedWeights:
 
     def elements(self, graph: Graph) -> tuple[int, ...]:
         """Those in a graph."""
-        return tuple(graph.atomic_numbers.unique().tolist())
+        numbers = graph.atomic_numbers
+        present = numbers.new_zeros(self.model.config.max_z, dtype=torch.bool).index_fill_(0, numbers, True)
+        return tuple(number for number, there in enumerate(present.tolist()) if there)
 
     def bytes_of_tables(self, graph: Graph) -> int:
         """Memory of the tables that a call needs."""
