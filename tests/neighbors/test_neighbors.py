@@ -93,6 +93,7 @@ def check_properties(graph):
     assert torch.equal(graph.neighbors[reverse], graph.centers)
     assert torch.equal(graph.shifts[reverse], -graph.shifts)
     assert torch.equal(reverse[reverse], torch.arange(graph.num_edges))
+    assert graph.with_vectors(graph.vectors.float()).reverse is reverse
 
 
 def test_batch_is_the_structures_one_by_one():

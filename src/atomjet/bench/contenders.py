@@ -15,7 +15,7 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
-PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled")
+PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
 LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
 

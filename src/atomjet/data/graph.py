@@ -82,5 +82,10 @@ class Graph:
         return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
-        """Return the same edges with other vectors (of another type, or to be differentiated)."""
-        return replace(self, vectors=vectors)
+        """Return the same edges, and their reverses where they are known, with other vectors (of another type, or to be
+        differentiated).
+        """
+        other = replace(self, vectors=vectors)
+        if "reverse" in self.__dict__:
+            other.__dict__["reverse"] = self.reverse
+        return other

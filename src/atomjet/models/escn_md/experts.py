@@ -101,12 +101,18 @@ class Blends:
             return self._kept[kind]
 
 
+def rows_of_systems(graph: Graph) -> Tensor:
+    """(S + 1,) where the atoms of each system begin."""
+    systems = torch.arange(graph.num_systems + 1, device=graph.system_index.device)
+    return torch.searchsorted(graph.system_index, systems)
+
+
 def runs(model: EscnMd, graph: Graph) -> list[Run]:
     """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
     kinds = _kinds(model, graph)
-    atoms = torch.bincount(graph.system_index, minlength=graph.num_systems).cumsum(0).tolist()
-    atom_stops = [0, *atoms]
-    edge_stops = graph.row_ptr[torch.tensor(atom_stops, device=graph.row_ptr.device)].tolist()
+    atom_ptr = rows_of_systems(graph)
+    # Every look at the device waits for it: one for all numbers of a kind.
+    atom_stops, edge_stops = torch.stack([atom_ptr, graph.row_ptr[atom_ptr]]).tolist()
     found, first = [], 0
     for system in range(1, len(kinds) + 1):
         if system == len(kinds) or kinds[system] != kinds[first]:
@@ -118,12 +124,14 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
 
 def _kinds(model: EscnMd, graph: Graph) -> list[Kind]:
     size = model.config.max_z
-    flat = torch.bincount(graph.system_index * size + graph.atomic_numbers, minlength=graph.num_systems * size)
-    counts = flat.reshape(-1, size).cpu()
+    place = graph.system_index * size + graph.atomic_numbers
+    # Not bincount, which waits for the device to learn how long its result is.
+    flat = place.new_zeros(graph.num_systems * size).scatter_add_(0, place, torch.ones_like(place))
+    told = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
     kinds = []
-    for row, charge, spin, task in zip(counts, graph.charge.tolist(), graph.spin.tolist(), graph.task, strict=True):
-        present = row.nonzero().flatten().tolist()
-        numbers = row[present].tolist()
+    for (*counts, charge, spin), task in zip(told, graph.task, strict=True):
+        present = [number for number, count in enumerate(counts) if count]
+        numbers = [counts[number] for number in present]
         if model.config.composition == "none":
             present, numbers = [], []
         elif model.config.composition == "mean":

@@ -24,9 +24,9 @@ from atomjet.data import Graph
 from atomjet.errors import BackendError
 from atomjet.models.escn_md import memory, node_steps
 from atomjet.models.escn_md.compiled import can_compile
-from atomjet.models.escn_md.experts import Blend, Blends
+from atomjet.models.escn_md.experts import Blend, Blends, rows_of_systems
 from atomjet.models.escn_md.fused_edges import FusedEdges, FusedWeights
-from atomjet.models.escn_md.general import Block, EscnMd, rows_of_systems
+from atomjet.models.escn_md.general import Block, EscnMd
 from atomjet.models.escn_md.matrix_edges import MatrixEdges, MatrixWeights
 from atomjet.models.escn_md.pieces import Product, cut
 

@@ -42,7 +42,9 @@ class FusedWeights:
 
     def elements(self, graph: Graph) -> tuple[int, ...]:
         """Those in a graph."""
-        return tuple(graph.atomic_numbers.unique().tolist())
+        numbers = graph.atomic_numbers
+        present = numbers.new_zeros(self.model.config.max_z, dtype=torch.bool).index_fill_(0, numbers, True)
+        return tuple(number for number, there in enumerate(present.tolist()) if there)
 
     def bytes_of_tables(self, graph: Graph) -> int:
         """Memory of the tables that a call needs."""
@@ -60,6 +62,9 @@ class FusedEdges:
         self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
         self.envelope = model.envelope(lengths)
         longest = int((graph.row_ptr[1:] - graph.row_ptr[:-1]).max())
+        self.reverse = (
+            graph.reverse
+        )  # found now, with what else makes the host wait, and not in the middle of the way back
         self.count = torch.arange(max(longest, 2), device=lengths.device)
         self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
         self.kept: list[list[Outputs | None]] = [[] for _ in model.blocks]
@@ -130,7 +135,7 @@ class FusedEdges:
         self.kept[layer] = []
         starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
         return gathered(
-            given[0] if len(given) == 1 else torch.cat(given), share, graph.reverse, starts, stops, self.count
+            given[0] if len(given) == 1 else torch.cat(given), share, self.reverse, starts, stops, self.count
         )
 
     def degrees_backward(self, x_bar: Tensor) -> None:

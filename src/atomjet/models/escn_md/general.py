@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from atomjet.data import Graph, System
 from atomjet.models.escn_md import memory, structures
 from atomjet.models.escn_md.config import EscnMdConfig
-from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, runs
+from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, rows_of_systems, runs
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
 from atomjet.ops.permute_wigner_inv_edge_to_node import permute_wigner_inv_edge_to_node
 from atomjet.ops.segment_sum import segment_sum
@@ -396,12 +396,6 @@ class EscnMd(nn.Module):
     def forward(self, graph: Graph) -> Tensor:
         """Same as `atomic_energies`: the name that PyTorch's wrappers call."""
         return self.atomic_energies(graph)
-
-
-def rows_of_systems(graph: Graph) -> Tensor:
-    """(S + 1,) where the atoms of each system begin."""
-    counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
-    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
 
 
 def rms_norm(x: Tensor, weight: Tensor, weight_bias: Tensor) -> Tensor:

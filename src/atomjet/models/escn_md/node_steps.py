@@ -93,16 +93,25 @@ def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor, system_p
 
 def read_out(model: EscnMd, scalars: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
     """(N, C) to energies (N,) float64 eV and their derivative (N, C)."""
+    numbers = sorted({model.config.tasks.index(task) for task in graph.task})
+    if len(numbers) == 1:
+        # Nothing to ask the device, which would have to finish the way forth before it is told the way back.
+        return _read_out(model, scalars, numbers[0])
     energies = torch.zeros(len(scalars), dtype=torch.float64, device=scalars.device)
     scalars_bar = torch.empty_like(scalars)
     tasks = model.tasks_of(graph)[graph.system_index]
-    for number in sorted({model.config.tasks.index(task) for task in graph.task}):
+    for number in numbers:
         atoms = (tasks == number).nonzero().flatten()
-        (w_1, b_1), (w_2, b_2), (w_3, b_3) = ((layer.weights[number], layer.bias) for layer in model.head)  # type: ignore[index]
-        first = linear(scalars[atoms], w_1, b_1)  # type: ignore[arg-type]
-        second = linear(silu(first), w_2, b_2)  # type: ignore[arg-type]
-        scale = model.scales[number]
-        energies[atoms] = linear(silu(second), w_3, b_3).squeeze(1).double() * scale  # type: ignore[arg-type]
-        second_bar = silu_derivative(second) * (w_3 * scale).to(scalars.dtype)
-        scalars_bar[atoms] = (silu_derivative(first) * (second_bar @ w_2)) @ w_1
+        energies[atoms], scalars_bar[atoms] = _read_out(model, scalars[atoms], number)
     return energies, scalars_bar
+
+
+def _read_out(model: EscnMd, scalars: Tensor, task: int) -> tuple[Tensor, Tensor]:
+    """The same for atoms of one task, by its number."""
+    (w_1, b_1), (w_2, b_2), (w_3, b_3) = ((layer.weights[task], layer.bias) for layer in model.head)  # type: ignore[index]
+    first = linear(scalars, w_1, b_1)  # type: ignore[arg-type]
+    second = linear(silu(first), w_2, b_2)  # type: ignore[arg-type]
+    scale = model.scales[task]
+    energies = linear(silu(second), w_3, b_3).squeeze(1).double() * scale  # type: ignore[arg-type]
+    second_bar = silu_derivative(second) * (w_3 * scale).to(scalars.dtype)
+    return energies, (silu_derivative(first) * (second_bar @ w_2)) @ w_1

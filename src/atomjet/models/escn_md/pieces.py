@@ -35,15 +35,13 @@ class Piece(NamedTuple):
 
 def cut(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[Piece], Tensor]:
     """The graph in pieces of about `limit` edges, and the embedding (N, C) of each atom's system."""
-    device = graph.vectors.device
-    pieces, embeddings, counts = [], [], []
+    pieces, embeddings = [], []
     for run in runs(model, graph):
         embedding, products = blends.of(model, run.kind)
-        embeddings.append(embedding)
-        counts.append(run.atoms.stop - run.atoms.start)
+        embeddings.append(embedding.expand(run.atoms.stop - run.atoms.start, -1))
         for atoms, edges in memory.rows(graph, run.atoms, run.edges, limit):
             center, neighbor = graph.centers[edges], graph.neighbors[edges]
             pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
             pieces.append(Piece(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
-    return pieces, torch.stack(embeddings).repeat_interleave(torch.tensor(counts, device=device), 0)
+    return pieces, torch.cat(embeddings)
