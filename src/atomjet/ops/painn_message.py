@@ -105,21 +105,19 @@ def _gather(pointer):
 @triton.jit
 def _filter(value, rows, here, offset, F: tl.constexpr):
     """W of one of the three parts."""
-    slope = tl.load(value + 3 * F)
-    if rows.dtype.element_ty == tl.float32:
-        slope += 0.5 * offset * tl.load(rows)
-    return tl.load(value, here, 0.0) + offset * slope
+    second = tl.load(rows).to(tl.float32)
+    return tl.load(value, here, 0.0) + offset * (tl.load(value + 3 * F) + 0.5 * offset * second)
 
 
 @triton.jit
 def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
     """W and W' of one of the three parts."""
-    slope = tl.load(value + 3 * F)
+    first = tl.load(value + 3 * F)
     second = tl.load(rows).to(tl.float32)
+    w = tl.load(value, here, 0.0) + offset * (first + 0.5 * offset * second)
     if rows.dtype.element_ty == tl.float32:
-        w = tl.load(value, here, 0.0) + offset * (slope + 0.5 * offset * second)
-        return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
-    return tl.load(value, here, 0.0) + offset * slope, slope + offset * second
+        second += offset * tl.load(rows + 3 * F)
+    return w, first + offset * second
 
 
 @triton.jit(do_not_specialize=["num_rows"])

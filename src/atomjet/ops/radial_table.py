@@ -2,12 +2,11 @@
 
 With k the nearest knot, δ = d - d_k, and coefficients c_0 ... c_3 of each output, knots from 0 to the cutoff:
 
-    float32:            W(d) = c_0 + δ (c_1 + δ c_2),      W'(d) = c_1 + δ (2 c_2 + 3 δ c_3)
-    half precision:     W(d) = c_0 + δ c_1,                W'(d) = c_1 + δ 2 c_2
+    W(d) = c_0 + δ (c_1 + δ c_2),      W'(d) = c_1 + δ (2 c_2 + 3 δ c_3)
 
-The slope takes one coefficient more than the value, so both are equally exact. c_0 and c_1 are stored in float32: what is rounded of
-them goes into forces as it is. The others are as narrow as wanted: they meet a δ of a few thousandths. What lies behind (any radial
-basis, any cutoff, a network) is evaluated once, in float64; a kernel reads a few rows and never meets it.
+c_0 and c_1 are stored in float32: what is rounded of them goes into forces as it is. c_2 is as narrow as wanted, since it meets a δ of a
+few thousandths, and c_3 is kept in float32 alone. What lies behind (any radial basis, any cutoff, a network) is evaluated once, in
+float64; a kernel reads a few rows and never meets it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KNOTS = 1024
-"""Intervals up to the cutoff: over 5 Å, and for functions that change over a quarter of an Å, the longer expansion is good to 1e-7 of
-a slope, the shorter one to 4e-5.
+KNOTS = {torch.float16: 512, torch.float32: 1024}
+"""Intervals up to the cutoff, by the type stored: over 5 Å, and for functions that change over a quarter of an Å, slopes are good to 1e-4
+and 1e-7. Fewer are faster: more of the table is at hand when a kernel needs it.
 """
 
 NEAREST = 1e-3
@@ -51,7 +50,8 @@ def tabulate(
     function: Callable[[Tensor], Tensor], cutoff: float, device: torch.device, dtype: torch.dtype
 ) -> RadialTable:
     """Tabulate a function of (D,) distances in float64 to (D, W) outputs, smooth also a little beyond both ends."""
-    distances = torch.linspace(0, cutoff, KNOTS + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
+    count = KNOTS[dtype]
+    distances = torch.linspace(0, cutoff, count + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
     with torch.no_grad():
         shifted = torch.stack([function(distances + step * STEP) for step in range(-3, 4)])
     stencils = torch.tensor(DIFFERENCES, dtype=torch.float64, device=device)
@@ -60,7 +60,7 @@ def tabulate(
     rows = [second / STEP**2]
     if dtype == torch.float32:
         rows.append(0.5 * third / STEP**3)
-    return RadialTable(values.float(), torch.stack(rows, dim=1).to(dtype), KNOTS / cutoff)
+    return RadialTable(values.float(), torch.stack(rows, dim=1).to(dtype), count / cutoff)
 
 
 def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,6 +69,5 @@ def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
     offset = (distances - knot / table.per_length)[:, None]
     value, first = table.values[knot].to(distances.dtype).unbind(1)
     second, *third = table.rows[knot].to(distances.dtype).unbind(1)
-    if not third:
-        return value + offset * first, first + offset * second
-    return value + offset * (first + 0.5 * offset * second), first + offset * (second + offset * third[0])
+    slope = second + offset * third[0] if third else second
+    return value + offset * (first + 0.5 * offset * second), first + offset * slope
