@@ -11,6 +11,7 @@ import pytest
 from ase.build import molecule
 from ase.io import read, write
 
+from atomjet.engine import Settings
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.observables import COLUMNS, read_log
 from atomjet.md.simulation import checkpoint_path
@@ -22,7 +23,7 @@ def test_run_writes_everything_and_says_what_ran(call, ethanol: Path, tmp_path: 
     out_traj, plot = tmp_path / "run.traj", tmp_path / "run.png"
     status, out, _ = call("md", ethanol, "--steps", "60", *COLD, "-o", out_traj, "--plot", plot)
     assert status == 0
-    assert "small on cpu" in out
+    assert f"small on {Settings().device}" in out
     for words in (
         "nve, 60 steps of 0.5 fs = 0.03 ps, start at 20 K",
         "steps/s",
