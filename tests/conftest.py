@@ -3,8 +3,16 @@
 import os
 from pathlib import Path
 
+# Molecules are too small to share between threads, and tests side by side would fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
+
+import atomjet
+
+# Processes that tests start, wherever they run, find the package that is tested here.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(atomjet.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read by triton when it is imported

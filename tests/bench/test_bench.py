@@ -27,6 +27,7 @@ from atomjet.models import file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 
 CPU = torch.device("cpu")
+ON = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where kernels run: without a GPU in the interpreter
 
 
 @pytest.fixture(autouse=True)
@@ -206,11 +207,11 @@ def test_the_ladder_has_a_row_for_each_step(engine, tmp_path):
 
 
 def test_fused_kernels_are_a_step_with_the_definitions_forces():
-    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
-    system = geometries.molecules(10, 2)
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "general"))
+    system = geometries.molecules(10, 2).to(ON)
     step = contenders.build("fused_kernels", engine)
     assert not step.engine.captures
-    made, exact = step.call(step.prepare(system)), contenders.reference(engine).predict(system)
+    made, exact = step.call(step.prepare(system)).to(ON), contenders.reference(engine).predict(system)
     accuracy = compare_predictions(made, exact, system, "10-bit")
     assert accuracy.passed
     assert accuracy.force_rmse > 0
@@ -242,8 +243,8 @@ def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
 
 def test_steps_on_the_device_are_timed_together(monkeypatch):
     monkeypatch.setattr(racers, "TOGETHER", 2)
-    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
-    racer = racers.Entrants("md", engine).enter("fast_gpu", geometries.molecules(10, 1))
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "general"))
+    racer = racers.Entrants("md", engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
     racer.call(0)
     racer.call(1)
     assert racer.together == 2
@@ -253,8 +254,8 @@ def test_steps_on_the_device_are_timed_together(monkeypatch):
 
 
 def test_parts_of_a_call_in_buffers_of_fixed_size():
-    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "fast_gpu"))
-    parts = parts_of_call(engine, racers.moved(geometries.molecules(10, 2), 2))
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "fast_gpu"))
+    parts = parts_of_call(engine, racers.moved(geometries.molecules(10, 2).to(ON), 2))
     assert list(parts) == ["search", "energy and forces"]
     for part in parts.values():
         part(0)

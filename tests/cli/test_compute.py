@@ -10,6 +10,7 @@ from ase.io import read, write
 
 import atomjet
 from atomjet.cli import compute
+from atomjet.engine import Settings
 
 
 def test_predict_writes_what_the_engine_says(call, tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -20,7 +21,7 @@ def test_predict_writes_what_the_engine_says(call, tmp_path: Path, small_model: 
     monkeypatch.setattr(compute, "ATOMS_AT_ONCE", 11)  # the first two together, the third alone
     status, out, err = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz", "--precision", "float64")
     assert (status, err) == (0, "")
-    assert "small on cpu" in out
+    assert f"small on {Settings().device}" in out
     assert "float64" in out
     labelled = read(tmp_path / "out.extxyz", ":")
     frames = read(tmp_path / "in.extxyz", ":")
@@ -68,7 +69,7 @@ def test_outputs_that_cannot_be_are_refused_first(call, ethanol: Path, tmp_path:
 def test_relax_that_has_converged(call, ethanol: Path, tmp_path: Path):
     status, out, err = call("relax", ethanol, "--fmax", "0.1", "-o", tmp_path / "out.xyz")
     assert (status, err) == (0, "")
-    assert "small on cpu" in out
+    assert f"small on {Settings().device}" in out
     assert "converged after 0 steps: " in out
     np.testing.assert_allclose(read(tmp_path / "out.xyz").positions, read(ethanol).positions)
 

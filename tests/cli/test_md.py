@@ -11,6 +11,7 @@ import pytest
 from ase.build import molecule
 from ase.io import read, write
 
+from atomjet.engine import Settings
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.observables import COLUMNS, read_log
 from atomjet.md.simulation import checkpoint_path
@@ -22,7 +23,7 @@ def test_run_writes_everything_and_says_what_ran(call, ethanol: Path, tmp_path: 
     out_traj, plot = tmp_path / "run.traj", tmp_path / "run.png"
     status, out, _ = call("md", ethanol, "--steps", "60", *COLD, "-o", out_traj, "--plot", plot)
     assert status == 0
-    assert "small on cpu" in out
+    assert f"small on {Settings().device}" in out
     for words in (
         "nve, 60 steps of 0.5 fs = 0.03 ps, start at 20 K",
         "steps/s",
@@ -192,7 +193,8 @@ def test_long_timestep_with_hydrogen_is_a_warning(call, ethanol: Path, tmp_path:
 
 
 def test_replicas_need_a_gpu(call, ethanol: Path, tmp_path: Path):
-    status, _, err = call("md", ethanol, "--steps", "10", "--replicas", "4", "-o", tmp_path / "a.traj")
+    words = ("md", ethanol, "--steps", "10", "--replicas", "4", "--backend", "fast_pytorch")
+    status, _, err = call(*words, "-o", tmp_path / "a.traj")
     assert status == 2
     assert "replicas 4 need dynamics on a GPU, but backend fast_pytorch does not work in fixed buffers" in err
     assert not (tmp_path / "a.traj").exists()
@@ -210,7 +212,8 @@ def test_runs_on_the_device_where_it_can(call, ethanol: Path, tmp_path: Path, mo
         return engine
 
     monkeypatch.setattr(options, "load_engine", through_buffers)
-    arguments = ("md", ethanol, "--ensemble", "nvt", *COLD, "--replicas", "2", "-o", tmp_path / "a.traj")
+    arguments = ("md", ethanol, "--ensemble", "nvt", *COLD, "--replicas", "2", "--device", "cpu")
+    arguments += ("-o", tmp_path / "a.traj")
     status, out, _ = call(*arguments, "--steps", "12", "--plot", tmp_path / "a.png")
     assert status == 0
     assert "seed 0, 2 replicas" in out

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from atomjet.engine import Settings
 from atomjet.models.registry import packaged
 
 
@@ -84,7 +85,7 @@ def test_convert_writes_a_model_that_every_command_takes(call, ethanol: Path, tm
     status, text, err = call("convert", weights, "--config", config, "-o", out, model=False)
     assert (status, err) == (0, "")
     assert f"wrote {out}" in text
-    assert "student on cpu" in text
+    assert f"student on {Settings().device}" in text
     assert call("info", out, model=False)[0] == 0
 
 

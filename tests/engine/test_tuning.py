@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from atomjet import Engine
 from atomjet.data import Capacity
@@ -12,6 +13,8 @@ from tests.potentials import random_painn
 
 pytest.importorskip("triton")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAME = tuning.device_name(torch.device(DEVICE))
 _box = tuner.box
 
 
@@ -25,7 +28,7 @@ def own_table(tmp_path: Path, monkeypatch):
 
 
 def engine():
-    return Engine(random_painn(features=16, layers=2, num_radial=6, cutoff=3.0), Settings("cpu", "fast_gpu", "high"))
+    return Engine(random_painn(features=16, layers=2, num_radial=6, cutoff=3.0), Settings(DEVICE, "fast_gpu", "high"))
 
 
 def test_entry_is_written_looked_up_and_used(own_table):
@@ -33,8 +36,8 @@ def test_entry_is_written_looked_up_and_used(own_table):
     key = tuning.model_key(random_painn(features=16), plain.evaluator)
     assert key == "painn 16 float32"
     entry = {"update": {"rows": 32}, "message": {"unknown": 3}, "no_kernel": {"rows": 1}}
-    tuning.write_table(own_table, "cpu", key, {"256": entry})
-    tuning.write_table(own_table, "cpu", key, {"32": {"update": {"rows": 64}}})
+    tuning.write_table(own_table, NAME, key, {"256": entry})
+    tuning.write_table(own_table, NAME, key, {"32": {"update": {"rows": 64}}})
     stages = engine().stages
     for atoms, rows in ((20, 64), (100, 32)):
         capacity = Capacity(1, atoms, 64, atoms)
@@ -98,6 +101,6 @@ def test_command(own_table, monkeypatch, capsys):
     monkeypatch.setattr(tuner, "tune", lambda engine, sizes: iter([found]))
     assert main(["tune", "--size", "32"]) == 0
     assert "update rows 32" in capsys.readouterr().out
-    assert tuning.read_table(own_table) == {"cpu": {"painn 16 float32": {"32": {"update": {"rows": 32}}}}}
+    assert tuning.read_table(own_table) == {NAME: {"painn 16 float32": {"32": {"update": {"rows": 32}}}}}
     assert main(["tune", "--size", "33"]) == 2
     assert "size 33 is no size of the table" in capsys.readouterr().err

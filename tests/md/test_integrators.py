@@ -1,4 +1,4 @@
-"""The integrators' definition against mathematics, and the kernels, in Triton's interpreter, against the definition."""
+"""The integrators' definition against mathematics, and the kernels against it: in Triton's interpreter where there is no GPU."""
 
 import numpy as np
 import pytest
@@ -12,15 +12,16 @@ from atomjet.units import AMU_A2_PER_FS2, BOLTZMANN
 
 kernels = pytest.importorskip("atomjet.md.kernels")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = 1e-12  # relative; float64, products contracted and sums ordered differently
 
 
-def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3):
+def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3, device="cpu"):
     """Replicas of random atoms in buffers with room to spare."""
     generator = torch.Generator().manual_seed(seed)
     atoms = sum(sizes)
     capacity = Capacity(len(sizes) + 2, atoms + spare, 64, max(sizes))
-    system = PaddedSystem.empty(capacity, "cpu")
+    system = PaddedSystem.empty(capacity, device)
     index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     positions = torch.randn(atoms, 3, generator=generator, dtype=torch.float64)
     system.fill(System(positions=positions, atomic_numbers=torch.ones(atoms), system_index=index))
@@ -38,13 +39,13 @@ def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3):
 
 def springs(motion):
     """A harmonic well of 1 eV/Å² around the origin for every atom."""
-    prediction = PaddedPrediction.empty(motion.system.capacity, "cpu")
+    prediction = PaddedPrediction.empty(motion.system.capacity, motion.system.positions.device)
     prediction.buffer.fill_(torch.nan)
     prediction.status.zero_()
     atoms = int(motion.system.system_ptr[-1])
     x = motion.system.positions[:atoms]
     prediction.forces[:atoms] = -x
-    energy = torch.zeros(len(prediction.energy), dtype=torch.float64)
+    energy = torch.zeros_like(prediction.energy, dtype=torch.float64)
     prediction.energy.copy_(energy.index_add_(0, motion.system.system_index[:atoms].long(), 0.5 * x.square().sum(1)))
     prediction.stress.fill_(0.25)
     return prediction
@@ -150,7 +151,7 @@ def test_flagged_replica_goes_back_and_stays(monkeypatch):
 )
 def test_what_counts_as_exploded(break_it, flag):
     for finish in (finish_reference, kernels.launch_finish):
-        motion = motion_of([3, 2])
+        motion = motion_of([3, 2], device=DEVICE)
         if flag == Flag.HOT:
             motion.hottest[0] = 1e-3
         prediction = springs(motion)
@@ -162,7 +163,7 @@ def test_what_counts_as_exploded(break_it, flag):
 
 def test_status_halts_all():
     for finish in (finish_reference, kernels.launch_finish):
-        motion = motion_of([3, 2])
+        motion = motion_of([3, 2], device=DEVICE)
         before = motion.system.positions.clone()
         prediction = springs(motion)
         advance_reference(motion, prediction.forces)
@@ -177,7 +178,7 @@ def test_status_halts_all():
 @pytest.mark.parametrize("sizes", [[1], [33, 5, 64], [200, 3]], ids=str)
 @pytest.mark.parametrize("langevin", [False, True], ids=["nve", "nvt"])
 def test_kernels_equal_the_definition(sizes, langevin):
-    exact, fast = motion_of(sizes, langevin), motion_of(sizes, langevin)
+    exact, fast = (motion_of(sizes, langevin, device=DEVICE) for _ in range(2))
     for motion in (exact, fast):
         motion.steps[0] = 2**33 + 5  # the noise counts beyond 32 bits
     for turn in range(3):

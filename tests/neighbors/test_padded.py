@@ -333,6 +333,12 @@ def test_more_edges_than_can_be_counted():
         PaddedSearch(Capacity(1, 10**6, 2**33, 10**6), 5.0, DEVICE)
 
 
+@pytest.mark.parametrize("route", ROUTES[1:])
+def test_what_a_search_can_hold_is_that_of_its_route(route, take):
+    take(route)
+    PaddedSearch(Capacity(1, 2902, 152_790, 2900), 5.0, "meta")
+
+
 def liquid(count, seed=0):
     """About a hundred atoms in 1000 Å³, in a triclinic cell, in no order."""
     rng = np.random.default_rng(seed)

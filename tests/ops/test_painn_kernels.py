@@ -119,20 +119,20 @@ def test_message_backwards(graph, device):
 
 
 def chain(device, last):
+    """The definition's, in float64, and the kernels', of the same numbers in two halves."""
     count = 7 if last else 11
     matrices = random(count, FEATURES, FEATURES, device=device) / FEATURES**0.5
-    return painn_update.Chain(
-        matrices, matrices.mT.contiguous(), random(6 if last else 8, FEATURES, device=device), 1e-3
-    )
+    biases, split = random(6 if last else 8, FEATURES, device=device), painn_update.halves(matrices)
+    exact = painn_update.Chain(matrices.double(), matrices.mT.double(), biases.double(), 1e-3)
+    return exact, painn_update.Chain(split, split.mT.contiguous(), biases, 1e-3)
 
 
 def test_update_and_back(device):
     """A layer's update and the next context, there and back."""
     atoms, room = 21, 40
-    one = chain(device, last=False)
+    exact, one = chain(device, last=False)
     q, mu = random(room, FEATURES, device=device, seed=1), random(room, 3, FEATURES, device=device, seed=2)
     start = [x[:atoms].double().requires_grad_() for x in (q, mu)]
-    exact = painn_update.Chain(*(x.double() for x in one[:3]), one.epsilon)
     q_after, mu_after = painn_update.reference_mixing(exact, *start, last=False)
     c_after = painn_update.reference_context(exact, q_after)
 
@@ -165,10 +165,9 @@ def test_update_and_back(device):
 def test_the_turn(device):
     """The last update with the readout: energies, and back to its inputs."""
     atoms, room = 19, 32
-    one = chain(device, last=True)
+    exact, one = chain(device, last=True)
     q, mu = random(room, FEATURES, device=device, seed=1), random(room, 3, FEATURES, device=device, seed=2)
     start = [x[:atoms].double().requires_grad_() for x in (q, mu)]
-    exact = painn_update.Chain(*(x.double() for x in one[:3]), one.epsilon)
     energies = painn_update.reference_readout(exact, painn_update.reference_mixing(exact, *start, last=True)[0])
     q_exact, mu_exact = torch.autograd.grad(energies.sum(), start)
     found = torch.full((room,), NAN, device=device)
@@ -180,3 +179,24 @@ def test_the_turn(device):
     close(mu[:atoms], 4 * mu_exact, 1e-5)
     assert torch.equal(q_bar[:atoms], q[:atoms])
     assert bool(found[atoms:].isnan().all())
+
+
+def test_halves_keep_the_digits(device):
+    """22 of 24, also of small numbers; of the smallest those down to 2⁻³⁶."""
+    x = random(1, 64, 64, device=device).double()
+    for scale in (1e3, 1.0, 1e-3, 1e-5):
+        high, low = painn_update.halves(scale * x).double()
+        assert float((high + low / painn_update.LOWER.value - scale * x[0]).abs().max()) < 3e-7 * scale + 2.0**-36
+
+
+def test_what_half_precision_cannot_hold_is_not_a_number(device):
+    _, one = chain(device, last=True)
+    q, mu = random(16, FEATURES, device=device), random(16, 3, FEATURES, device=device)
+    q[3, 5], mu[7, 1, 2] = 1e5, -1e5
+    energies = torch.zeros(16, device=device)
+    q_bar, mu_bar = torch.zeros_like(q), torch.zeros_like(mu)
+    count = torch.tensor([16], dtype=torch.int32, device=device)
+    painn_update.launch_last(count, one, q, mu, energies, q_bar, mu_bar, 4.0, painn_update.Tiles(16, 4), False)
+    assert energies.isnan().nonzero().flatten().tolist() == [3, 7]
+    assert q_bar.isnan().any(1).nonzero().flatten().tolist() == [3, 7]
+    assert mu_bar.isnan().any(2).any(1).nonzero().flatten().tolist() == [3, 7]

@@ -13,7 +13,7 @@ import torch
 
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
 from atomjet.errors import StructureError
-from atomjet.neighbors.routes import FREE_WORDS, AllPairs, Cells, OneProgram, groups
+from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneProgram
 from atomjet.neighbors.rows import canonical_kernel
 from atomjet.ops.edge_vectors import Edges, edge_vectors
 
@@ -40,8 +40,8 @@ class PaddedSearch:
     """
 
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device | str) -> None:
-        words = FREE_WORDS + AllPairs.PIECES + groups(min(capacity.atoms_per_system, ALL_PAIRS), 32)
-        if capacity.edges + words * capacity.atoms > MOST:
+        words = FREE_WORDS if capacity.atoms_per_system > ALL_PAIRS else AllPairs.words(capacity)
+        if capacity.edges + max(words, PER_ATOM) * capacity.atoms > MOST:
             raise StructureError(
                 f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
                 f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"

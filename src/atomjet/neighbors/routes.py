@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from atomjet.data import PaddedGraph, PaddedSystem
+from atomjet.data import Capacity, PaddedGraph, PaddedSystem
 from atomjet.neighbors import all_pairs, cell_list, cell_order
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
 from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
@@ -18,6 +18,9 @@ from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows
 
 FREE_WORDS = 16
 """Words of 32 candidates that every atom may take, besides one for every two edges (and all of its structure with all pairs)."""
+
+PER_ATOM = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
+"""Numbers of the tables of the cell list that every atom may take."""
 
 UNEVEN = 16
 """Programs of a batch, at most, over those that structures of one size would take."""
@@ -40,8 +43,7 @@ class Route:
         self.pool_free = capacity.atoms * free_words + 4096
         self.pool_size = self.pool_free + capacity.edges // EDGES_PER_WORD.value
         self.pool = self.zeros(self.pool_size, torch.int64)
-        per_atom = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
-        self.table_free = per_atom * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
+        self.table_free = PER_ATOM * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used = self.zeros(2, torch.int64)
         self.pieces = pieces
@@ -97,13 +99,21 @@ class AllPairs(Route):
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         capacity = graph.capacity
-        words = groups(capacity.atoms_per_system, 32)
-        pieces = self.PIECES if words >= self.PIECES and capacity.atoms <= self.FEW else 1
-        super().__init__(graph, cutoff, FREE_WORDS + pieces + words, pieces)
+        super().__init__(graph, cutoff, self.words(capacity), self.pieces_of(capacity))
         # Programs for the largest structure, but not so many for every structure that most find nothing to do.
         fair = groups(UNEVEN * capacity.atoms, max(1, self.ROWS * capacity.systems))
         self.tiles = min(groups(capacity.atoms_per_system, self.ROWS), fair)
-        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * pieces)
+        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * self.pieces)
+
+    @classmethod
+    def pieces_of(cls, capacity: Capacity) -> int:
+        """Pieces in which a row is counted."""
+        return cls.PIECES if groups(capacity.atoms_per_system, 32) >= cls.PIECES and capacity.atoms <= cls.FEW else 1
+
+    @classmethod
+    def words(cls, capacity: Capacity) -> int:
+        """Words of 32 candidates that an atom may take: all of its structure, pieces that begin within a word, and some more."""
+        return FREE_WORDS + cls.pieces_of(capacity) + groups(capacity.atoms_per_system, 32)
 
     def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
         return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell

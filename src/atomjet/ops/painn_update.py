@@ -16,6 +16,10 @@ Backwards, X̄ = dE/dX, in the opposite order:
 
 Everything is a product with an F x F matrix or stays within a channel, so one program takes some rows through the whole chain. The
 matrices lie one after the other (`Chain`).
+
+Tensor cores multiply half-precision numbers and add in float32. Where that is not enough, a number is the sum of two of them,
+x = x₁ + 2⁻¹¹ x₂ (`halves`), and a product three: x w = x₁ w₁ + 2⁻¹¹ (x₁ w₂ + x₂ w₁), which leaves out 2⁻²² x₂ w₂, the last digit
+of float32. Matrices are split once, the other operand in the kernel. What is beyond 65504 becomes NaN, never another number.
 Derivation: docs/concepts/analytic_forces.md.
 """
 
@@ -38,12 +42,18 @@ class Tiles(NamedTuple):
     warps: int = 8
 
 
+LOWER = tl.constexpr(2048.0)
+"""The lower half of a number is kept so many times larger: as large as the upper one, clear of the smallest numbers there are."""
+
+
 class Chain(NamedTuple):
     """Matrices and biases of what stands between two messages.
 
     Attributes:
         matrices: (11, F, F), each (in, out): M_V, M_U, D1_q, D1_n, D2_s, D2_w, D2_t, C1, C2_a, C2_b, C2_g; after the last
-            layer (7, F, F): the first six and R1, padded with zeros.
+            layer (7, F, F): the first six and R1, padded with zeros. For the kernels in half precision, or all in two halves
+            (`halves`).
+        transposed: the same, each transposed.
         biases: (8, F) float32: D1, D2_s, D2_w, D2_t, C1, C2_a, C2_b, C2_g; after the last layer (6, F): D1, D2_s, D2_w, R1, R2, and
             the bias of R2 in front of the last row.
         epsilon: under the root of the norm.
@@ -53,6 +63,17 @@ class Chain(NamedTuple):
     transposed: Tensor
     biases: Tensor
     epsilon: float
+
+    @property
+    def split(self) -> int:
+        """How many matrices have their lower halves behind them: all or none."""
+        return len(self.matrices) - (11 if len(self.biases) == 8 else 7)
+
+
+def halves(matrices: Tensor) -> Tensor:
+    """(n, F, F) to (2n, F, F) in half precision: matrices, and what rounding took from them, `LOWER` times."""
+    high = matrices.half()
+    return torch.cat([high, ((matrices - high.to(matrices.dtype)) * LOWER.value).half()])
 
 
 class Kept(NamedTuple):
@@ -94,15 +115,64 @@ def reference_readout(chain: Chain, q: Tensor) -> Tensor:
 
 
 @triton.jit
-def _matrix(matrices, number, F: tl.constexpr):
-    """Matrix `number`, (in, out)."""
-    k = tl.arange(0, F)
-    return tl.load(matrices + number * F * F + k[:, None] * F + k[None, :])
+def _matrix(matrices, number, F: tl.constexpr, SPLIT: tl.constexpr):
+    """Matrix `number`, (in, out); where matrices are split, only its place: two halves ahead are more than registers hold."""
+    if SPLIT:
+        return matrices + number * F * F
+    else:
+        return _square(matrices + number * F * F, F)
 
 
 @triton.jit
-def _product(x, w, PRECISION: tl.constexpr):
-    return tl.dot(x.to(w.dtype), w, input_precision=PRECISION)
+def _square(at, F: tl.constexpr):
+    k = tl.arange(0, F)
+    return tl.load(at + k[:, None] * F + k[None, :])
+
+
+@triton.jit
+def _product(x, w, SPLIT: tl.constexpr):
+    """x w; where matrices are split, in a loop, which keeps the compiler from having more than a half at hand."""
+    if SPLIT:
+        F: tl.constexpr = x.shape[1]
+        x_1, x_2 = _halves(x)
+        high = tl.zeros(x.shape, tl.float32)
+        low = high
+        for half in tl.range(2, loop_unroll_factor=1):  # the lower half of w, then the upper one
+            m = _square(w + (1 - half) * (SPLIT * F * F), F)
+            low = tl.dot(x_2, m, high)
+            high = tl.dot(x_1, m)
+        return high + low * (1.0 / LOWER)
+    else:
+        return tl.dot(x.to(tl.float16), w)
+
+
+@triton.jit
+def _products(x, y, z, w, SPLIT: tl.constexpr):
+    """x w, y w and z w."""
+    if SPLIT:
+        F: tl.constexpr = x.shape[1]
+        x_1, x_2 = _halves(x)
+        y_1, y_2 = _halves(y)
+        z_1, z_2 = _halves(z)
+        x_high = tl.zeros(x.shape, tl.float32)
+        y_high, z_high, x_low, y_low, z_low = x_high, x_high, x_high, x_high, x_high
+        for half in tl.range(2, loop_unroll_factor=1):
+            m = _square(w + (1 - half) * (SPLIT * F * F), F)
+            x_low = tl.dot(x_2, m, x_high)
+            y_low = tl.dot(y_2, m, y_high)
+            z_low = tl.dot(z_2, m, z_high)
+            x_high = tl.dot(x_1, m)
+            y_high = tl.dot(y_1, m)
+            z_high = tl.dot(z_1, m)
+        return x_high + x_low * (1.0 / LOWER), y_high + y_low * (1.0 / LOWER), z_high + z_low * (1.0 / LOWER)
+    else:
+        return _product(x, w, SPLIT), _product(y, w, SPLIT), _product(z, w, SPLIT)
+
+
+@triton.jit
+def _halves(x):
+    high = x.to(tl.float16)
+    return high, ((x - high.to(tl.float32)) * LOWER).to(tl.float16)
 
 
 @triton.jit
@@ -126,23 +196,19 @@ def _rows(num_atoms, F: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _mixed(matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F: tl.constexpr, PRECISION: tl.constexpr):
+def _mixed(matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F: tl.constexpr, SPLIT: tl.constexpr):
     """Mixing up to D1: q, V, U, n, Σ V U and z of some rows; each matrix is fetched a product before it is needed."""
     x = tl.load(mu + at3, here, 0.0)
     y = tl.load(mu + at3 + F, here, 0.0)
     z = tl.load(mu + at3 + 2 * F, here, 0.0)
     q_ = tl.load(q + at, here, 0.0)
-    v_x = _product(x, m_v, PRECISION)
-    v_y = _product(y, m_v, PRECISION)
-    v_z = _product(z, m_v, PRECISION)
-    d1_q = _matrix(matrices, 2, F)
-    u_x = _product(x, m_u, PRECISION)
-    u_y = _product(y, m_u, PRECISION)
-    u_z = _product(z, m_u, PRECISION)
-    d1_n = _matrix(matrices, 3, F)
+    v_x, v_y, v_z = _products(x, y, z, m_v, SPLIT)
+    d1_q = _matrix(matrices, 2, F, SPLIT)
+    u_x, u_y, u_z = _products(x, y, z, m_u, SPLIT)
+    d1_n = _matrix(matrices, 3, F, SPLIT)
     n = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
-    pre = _product(q_, d1_q, PRECISION) + _product(n, d1_n, PRECISION) + tl.load(biases + tl.arange(0, F))[None, :]
+    pre = _product(q_, d1_q, SPLIT) + _product(n, d1_n, SPLIT) + tl.load(biases + tl.arange(0, F))[None, :]
     return q_, v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre
 
 
@@ -162,13 +228,13 @@ def painn_update_fwd_kernel(
     context,
     mu_sent,
     F: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr,
     CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Mixing of a layer and the context of the next one; q and μ in place, μ once more narrow for the next message."""
-    m_v = _matrix(matrices, 0, F)
-    m_u = _matrix(matrices, 1, F)
+    m_v = _matrix(matrices, 0, F, SPLIT)
+    m_u = _matrix(matrices, 1, F, SPLIT)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -177,45 +243,45 @@ def painn_update_fwd_kernel(
         return
     at6 = row[:, None] * (6 * F) + channel[None, :]
     q_, v_x, v_y, v_z, u_x, u_y, u_z, _, dot, pre = _mixed(
-        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, PRECISION
+        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, SPLIT
     )
-    d2_w = _matrix(matrices, 5, F)
+    d2_w = _matrix(matrices, 5, F, SPLIT)
     tl.store(vu + at6, v_x, here)
     tl.store(vu + at6 + F, u_x, here)
     tl.store(vu + at6 + 2 * F, v_y, here)
     tl.store(vu + at6 + 3 * F, u_y, here)
     tl.store(vu + at6 + 4 * F, v_z, here)
     tl.store(vu + at6 + 5 * F, u_z, here)
-    d2_s = _matrix(matrices, 4, F)
+    d2_s = _matrix(matrices, 4, F, SPLIT)
     tl.store(z_kept + at, pre, here)
     a = pre * tl.sigmoid(pre)
-    w = _product(a, d2_w, PRECISION) + tl.load(biases + 2 * F + channel)[None, :]
-    d2_t = _matrix(matrices, 6, F)
+    w = _product(a, d2_w, SPLIT) + tl.load(biases + 2 * F + channel)[None, :]
+    d2_t = _matrix(matrices, 6, F, SPLIT)
     tl.store(w_kept + at, w, here)
     q_ += w * dot + tl.load(biases + F + channel)[None, :]
-    q_ += _product(a, d2_s, PRECISION)
-    c1 = _matrix(matrices, 7, F)
+    q_ += _product(a, d2_s, SPLIT)
+    c1 = _matrix(matrices, 7, F, SPLIT)
     tl.store(q + at, q_, here)
-    t = _product(a, d2_t, PRECISION) + tl.load(biases + 3 * F + channel)[None, :]
+    t = _product(a, d2_t, SPLIT) + tl.load(biases + 3 * F + channel)[None, :]
     tl.store(t_kept + at, t, here)
-    c2_a = _matrix(matrices, 8, F)
-    pre = _product(q_, c1, PRECISION) + tl.load(biases + 4 * F + channel)[None, :]
+    c2_a = _matrix(matrices, 8, F, SPLIT)
+    pre = _product(q_, c1, SPLIT) + tl.load(biases + 4 * F + channel)[None, :]
     tl.store(y_kept + at, pre, here)
     h = pre * tl.sigmoid(pre)
-    c2_b = _matrix(matrices, 9, F)
-    tl.store(context + at3, _product(h, c2_a, PRECISION) + tl.load(biases + 5 * F + channel)[None, :], here)
+    c2_b = _matrix(matrices, 9, F, SPLIT)
+    tl.store(context + at3, _product(h, c2_a, SPLIT) + tl.load(biases + 5 * F + channel)[None, :], here)
     x = tl.load(mu + at3, here, 0.0) + t * u_x
     y = tl.load(mu + at3 + F, here, 0.0) + t * u_y
     z = tl.load(mu + at3 + 2 * F, here, 0.0) + t * u_z
-    c2_g = _matrix(matrices, 10, F)
-    tl.store(context + at3 + F, _product(h, c2_b, PRECISION) + tl.load(biases + 6 * F + channel)[None, :], here)
+    c2_g = _matrix(matrices, 10, F, SPLIT)
+    tl.store(context + at3 + F, _product(h, c2_b, SPLIT) + tl.load(biases + 6 * F + channel)[None, :], here)
     tl.store(mu + at3, x, here)
     tl.store(mu + at3 + F, y, here)
     tl.store(mu + at3 + 2 * F, z, here)
     tl.store(mu_sent + at3, x, here)
     tl.store(mu_sent + at3 + F, y, here)
     tl.store(mu_sent + at3 + 2 * F, z, here)
-    tl.store(context + at3 + 2 * F, _product(h, c2_g, PRECISION) + tl.load(biases + 7 * F + channel)[None, :], here)
+    tl.store(context + at3 + 2 * F, _product(h, c2_g, SPLIT) + tl.load(biases + 7 * F + channel)[None, :], here)
 
 
 @triton.jit(do_not_specialize=["num_atoms"])
@@ -232,13 +298,13 @@ def painn_update_last_kernel(
     mu_bar,
     seed,
     F: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr,
     CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Mixing of the last layer, readout, and the way back through both: q̄ takes q's place, μ̄ that of μ, both once more narrow."""
-    m_v = _matrix(matrices, 0, F)
-    m_u = _matrix(matrices, 1, F)
+    m_v = _matrix(matrices, 0, F, SPLIT)
+    m_u = _matrix(matrices, 1, F, SPLIT)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -246,43 +312,42 @@ def painn_update_last_kernel(
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
     q_, v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre = _mixed(
-        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, PRECISION
+        matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, SPLIT
     )
-    d2_w = _matrix(matrices, 5, F)
-    d2_s = _matrix(matrices, 4, F)
+    d2_w = _matrix(matrices, 5, F, SPLIT)
+    d2_s = _matrix(matrices, 4, F, SPLIT)
     a = pre * tl.sigmoid(pre)
-    r1 = _matrix(matrices, 6, F)
-    w = _product(a, d2_w, PRECISION) + tl.load(biases + 2 * F + channel)[None, :]
-    r1_t = _matrix(transposed, 6, F)
+    r1 = _matrix(matrices, 6, F, SPLIT)
+    w = _product(a, d2_w, SPLIT) + tl.load(biases + 2 * F + channel)[None, :]
+    r1_t = _matrix(transposed, 6, F, SPLIT)
     q_ += w * dot + tl.load(biases + F + channel)[None, :]
-    q_ += _product(a, d2_s, PRECISION)
-    d2_s_t = _matrix(transposed, 4, F)
-    h = _product(q_, r1, PRECISION) + tl.load(biases + 3 * F + channel)[None, :]
+    q_ += _product(a, d2_s, SPLIT)
+    d2_s_t = _matrix(transposed, 4, F, SPLIT)
+    h = _product(q_, r1, SPLIT) + tl.load(biases + 3 * F + channel)[None, :]
     r2 = tl.load(biases + 4 * F + channel)[None, :]
     energy = tl.sum(h * tl.sigmoid(h) * r2, 1) + tl.load(biases + 5 * F)
 
-    d2_w_t = _matrix(transposed, 5, F)
+    d2_w_t = _matrix(transposed, 5, F, SPLIT)
     h_bar = _silu_slope(h) * r2 * seed
-    d_q = _product(h_bar, r1_t, PRECISION)
-    if r1_t.dtype != tl.float32:
+    d_q = _product(h_bar, r1_t, SPLIT)
+    if not SPLIT:
         # All else follows from this product: what rounding took from its operand goes in too.
-        d_q += _product(h_bar - h_bar.to(r1_t.dtype).to(tl.float32), r1_t, PRECISION)
-    d1_n_t = _matrix(transposed, 3, F)
-    z_bar = _product(d_q, d2_s_t, PRECISION)
-    d1_q_t = _matrix(transposed, 2, F)
-    z_bar += _product(d_q * dot, d2_w_t, PRECISION)
+        d_q += _product(h_bar - h_bar.to(tl.float16).to(tl.float32), r1_t, SPLIT)
+    d1_n_t = _matrix(transposed, 3, F, SPLIT)
+    z_bar = _product(d_q, d2_s_t, SPLIT)
+    d1_q_t = _matrix(transposed, 2, F, SPLIT)
+    z_bar += _product(d_q * dot, d2_w_t, SPLIT)
     z_bar *= _silu_slope(pre)
-    m_v_t = _matrix(transposed, 0, F)
-    n_bar = _product(z_bar, d1_n_t, PRECISION) / n
-    m_u_t = _matrix(transposed, 1, F)
+    m_v_t = _matrix(transposed, 0, F, SPLIT)
+    n_bar = _product(z_bar, d1_n_t, SPLIT) / n
+    m_u_t = _matrix(transposed, 1, F, SPLIT)
     w *= d_q
-    d_q += _product(z_bar, d1_q_t, PRECISION)
-    x = _product(w * u_x + n_bar * v_x, m_v_t, PRECISION)
-    y = _product(w * u_y + n_bar * v_y, m_v_t, PRECISION)
-    z = _product(w * u_z + n_bar * v_z, m_v_t, PRECISION)
-    x += _product(w * v_x, m_u_t, PRECISION)
-    y += _product(w * v_y, m_u_t, PRECISION)
-    z += _product(w * v_z, m_u_t, PRECISION)
+    d_q += _product(z_bar, d1_q_t, SPLIT)
+    x, y, z = _products(w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, m_v_t, SPLIT)
+    x_u, y_u, z_u = _products(w * v_x, w * v_y, w * v_z, m_u_t, SPLIT)
+    x += x_u
+    y += y_u
+    z += z_u
     tl.store(energies + row, energy, row < tl.load(num_atoms))
     tl.store(q + at, d_q, here)
     tl.store(q_bar + at, d_q, here)
@@ -310,15 +375,15 @@ def painn_update_bwd_kernel(
     q_bar,
     mu_bar,
     F: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr,
     CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Back through the context of the next layer and the mixing of this one; q holds q̄ and μ holds μ̄, both in place and once more
     narrow.
     """
-    c2_a = _matrix(transposed, 8, F)
-    c2_b = _matrix(transposed, 9, F)
+    c2_a = _matrix(transposed, 8, F, SPLIT)
+    c2_b = _matrix(transposed, 9, F, SPLIT)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
@@ -329,11 +394,11 @@ def painn_update_bwd_kernel(
     c_b = tl.load(context_bar + at3 + F, here, 0.0)
     c_g = tl.load(context_bar + at3 + 2 * F, here, 0.0)
     d_q = tl.load(q + at, here, 0.0)
-    y_bar = _product(c_a, c2_a, PRECISION)
-    c2_g = _matrix(transposed, 10, F)
-    y_bar += _product(c_b, c2_b, PRECISION)
-    c1 = _matrix(transposed, 7, F)
-    y_bar += _product(c_g, c2_g, PRECISION)
+    y_bar = _product(c_a, c2_a, SPLIT)
+    c2_g = _matrix(transposed, 10, F, SPLIT)
+    y_bar += _product(c_b, c2_b, SPLIT)
+    c1 = _matrix(transposed, 7, F, SPLIT)
+    y_bar += _product(c_g, c2_g, SPLIT)
     # V, U and μ̄ are read twice: to hold nine arrays through the products between would take more registers than there are.
     kept = vu + row[:, None] * (6 * F) + channel[None, :]
     square = tl.full((ROWS, F), 0.0, tl.float32) + epsilon
@@ -345,31 +410,31 @@ def painn_update_bwd_kernel(
         square += v * v
         dot += v * u
         t_bar += tl.load(mu + at3 + axis * F, here, 0.0) * u
-    d2_t = _matrix(transposed, 6, F)
+    d2_t = _matrix(transposed, 6, F, SPLIT)
     y_bar *= _silu_slope(_narrow(y_kept + at, here))
-    d_q += _product(y_bar, c1, PRECISION)
-    d2_s = _matrix(transposed, 4, F)
-    z_bar = _product(t_bar, d2_t, PRECISION)
-    d2_w = _matrix(transposed, 5, F)
-    z_bar += _product(d_q, d2_s, PRECISION)
-    d1_n = _matrix(transposed, 3, F)
-    z_bar += _product(d_q * dot, d2_w, PRECISION)
+    d_q += _product(y_bar, c1, SPLIT)
+    d2_s = _matrix(transposed, 4, F, SPLIT)
+    z_bar = _product(t_bar, d2_t, SPLIT)
+    d2_w = _matrix(transposed, 5, F, SPLIT)
+    z_bar += _product(d_q, d2_s, SPLIT)
+    d1_n = _matrix(transposed, 3, F, SPLIT)
+    z_bar += _product(d_q * dot, d2_w, SPLIT)
     z_bar *= _silu_slope(_narrow(z_kept + at, here))
-    d1_q = _matrix(transposed, 2, F)
-    n_bar = _product(z_bar, d1_n, PRECISION) / tl.sqrt(square)
-    m_v = _matrix(transposed, 0, F)
+    d1_q = _matrix(transposed, 2, F, SPLIT)
+    n_bar = _product(z_bar, d1_n, SPLIT) / tl.sqrt(square)
+    m_v = _matrix(transposed, 0, F, SPLIT)
     w = d_q * _narrow(w_kept + at, here)
     t = _narrow(t_kept + at, here)
-    d_q += _product(z_bar, d1_q, PRECISION)
-    m_u = _matrix(transposed, 1, F)
+    d_q += _product(z_bar, d1_q, SPLIT)
+    m_u = _matrix(transposed, 1, F, SPLIT)
     tl.store(q + at, d_q, here)
     tl.store(q_bar + at, d_q, here)
     for axis in tl.static_range(3):
         v = _narrow(kept + 2 * axis * F, here)
         u = _narrow(kept + (2 * axis + 1) * F, here)
         x = tl.load(mu + at3 + axis * F, here, 0.0)
-        through = _product(w * u + n_bar * v, m_v, PRECISION)
-        x += through + _product(w * v + t * x, m_u, PRECISION)
+        through = _product(w * u + n_bar * v, m_v, SPLIT)
+        x += through + _product(w * v + t * x, m_u, SPLIT)
         tl.store(mu + at3 + axis * F, x, here)
         tl.store(mu_bar + at3 + axis * F, x, here)
 
@@ -463,19 +528,9 @@ def _options(chain: Chain, tiles: Tiles, chained: bool) -> dict[str, Any]:
     """What the three kernels are compiled for, and how they are launched."""
     return {
         "F": chain.matrices.shape[1],
-        "PRECISION": _precision(chain.matrices),
+        "SPLIT": chain.split,
         "CHAINED": chained,
         "ROWS": tiles.rows,
         "num_warps": tiles.warps,
         "launch_pdl": chained,
     }
-
-
-def _precision(matrices: Tensor) -> str:
-    """How products of float32 are taken: of three bfloat16 parts of each number, which hold all its digits (three TF32 products cut
-    some off, the same way for equal weights, and spill up to six times as many registers). Half precision needs no word, and the
-    interpreter on a CPU has but one way.
-    """
-    if matrices.dtype != torch.float32:
-        return "tf32"
-    return "bf16x6" if matrices.is_cuda else "ieee"

@@ -9,7 +9,7 @@ next; the last update turns round at the readout, and the way back is the same t
 - Filters come from a table (`ops/radial_table.py`): nothing is kept of an edge but the derivative.
 - `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and
   keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
-  "high" has float32 everywhere, each product taken as six of bfloat16 parts.
+  "high" keeps float32 everywhere, and multiplies two half-precision halves of each number.
 - Channels are padded to a power of two with weights of zero.
 - Where a channel is gathered, q and μ lie in float32 once and narrow once more; the derivatives take their places on the way back.
 """
@@ -147,7 +147,7 @@ class FastGpu:
             biases += [r1.bias, r2.weight[0], r2.bias]  # type: ignore[list-item, index]
         stacked = torch.stack([self._pad(matrix.T, self.channels) for matrix in matrices])
         rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
-        stacked = stacked.to(self.narrow)
+        stacked = stacked.half() if self.narrow == torch.float16 else painn_update.halves(stacked)
         chain = painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
         return painn_update_hopper.Chain.of(chain) if self.update is painn_update_hopper else chain
 
