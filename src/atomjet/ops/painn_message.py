@@ -48,11 +48,14 @@ class Edges(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """How the kernels are cut: edges and channels taken together, warps."""
+    """How the kernels are cut: edges and channels taken together, warps, and how many registers a thread may have (0: as many as it
+    likes), since more of them leave room for fewer programs at a time.
+    """
 
     edges: int = 8
     channels: int = 32
     warps: int = 1
+    registers: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------- definition
@@ -136,6 +139,7 @@ def painn_message_fwd_kernel(
     q,
     mu,
     F: tl.constexpr,
+    COEFFICIENTS: tl.constexpr,
     FIRST: tl.constexpr,
     CHAINED: tl.constexpr,
     EDGES: tl.constexpr,
@@ -153,7 +157,6 @@ def painn_message_fwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    COEFFICIENTS: tl.constexpr = 2 if coefficients.dtype.element_ty == tl.float32 else 1
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
@@ -226,6 +229,7 @@ def painn_message_bwd_kernel(
     num_edges,
     scale,
     F: tl.constexpr,
+    COEFFICIENTS: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -248,7 +252,6 @@ def painn_message_bwd_kernel(
     if i >= count:
         return
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
-    COEFFICIENTS: tl.constexpr = 2 if coefficients.dtype.element_ty == tl.float32 else 1
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
     c_a = tl.load(own).to(tl.float32)[None, :]
@@ -359,11 +362,13 @@ def launch_fwd(
         q,
         mu,
         F=features,
+        COEFFICIENTS=table.rows.shape[1],
         FIRST=mu_sent is None,
         CHAINED=chained,
         EDGES=tiles.edges,
         CHANNELS=channels,
         num_warps=tiles.warps,
+        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )
 
@@ -402,11 +407,13 @@ def launch_bwd(
         gradients.shape[1],
         scale,
         F=features,
+        COEFFICIENTS=table.rows.shape[1],
         FIRST=mu_sent is None,
         LAST=last,
         CHAINED=chained,
         EDGES=tiles.edges,
         CHANNELS=features // gradients.shape[0],
         num_warps=tiles.warps,
+        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )

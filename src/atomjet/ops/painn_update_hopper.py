@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -117,15 +116,13 @@ def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.c
     for number in gl.static_range(FIRST, END):
         mbarrier.expect(flags[number % SLOTS], 2 * F * F)
     for number in gl.static_range(FIRST, END):
-        tma.async_copy_global_to_shared(
-            weights, [number * F, 0], flags[number % SLOTS], ring[number % SLOTS]
-        )
+        tma.async_copy_global_to_shared(weights, [number * F, 0], flags[number % SLOTS], ring[number % SLOTS])
 
 
 @gluon.jit
 def _begin(weights, F: gl.constexpr):
-    """The ring, with the first matrices on their way. Each slot is by itself: the compiler puts a barrier between accesses to what it
-    takes for the same.
+    """The ring, with the first matrices on their way. Each slot is by itself: the compiler puts a barrier between accesses to what
+    it takes for the same.
     """
     ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
     flags = _flag(), _flag(), _flag(), _flag(), _flag(), _flag()
@@ -155,10 +152,10 @@ def _ready(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
 
 @gluon.jit
 def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
-    """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next ones take their slots."""
+    """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next take their slots."""
     if FIRST + SLOTS < TOTAL:
         gl.thread_barrier()
-        _fetch(ring, flags, weights, FIRST + SLOTS, _most( FIRST + COUNT, TOTAL), F)
+        _fetch(ring, flags, weights, FIRST + SLOTS, _most(FIRST + COUNT, TOTAL), F)
 
 
 @gluon.jit

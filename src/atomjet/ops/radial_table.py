@@ -4,9 +4,9 @@ With k the nearest knot, δ = d - d_k, and coefficients c_0 ... c_3 of each outp
 
     W(d) = c_0 + δ (c_1 + δ c_2),      W'(d) = c_1 + δ (2 c_2 + 3 δ c_3)
 
-c_0 and c_1 are stored in float32: what is rounded of them goes into forces as it is. c_2 is as narrow as wanted, since it meets a δ of a
-few thousandths, and c_3 is kept in float32 alone. What lies behind (any radial basis, any cutoff, a network) is evaluated once, in
-float64; a kernel reads a few rows and never meets it.
+c_0 and c_1 are stored in float32: what is rounded of them goes into forces as it is. c_2 is as narrow as wanted, since it meets a δ
+of a few thousandths, and c_3 is kept in float32 alone. What lies behind (any radial basis, any cutoff, a network) is evaluated
+once, in float64; a kernel reads a few rows and never meets it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 KNOTS = {torch.float16: 512, torch.float32: 1024}
-"""Intervals up to the cutoff, by the type stored: over 5 Å, and for functions that change over a quarter of an Å, slopes are good to 1e-4
-and 1e-7. Fewer are faster: more of the table is at hand when a kernel needs it.
+"""Intervals up to the cutoff, by the type stored. Over 5 Å, and for functions that change over a quarter of an Å, slopes are
+good to 1e-4 and 1e-7. Fewer are faster: more of the table is at hand when a kernel needs it.
 """
 
 NEAREST = 1e-3
@@ -37,8 +37,8 @@ DIFFERENCES = [
 
 
 class RadialTable(NamedTuple):
-    """Tables by knot: `values` (knots + 1, 2, W) float32, c_0 and c_1, and `rows` (knots + 1, 1 or 2, W), 2 c_2 and, in float32, 3 c_3;
-    `per_length` knots lie within an Å.
+    """Tables by knot: `values` (knots + 1, 2, W) float32, c_0 and c_1, and `rows` (knots + 1, 1 or 2, W), 2 c_2 and, in float32,
+    3 c_3; `per_length` knots lie within an Å.
     """
 
     values: Tensor

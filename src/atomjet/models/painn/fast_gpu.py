@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,7 +90,9 @@ class FastGpu:
         device = model.embedding.weight.device
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
-        self.update = painn_update_hopper if painn_update_hopper.serves(device, self.narrow, self.channels) else painn_update
+        self.update = (
+            painn_update_hopper if painn_update_hopper.serves(device, self.narrow, self.channels) else painn_update
+        )
         with torch.no_grad():
             self._rearrange()
 
@@ -129,7 +131,7 @@ class FastGpu:
 
         return tabulate(filters, config.cutoff, self.embedding.device, self.narrow)
 
-    def _chain(self, layer: int) -> painn_update.Chain | painn_update_hopper.Chain:
+    def _chain(self, layer: int) -> Any:  # a `Chain` as the kernels in `self.update` want it
         config, features = self.model.config, self.model.config.features
         mixing = self.model.layer(layer)[1]
         d1, d2 = mixing.context[0], mixing.context[2]

@@ -1,0 +1,66 @@
+"""PaiNN's updates for Hopper: that they compile wherever there is Triton, and on such a GPU that they equal the other kernels."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from atomjet import neighbor_list
+from atomjet.bench.geometries import molecules
+from atomjet.models.base import General
+from tests.potentials import random_painn
+
+pytest.importorskip("triton")
+from atomjet.models.painn.fast_gpu import FastGpu
+from atomjet.ops import painn_update, painn_update_hopper
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
+def test_compiles():
+    """And fits: a Hopper GPU has 227 KiB of shared memory for a program. In a process of its own, without the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("compile_hopper.py")],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) == 3 * len(painn_update_hopper.CHANNELS)
+    for name, kernel in found.items():
+        assert kernel["products"] > 40, name
+        assert kernel["shared"] <= 227 * 1024, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("features", [40, 64, 100, 128])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_equals_the_other_kernels(features, copies):
+    """Within the rounding of half precision, the definition in float64 included; and itself to the last bit."""
+    model = random_painn(features=features, cutoff=4.0).to("cuda")
+    graph = neighbor_list(molecules(20, copies), 4.0).to("cuda")
+    narrow = graph.with_vectors(graph.vectors.float())
+    fast = FastGpu(random_painn(features=features, cutoff=4.0).float().to("cuda"))
+    assert fast.update is painn_update_hopper
+    energies, gradients = fast.energies_and_gradients(narrow)
+    again, gradients_again = fast.energies_and_gradients(narrow)
+    assert torch.equal(energies, again)
+    assert torch.equal(gradients, gradients_again)
+    exact, exact_gradients = General(model).energies_and_gradients(graph)
+    fast.update = painn_update
+    fast.chains = [fast._chain(layer) for layer in range(3)]
+    other, other_gradients = fast.energies_and_gradients(narrow)
+    for ours, theirs, bound in (
+        (energies, other, 1e-3),
+        (gradients, other_gradients, 2e-3),
+        (energies, exact, 5e-3),
+        (gradients, exact_gradients, 5e-3),
+    ):
+        assert float((ours - theirs).norm() / theirs.norm()) < bound
