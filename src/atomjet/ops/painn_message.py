@@ -48,14 +48,11 @@ class Edges(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """How the kernels are cut: edges and channels taken together, warps, and how many registers a thread may have (0: as many as it
-    likes), since more of them leave room for fewer programs at a time.
-    """
+    """How the kernels are cut: edges and channels taken together, warps."""
 
     edges: int = 8
     channels: int = 32
     warps: int = 1
-    registers: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------- definition
@@ -108,19 +105,21 @@ def _gather(pointer):
 @triton.jit
 def _filter(value, rows, here, offset, F: tl.constexpr):
     """W of one of the three parts."""
-    second = tl.load(rows).to(tl.float32)
-    return tl.load(value, here, 0.0) + offset * (tl.load(value + 3 * F) + 0.5 * offset * second)
+    slope = tl.load(value + 3 * F)
+    if rows.dtype.element_ty == tl.float32:
+        slope += 0.5 * offset * tl.load(rows)
+    return tl.load(value, here, 0.0) + offset * slope
 
 
 @triton.jit
 def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
     """W and W' of one of the three parts."""
-    first = tl.load(value + 3 * F)
+    slope = tl.load(value + 3 * F)
     second = tl.load(rows).to(tl.float32)
-    w = tl.load(value, here, 0.0) + offset * (first + 0.5 * offset * second)
     if rows.dtype.element_ty == tl.float32:
-        second += offset * tl.load(rows + 3 * F)
-    return w, first + offset * second
+        w = tl.load(value, here, 0.0) + offset * (slope + 0.5 * offset * second)
+        return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
+    return tl.load(value, here, 0.0) + offset * slope, slope + offset * second
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -368,7 +367,6 @@ def launch_fwd(
         EDGES=tiles.edges,
         CHANNELS=channels,
         num_warps=tiles.warps,
-        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )
 
@@ -414,6 +412,5 @@ def launch_bwd(
         EDGES=tiles.edges,
         CHANNELS=features // gradients.shape[0],
         num_warps=tiles.warps,
-        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )

@@ -17,10 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KNOTS = {torch.float16: 512, torch.float32: 1024}
-"""Intervals up to the cutoff, by the type stored. Over 5 Å, and for functions that change over a quarter of an Å, slopes are
-good to 1e-4 and 1e-7. Fewer are faster: more of the table is at hand when a kernel needs it.
-"""
+KNOTS = 1024
 
 NEAREST = 1e-3
 """Å. The first knot stands here instead of at zero, where functions such as sin(k d) / d are not evaluated well."""
@@ -50,8 +47,7 @@ def tabulate(
     function: Callable[[Tensor], Tensor], cutoff: float, device: torch.device, dtype: torch.dtype
 ) -> RadialTable:
     """Tabulate a function of (D,) distances in float64 to (D, W) outputs, smooth also a little beyond both ends."""
-    count = KNOTS[dtype]
-    distances = torch.linspace(0, cutoff, count + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
+    distances = torch.linspace(0, cutoff, KNOTS + 1, dtype=torch.float64, device=device).clamp(min=NEAREST)
     with torch.no_grad():
         shifted = torch.stack([function(distances + step * STEP) for step in range(-3, 4)])
     stencils = torch.tensor(DIFFERENCES, dtype=torch.float64, device=device)
@@ -60,7 +56,7 @@ def tabulate(
     rows = [second / STEP**2]
     if dtype == torch.float32:
         rows.append(0.5 * third / STEP**3)
-    return RadialTable(values.float(), torch.stack(rows, dim=1).to(dtype), count / cutoff)
+    return RadialTable(values.float(), torch.stack(rows, dim=1).to(dtype), KNOTS / cutoff)
 
 
 def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,5 +65,6 @@ def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
     offset = (distances - knot / table.per_length)[:, None]
     value, first = table.values[knot].to(distances.dtype).unbind(1)
     second, *third = table.rows[knot].to(distances.dtype).unbind(1)
-    slope = second + offset * third[0] if third else second
-    return value + offset * (first + 0.5 * offset * second), first + offset * slope
+    if not third:
+        return value + offset * first, first + offset * second
+    return value + offset * (first + 0.5 * offset * second), first + offset * (second + offset * third[0])
