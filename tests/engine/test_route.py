@@ -78,7 +78,7 @@ def test_a_system_is_asked_again_when_it_was_written_to(plain, padded):
     system = System.from_ase(frames())
     same(padded.predict(system), plain.predict(system))
     moved = system.with_positions(system.positions + 0.01 * torch.sin(7 * system.positions))
-    assert padded._route._asked.tensors[0] is moved.atomic_numbers
+    assert padded._route._asked.atoms.tensors[0] is moved.atomic_numbers
     same(padded.predict(moved), plain.predict(moved))
     moved.atomic_numbers[0] = 8
     same(padded.predict(moved), plain.predict(moved))
@@ -91,6 +91,15 @@ def test_a_system_is_asked_again_when_it_was_written_to(plain, padded):
         padded.predict(moved)
     with torch.inference_mode():
         given = System.from_ase(frames())
+        same(padded.predict(given), plain.predict(given))
+
+
+def test_a_system_comes_back_to_buffers_that_served_others(plain, padded):
+    """Where only positions are new nothing else is copied; other atoms in between, from either side, are noticed."""
+    methanol, peroxide = molecule("CH3OH"), molecule("CH3OH")
+    peroxide.symbols[0] = "O"
+    system, other = System.from_ase(methanol), System.from_ase(peroxide)
+    for given in (system, other, peroxide, system.with_positions(system.positions * 1.01), peroxide, system):
         same(padded.predict(given), plain.predict(given))
 
 

@@ -114,6 +114,11 @@ class PaddedSystem:
         self.cell[:systems] = system.cell
         self.pbc[:systems] = system.pbc
 
+    def move(self, system: System) -> None:
+        """Put other positions and cells of the structures in that are in already."""
+        self.positions[: system.num_atoms] = system.positions
+        self.cell[: system.num_systems] = system.cell
+
 
 def _fields(capacity: Capacity) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every buffer of a `PaddedSystem`."""

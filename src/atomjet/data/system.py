@@ -5,6 +5,7 @@ N atoms, S structures. The atoms of all structures stand one after the other; `s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,7 +106,17 @@ class System:
 
     def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
         """Return the same atoms elsewhere, in the same or another cell."""
-        return replace(self, positions=positions, cell=self.cell if cell is None else cell)
+        if cell is not None or positions.dtype != self.dtype or positions.device != self.device:
+            return replace(self, positions=positions, cell=self.cell if cell is None else cell)
+        if positions.shape != self.positions.shape:
+            raise StructureError(
+                f"positions have shape {tuple(positions.shape)}; for these atoms they must be {tuple(self.positions.shape)}"
+            )
+        # All else was checked, and stays the very tensors it was, by which an engine knows that nothing else is new.
+        moved = copy.copy(self)
+        object.__setattr__(moved, "positions", positions.contiguous())
+        _check_positions(moved)
+        return moved
 
     def part(self, first: int, last: int) -> System:
         """Return structures first ... last - 1."""
@@ -189,8 +200,8 @@ def _filled(system: System) -> dict[str, Any]:
         "cell": torch.where(pbc[:, :, None], cell, torch.zeros((), dtype=dtype, device=device)),
         "pbc": pbc.contiguous(),
         "system_index": index,
-        "charge": given(system.charge, torch.zeros(structures), torch.int64).reshape(-1),
-        "spin": given(system.spin, torch.zeros(structures), torch.int64).reshape(-1),
+        "charge": torch.atleast_1d(given(system.charge, torch.zeros(structures), torch.int64)),
+        "spin": torch.atleast_1d(given(system.spin, torch.zeros(structures), torch.int64)),
         "task": ("",) * structures if system.task is None else tuple(system.task),
     }
 
@@ -213,16 +224,20 @@ def _check(system: System) -> None:
         raise StructureError(f"system_index must lie in 0 ... {structures - 1}, the number of cells minus one")
     if bool((system.system_index[1:] < system.system_index[:-1]).any()):
         raise StructureError("system_index decreases; put the atoms of each structure together, structures in order")
-    finite = torch.isfinite(system.positions).all(1)
-    if not bool(finite.all()):
-        atom = int((~finite).nonzero()[0])
-        value = [round(x, 4) for x in system.positions[atom].tolist()]
-        raise StructureError(f"{system.place(atom)}: position {value} is not finite; repair or remove it")
+    _check_positions(system)
     if not bool((system.atomic_numbers >= 0).all()):
         atom = int((system.atomic_numbers < 0).nonzero()[0])
         raise StructureError(f"{system.place(atom)}: atomic number {int(system.atomic_numbers[atom])} is negative")
     if bool(system.pbc.any()):
         _check_cells(system)
+
+
+def _check_positions(system: System) -> None:
+    finite = torch.isfinite(system.positions).all(1)
+    if not bool(finite.all()):
+        atom = int((~finite).nonzero()[0])
+        value = [round(x, 4) for x in system.positions[atom].tolist()]
+        raise StructureError(f"{system.place(atom)}: position {value} is not finite; repair or remove it")
 
 
 def _check_cells(system: System) -> None:

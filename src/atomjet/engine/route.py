@@ -19,7 +19,7 @@ from atomjet.engine import streams
 from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
 from atomjet.engine.pool import StepPool
-from atomjet.engine.step import Step
+from atomjet.engine.step import Composition, Step
 from atomjet.errors import StructureError
 from atomjet.neighbors.brute_force import complete_cells
 
@@ -44,26 +44,11 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What was asked of a `System`'s device, and which tensors the answer is about."""
+    """What was asked of a `System`'s device, and of which atoms."""
 
-    tensors: tuple[torch.Tensor, ...]
-    versions: tuple[int, ...]
-    task: tuple[str, ...]
+    atoms: Composition
     counts: list[int]
     periodic: list[bool]
-
-    @classmethod
-    def of(cls, system: System) -> _Asked | None:
-        """Without the answer; None for tensors that do not count how often they were written to."""
-        tensors = (system.atomic_numbers, system.system_index, system.pbc, system.charge, system.spin)
-        if any(tensor.is_inference() for tensor in tensors):
-            return None
-        return cls(tensors, tuple(tensor._version for tensor in tensors), system.task, [], [])
-
-    def same(self, other: _Asked) -> bool:
-        """Whether the answer to the other is the answer to this."""
-        same = all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
-        return same and self.versions == other.versions and self.task == other.task
 
 
 class PaddedRoute:
@@ -277,9 +262,9 @@ class PaddedRoute:
         One question to the device settles all of it, where the answer is that all is well. It is not asked again of the very
         tensors that it was asked of last, if nothing was written to them: new positions for the same atoms are the usual case.
         """
-        asked = _Asked.of(system)
-        if asked is not None and self._asked is not None and asked.same(self._asked):
-            return self._asked.counts, self._asked.periodic
+        atoms, asked = Composition.of(system), self._asked
+        if atoms is not None and asked is not None and atoms.same(asked.atoms):
+            return asked.counts, asked.periodic
         bounds = torch.arange(system.num_systems + 1, device=system.device)
         counts = torch.searchsorted(system.system_index, bounds).diff()
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all()
@@ -288,8 +273,8 @@ class PaddedRoute:
         if not good or not numbers or any(system.task):
             self.check(system)
         counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
-        if asked is not None and good:
-            self._asked = replace(asked, counts=counts, periodic=periodic)
+        if atoms is not None and good:
+            self._asked = _Asked(atoms, counts, periodic)
         return counts, periodic
 
     def _capacity_of_system(self, system: System, counts: list[int], periodic: list[bool]) -> Capacity:
