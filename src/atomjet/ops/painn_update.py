@@ -315,34 +315,34 @@ def painn_update_last_kernel(
         matrices, m_v, m_u, biases, epsilon, q, mu, at, at3, here, F, SPLIT
     )
     d2_w = _matrix(matrices, 5, F, SPLIT)
-    d2_s = _matrix(matrices, 4, F, SPLIT)
     a = pre * tl.sigmoid(pre)
-    r1 = _matrix(matrices, 6, F, SPLIT)
+    d2_s = _matrix(matrices, 4, F, SPLIT)
     w = _product(a, d2_w, SPLIT) + tl.load(biases + 2 * F + channel)[None, :]
-    r1_t = _matrix(transposed, 6, F, SPLIT)
+    r1 = _matrix(matrices, 6, F, SPLIT)
     q_ += w * dot + tl.load(biases + F + channel)[None, :]
     q_ += _product(a, d2_s, SPLIT)
-    d2_s_t = _matrix(transposed, 4, F, SPLIT)
+    r1_t = _matrix(transposed, 6, F, SPLIT)
     h = _product(q_, r1, SPLIT) + tl.load(biases + 3 * F + channel)[None, :]
     r2 = tl.load(biases + 4 * F + channel)[None, :]
     energy = tl.sum(h * tl.sigmoid(h) * r2, 1) + tl.load(biases + 5 * F)
 
-    d2_w_t = _matrix(transposed, 5, F, SPLIT)
+    d2_s_t = _matrix(transposed, 4, F, SPLIT)
     h_bar = _silu_slope(h) * r2 * seed
     d_q = _product(h_bar, r1_t, SPLIT)
     if not SPLIT:
         # All else follows from this product: what rounding took from its operand goes in too.
         d_q += _product(h_bar - h_bar.to(tl.float16).to(tl.float32), r1_t, SPLIT)
-    d1_n_t = _matrix(transposed, 3, F, SPLIT)
+    d2_w_t = _matrix(transposed, 5, F, SPLIT)
     z_bar = _product(d_q, d2_s_t, SPLIT)
-    d1_q_t = _matrix(transposed, 2, F, SPLIT)
+    d1_n_t = _matrix(transposed, 3, F, SPLIT)
     z_bar += _product(d_q * dot, d2_w_t, SPLIT)
     z_bar *= _silu_slope(pre)
-    m_v_t = _matrix(transposed, 0, F, SPLIT)
+    d1_q_t = _matrix(transposed, 2, F, SPLIT)
     n_bar = _product(z_bar, d1_n_t, SPLIT) / n
-    m_u_t = _matrix(transposed, 1, F, SPLIT)
+    m_v_t = _matrix(transposed, 0, F, SPLIT)
     w *= d_q
     d_q += _product(z_bar, d1_q_t, SPLIT)
+    m_u_t = _matrix(transposed, 1, F, SPLIT)
     x, y, z = _products(w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, m_v_t, SPLIT)
     x_u, y_u, z_u = _products(w * v_x, w * v_y, w * v_z, m_u_t, SPLIT)
     x += x_u
