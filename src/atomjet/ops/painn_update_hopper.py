@@ -35,15 +35,15 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from atomjet.ops import painn_update
 from atomjet.ops.painn_update import Kept, Tiles
 
-ROWS = gl.constexpr(16)
-"""Atoms a program: more would take more registers than there are."""
-ALIGNED = 16
-"""Buffers have a multiple of so many rows: no access is masked, and what stands in rows that are not in use stays in them."""
+ROWS = gl.constexpr(painn_update.ALIGNED)
+"""Atoms a program; more would take more registers than there are. Buffers have whole tiles of them: no access is masked, and what
+stands in rows that are not in use stays in them.
+"""
 SLOTS = gl.constexpr(6)
 """Matrices in shared memory at a time: with 128 channels 192 KiB of 227."""
 
 CHANNELS = (64, 128)
-"""Numbers of channels served: wgmma has 64 rows, and five matrices for more would not fit."""
+"""Numbers of channels served: wgmma has 64 rows, and six matrices of more would not fit."""
 
 
 class Chain(NamedTuple):
@@ -78,10 +78,9 @@ def _described(matrices: Tensor) -> TensorDescriptor:
     )
 
 
-def serves(device: torch.device, narrow: torch.dtype, channels: int) -> bool:
-    """Whether the kernels run there, with such numbers and so many channels."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
-    return hopper and narrow == torch.float16 and channels in CHANNELS
+def serves(narrow: torch.dtype, channels: int) -> bool:
+    """Whether the kernels do such numbers and so many channels, on a GPU of compute capability 9.0."""
+    return narrow == torch.float16 and channels in CHANNELS
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
@@ -624,7 +623,7 @@ def launch_fwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_fwd` does."""
-    painn_update_fwd_hopper_kernel[(q.shape[0] // ALIGNED,)](
+    painn_update_fwd_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -634,7 +633,7 @@ def launch_fwd(
         *kept,
         context,
         mu_sent,
-        **_options(q.shape[1], tiles, chained),
+        **_options(q.shape[1], chained),
     )
 
 
@@ -651,7 +650,7 @@ def launch_last(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_last` does."""
-    painn_update_last_hopper_kernel[(q.shape[0] // ALIGNED,)](
+    painn_update_last_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -662,7 +661,7 @@ def launch_last(
         q_bar,
         mu_bar,
         seed,
-        **_options(q.shape[1], tiles, chained),
+        **_options(q.shape[1], chained),
     )
 
 
@@ -679,7 +678,7 @@ def launch_bwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_bwd` does."""
-    painn_update_bwd_hopper_kernel[(q.shape[0] // ALIGNED,)](
+    painn_update_bwd_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
         num_atoms,
         chain.back,
         chain.epsilon,
@@ -689,11 +688,11 @@ def launch_bwd(
         context_bar,
         q_bar,
         mu_bar,
-        **_options(q.shape[1], tiles, chained),
+        **_options(q.shape[1], chained),
     )
 
 
-def _options(channels: int, tiles: Tiles, chained: bool) -> dict[str, Any]:
+def _options(channels: int, chained: bool) -> dict[str, Any]:
     """What the kernels are compiled for, and how they are launched; how many warps there are follows from the channels."""
     return {
         "F": channels,

@@ -29,7 +29,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from atomjet.data import Capacity, Graph, PaddedGraph
 from atomjet.errors import BackendError
 from atomjet.models.painn.general import PaiNN
-from atomjet.ops import painn_message, painn_update, painn_update_hopper
+from atomjet.ops import painn_message, painn_update
 from atomjet.ops.radial_table import RadialTable, tabulate
 
 OLDEST = (8, 0)
@@ -90,9 +90,7 @@ class FastGpu:
         device = model.embedding.weight.device
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
-        self.update = (
-            painn_update_hopper if painn_update_hopper.serves(device, self.narrow, self.channels) else painn_update
-        )
+        self.update: Any = _updates(device, self.narrow, self.channels)
         with torch.no_grad():
             self._rearrange()
 
@@ -151,7 +149,7 @@ class FastGpu:
         rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
         stacked = stacked.half() if self.narrow == torch.float16 else painn_update.halves(stacked)
         chain = painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
-        return painn_update_hopper.Chain.of(chain) if self.update is painn_update_hopper else chain
+        return chain if self.update is painn_update else self.update.Chain.of(chain)
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -284,9 +282,21 @@ class FastGpu:
         return self.bytes_of(capacity) + 64 * graph.num_edges
 
 
+def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> Any:
+    """The module whose kernels take atoms from one message to the next: those for Hopper where they serve."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
+        try:
+            from atomjet.ops import painn_update_hopper
+        except ImportError:  # a Triton whose Gluon, which is experimental, has other names
+            return painn_update
+        if painn_update_hopper.serves(narrow, channels):
+            return painn_update_hopper
+    return painn_update
+
+
 def _aligned(atoms: int) -> int:
     """Rows of the workspace: whole tiles, so that the updates need no masks."""
-    return -(-atoms // painn_update_hopper.ALIGNED) * painn_update_hopper.ALIGNED
+    return -(-atoms // painn_update.ALIGNED) * painn_update.ALIGNED
 
 
 FEW = 512
