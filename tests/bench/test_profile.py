@@ -90,7 +90,7 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
         return SimpleNamespace(name=name, time_range=span, device_type=torch.autograd.DeviceType.CUDA)
 
     events = [kernel("painn_message_fwd_kernel", 3000 * k, 2000.0) for k in range(3)]
-    events.append(kernel("painn_update_last_kernel", 9000, 100.0))
+    events.append(kernel("painn_update_last_hopper_kernel", 9000, 100.0))
     events.append(kernel("unheard_of", 9500, 900.0))
     items = {item.name: item for item in _items(events, engine, Ceilings(4e12, 7e14, 5e13, 5e-6), costs)}
     message = items["painn_message_fwd_kernel"]
@@ -98,6 +98,8 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
     assert message.gigaflop_per_s == pytest.approx(costs["painn_message_fwd_kernel"].flops / 6e-3 / 1e9)
     assert message.bound in ("compute", "memory")
     assert 0 < message.headroom < 1
+    last = items["painn_update_last_hopper_kernel"]
+    assert last.gigaflop_per_s == pytest.approx(costs["painn_update_last_kernel"].flops / 1e-4 / 1e9)
     assert items["unheard_of"].headroom is None
     assert sum(item.share for item in items.values()) == pytest.approx(1.0)
 

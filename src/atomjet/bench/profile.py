@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
-from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, painn
+from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, kernel_of, painn
 from atomjet.bench.measure import synchronize
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.provenance import provenance
@@ -286,8 +286,8 @@ def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[st
         for event in kernels:
             groups.setdefault(event.name, []).append((event.time_range.elapsed_us() * 1e-6, None))
         for name, group in groups.items():
-            known = next((kernel for kernel in costs if name.startswith(kernel)), None)
-            if known:
+            known = kernel_of(name)
+            if known in costs:
                 cost, calls = costs[known], len(group)
                 each = cost._replace(bytes=cost.bytes / calls, flops=cost.flops / calls)
                 groups[name] = [(own, each) for own, _ in group]
