@@ -40,7 +40,7 @@ def test_compiles():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
-@pytest.mark.parametrize("features", [40, 64, 100, 128])
+@pytest.mark.parametrize("features", [100, 128])
 @pytest.mark.parametrize("copies", [1, 3])
 def test_equals_the_other_kernels(features, copies):
     """Within the rounding of half precision, the definition in float64 included; and itself to the last bit."""

@@ -42,8 +42,8 @@ stands in rows that are not in use stays in them.
 SLOTS = gl.constexpr(6)
 """Matrices in shared memory at a time: with 128 channels 192 KiB of 227."""
 
-CHANNELS = (64, 128)
-"""Numbers of channels served: wgmma has 64 rows, and six matrices of more would not fit."""
+CHANNELS = (128,)
+"""Numbers of channels served. More would not fit; 64 compile, but were not yet measured."""
 
 
 class Chain(NamedTuple):
