@@ -222,6 +222,18 @@ def _rows(F: gl.constexpr):
     return first, row * F + channel, row * (3 * F) + channel
 
 
+@gluon.jit
+def _load_axes(pointer, at3, F: gl.constexpr):
+    return gl.load(pointer + at3), gl.load(pointer + at3 + F), gl.load(pointer + at3 + 2 * F)
+
+
+@gluon.jit
+def _store_axes(pointer, at3, x, y, z, F: gl.constexpr):
+    gl.store(pointer + at3, x)
+    gl.store(pointer + at3 + F, y)
+    gl.store(pointer + at3 + 2 * F, z)
+
+
 @gluon.constexpr_function
 def _line(F):
     """A tile as one line, thread by thread."""
@@ -329,9 +341,7 @@ def painn_update_fwd_hopper_kernel(
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    x = gl.load(mu + at3)
-    y = gl.load(mu + at3 + F)
-    z = gl.load(mu + at3 + 2 * F)
+    x, y, z = _load_axes(mu, at3, F)
     q_ = gl.load(q + at)
     if row >= count:
         _arrived(flags, 0, SLOTS)  # in memory that is another program's soon
@@ -379,9 +389,7 @@ def painn_update_fwd_hopper_kernel(
     y += t * u_y
     z += t * u_z
     _put_axes(axes, x, y, z, F)
-    gl.store(mu + at3, x)
-    gl.store(mu + at3 + F, y)
-    gl.store(mu + at3 + 2 * F, z)
+    _store_axes(mu, at3, x, y, z, F)
     c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
     gl.thread_barrier()
     _put(a, c_a + c2_a)
@@ -422,9 +430,7 @@ def painn_update_last_hopper_kernel(
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    x = gl.load(mu + at3)
-    y = gl.load(mu + at3 + F)
-    z = gl.load(mu + at3 + 2 * F)
+    x, y, z = _load_axes(mu, at3, F)
     q_ = gl.load(q + at)
     if row >= count:
         _arrived(flags, 0, SLOTS)
@@ -488,9 +494,7 @@ def painn_update_last_hopper_kernel(
     gl.thread_barrier()
     x, y, z = _axes(xyz, F)
     _put_axes(axes, x, y, z, F)
-    gl.store(mu + at3, x)
-    gl.store(mu + at3 + F, y)
-    gl.store(mu + at3 + 2 * F, z)
+    _store_axes(mu, at3, x, y, z, F)
     gl.thread_barrier()
     _send_axes(mu_bar + row * (3 * F), axes, F)
 
@@ -584,9 +588,7 @@ def painn_update_bwd_hopper_kernel(
     _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, F)
     _ready(flags, 9, 1)
     xyz = _product(ring, 9, axes, _zeros(F, 4 * ROWS), False)
-    b_x = gl.load(mu + at3)
-    b_y = gl.load(mu + at3 + F)
-    b_z = gl.load(mu + at3 + 2 * F)
+    b_x, b_y, b_z = _load_axes(mu, at3, F)
     gl.store(q + at, d_q)
     _send(q_bar + row * F, a, F, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
@@ -601,9 +603,7 @@ def painn_update_bwd_hopper_kernel(
     y += b_y
     z += b_z
     _put_axes(axes, x, y, z, F)
-    gl.store(mu + at3, x)
-    gl.store(mu + at3 + F, y)
-    gl.store(mu + at3 + 2 * F, z)
+    _store_axes(mu, at3, x, y, z, F)
     gl.thread_barrier()
     _send_axes(mu_bar + row * (3 * F), axes, F)
 

@@ -62,9 +62,8 @@ class FusedEdges:
         self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
         self.envelope = model.envelope(lengths)
         longest = int((graph.row_ptr[1:] - graph.row_ptr[:-1]).max())
-        self.reverse = (
-            graph.reverse
-        )  # found now, with what else makes the host wait, and not in the middle of the way back
+        # Found now, with what else makes the host wait, and not in the middle of the way back.
+        self.reverse = graph.reverse
         self.count = torch.arange(max(longest, 2), device=lengths.device)
         self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
         self.kept: list[list[Outputs | None]] = [[] for _ in model.blocks]
