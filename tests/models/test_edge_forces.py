@@ -29,7 +29,7 @@ def test_forces_and_sums():
     out = PaddedPrediction.empty(graph.capacity, DEVICE)
     out.buffer.fill_(NAN)
     energies = random(graph.capacity.atoms)
-    gradients = random(2, graph.capacity.edges, 3)
+    gradients = random(2, graph.capacity.edges, 4)
     gradients[:, edges:] = NAN
     references = random(119, seed=4).double()
     closest = torch.full((119, 119), 0.3, dtype=torch.float64, device=DEVICE)

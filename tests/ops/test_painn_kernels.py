@@ -36,11 +36,11 @@ def random(*shape, device, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + len(shape))).to(device)
 
 
-def table(device):
+def table(device, dtype=torch.float32):
     weight = random(20, 3 * FEATURES, device=device, seed=3).double()
     at = torch.linspace(0, 3.5, 20, dtype=torch.float64, device=device)
     return radial_table.tabulate(
-        lambda d: torch.exp(-((d[:, None] - at) ** 2)) @ weight * (3.5 - d[:, None]) ** 2, 3.5, device, torch.float32
+        lambda d: torch.exp(-((d[:, None] - at) ** 2)) @ weight * (3.5 - d[:, None]) ** 2, 3.5, device, dtype
     )
 
 
@@ -59,16 +59,21 @@ def close(a, b, relative=FLOAT32):
     assert float((a - b).abs().max()) < relative * float(b.abs().max())
 
 
-@pytest.mark.parametrize("tiles", [painn_message.Tiles(8, 32, 1), painn_message.Tiles(4, 16, 1)], ids=str)
-def test_message(graph, device, tiles):
+TABLES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["wide", "narrow"])
+
+
+@TABLES
+@pytest.mark.parametrize("tiles", [painn_message.Tiles(8, 32, 1), painn_message.Tiles(1, 16, 1)], ids=str)
+def test_message(graph, device, tiles, dtype):
     atoms, edges = in_use(graph)
-    room, filters = graph.capacity.atoms, table(device)
+    room, filters = graph.capacity.atoms, table(device, dtype)
     c, mu_sent = random(room, 3 * FEATURES, device=device), random(room, 3, FEATURES, device=device)
     q, mu = random(room, FEATURES, device=device, seed=1), random(room, 3, FEATURES, device=device, seed=2)
     c[atoms:], mu_sent[atoms:], before = NAN, NAN, (q.clone(), mu.clone())
     painn_message.launch_fwd(edges_of(graph), filters, q, c, mu_sent, q, mu, tiles, False)
     vectors, neighbors = graph.vectors[:edges].double(), graph.neighbors[:edges].long()
     w, _ = radial_table.reference(filters, torch.linalg.vector_norm(vectors, dim=1))
+    w = w / filters.scales
     row_ptr = graph.row_ptr[: atoms + 1].long()
     a, b = painn_message.reference(vectors, row_ptr, neighbors, w, c[:atoms].double(), mu_sent[:atoms].double())
     close(q[:atoms], before[0][:atoms] + a)
@@ -77,15 +82,18 @@ def test_message(graph, device, tiles):
     assert torch.equal(mu[atoms:], before[1][atoms:])
 
 
-def test_message_backwards(graph, device):
+@TABLES
+@pytest.mark.parametrize("tiles", [painn_message.Tiles(8, 16, 1), painn_message.Tiles(1, 16, 1)], ids=str)
+def test_message_backwards(graph, device, tiles, dtype):
     """Against autograd of the definition, contracted with arbitrary derivatives of its outputs."""
     atoms, edges = in_use(graph)
-    room, filters = graph.capacity.atoms, table(device)
+    room, filters = graph.capacity.atoms, table(device, dtype)
     c, mu_sent = random(room, 3 * FEATURES, device=device), random(room, 3, FEATURES, device=device)
     q_bar, mu_bar = random(room, FEATURES, device=device, seed=1), random(room, 3, FEATURES, device=device, seed=2)
     given = [x[:atoms].double().requires_grad_() for x in (c, mu_sent)]
     vectors = graph.vectors[:edges].double().requires_grad_()
     w, slope = radial_table.reference(filters, torch.linalg.vector_norm(vectors.detach(), dim=1))
+    w, slope = w / filters.scales, slope / filters.scales
     lengths = torch.linalg.vector_norm(vectors, dim=1)[:, None]
     w = w + slope * (lengths - lengths.detach())  # the table's value with the table's slope, for autograd
     row_ptr, neighbors = graph.row_ptr[: atoms + 1].long(), graph.neighbors[:edges].long()
@@ -93,14 +101,15 @@ def test_message_backwards(graph, device):
     total = (a * q_bar[:atoms]).sum() + (b * mu_bar[:atoms]).sum()
     c_bar, mu_through, gradients = torch.autograd.grad(total, [*given, vectors])
 
-    parts = torch.full((2, graph.capacity.edges, 3), NAN, device=device)
+    parts = torch.full((2, graph.capacity.edges, 4), NAN, device=device)
     total_mu = mu_bar.clone()
     painn_message.launch_bwd(
-        edges_of(graph), filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, painn_message.Tiles(), False
+        edges_of(graph), filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, tiles, False
     )
     close(c[:atoms], c_bar)
     close(total_mu[:atoms], mu_bar[:atoms] + mu_through)
-    close(4 * parts.sum(0)[:edges], gradients[graph.reverse[:edges].long()])
+    close(4 * parts.sum(0)[:edges, :3], gradients[graph.reverse[:edges].long()])
+    assert bool(parts[:, :edges, 3].eq(0).all())
     painn_message.launch_bwd(
         edges_of(graph),
         filters,
@@ -112,7 +121,7 @@ def test_message_backwards(graph, device):
         parts.zero_(),
         False,
         1.0,
-        painn_message.Tiles(),
+        tiles,
         False,
     )
     assert bool(parts[:, edges:].eq(0).all())

@@ -18,8 +18,8 @@ from atomjet.engine.tuning import SIZES, with_tiles
 from atomjet.errors import BackendError
 
 CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
-    "message": {"edges": (4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
-    "message_back": {"edges": (4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
+    "message": {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
+    "message_back": {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
     "update": {"rows": (16, 32), "warps": (4, 8)},
 }
 """What `tune` tries, kernel by kernel; a kernel without such a choice is left alone."""
@@ -83,7 +83,7 @@ def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
         evaluator = with_tiles(stages.evaluator, capacity, choices)
         workspace = evaluator.workspace(capacity)
         _, gradients = evaluator.launch(graph, workspace)
-        gradients = gradients.reshape(-1, capacity.edges, 3)[:, :edges].double().sum(0)
+        gradients = gradients.reshape(-1, capacity.edges, 4)[:, :edges].double().sum(0)
         return timer(lambda: evaluator.launch(graph, workspace), engine.device), gradients
 
     before, exact = run({})

@@ -46,7 +46,7 @@ class PaddedEvaluator(Evaluator, Protocol):
         ...
 
     def launch(self, graph: PaddedGraph, workspace: Any) -> tuple[Tensor, Tensor]:
-        """Enqueue one evaluation; return (N̂,) float32 eV without references, in the graph's order, and (P, Ê, 3) float32
+        """Enqueue one evaluation; return (N̂,) float32 eV without references, in the graph's order, and (P, Ê, 4) float32
         eV/Å: at each edge, dE/d(vector) of its *reverse* edge, in P parts to be added. Both are part of the workspace.
         """
         ...

@@ -77,8 +77,8 @@ def edge_forces_kernel(
         p_y = tl.zeros((EDGES,), tl.float64)
         p_z = tl.zeros((EDGES,), tl.float64)
         for part in tl.static_range(PARTS):
-            here = gradients + (tl.full((), part, tl.int64) * edges + e) * 3
-            there = gradients + (tl.full((), part, tl.int64) * edges + back) * 3
+            here = gradients + (tl.full((), part, tl.int64) * edges + e) * 4
+            there = gradients + (tl.full((), part, tl.int64) * edges + back) * 4
             own_x = tl.load(here, inside, 0.0).to(tl.float64)
             own_y = tl.load(here + 1, inside, 0.0).to(tl.float64)
             own_z = tl.load(here + 2, inside, 0.0).to(tl.float64)
@@ -194,7 +194,7 @@ def launch(
     Args:
         system, graph: the structures and their edges.
         energies: (N̂,) float32, eV, in the graph's order.
-        gradients: (P, Ê, 3) float32, eV/Å: at each edge dE/dr of its reverse, in P parts to be added.
+        gradients: (P, Ê, 4) float32, eV/Å: at each edge dE/dr of its reverse and a zero, in P parts to be added.
         references: (Z,) float64, eV, by atomic number.
         closest: (Z', Z') float64 or float32, Å, by atomic numbers; pairs nearer than this set `Status.OVERLAP`.
         virials: (6, N̂) float64, room to work in.
@@ -246,7 +246,7 @@ def reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Forces (N, 3), atomic energies (N,) in the `PaddedSystem`'s order and virials (S, 3, 3) of what is in use; plain float64."""
     atoms, edges = int(graph.system_ptr[-1]), int(graph.row_ptr[-1])
-    p = gradients[:, :edges].double().sum(0)
+    p = gradients[:, :edges, :3].double().sum(0)
     back = graph.reverse[:edges].long()
     centers = torch.repeat_interleave(graph.row_ptr[: atoms + 1].diff().long())
     order = graph.order[:atoms].long()

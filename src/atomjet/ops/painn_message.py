@@ -31,6 +31,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from atomjet.ops import radial_table
 from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
 
@@ -72,12 +73,17 @@ def reference(
 # ------------------------------------------------------------------------------------------------------------------ kernels
 
 
+NO_VALUE, NO_SLOPE = tl.constexpr(1.5 + 2.0**-16), tl.constexpr(1.0 + 2.0**-8)
+"""How zeros stand in a word of a narrow table, taken as floats."""
+NOTHING = tl.constexpr(radial_table.NOTHING)
+
+
 @triton.jit
 def _read(neighbors, vectors, e, inside, own):
     """Neighbor and vector of some edges.
 
-    Where there is no edge any more, a program goes on with one to its own row, at a knot, whose filter is read as zero: that costs
-    less than to mask every gather, and keeps a NaN within its structure.
+    Where there is no edge any more, a program goes on with one to its own row, whose filter is zero: that costs less than to mask
+    every gather, and keeps a NaN within its structure.
     """
     j = tl.load(neighbors + e, inside, own).to(tl.int64)
     x = tl.load(vectors + 3 * e, inside, 1.0)
@@ -94,6 +100,7 @@ def _place(x, y, z, inside, per_length):
     length = square * inverse
     knot = (length * per_length + 0.5).to(tl.int32)
     offset = tl.where(inside, length - knot.to(tl.float32) / per_length, 0.0)
+    knot = tl.where(inside, knot, NOTHING)
     return x * inverse, y * inverse, z * inverse, inverse, knot, offset
 
 
@@ -103,23 +110,47 @@ def _gather(pointer):
 
 
 @triton.jit
-def _filter(value, rows, here, offset, F: tl.constexpr):
-    """W of one of the three parts."""
-    slope = tl.load(value + 3 * F)
-    if rows.dtype.element_ty == tl.float32:
-        slope += 0.5 * offset * tl.load(rows)
-    return tl.load(value, here, 0.0) + offset * slope
+def _halves(word, gain):
+    """The two numbers in words of a narrow table, as floats that stand a little above 1 and a little above the gain.
+
+    The gain is a power of two: all there is of it is its exponent.
+    """
+    word = word.to(tl.uint32, bitcast=True)
+    value = ((word >> 8) + 0x3F000000).to(tl.float32, bitcast=True)
+    slope = ((word & 0xFFFF) | gain.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
+    return value, slope
 
 
 @triton.jit
-def _filter_and_slope(value, rows, here, offset, F: tl.constexpr):
+def _filter(value, rows, offset, gain, F: tl.constexpr):
+    """W of one of the three parts."""
+    if value.dtype.element_ty == tl.int32:
+        high, low = _halves(tl.load(value), gain)
+        return high + offset * low - (NO_VALUE + offset * (gain * NO_SLOPE))
+    return tl.load(value) + offset * (tl.load(value + 3 * F) + 0.5 * offset * tl.load(rows))
+
+
+@triton.jit
+def _filter_and_slope(value, rows, offset, gain, F: tl.constexpr):
     """W and W' of one of the three parts."""
-    slope = tl.load(value + 3 * F)
     second = tl.load(rows).to(tl.float32)
-    if rows.dtype.element_ty == tl.float32:
-        w = tl.load(value, here, 0.0) + offset * (slope + 0.5 * offset * second)
-        return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
-    return tl.load(value, here, 0.0) + offset * slope, slope + offset * second
+    if value.dtype.element_ty == tl.int32:
+        high, low = _halves(tl.load(value), gain)
+        w = high + offset * low - (NO_VALUE + offset * (gain * NO_SLOPE))
+        return w, low - gain * NO_SLOPE + offset * second
+    slope = tl.load(value + 3 * F)
+    w = tl.load(value) + offset * (slope + 0.5 * offset * second)
+    return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
+
+
+@triton.jit
+def _start(q, mu, embedding, kind, channel, F: tl.constexpr, FIRST: tl.constexpr):
+    """What the sums are added to."""
+    if FIRST:
+        start = tl.load(embedding + tl.load(kind).to(tl.int64) * F + channel)
+        nothing = tl.zeros_like(start)
+        return start, nothing, nothing, nothing
+    return tl.load(q), tl.load(mu), tl.load(mu + F), tl.load(mu + 2 * F)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -131,6 +162,7 @@ def painn_message_fwd_kernel(
     kinds,
     values,
     coefficients,
+    gain,
     per_length,
     embedding,
     context,
@@ -138,7 +170,7 @@ def painn_message_fwd_kernel(
     q,
     mu,
     F: tl.constexpr,
-    COEFFICIENTS: tl.constexpr,
+    WORDS: tl.constexpr,
     FIRST: tl.constexpr,
     CHAINED: tl.constexpr,
     EDGES: tl.constexpr,
@@ -155,6 +187,7 @@ def painn_message_fwd_kernel(
     stop = tl.load(row_ptr + i + 1)
     if i >= count:
         return
+    gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
@@ -162,43 +195,36 @@ def painn_message_fwd_kernel(
     sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
     own_q = q + i * F + channel
     own_mu = mu + i * (3 * F) + channel
-    if FIRST:
-        total_q = tl.load(embedding + tl.load(kinds + i).to(tl.int64) * F + channel)
-        total_x = tl.zeros((CHANNELS,), tl.float32)
-        total_y = tl.zeros((CHANNELS,), tl.float32)
-        total_z = tl.zeros((CHANNELS,), tl.float32)
-    else:
-        total_q = tl.load(own_q)
-        total_x = tl.load(own_mu)
-        total_y = tl.load(own_mu + F)
-        total_z = tl.load(own_mu + 2 * F)
+    if EDGES > 1:  # with one, registers are what decides how many programs run at a time
+        total_q, total_x, total_y, total_z = _start(own_q, own_mu, embedding, kinds + i, channel, F, FIRST)
     # The next edges are read while those before them are worked on.
     e = first + tl.arange(0, EDGES).to(tl.int64)
     next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
     for _ in range(first, stop, EDGES):
         inside = e < stop
-        here = inside[:, None]
         j = next_j
         x, y, z, _, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
         e += EDGES
         next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
         sender = tl.load(kinds + j).to(tl.int64) if FIRST else j
         sent = context + sender[:, None] * WIDTH + channel[None, :]
-        value = values + knot[:, None] * (6 * F) + channel[None, :]
-        rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
+        value = values + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         offset = offset[:, None]
-        sum_q += _filter(value, rows, here, offset, F) * _gather(sent)
-        b = _filter(value + F, rows + F, here, offset, F) * _gather(sent + F)
+        sum_q += _filter(value, rows, offset, gain, F) * _gather(sent)
+        b = _filter(value + F, rows + F, offset, gain, F) * _gather(sent + F)
         sum_x += b * x[:, None]
         sum_y += b * y[:, None]
         sum_z += b * z[:, None]
         if not FIRST:
-            g = _filter(value + 2 * F, rows + 2 * F, here, offset, F) * _gather(sent + 2 * F)
+            g = _filter(value + 2 * F, rows + 2 * F, offset, gain, F) * _gather(sent + 2 * F)
             vector = mu_sent + j[:, None] * (3 * F) + channel[None, :]
             sum_x += g * _gather(vector)
             sum_y += g * _gather(vector + F)
             sum_z += g * _gather(vector + 2 * F)
 
+    if EDGES == 1:
+        total_q, total_x, total_y, total_z = _start(own_q, own_mu, embedding, kinds + i, channel, F, FIRST)
     total_q += tl.sum(sum_q, 0)
     total_x += tl.sum(sum_x, 0)
     total_y += tl.sum(sum_y, 0)
@@ -218,6 +244,7 @@ def painn_message_bwd_kernel(
     kinds,
     values,
     coefficients,
+    gain,
     per_length,
     context,
     mu_sent,
@@ -228,7 +255,7 @@ def painn_message_bwd_kernel(
     num_edges,
     scale,
     F: tl.constexpr,
-    COEFFICIENTS: tl.constexpr,
+    WORDS: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -250,6 +277,7 @@ def painn_message_bwd_kernel(
     stop = tl.load(row_ptr + i + 1)
     if i >= count:
         return
+    gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
@@ -268,21 +296,29 @@ def painn_message_bwd_kernel(
         sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
 
+    # The first four of a tile's columns hold an edge's derivative and a zero, so that it is one word of 16 bytes.
+    place = tl.arange(0, CHANNELS)[None, :]
+    axis = place % 4
     e = first + tl.arange(0, EDGES).to(tl.int64)
     next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
     for _ in range(first, stop, EDGES):
         inside = e < stop
-        here = inside[:, None]
         k = next_k
         x, y, z, inverse, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
-        p = gradients + (part * num_edges + e) * 3
+        p = gradients + (part * num_edges + e)[:, None] * 4 + place
+        here = inside[:, None] & (place < 4)
+        if not LAST:
+            before = tl.load(p, here, 0.0)
         e += EDGES
         next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
-        value = values + knot[:, None] * (6 * F) + channel[None, :]
-        rows = coefficients + knot[:, None] * (COEFFICIENTS * 3 * F) + channel[None, :]
+        value = values + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
+        rows = coefficients + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         offset = offset[:, None]
+        x = x[:, None]
+        y = y[:, None]
+        z = z[:, None]
         bar = _gather(q_bar + k[:, None] * F + channel[None, :])
-        w, w_slope = _filter_and_slope(value, rows, here, offset, F)
+        w, w_slope = _filter_and_slope(value, rows, offset, gain, F)
         if not FIRST:
             sum_a += bar * w
         along = bar * c_a * w_slope
@@ -290,36 +326,33 @@ def painn_message_bwd_kernel(
         r_x = _gather(received)
         r_y = _gather(received + F)
         r_z = _gather(received + 2 * F)
-        bar = -(r_x * x[:, None] + r_y * y[:, None] + r_z * z[:, None])
-        w, w_slope = _filter_and_slope(value + F, rows + F, here, offset, F)
+        across = r_x * x + r_y * y + r_z * z
+        w, w_slope = _filter_and_slope(value + F, rows + F, offset, gain, F)
         if not FIRST:
-            sum_b += bar * w
-        along += bar * c_b * w_slope
-        w *= c_b
-        u_x = tl.sum(w * r_x, 1)
-        u_y = tl.sum(w * r_y, 1)
-        u_z = tl.sum(w * r_z, 1)
+            sum_b -= across * w
+        along -= across * c_b * w_slope
+        turned = w * c_b * inverse[:, None]
+        along += turned * across
         if not FIRST:
             bar = r_x * mu_x + r_y * mu_y + r_z * mu_z
-            w, w_slope = _filter_and_slope(value + 2 * F, rows + 2 * F, here, offset, F)
+            w, w_slope = _filter_and_slope(value + 2 * F, rows + 2 * F, offset, gain, F)
             sum_g += bar * w
             along += bar * c_g * w_slope
             w *= c_g
             sum_x += w * r_x
             sum_y += w * r_y
             sum_z += w * r_z
-        d_bar = tl.sum(along, 1)
-        across = u_x * x + u_y * y + u_z * z
-        p_x = ((u_x - across * x) * inverse - d_bar * x) * scale
-        p_y = ((u_y - across * y) * inverse - d_bar * y) * scale
-        p_z = ((u_z - across * z) * inverse - d_bar * z) * scale
+        # Σ_F of this gives what stands in the last line above: sums of three numbers instead of the four ū and d̄.
+        p_x = turned * r_x - along * x
+        p_y = turned * r_y - along * y
+        p_z = turned * r_z - along * z
+        p_x = tl.sum(p_x, 1, keep_dims=True)
+        p_y = tl.sum(p_y, 1, keep_dims=True)
+        p_z = tl.sum(p_z, 1, keep_dims=True)
+        total = scale * tl.where(axis == 0, p_x, tl.where(axis == 1, p_y, tl.where(axis == 2, p_z, 0.0)))
         if not LAST:
-            p_x += tl.load(p, inside, 0.0)
-            p_y += tl.load(p + 1, inside, 0.0)
-            p_z += tl.load(p + 2, inside, 0.0)
-        tl.store(p, p_x, inside)
-        tl.store(p + 1, p_y, inside)
-        tl.store(p + 2, p_z, inside)
+            total += before
+        tl.store(p, total, here)
 
     if not FIRST:
         tl.store(own, tl.sum(sum_a, 0))
@@ -354,6 +387,7 @@ def launch_fwd(
         edges.kinds,
         table.values,
         table.rows,
+        table.gain,
         table.per_length,
         embedding,
         context,
@@ -361,7 +395,7 @@ def launch_fwd(
         q,
         mu,
         F=features,
-        COEFFICIENTS=table.rows.shape[1],
+        WORDS=table.values.shape[1],
         FIRST=mu_sent is None,
         CHAINED=chained,
         EDGES=tiles.edges,
@@ -385,7 +419,7 @@ def launch_bwd(
     tiles: Tiles,
     chained: bool,
 ) -> None:
-    """Enqueue: c̄ into `context` (not in the first layer), adds to mu_bar_sum (N̂, 3, F), and to gradients (parts, Ê, 3) or, in the
+    """Enqueue: c̄ into `context` (not in the first layer), adds to mu_bar_sum (N̂, 3, F), and to gradients (parts, Ê, 4) or, in the
     last layer, fills them, times `scale`.
     """
     features = q_bar.shape[1]
@@ -395,6 +429,7 @@ def launch_bwd(
         edges.kinds,
         table.values,
         table.rows,
+        table.gain,
         table.per_length,
         context,
         context if mu_sent is None else mu_sent,
@@ -405,7 +440,7 @@ def launch_bwd(
         gradients.shape[1],
         scale,
         F=features,
-        COEFFICIENTS=table.rows.shape[1],
+        WORDS=table.values.shape[1],
         FIRST=mu_sent is None,
         LAST=last,
         CHAINED=chained,

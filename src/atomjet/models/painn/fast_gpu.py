@@ -53,7 +53,7 @@ class Workspace:
         q_bar, mu_bar: the same, narrow, for the gathers of the way back.
         context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F), narrow; on the way back dE/dc takes the place of c.
         kept: of layers 0 ... L-2.
-        energies: (N̂,) float32. gradients: (parts, Ê, 3) float32.
+        energies: (N̂,) float32. gradients: (parts, Ê, 4) float32, the fourth number zero.
         tiles: how the kernels are cut.
     """
 
@@ -102,7 +102,8 @@ class FastGpu:
         self.tables = [self._table(layer) for layer in range(config.layers)]
         first = model.layer(0)[0].context
         table = first[2](silu(first[0](model.embedding.weight)))[:, : 2 * config.features]
-        self.first_context = torch.cat([self._pad(part) for part in table.float().chunk(2, dim=1)], dim=1)
+        parts = [self._pad(part) for part in table.float().chunk(2, dim=1)]
+        self.first_context = torch.cat(parts, dim=1) * self.tables[0].scales[: 2 * self.channels]
         self.chains = [self._chain(layer) for layer in range(config.layers)]
         largest = float(model.readout[2].weight.abs().max())  # type: ignore[union-attr, operator]
         self.seed = 2.0 ** (3 - math.frexp(largest)[1]) if largest > 0 else 1.0
@@ -139,8 +140,9 @@ class FastGpu:
         biases = [d1.bias, s_0, w_0]
         if layer < config.layers - 1:
             c1, _, c2 = self.model.layer(layer + 1)[0].context
-            matrices += [t, c1.weight, *c2.weight.chunk(3)]  # type: ignore[list-item, operator, union-attr]
-            biases += [t_0, c1.bias, *c2.bias.chunk(3)]  # type: ignore[list-item, operator, union-attr]
+            scales = self.tables[layer + 1].scales.view(3, -1)[:, :features].reshape(-1)
+            matrices += [t, c1.weight, *(c2.weight * scales[:, None]).chunk(3)]  # type: ignore[list-item, operator]
+            biases += [t_0, c1.bias, *(c2.bias * scales).chunk(3)]  # type: ignore[list-item, operator]
         else:
             r1, _, r2 = self.model.readout
             matrices.append(r1.weight)  # type: ignore[arg-type]
@@ -181,7 +183,7 @@ class FastGpu:
                 for _ in range(layers - 1)
             ),
             energies=wide(atoms)[: capacity.atoms],
-            gradients=wide(self._parts(tiles), capacity.edges, 3),
+            gradients=wide(self._parts(tiles), capacity.edges, 4),
             tiles=tiles,
         )
 
@@ -189,7 +191,7 @@ class FastGpu:
         """Return what `workspace` allocates."""
         size, layers = self.narrow.itemsize, self.model.config.layers
         per_atom = self.channels * (16 + 4 * size + 16 * size * (layers - 1)) + 4
-        per_edge = 12 * self._parts(self.tiles_for(capacity))
+        per_edge = 16 * self._parts(self.tiles_for(capacity))
         return per_atom * _aligned(capacity.atoms) + per_edge * capacity.edges
 
     def _parts(self, tiles: Tiles) -> int:
@@ -274,7 +276,7 @@ class FastGpu:
         """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
         padded = PaddedGraph.from_graph(graph)
         energies, gradients = self.launch(padded, self.workspace(padded.capacity))
-        return energies, gradients.sum(0)[graph.reverse]
+        return energies, gradients.sum(0)[graph.reverse, :3]
 
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
@@ -299,16 +301,19 @@ def _aligned(atoms: int) -> int:
     return -(-atoms // painn_update.ALIGNED) * painn_update.ALIGNED
 
 
-FEW = 512
-"""Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs."""
+FEW, MANY = 512, 4096
+"""Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; atoms from which on one program
+takes all channels of a row."""
 
 
 def default_tiles(capacity: Capacity) -> Tiles:
-    """How the kernels are cut where nothing was tuned: what was fastest on an H100 among those tried."""
+    """How the kernels are cut where nothing was tuned: what was fastest on an H200 among those tried."""
+    cut = painn_message.Tiles
     if capacity.atoms <= FEW:
-        return Tiles(painn_message.Tiles(edges=16, channels=32), painn_message.Tiles(edges=8, channels=32))
-    many = painn_message.Tiles(edges=2, channels=64)
-    return Tiles(many, many)
+        return Tiles(cut(edges=16, channels=32), cut(edges=8, channels=32, warps=2))
+    if capacity.atoms <= MANY:
+        return Tiles(cut(edges=2, channels=64), cut(edges=4, channels=32))
+    return Tiles(cut(edges=1, channels=128), cut(edges=1, channels=128))
 
 
 def _check(model: PaiNN, precision: str) -> None:
