@@ -65,7 +65,7 @@ def md(largest: int, seed: int = 0) -> list[Case]:
     """Whole steps of molecular dynamics of one structure through ASE."""
     cases = [
         Case(f"{atoms} atoms", lambda a=atoms: geometries.molecules(a, 1, seed), runs)
-        for atoms, runs in ((10, 200), (50, 200), (200, 100))
+        for atoms, runs in ((10, 200), (20, 200), (50, 200), (200, 100))
         if atoms <= largest
     ]
     sizes = ((1000, 100), (10_000, 30), (100_000, 10))
