@@ -1,16 +1,21 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from atomjet import load
+from atomjet.bench.ceilings import Ceilings
 from atomjet.bench.cost import KERNELS, Sizes, declared, painn
 from atomjet.bench.geometries import carbon_crystal, molecules
-from atomjet.bench.profile import profile_engine, spoken
+from atomjet.bench.profile import _declared_work, _items, _occupation, _search_costs, profile_engine, spoken
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.neighbors import search
+
+CEILINGS = Ceilings(4e12, 7e14, 5e13, 5e-6)
 
 
 @pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
@@ -68,31 +73,29 @@ def test_kernels_do_the_products_of_the_equations():
     """All but those that they save: context of the first layer by element, and what nobody reads after the last layer."""
     config = PaiNNConfig(features=128, layers=3, num_radial=20)
     square, none = config.features**2, 0
-    by_kernel = sum(cost(Sizes(1, none, config.layers, config.features, 2)).flops for cost in KERNELS.values())
+    costs = [cost(Sizes(none, 1, none, config.layers, config.features, 2)) for cost in KERNELS.values()]
+    by_kernel = sum(cost.flops for cost in costs if cost.by == "products")
     assert by_kernel == painn(config, 1, none, 2).flops - 2 * config.features - 20 * square
     for cost in KERNELS.values():
-        small, large = (cost(Sizes(n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
+        small, large = (cost(Sizes(n // 20, n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
         assert 0 < small.bytes < large.bytes
         assert large.flops == 2 * small.flops
 
 
+def kernel(name, start, microseconds):
+    """As a trace has it."""
+    span = SimpleNamespace(start=start, end=start + microseconds, elapsed_us=lambda: microseconds)
+    return SimpleNamespace(name=name, time_range=span, device_type=torch.autograd.DeviceType.CUDA)
+
+
 def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
-    from types import SimpleNamespace
-
-    from atomjet.bench.ceilings import Ceilings
-    from atomjet.bench.profile import _declared_work, _items
-
     engine = Engine(PaiNN(PaiNNConfig(features=128, layers=3)), Settings("cpu", "general"))
-    _, costs = _declared_work(engine, 100_000, 5_000_000, 2)
-
-    def kernel(name, start, microseconds):
-        span = SimpleNamespace(start=start, end=start + microseconds, elapsed_us=lambda: microseconds)
-        return SimpleNamespace(name=name, time_range=span, device_type=torch.autograd.DeviceType.CUDA)
-
+    _, costs = _declared_work(engine, 1, 100_000, 5_000_000, 2)
     events = [kernel("painn_message_fwd_kernel", 3000 * k, 2000.0) for k in range(3)]
     events.append(kernel("painn_update_last_hopper_kernel", 9000, 100.0))
+    events += [kernel("edge_forces_kernel", 9100, 200.0), kernel("edge_forces_sums_kernel", 9300, 100.0)]
     events.append(kernel("unheard_of", 9500, 900.0))
-    items = {item.name: item for item in _items(events, engine, Ceilings(4e12, 7e14, 5e13, 5e-6), costs)}
+    items = {item.name: item for item in _items(events, engine, CEILINGS, costs)}
     message = items["painn_message_fwd_kernel"]
     assert message.calls == 3
     assert message.gigaflop_per_s == pytest.approx(costs["painn_message_fwd_kernel"].flops / 6e-3 / 1e9)
@@ -100,8 +103,24 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
     assert 0 < message.headroom < 1
     last = items["painn_update_last_hopper_kernel"]
     assert last.gigaflop_per_s == pytest.approx(costs["painn_update_last_kernel"].flops / 1e-4 / 1e9)
+    for name, seconds in (("edge_forces_kernel", 2e-4), ("edge_forces_sums_kernel", 1e-4)):
+        assert items[name].gigabytes_per_s == pytest.approx(costs[name].bytes / seconds / 1e9)
     assert items["unheard_of"].headroom is None
     assert sum(item.share for item in items.values()) == pytest.approx(1.0)
+
+
+def test_kernels_of_the_search_are_classified_too():
+    pytest.importorskip("triton")
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    system = molecules(20, 2).to("cuda" if torch.cuda.is_available() else "cpu")
+    costs = _search_costs(system, engine.cutoff, search(system, engine.cutoff).num_edges)
+    assert costs.keys() == {"all_pairs_kernel"}
+    (item,) = _items([kernel("all_pairs_kernel", 0, 100.0)], engine, CEILINGS, costs)
+    assert item.gigabytes_per_s == pytest.approx(costs["all_pairs_kernel"].bytes / 1e-4 / 1e9)
+    assert item.bound == "latency"  # so few bytes
+    assert 0 < item.headroom < 1
+    # More edges than were expected: the search stopped half way, and its buffers say nothing.
+    assert _search_costs(system, engine.cutoff, 8) == {}
 
 
 def test_profile_of_a_model_with_tasks():
@@ -113,14 +132,8 @@ def test_profile_of_a_model_with_tasks():
 
 
 def test_a_stretch_without_kernels_is_idle():
-    from types import SimpleNamespace
-
-    from atomjet.bench.profile import _occupation
-
-    def kernel(start, end):
-        return SimpleNamespace(time_range=SimpleNamespace(start=start, end=end))
-
-    busy, idle, gaps = _occupation([kernel(0, 10), kernel(5, 12), kernel(20, 30), kernel(31, 32)])
+    spans = [(0, 10), (5, 12), (20, 30), (31, 32)]
+    busy, idle, gaps = _occupation([kernel("any", start, end - start) for start, end in spans])
     assert busy == pytest.approx(23e-6)
     assert idle == pytest.approx(9e-6)
     assert gaps == pytest.approx([8e-6, 1e-6])

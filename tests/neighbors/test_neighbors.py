@@ -13,29 +13,7 @@ from ase.neighborlist import primitive_neighbor_list
 import atomjet
 from atomjet import System, neighbor_list
 from atomjet.neighbors import brute_force, cpu
-
-CELLS = {
-    "cubic": np.eye(3) * 4.0,
-    "triclinic": np.array([[4.0, 0, 0], [1.5, 3.6, 0], [-1.2, 0.7, 5.0]]),
-    "left-handed": np.array([[4.0, 0, 0], [0.3, 3.8, 0], [0.1, -0.2, -4.5]]),
-    "sheared": np.array([[4.0, 0, 0], [11.0, 4.0, 0], [-9.0, 13.0, 4.0]]),
-    "rotated": np.array([[0.0, 3.1, 2.6], [-2.9, 1.0, 3.3], [3.0, 2.4, -0.8]]),
-    "flat": np.diag([7.0, 7.0, 0.5]),
-    "needle": np.diag([0.6, 0.7, 30.0]),
-    "tiny": np.diag([1.1, 0.9, 1.3]),
-}
-PBC = list(itertools.product([True, False], repeat=3))
-
-
-def place(cell, count, spread, seed):
-    """Atoms far outside the cell, two of them at one point, one on a face, one a lattice vector away from another."""
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(-spread, spread, (count, 3)) @ cell
-    if count > 3:
-        x[1] = x[0]
-        x[2] = 0.5 * cell[1] + 0.25 * cell[2]
-        x[3] = x[0] + cell[0]
-    return x
+from tests.neighbors.cases import CELLS, PBC, batch, empty_between, no_structures, place
 
 
 def as_set(i, j, shift):
@@ -61,7 +39,7 @@ def test_routes_agree_as_sets(name, pbc):
     cell = CELLS[name]
     for seed, (count, spread, cutoff) in enumerate([(1, 1, 3.0), (2, 3, 4.2), (5, 2, 2.5)]):
         x = place(cell, count, spread, seed)
-        system = System(torch.tensor(x), torch.ones(count), cell=torch.tensor(cell), pbc=torch.tensor(pbc))
+        system = batch((x, cell, pbc))
         definition, fast = brute_force(system, cutoff), cpu.search(system, cutoff)
         edges = as_set(definition.centers, definition.neighbors, definition.shifts)
         assert edges == as_set(fast.centers, fast.neighbors, fast.shifts)
@@ -76,7 +54,7 @@ def test_routes_agree_as_sets(name, pbc):
 def test_definition_against_loops(name):
     cell, pbc = CELLS[name], (True, True, False)
     x = place(cell, 4, 1, 7)
-    system = System(torch.tensor(x), torch.ones(4), cell=torch.tensor(cell), pbc=torch.tensor(pbc))
+    system = batch((x, cell, pbc))
     graph = brute_force(system, 4.0)
     assert as_set(graph.centers, graph.neighbors, graph.shifts) == by_loops(x, cell, pbc, 4.0, (7, 7, 7))
 
@@ -113,11 +91,9 @@ def test_batch_is_the_structures_one_by_one():
 
 
 def test_empty_structures_and_batches():
-    nothing = System(torch.zeros(0, 3), torch.zeros(0), system_index=torch.zeros(0))
-    between = System(torch.zeros(2, 3), [1, 1], cell=torch.zeros(3, 3, 3), system_index=[0, 2])
     for search in (brute_force, cpu.search):
-        assert search(nothing, 5.0).num_edges == 0
-        graph = search(between, 5.0)
+        assert search(no_structures(), 5.0).num_edges == 0
+        graph = search(empty_between(), 5.0)
         assert graph.num_edges == 0
         assert graph.row_ptr.tolist() == [0, 0, 0]
 

@@ -1,6 +1,7 @@
 """The search in fixed buffers, all its routes against the definition; in Triton's interpreter where there is no GPU."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,21 +16,12 @@ from atomjet.data.padded import unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.padded import PaddedSearch
+from tests.neighbors import cases
+from tests.neighbors.cases import CELLS, PBC, ROUTES, empty_between, force_route, no_structures, place
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-ROUTES = ("one program", "all pairs", "pieces", "cells")
-CELLS = {
-    "cubic": np.eye(3) * 4.0,
-    "triclinic": np.array([[4.0, 0, 0], [1.5, 3.6, 0], [-1.2, 0.7, 5.0]]),
-    "left-handed": np.array([[4.0, 0, 0], [0.3, 3.8, 0], [0.1, -0.2, -4.5]]),
-    "sheared": np.array([[4.0, 0, 0], [11.0, 4.0, 0], [-9.0, 13.0, 4.0]]),
-    "rotated": np.array([[0.0, 3.1, 2.6], [-2.9, 1.0, 3.3], [3.0, 2.4, -0.8]]),
-    "flat": np.diag([7.0, 7.0, 0.5]),
-    "needle": np.diag([0.6, 0.7, 30.0]),
-    "tiny": np.diag([1.1, 0.9, 1.3]),
-}
-PBC = list(itertools.product([True, False], repeat=3))
+batch = partial(cases.batch, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -45,25 +37,7 @@ def small_kernels(monkeypatch):
 def take(monkeypatch):
     """Force a route, whatever the capacity."""
     padded._kept.room = None
-
-    def route(name):
-        monkeypatch.setattr(routes.OneProgram, "SYSTEMS", 64 if name == "one program" else -1)
-        monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
-        monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
-
-    return route
-
-
-def batch(*parts):
-    """Structures (positions, cell, pbc) in one system, with unlike elements."""
-    counts = [len(x) for x, _, _ in parts]
-    return System(
-        positions=torch.tensor(np.concatenate([x for x, _, _ in parts]), dtype=torch.float64, device=DEVICE),
-        atomic_numbers=torch.arange(1, sum(counts) + 1, device=DEVICE),
-        cell=torch.tensor(np.array([cell for _, cell, _ in parts]), dtype=torch.float64, device=DEVICE),
-        pbc=torch.tensor([list(pbc) for _, _, pbc in parts], device=DEVICE),
-        system_index=torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts)).to(DEVICE),
-    )
+    return partial(force_route, monkeypatch)
 
 
 def room_for(system, edges, spare=2):
@@ -123,17 +97,6 @@ def check(graph: PaddedGraph, system, cutoff):
     return expected
 
 
-def place(cell, count, spread, seed):
-    """Atoms far outside the cell, two of them at one point, one on a face, one a lattice vector away from another."""
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(-spread, spread, (count, 3)) @ cell
-    if count > 3:
-        x[1] = x[0]
-        x[2] = 0.5 * cell[1] + 0.25 * cell[2]
-        x[3] = x[0] + cell[0]
-    return x
-
-
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("route", ["all pairs", "cells"])
 def test_any_cell_and_any_periodic_directions(route, name, take):
@@ -182,7 +145,7 @@ def test_other_contents_in_the_same_buffers(route, take):
         (rng.uniform(0, 8, (33, 3)), np.diag([5.0, 6.0, 7.0]), (True,) * 3), (np.eye(3), np.eye(3), (False,) * 3)
     )
     few = batch((rng.uniform(0, 3, (5, 3)), CELLS["triclinic"], (False, True, True)))
-    nothing = System(torch.zeros(0, 3, device=DEVICE), torch.zeros(0), system_index=torch.zeros(0))
+    nothing = no_structures(DEVICE)
     search = None
     for system in (many, few, nothing, many):
         graph, search = launch(system, 1.6, search, edges=2000)
@@ -289,8 +252,8 @@ def test_search_is_the_definition(route, take):
     for system in (
         System.from_ase(frames, device=DEVICE),
         batch((rng.uniform(0, 6, (20, 3)), np.eye(3) * 5, (True,) * 3)),
-        System(torch.zeros(0, 3, device=DEVICE), torch.zeros(0), system_index=torch.zeros(0)),
-        System(torch.zeros(2, 3, device=DEVICE), [1, 1], cell=torch.zeros(3, 3, 3), system_index=[0, 2]),
+        no_structures(DEVICE),
+        empty_between(DEVICE),
     ):
         graph, expected = padded.search(system, 2.5), brute_force(system, 2.5)
         assert graph is not None

@@ -7,7 +7,7 @@ kernels, which a profiler sees by name alone, the sizes of the model and of what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -103,11 +103,12 @@ def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one evaluation by PaiNN's kernels: N atoms, E edges, L layers, F channels.
+    """Of one evaluation by PaiNN's kernels: S systems, N atoms, E edges, L layers, F channels.
 
     `narrow` are the bytes of a number that travels between atoms, and of weights.
     """
 
+    systems: int
     atoms: int
     edges: int
     layers: int
@@ -156,6 +157,11 @@ def _edge_forces(s: Sizes) -> Cost:
     return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges, "arithmetic")
 
 
+def _edge_forces_sums(s: Sizes) -> Cost:
+    """Energy and virial of an atom in; cell and periodic directions in, energy and stress of a structure out."""
+    return Cost(s.atoms * 56.0 + s.systems * 168.0, 7.0 * s.atoms + 21.0 * s.systems, "arithmetic")
+
+
 KERNELS: dict[str, Callable[[Sizes], Cost]] = {
     "painn_message_fwd_kernel": _message,
     "painn_message_bwd_kernel": _message_back,
@@ -163,11 +169,12 @@ KERNELS: dict[str, Callable[[Sizes], Cost]] = {
     "painn_update_bwd_kernel": _update_back,
     "painn_update_last_kernel": _update_last,
     "edge_forces_kernel": _edge_forces,
+    "edge_forces_sums_kernel": _edge_forces_sums,
 }
-"""By name: the cost of all launches of one evaluation together."""
+"""By name: the cost of all launches of one evaluation together. Those of the search are in `search_cost`."""
 
 
-def kernel_of(name: str) -> str | None:
-    """The entry of `KERNELS` for a kernel as a profiler names it: forms for one kind of GPU do the same work."""
+def cost_of(name: str, costs: Mapping[str, Cost]) -> Cost | None:
+    """That of a kernel as a profiler names it: forms for one kind of GPU do the same work."""
     name = name.replace("_hopper_kernel", "_kernel")
-    return next((kernel for kernel in KERNELS if name.startswith(kernel)), None)
+    return next((cost for kernel, cost in costs.items() if name.startswith(kernel)), None)

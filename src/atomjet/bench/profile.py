@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
-from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, kernel_of, painn
+from atomjet.bench.cost import KERNELS, Cost, Sizes, cost_of, declared, painn
 from atomjet.bench.measure import synchronize
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.provenance import provenance
 from atomjet.bench.racers import moved
 from atomjet.bench.trace import events as traced
 from atomjet.bench.trace import is_kernel, is_outermost, trace
-from atomjet.data import System
+from atomjet.data import PaddedSystem, System
 from atomjet.engine import Engine
+from atomjet.engine.capacity import choose
 from atomjet.neighbors import search
 
 WARM_UP = 10
@@ -123,7 +124,9 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     kernels = [event for event in events if is_kernel(event)]
     busy, idle, gaps = _occupation(kernels)
     element = 2 if half else torch.finfo(engine.dtype).bits // 8
-    work, costs = _declared_work(engine, system.num_atoms, edges, element)
+    work, costs = _declared_work(engine, system.num_systems, system.num_atoms, edges, element)
+    if kernels:
+        costs |= _search_costs(systems[0], engine.cutoff, edges)
     items = _items(events, engine, ceilings, costs)
     operators = [event for event in events if is_outermost(event)]
     return Profile(
@@ -258,13 +261,27 @@ def _by_name(events: list[Any]) -> list[tuple[str, int, float]]:
     return [(name, len(times), float(sum(times))) for name, times in ranked]
 
 
-def _declared_work(engine: Engine, atoms: int, edges: int, element: int) -> tuple[Cost | None, dict[str, Cost]]:
+def _declared_work(
+    engine: Engine, systems: int, atoms: int, edges: int, element: int
+) -> tuple[Cost | None, dict[str, Cost]]:
     """Of the whole model, and of each of its kernels; `element` bytes a number."""
     config = engine.model.config
     if engine.model.family != "painn":
         return None, {}
-    sizes = Sizes(atoms, edges, config.layers, config.features, element)
+    sizes = Sizes(systems, atoms, edges, config.layers, config.features, element)
     return painn(config, atoms, edges, element), {name: cost(sizes) for name, cost in KERNELS.items()}
+
+
+def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
+    """Of the kernels that find so many edges, in buffers of the size that an engine makes: it decides which kernels they are."""
+    from atomjet.bench.search_cost import search_costs  # needs Triton, as the kernels do
+    from atomjet.neighbors.padded import PaddedSearch
+
+    capacity = choose(system.num_systems, system.num_atoms, int(system.counts().max()), edges)
+    finder, padded = PaddedSearch(capacity, cutoff, system.device), PaddedSystem.empty(capacity, system.device)
+    padded.fill(system)
+    finder.launch(padded)
+    return {} if int(finder.graph.status) else search_costs(finder)
 
 
 def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[str, Cost]) -> list[Item]:
@@ -286,9 +303,8 @@ def _items(events: list[Any], engine: Engine, ceilings: Ceilings, costs: dict[st
         for event in kernels:
             groups.setdefault(event.name, []).append((event.time_range.elapsed_us() * 1e-6, None))
         for name, group in groups.items():
-            known = kernel_of(name)
-            if known in costs:
-                cost, calls = costs[known], len(group)
+            cost, calls = cost_of(name, costs), len(group)
+            if cost is not None:
                 each = cost._replace(bytes=cost.bytes / calls, flops=cost.flops / calls)
                 groups[name] = [(own, each) for own, _ in group]
     total = max(busy if kernels else attributed, 1e-12)
