@@ -24,7 +24,7 @@ def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3, device="cpu"):
     system = PaddedSystem.empty(capacity, device)
     index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     positions = torch.randn(atoms, 3, generator=generator, dtype=torch.float64)
-    system.fill(System(positions=positions, atomic_numbers=torch.ones(atoms), system_index=index))
+    system.fill(System(positions=positions, atomic_numbers=torch.ones(atoms), system_index=index).to(device))
     return Motion.start(
         system,
         velocities=0.01 * torch.randn(atoms, 3, generator=generator, dtype=torch.float64),

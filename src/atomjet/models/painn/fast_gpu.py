@@ -100,8 +100,8 @@ class FastGpu:
         model, config = self.model, self.model.config
         self.embedding = self._pad(model.embedding.weight.float())
         self.tables = [self._table(layer) for layer in range(config.layers)]
-        first = model.layer(0)[0].context
-        table = first[2](silu(first[0](model.embedding.weight)))[:, : 2 * config.features]
+        first = copy.deepcopy(model.layer(0)[0].context).double()  # whatever torch may do to products in float32
+        table = first[2](silu(first[0](model.embedding.weight.double())))[:, : 2 * config.features]
         parts = [self._pad(part) for part in table.float().chunk(2, dim=1)]
         self.first_context = torch.cat(parts, dim=1) * self.tables[0].scales[: 2 * self.channels]
         self.chains = [self._chain(layer) for layer in range(config.layers)]
