@@ -187,7 +187,7 @@ def test_memory_is_what_the_model_says():
     said = engine.stages.bytes_of(evaluation.capacity)
     assert 0.9 * taken < said < 1.1 * taken
     with pytest.raises(atomjet.AtomJetError, match=r"atoms with .* edges need .* GiB on cuda"):
-        engine.reserve([water((12, 12, 12)) * (16, 16, 16)])  # 300 GiB
+        engine.reserve([water((12, 12, 12)) * (13, 13, 13)])  # 160 GiB
 
 
 @pytest.mark.gpu

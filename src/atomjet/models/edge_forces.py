@@ -18,7 +18,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
 
@@ -47,13 +46,9 @@ def edge_forces_kernel(
     kinds,
     PARTS: tl.constexpr,
     EDGES: tl.constexpr,
-    CHAINED: tl.constexpr,
 ):
     """One row a program: force, atomic energy and the six numbers of its virial."""
     i = tl.program_id(0).to(tl.int64)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
     if i >= tl.load(num_atoms):
         return
     number = tl.load(atomic_numbers + i).to(tl.int64)
@@ -130,12 +125,9 @@ def edge_forces_sums_kernel(
     status_out,
     atoms,
     ATOMS: tl.constexpr,
-    CHAINED: tl.constexpr,
 ):
     """One structure a program: sums over its atoms."""
     s = tl.program_id(0)
-    if CHAINED:
-        gdc_wait()
     flags = tl.load(status)
     if s == 0:
         tl.store(status_out, flags.to(tl.float64))
@@ -208,9 +200,7 @@ def launch(
         virials: (6, N̂) float64, room to work in.
         out: filled; NaN energies where any status bit is set.
     """
-    capacity, device = graph.capacity, graph.vectors.device
-    # Each starts while what is before it still runs.
-    chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    capacity = graph.capacity
     edge_forces_kernel[(capacity.atoms,)](
         graph.row_ptr,
         graph.neighbors,
@@ -232,9 +222,7 @@ def launch(
         closest.shape[1],
         PARTS=gradients.shape[0],
         EDGES=32,
-        CHAINED=chained,
         num_warps=1,
-        launch_pdl=chained,
     )
     few = capacity.atoms_per_system <= 128
     edge_forces_sums_kernel[(capacity.systems,)](
@@ -249,9 +237,7 @@ def launch(
         out.status,
         virials.shape[1],
         ATOMS=64 if few else 1024,
-        CHAINED=chained,
         num_warps=1 if few else 8,
-        launch_pdl=chained,
     )
 
 

@@ -16,9 +16,6 @@ neighbor k received, its direction is -u. All sums are over rows, in a fixed ord
     d̄ = Σ_3F [ā, b̄, ḡ] ⊙ c_i ⊙ W',   ū = Σ_F c_i^b W^b ⊙ μ̄_k
     dE/d(-r) = -u d̄ + (ū - u (u · ū)) / d
 
-Where kernels are chained, one starts while the one before still runs. What was written before that one is there already, above all
-the list of edges (but for the first layer, which follows the search), so it is read before the wait.
-
 Per edge nothing is kept but the last line. A program is one row and some of its channels; those of the same channels run together,
 so that their part of the table stays in the first-level cache. Schütt, Unke, Gastegger, ICML 2021; derivation:
 docs/concepts/analytic_forces.md.
@@ -79,13 +76,6 @@ def reference(
 NO_VALUE, NO_SLOPE = tl.constexpr(1.5 + 2.0**-16), tl.constexpr(1.0 + 2.0**-8)
 """How zeros stand in a word of a narrow table, taken as floats."""
 NOTHING = tl.constexpr(radial_table.NOTHING)
-
-
-@triton.jit
-def _row(row_ptr, num_rows, i, EDGES: tl.constexpr):
-    """Rows in use; where row i begins, its first edges, and where it ends."""
-    first = tl.load(row_ptr + i)
-    return tl.load(num_rows), first, first + tl.arange(0, EDGES).to(tl.int64), tl.load(row_ptr + i + 1)
 
 
 @triton.jit
@@ -189,15 +179,12 @@ def painn_message_fwd_kernel(
     """In the first layer context goes by element, q by embedding, and μ is zero."""
     i = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    if CHAINED and FIRST:
-        gdc_wait()
-    count, first, e, stop = _row(row_ptr, num_rows, i, EDGES)
-    # The next edges are read while those before them are worked on.
-    next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
     if CHAINED:
-        if not FIRST:
-            gdc_wait()
+        gdc_wait()
         gdc_launch_dependents()
+    count = tl.load(num_rows)
+    first = tl.load(row_ptr + i)
+    stop = tl.load(row_ptr + i + 1)
     if i >= count:
         return
     gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
@@ -210,6 +197,9 @@ def painn_message_fwd_kernel(
     own_mu = mu + i * (3 * F) + channel
     if EDGES > 1:  # with one, registers are what decides how many programs run at a time
         total_q, total_x, total_y, total_z = _start(own_q, own_mu, embedding, kinds + i, channel, F, FIRST)
+    # The next edges are read while those before them are worked on.
+    e = first + tl.arange(0, EDGES).to(tl.int64)
+    next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
     for _ in range(first, stop, EDGES):
         inside = e < stop
         j = next_j
@@ -279,8 +269,14 @@ def painn_message_bwd_kernel(
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    count, first, e, stop = _row(row_ptr, num_rows, i, EDGES)
-    next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
+    count = tl.load(num_rows)
+    first = tl.load(row_ptr + i)
+    stop = tl.load(row_ptr + i + 1)
+    if i >= count:
+        return
     gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
@@ -300,14 +296,11 @@ def painn_message_bwd_kernel(
         sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
 
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
-    if i >= count:
-        return
     # The first four of a tile's columns hold an edge's derivative and a zero, so that it is one word of 16 bytes.
     place = tl.arange(0, CHANNELS)[None, :]
     axis = place % 4
+    e = first + tl.arange(0, EDGES).to(tl.int64)
+    next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
     for _ in range(first, stop, EDGES):
         inside = e < stop
         k = next_k

@@ -132,7 +132,7 @@ def test_beyond_half_precision(half):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("precision", "bound"), [("default", 3e-3), ("high", 1e-5)])
 def test_on_a_gpu(precision, bound):
-    """Compiled once for all sizes; the same digits from call to call. Forces are small here: much cancels between the neighbours."""
+    """Compiled once for all sizes; the same digits from call to call. Forces are small here: much cancels between neighbours."""
     model = random_escn_md(channels=128, hidden_channels=128, edge_channels=128, layers=4, num_radial=32)
     exact = copy.deepcopy(model).cuda()
     backend = FastPyTorch(copy.deepcopy(model).float().cuda(), precision)
