@@ -65,6 +65,16 @@ def test_tune_keeps_the_fastest_that_is_right(monkeypatch):
     assert found.choices == {"update": {"rows": 32, "warps": 4}}
 
 
+def test_kernels_that_cannot_be_cut_are_left_alone(monkeypatch):
+    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32)}})
+    monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
+    one = engine()
+    assert one.stages.evaluator.uncut == ()
+    one.stages.evaluator.uncut = ("update",)
+    (found,) = tuner.tune(one, (32,), timer=lambda work, device: 1.0)
+    assert (found.choices, found.refused) == ({}, 0)
+
+
 def test_tune_refuses_what_is_wrong(monkeypatch):
     monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}})
     monkeypatch.setattr(tuner, "EQUAL", float("nan"))

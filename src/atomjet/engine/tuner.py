@@ -89,6 +89,8 @@ def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
     before, exact = run({})
     best, choices, refused = before, {}, 0
     for kernel, options in CHOICES.items():
+        if kernel in getattr(stages.evaluator, "uncut", ()):
+            continue
         tried = choices
         for values in itertools.product(*options.values()):
             attempt = choices | {kernel: dict(zip(options, values, strict=True))}

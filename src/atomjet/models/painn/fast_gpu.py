@@ -72,6 +72,9 @@ class Workspace:
 class FastGpu:
     """The `fast_gpu` backend of PaiNN; holds rearranged copies of the weights.
 
+    Attributes:
+        uncut: those of its `Tiles` that its kernels take no notice of: Hopper's updates have one cut.
+
     Args:
         model: on a CUDA device.
         precision: "default" or "high".
@@ -91,6 +94,7 @@ class FastGpu:
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
         self.update: Any = _updates(device, self.narrow, self.channels)
+        self.uncut = () if self.update is painn_update else ("update",)
         with torch.no_grad():
             self._rearrange()
 
