@@ -537,7 +537,10 @@ def test_uma(tmp_path, capsys):
     model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
     wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
     path = tmp_path / "uma.json"
-    assert main(["bench", "uma", *wanted, "--settings", "general,fast_pytorch,fairchem", "--json", str(path)]) == 0
+    report = tmp_path / "uma.md"
+    wanted += ["--settings", "general,fast_pytorch,fairchem", "--json", str(path), "--report", str(report)]
+    assert main(["bench", "uma", *wanted]) == 0
+    assert "Before the first call a fresh process takes" in report.read_text()
     result = read_result(path)
     case = "carbon crystal 100"
     assert {name: result.row(case, name)["atoms"] for name in ("general", "fast_pytorch")} == dict.fromkeys(

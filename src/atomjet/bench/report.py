@@ -111,6 +111,11 @@ def details(result: Result) -> list[str]:
     for includes in dict.fromkeys(row["includes"] for row in rows):
         names = dict.fromkeys(row["setting"] for row in rows if row["includes"] == includes)
         lines.append(f"- A call of {', '.join(names)} includes: {includes}.")
+    if start := result.about.get("startup_seconds"):
+        lines.append(
+            f"- Before the first call a fresh process takes {1e3 * start['import']:.2g} ms to import atomjet, {start['torch']:.2g} s for "
+            f"PyTorch and {start['load']:.2g} s to load the model."
+        )
     return lines + _parts(rows)
 
 

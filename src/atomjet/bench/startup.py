@@ -29,4 +29,4 @@ def startup(model: str, device: str, precision: str, times: int = 3) -> dict[str
         command = [sys.executable, "-c", PROGRAM, model, device, precision]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         made.append(json.loads(done.stdout.splitlines()[-1]))
-    return {name: round(median(run[name] for run in made), 3) for name in ("import", "torch", "load")}
+    return {name: round(median(run[name] for run in made), 5) for name in ("import", "torch", "load")}
