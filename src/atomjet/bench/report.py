@@ -112,8 +112,9 @@ def details(result: Result) -> list[str]:
         names = dict.fromkeys(row["setting"] for row in rows if row["includes"] == includes)
         lines.append(f"- A call of {', '.join(names)} includes: {includes}.")
     if start := result.about.get("startup_seconds"):
+        package = max(1.0, 1e3 * start["import"])
         lines.append(
-            f"- Before the first call a fresh process takes {1e3 * start['import']:.2g} ms to import atomjet, {start['torch']:.2g} s for "
+            f"- Before the first call a fresh process takes {package:.0f} ms or less to import atomjet, {start['torch']:.2g} s for "
             f"PyTorch and {start['load']:.2g} s to load the model."
         )
     return lines + _parts(rows)
