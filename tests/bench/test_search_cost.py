@@ -118,7 +118,7 @@ def test_sums_touch_what_is_declared(take, touched):
     system = crystal(4, 3, pbc=(True, False))
     search, given = searched(system, 2.0)
     atoms, edges = system.num_atoms, search.capacity.edges
-    energies, gradients, zeros = torch.rand(atoms), torch.rand(1, edges, 3), torch.zeros(2, dtype=torch.float64)
+    energies, gradients, zeros = torch.rand(atoms), torch.rand(1, edges, 4), torch.zeros(2, dtype=torch.float64)
     virials = torch.zeros(6, atoms, dtype=torch.float64)
     out = PaddedPrediction.empty(search.capacity, "cpu")
     edge_forces.launch(given, search.graph, energies, gradients, zeros, torch.zeros(2, 2), virials, out)

@@ -120,15 +120,15 @@ def _message(s: Sizes) -> Cost:
     """L launches; the first gathers a table of elements only, and has two thirds of the filter."""
     f, more = s.features, s.layers - 1
     moved = s.layers * 16 * s.edges + s.atoms * (6 * f * s.narrow * more + 16 * f * (2 * s.layers - 1))
-    return Cost(moved, float(s.edges * f * (22 * more + 13)), "arithmetic")
+    return Cost(moved, float(s.edges * f * (25 * more + 15)), "arithmetic")
 
 
 def _message_back(s: Sizes) -> Cost:
-    """Filters and their slopes; nothing flows back to the table of elements."""
+    """Filters and their slopes; of an edge a derivative of 16 bytes; nothing flows back to the table of elements."""
     f, more = s.features, s.layers - 1
     per_atom = s.layers * 4 * f * s.narrow + more * (9 * f * s.narrow + 24 * f)
-    moved = (s.layers * 28 + more * 12) * s.edges + s.atoms * per_atom
-    return Cost(moved, float(s.edges * f * (51 * more + 26)), "arithmetic")
+    moved = (s.layers * 32 + more * 16) * s.edges + s.atoms * per_atom
+    return Cost(moved, float(s.edges * f * (65 * more + 38)), "arithmetic")
 
 
 def _update(s: Sizes) -> Cost:

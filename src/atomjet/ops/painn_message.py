@@ -73,9 +73,8 @@ def reference(
 # ------------------------------------------------------------------------------------------------------------------ kernels
 
 
-NO_VALUE, NO_SLOPE = tl.constexpr(1.5 + 2.0**-16), tl.constexpr(1.0 + 2.0**-8)
-"""How zeros stand in a word of a narrow table, taken as floats."""
 NOTHING = tl.constexpr(radial_table.NOTHING)
+NO_VALUE, NO_SLOPE = tl.constexpr(radial_table.NO_VALUE), tl.constexpr(radial_table.NO_SLOPE)
 
 
 @triton.jit
@@ -343,12 +342,9 @@ def painn_message_bwd_kernel(
             sum_y += w * r_y
             sum_z += w * r_z
         # Σ_F of this gives what stands in the last line above: sums of three numbers instead of the four ū and d̄.
-        p_x = turned * r_x - along * x
-        p_y = turned * r_y - along * y
-        p_z = turned * r_z - along * z
-        p_x = tl.sum(p_x, 1, keep_dims=True)
-        p_y = tl.sum(p_y, 1, keep_dims=True)
-        p_z = tl.sum(p_z, 1, keep_dims=True)
+        p_x = tl.sum(turned * r_x - along * x, 1, keep_dims=True)
+        p_y = tl.sum(turned * r_y - along * y, 1, keep_dims=True)
+        p_z = tl.sum(turned * r_z - along * z, 1, keep_dims=True)
         total = scale * tl.where(axis == 0, p_x, tl.where(axis == 1, p_y, tl.where(axis == 2, p_z, 0.0)))
         if not LAST:
             total += before

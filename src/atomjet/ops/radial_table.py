@@ -12,7 +12,7 @@ bits keep three to four more than half precision would. Each output is divided b
 whoever uses the table multiplies into something else.
 
 A word is read without converting whole numbers. Moved down by eight bits, with the exponent of 1 put before it, it is a float,
-1.5 + 2⁻¹⁶ + c_0; its lower half with the same exponent is 1 + 2⁻⁸ + c_1 / G. Digits of c_1 that stand below those of c_0 in the
+`NO_VALUE` + c_0; its lower half with the same exponent is `NO_SLOPE` + c_1 / G. Digits of c_1 that stand below those of c_0 in the
 first are counted in when c_0 is rounded.
 """
 
@@ -42,6 +42,9 @@ DIFFERENCES = [
 
 NOTHING = KNOTS + 1
 """The row behind the last knot, which is zero."""
+
+NO_VALUE, NO_SLOPE = 1.5 + 2.0**-16, 1.0 + 2.0**-8
+"""How zeros stand in a word of the narrow form, read as floats."""
 
 
 class RadialTable(NamedTuple):
@@ -109,7 +112,7 @@ def _packed(value: Tensor, first: Tensor) -> Tensor:
 def unpacked(words: Tensor) -> tuple[Tensor, Tensor]:
     """c_0 / scale and c_1 / (scale G) of words, float64."""
     word = words.long() % 2**32
-    return (word % 2**31 >> 8) / 2**23 - 0.5 - 2.0**-16, word % 2**16 / 2**23 - 2.0**-8
+    return 1 + (word % 2**31 >> 8) / 2**23 - NO_VALUE, 1 + word % 2**16 / 2**23 - NO_SLOPE
 
 
 def reference(table: RadialTable, distances: Tensor) -> tuple[Tensor, Tensor]:
