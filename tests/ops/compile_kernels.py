@@ -16,7 +16,7 @@ from atomjet.ops import painn_message, painn_update_hopper
 FEATURES = 128
 WIDE = ("biases", "q", "mu", "energies", "vectors", "embedding", "mu_bar_sum", "gradients")
 WHOLE = ("row_ptr", "neighbors", "num_rows", "kinds", "values")
-NUMBERS = {"epsilon": "fp32", "seed": "fp32", "gain": "fp32", "per_length": "fp32", "scale": "fp32", "num_edges": "i32"}
+NUMBERS = {"epsilon": "fp32", "seed": "fp32", "gain": "fp32", "per_length": "fp32", "scale": "fp32", "num_edges": "i32", "vu": "*i32"}
 TYPES = {"num_atoms": "*i32", **dict.fromkeys(WIDE, "*fp32"), **dict.fromkeys(WHOLE, "*i32"), **NUMBERS}
 
 
@@ -36,11 +36,11 @@ def compiled(kind, kernel, constants, types, capability, warps):
     )
 
 
-def update(part):
+def update(part, rows):
     """One of the kernels for Hopper."""
     kernel = getattr(painn_update_hopper, f"painn_update_{part}_hopper_kernel")
     weights = f"tensordesc<fp16[{FEATURES}, {FEATURES}],{gl.NVMMASharedLayout(128, 16, 2)}>"
-    constants = {"F": FEATURES, "CHAINED": True}
+    constants = {"F": FEATURES, "CHAINED": True, "ROWS": rows}
     return compiled(GluonASTSource, kernel, constants, TYPES | {"weights": weights}, 90, FEATURES // 16)
 
 
@@ -60,9 +60,9 @@ def messages(atoms, capability):
 
 if __name__ == "__main__":
     found = {}
-    for part in ("fwd", "last", "bwd"):
-        kernel = update(part)
-        found[part] = {"shared": kernel.metadata.shared, "products": kernel.asm["ptx"].count("wgmma.mma_async")}
+    for part, rows in itertools.product(("fwd", "last", "bwd"), (painn_update_hopper.FEW, painn_update_hopper.MANY)):
+        kernel = update(part, rows)
+        found[f"{part} {rows}"] = {"shared": kernel.metadata.shared, "products": kernel.asm["ptx"].count("wgmma.mma_async")}
     for capability, atoms in ((80, 100), (80, 10_000), (90, 1000)):
         shared = [kernel.metadata.shared for kernel in messages(atoms, capability)]
         found[f"messages {capability} {atoms}"] = {"shared": max(shared), "kernels": len(shared)}

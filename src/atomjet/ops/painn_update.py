@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-ALIGNED = 16
+ALIGNED = 32
 """Buffers have a multiple of so many rows; kernels that take so many need no masks."""
 
 

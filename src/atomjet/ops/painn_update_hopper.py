@@ -16,6 +16,7 @@ Numbers and rounding are those of `painn_update.py`; sums within a product run i
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -35,12 +36,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from atomjet.ops import painn_update
 from atomjet.ops.painn_update import Kept, Tiles
 
-ROWS = gl.constexpr(painn_update.ALIGNED)
-"""Atoms a program; more would take more registers than there are. Buffers have whole tiles of them: no access is masked, and what
-stands in rows that are not in use stays in them.
+FEW, MANY = 16, 32
+"""Atoms a program: many, where there are enough to fill the GPU, since each program reads all matrices. Buffers have whole tiles of
+them: no access is masked, and what stands in rows that are not in use stays in them.
 """
-SLOTS = gl.constexpr(6)
-"""Matrices in shared memory at a time: with 128 channels 192 KiB of 227."""
 
 CHANNELS = (128,)
 """Numbers of channels served. More would not fit; 64 compile, but were not yet measured."""
@@ -65,7 +64,7 @@ class Chain(NamedTuple):
         """Put matrices in order."""
         m, m_t = chain.matrices, chain.transposed
         if len(m) == 11:
-            back = _described(m[[8, 9, 10, 7, 6, 4, 5, 3, 2, 0, 1]])
+            back = _described(m[[8, 9, 10, 7, 6, 4, 5, 3, 2, 1, 0]])
             return cls(_described(m_t), back, chain.biases, chain.epsilon)
         return cls(_described(torch.cat([m_t, m[[6, 4, 5, 3, 2, 0, 1]]])), None, chain.biases, chain.epsilon)
 
@@ -87,7 +86,7 @@ def serves(narrow: torch.dtype, channels: int) -> bool:
 
 
 @gluon.constexpr_function
-def _tile(F, columns=ROWS):
+def _tile(F, columns):
     """How a tile (channels, atoms) lies in registers: as wgmma leaves it, 16 channels a warp."""
     return gl.NVMMADistributedLayout([3, 0], [F // 16, 1], [16, columns, 16])
 
@@ -99,7 +98,15 @@ def _shared():
 
 @gluon.jit
 def _room(HEIGHT: gl.constexpr, WIDTH: gl.constexpr):
-    return gl.allocate_shared_memory(gl.float16, [HEIGHT, WIDTH], _shared())
+    return gl.allocate_shared_memory(gl.float16, [1, HEIGHT, WIDTH], _shared())
+
+
+@gluon.jit
+def _nought():
+    """Zero, which the compiler does not know. Descriptors of operands made with it are made anew for every product; else all of
+    them would be made once and kept, in more registers than there are.
+    """
+    return gl.inline_asm_elementwise("mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -113,32 +120,31 @@ def _flag():
 def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.constexpr):
     """Start to copy matrices FIRST ... END - 1 into their slots; a flag turns when all of one is there."""
     for number in gl.static_range(FIRST, END):
-        mbarrier.expect(flags[number % SLOTS], 2 * F * F)
+        mbarrier.expect(flags[number % len(flags)], 2 * F * F)
     for number in gl.static_range(FIRST, END):
-        tma.async_copy_global_to_shared(weights, [number * F, 0], flags[number % SLOTS], ring[number % SLOTS])
+        tma.async_copy_global_to_shared(weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0))
 
 
 @gluon.jit
-def _begin(weights, F: gl.constexpr):
-    """The ring, with the first matrices on their way. Each slot is by itself: the compiler puts a barrier between accesses to what
-    it takes for the same.
+def _begin(weights, F: gl.constexpr, ROWS: gl.constexpr):
+    """The ring, with the first matrices on their way, and room for operands. Each slot is by itself: the compiler puts a barrier
+    between accesses to what it takes for the same. With 128 channels all of it is 220 or 216 KiB of 227.
     """
-    ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
-    flags = _flag(), _flag(), _flag(), _flag(), _flag(), _flag()
-    _fetch(ring, flags, weights, 0, SLOTS, F)
-    return ring, flags
-
-
-@gluon.constexpr_function
-def _most(first, total):
-    return min(first + SLOTS, total)
+    if ROWS > 16:
+        ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
+        flags = _flag(), _flag(), _flag(), _flag(), _flag()
+    else:
+        ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
+        flags = _flag(), _flag(), _flag(), _flag(), _flag(), _flag()
+    _fetch(ring, flags, weights, 0, len(flags), F)
+    return ring, flags, _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
 
 
 @gluon.jit
 def _arrived(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
     """Wait for COUNT matrices from FIRST on."""
     for number in gl.static_range(FIRST, FIRST + COUNT):
-        mbarrier.wait(flags[number % SLOTS], number // SLOTS % 2)
+        mbarrier.wait(flags[number % len(flags)], number // len(flags) % 2)
 
 
 @gluon.jit
@@ -152,33 +158,38 @@ def _ready(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
 @gluon.jit
 def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
     """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next take their slots."""
+    SLOTS: gl.constexpr = len(flags)
     if FIRST + SLOTS < TOTAL:
         gl.thread_barrier()
-        _fetch(ring, flags, weights, FIRST + SLOTS, _most(FIRST + COUNT, TOTAL), F)
+        _fetch(ring, flags, weights, FIRST + SLOTS, min(FIRST + COUNT + SLOTS, TOTAL), F)
 
 
 @gluon.jit
 def _put(operand, x):
     """What the next product takes, narrow."""
-    operand.permute((1, 0)).store(x.to(gl.float16))
+    operand.index(0).permute((1, 0)).store(x.to(gl.float16))
 
 
 @gluon.jit
-def _put_axes(operand, x, y, z, F: gl.constexpr):
+def _put_axes(operand, x, y, z):
     """The same of three axes, side by side: a matrix is then read once for all. The fourth place holds anything."""
+    F: gl.constexpr = x.shape[0]
+    ROWS: gl.constexpr = x.shape[1]
     y = y.to(gl.float16)
     axes = gl.join(gl.join(x.to(gl.float16), z.to(gl.float16)), gl.join(y, y))
     axes = axes.permute((0, 2, 3, 1)).reshape([F, 4 * ROWS])
-    operand.permute((1, 0)).store(gl.convert_layout(axes, _tile(F, 4 * ROWS), assert_trivial=True))
+    operand.index(0).permute((1, 0)).store(gl.convert_layout(axes, _tile(F, 4 * ROWS), assert_trivial=True))
 
 
 @gluon.jit
-def _axes(product, F: gl.constexpr):
+def _axes(product):
     """The three axes of a product with such an operand."""
+    F: gl.constexpr = product.shape[0]
+    ROWS: gl.constexpr = product.shape[1] // 4
     even, odd = product.reshape([F, 2, 2, ROWS]).permute((0, 3, 1, 2)).split()
     x, z = even.split()
     y, _ = odd.split()
-    tile: gl.constexpr = _tile(F)
+    tile: gl.constexpr = _tile(F, ROWS)
     x = gl.convert_layout(x, tile, assert_trivial=True)
     y = gl.convert_layout(y, tile, assert_trivial=True)
     z = gl.convert_layout(z, tile, assert_trivial=True)
@@ -193,7 +204,9 @@ def _zeros(F: gl.constexpr, COLUMNS: gl.constexpr):
 @gluon.jit
 def _product(ring, NUMBER: gl.constexpr, operand, into, ADD: gl.constexpr):
     """Start matrix NUMBER times an operand."""
-    return warpgroup_mma(ring[NUMBER % SLOTS], operand.permute((1, 0)), into, use_acc=ADD, is_async=True)
+    nought = _nought()
+    matrix = ring[NUMBER % len(ring)].index(nought)
+    return warpgroup_mma(matrix, operand.index(nought).permute((1, 0)), into, use_acc=ADD, is_async=True)
 
 
 @gluon.jit
@@ -208,102 +221,158 @@ def _silu_slope(x):
 
 
 @gluon.jit
-def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr):
-    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F)))
+def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))
     return gl.load(biases + NUMBER * F + channel)[:, None]
 
 
 @gluon.jit
-def _rows(F: gl.constexpr):
-    """First row; where the program's rows of (N, F) and of (N, 3, F) stand from there."""
+def _rows(F: gl.constexpr, ROWS: gl.constexpr):
+    """First row; where the program's rows of (N, F) stand from there."""
     first = gl.program_id(0).to(gl.int64) * ROWS
-    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F)))[:, None]
-    row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F)))[None, :]
-    return first, row * F + channel, row * (3 * F) + channel
-
-
-@gluon.jit
-def _load_axes(pointer, at3, F: gl.constexpr):
-    return gl.load(pointer + at3), gl.load(pointer + at3 + F), gl.load(pointer + at3 + 2 * F)
-
-
-@gluon.jit
-def _store_axes(pointer, at3, x, y, z, F: gl.constexpr):
-    gl.store(pointer + at3, x)
-    gl.store(pointer + at3 + F, y)
-    gl.store(pointer + at3 + 2 * F, z)
+    channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))[:, None]
+    row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))[None, :]
+    return first, row * F + channel
 
 
 @gluon.constexpr_function
-def _line(F):
-    """A tile as one line, thread by thread."""
-    return gl.BlockedLayout([ROWS // 2], [32], [F // 16], [0])
+def _line(F, numbers):
+    """A tile as one line, in words of so many numbers, one a thread, again and again."""
+    return gl.BlockedLayout([numbers], [32], [F // 16], [0])
 
 
 @gluon.jit
-def _keep(pointer, x, NUMBER: gl.constexpr, F: gl.constexpr):
-    """Store a tile for `_kept`, narrow, in the order of the threads that hold it."""
-    line = x.to(gl.float16).reshape([F // 16, 2, 8, ROWS // 8, 4, 2]).permute((0, 2, 4, 3, 1, 5)).reshape([F * ROWS])
-    line = gl.convert_layout(line, _line(F), assert_trivial=True)
-    gl.store(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F)), line)
+def _keep(pointer, x, NUMBER: gl.constexpr):
+    """Store a tile for `_kept`, in the order of the threads that hold it: in words of 16 bytes, side by side."""
+    F: gl.constexpr = x.shape[0]
+    ROWS: gl.constexpr = x.shape[1]
+    SIZE: gl.constexpr = F * ROWS
+    GROUPS: gl.constexpr = 32 // x.dtype.primitive_bitwidth  # of eight columns, that share a word
+    layout: gl.constexpr = _line(F, 4 * GROUPS)
+    line = x.reshape([F // 16, 2, 8, ROWS // 8 // GROUPS, GROUPS, 4, 2]).permute((3, 0, 2, 5, 4, 1, 6)).reshape([SIZE])
+    gl.store(pointer + NUMBER * SIZE + gl.arange(0, SIZE, layout), gl.convert_layout(line, layout, assert_trivial=True))
 
 
 @gluon.jit
-def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr):
+def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
     """What `_keep` stored."""
-    line = gl.load(pointer + NUMBER * F * ROWS + gl.arange(0, F * ROWS, _line(F)))
-    x = line.reshape([F // 16, 8, 4, ROWS // 8, 2, 2]).permute((0, 4, 1, 3, 2, 5)).reshape([F, ROWS])
-    return gl.convert_layout(x, _tile(F), assert_trivial=True).to(gl.float32)
+    SIZE: gl.constexpr = F * ROWS
+    GROUPS: gl.constexpr = 32 // pointer.dtype.element_ty.primitive_bitwidth
+    line = gl.load(pointer + NUMBER * SIZE + gl.arange(0, SIZE, _line(F, 4 * GROUPS)))
+    x = line.reshape([ROWS // 8 // GROUPS, F // 16, 8, 4, GROUPS, 2, 2]).permute((1, 5, 2, 0, 4, 3, 6))
+    return gl.convert_layout(x.reshape([F, ROWS]), _tile(F, ROWS), assert_trivial=True)
+
+
+@gluon.jit
+def _pair(v, u):
+    """Both narrow in one word: by itself, each would take a register as wide as before."""
+    return gl.inline_asm_elementwise(
+        "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [v, u], dtype=gl.int32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def _parted(pair):
+    """The two of `_pair`."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .b16 v, u; mov.b32 {v, u}, $2; cvt.f32.f16 $0, v; cvt.f32.f16 $1, u; }",
+        "=f,=f,r",
+        [pair],
+        dtype=(gl.float32, gl.float32),
+        is_pure=True,
+        pack=1,
+    )
 
 
 @gluon.constexpr_function
-def _wide(F):
-    return gl.BlockedLayout([1, 8], [256 // F, F // 8], [F // 16, 1], [1, 0])
+def _wide(F, numbers):
+    """Rows across the threads, so many numbers in a word of 16 bytes."""
+    return gl.BlockedLayout([1, numbers], [32 * numbers // F, F // numbers], [F // 16, 1], [1, 0])
 
 
 @gluon.jit
-def _send(pointer, operand, WIDTH: gl.constexpr, F: gl.constexpr):
+def _send(pointer, operand, WIDTH: gl.constexpr):
     """Copy what was put into shared memory to rows of WIDTH: in words of 16 bytes, where a thread's own numbers lie far apart."""
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
-    channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
-    gl.store(pointer + row * WIDTH + channel, operand.load(_wide(F)))
+    ROWS: gl.constexpr = operand.shape[1]
+    F: gl.constexpr = operand.shape[2]
+    layout: gl.constexpr = _wide(F, 8)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, layout))[None, :]
+    gl.store(pointer + row * WIDTH + channel, operand.index(0).load(layout))
 
 
 @gluon.jit
-def _send_axes(pointer, operand, F: gl.constexpr):
-    for axis in gl.static_range(3):
-        _send(pointer + axis * F, operand.slice(axis * ROWS, ROWS), 3 * F, F)
+def _places(ROWS: gl.constexpr, F: gl.constexpr):
+    """Where what stands in an operand of three axes stands in rows of (N, 3, F), four channels a thread; and the axis."""
+    layout: gl.constexpr = _wide(F, 4)
+    place = gl.arange(0, 4 * ROWS, gl.SliceLayout(1, layout))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, layout))[None, :]
+    axis = place // ROWS
+    return place % ROWS * (3 * F) + axis * F + channel, axis
 
 
 @gluon.jit
-def _receive(pointer, operand, WIDTH: gl.constexpr, F: gl.constexpr):
-    """The opposite of `_send`: narrow rows into shared memory, as an operand."""
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, _wide(F)))[:, None]
-    channel = gl.arange(0, F, gl.SliceLayout(0, _wide(F)))[None, :]
-    operand.store(gl.load(pointer + row * WIDTH + channel))
+def _send_axes(wide, narrow, before, at, axis, operand):
+    """Three axes from an operand, added to what was there before, to memory twice: in float32 and narrow."""
+    x = before + operand.index(0).load(_wide(operand.shape[2], 4)).to(gl.float32)
+    gl.store(wide + at, x, axis < 3)
+    gl.store(narrow + at, x.to(gl.float16), axis < 3)
 
 
 @gluon.jit
-def _mixed(ring, flags, weights, bias, epsilon, x, y, z, q, axes, a, b, TOTAL: gl.constexpr, F: gl.constexpr):
-    """Mixing up to D1: V, U, n, Σ V U and z."""
-    _put_axes(axes, x, y, z, F)
-    _put(a, q)
+def _receive(pointer, operand, WIDTH: gl.constexpr):
+    """The opposite of `_send`: rows, narrow or not, into shared memory, narrow, as an operand."""
+    ROWS: gl.constexpr = operand.shape[1]
+    F: gl.constexpr = operand.shape[2]
+    layout: gl.constexpr = _wide(F, 128 // pointer.dtype.element_ty.primitive_bitwidth)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, layout))[None, :]
+    operand.index(0).store(gl.load(pointer + row * WIDTH + channel).to(gl.float16))
+
+
+@gluon.jit
+def _receive_atoms(mu, q, at, axis, axes, operand):
+    """μ and q in float32 as operands; all is asked for before anything is waited for."""
+    ROWS: gl.constexpr = operand.shape[1]
+    F: gl.constexpr = operand.shape[2]
+    layout: gl.constexpr = _wide(F, 4)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, layout))[:, None]
+    channel = gl.arange(0, F, gl.SliceLayout(0, layout))[None, :]
+    x = gl.load(mu + at, axis < 3)
+    own = gl.load(q + row * F + channel)
+    axes.index(0).store(x.to(gl.float16))
+    operand.index(0).store(own.to(gl.float16))
+
+
+@gluon.jit
+def _taken(operand):
+    """The three axes of an operand."""
+    F: gl.constexpr = operand.shape[2]
+    x, y, z = _axes(operand.index(0).permute((1, 0)).load(_tile(F, operand.shape[1])))
+    return x.to(gl.float32), y.to(gl.float32), z.to(gl.float32)
+
+
+@gluon.jit
+def _mixed(ring, flags, weights, bias, epsilon, axes, a, b, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+    """Mixing up to D1, from μ in `axes` and q in `a`: pairs of V and U, Σ V U and z."""
     _ready(flags, 0, 3)
     v = _product(ring, 0, axes, _zeros(F, 4 * ROWS), False)
     u = _product(ring, 1, axes, _zeros(F, 4 * ROWS), False)
     pre = _product(ring, 2, a, _zeros(F, ROWS), False)
     v, u, pre = warpgroup_mma_wait(0, deps=(v, u, pre))
     _release(ring, flags, weights, 0, 3, TOTAL, F)
-    v_x, v_y, v_z = _axes(v, F)
-    u_x, u_y, u_z = _axes(u, F)
+    v_x, v_y, v_z = _axes(v)
+    u_x, u_y, u_z = _axes(u)
     n = gl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
     _put(b, n)
     _ready(flags, 3, 1)
     pre = _product(ring, 3, b, pre, True)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
+    # What is needed again much later stays narrow: there are not registers enough for all of it.
+    vu_x, vu_y, vu_z = _pair(v_x, u_x), _pair(v_y, u_y), _pair(v_z, u_z)
     pre = warpgroup_mma_wait(0, deps=(pre,))
     _release(ring, flags, weights, 3, 1, TOTAL, F)
-    return v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre + bias
+    return vu_x, vu_y, vu_z, dot, pre + bias
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -323,45 +392,41 @@ def painn_update_fwd_hopper_kernel(
     mu_sent,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
+    ROWS: gl.constexpr,
 ):
-    """See `painn_update.painn_update_fwd_kernel`."""
-    ring, flags = _begin(weights, F)
-    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
-    d1 = _bias(biases, 0, F)
-    d2_s = _bias(biases, 1, F)
-    d2_w = _bias(biases, 2, F)
-    d2_t = _bias(biases, 3, F)
-    row, at, at3 = _rows(F)
+    """See `painn_update.painn_update_fwd_kernel`. What stands in memory is read twice where registers would not hold it."""
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
+    d1 = _bias(biases, 0, F, ROWS)
+    d2_s = _bias(biases, 1, F, ROWS)
+    d2_w = _bias(biases, 2, F, ROWS)
+    d2_t = _bias(biases, 3, F, ROWS)
+    row, at = _rows(F, ROWS)
+    at3, axis = _places(ROWS, F)
     q += row * F
     mu += row * (3 * F)
-    vu += row * (6 * F)
+    vu += row * (3 * F)
     context += row * (3 * F)
     mu_sent += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    x, y, z = _load_axes(mu, at3, F)
-    q_ = gl.load(q + at)
+    _receive_atoms(mu, q, at3, axis, axes, a)
     if row >= count:
-        _arrived(flags, 0, SLOTS)  # in memory that is another program's soon
+        _arrived(flags, 0, len(flags))  # in memory that is another program's soon
         return
-    v_x, v_y, v_z, u_x, u_y, u_z, _, dot, pre = _mixed(
-        ring, flags, weights, d1, epsilon, x, y, z, q_, axes, a, b, 11, F
-    )
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 11, F, ROWS)
     _put(c, pre * _sigmoid(pre))
     _ready(flags, 4, 3)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
     w = _product(ring, 5, c, _zeros(F, ROWS), False)
     t = _product(ring, 6, c, _zeros(F, ROWS), False)
     # Memory takes what is finished while the tensor cores work.
-    _keep(vu, v_x, 0, F)
-    _keep(vu, u_x, 1, F)
-    _keep(vu, v_y, 2, F)
-    _keep(vu, u_y, 3, F)
-    _keep(vu, v_z, 4, F)
-    _keep(vu, u_z, 5, F)
-    _keep(z_kept + row * F, pre, 0, F)
+    _keep(vu, vu_x, 0)
+    _keep(vu, vu_y, 1)
+    _keep(vu, vu_z, 2)
+    _keep(z_kept + row * F, pre.to(gl.float16), 0)
+    q_ = gl.load(q + at)
     s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
     _release(ring, flags, weights, 4, 3, 11, F)
     w += d2_w
@@ -370,36 +435,34 @@ def painn_update_fwd_hopper_kernel(
     _ready(flags, 7, 1)
     pre = _product(ring, 7, a, _zeros(F, ROWS), False)
     t += d2_t
-    c1 = _bias(biases, 4, F)
-    c2_a = _bias(biases, 5, F)
-    c2_b = _bias(biases, 6, F)
-    c2_g = _bias(biases, 7, F)
-    _keep(w_kept + row * F, w, 0, F)
-    _keep(t_kept + row * F, t, 0, F)
-    gl.store(q + at, q_)
+    c1 = _bias(biases, 4, F, ROWS)
+    c2_a = _bias(biases, 5, F, ROWS)
+    c2_b = _bias(biases, 6, F, ROWS)
+    c2_g = _bias(biases, 7, F, ROWS)
+    _keep(w_kept + row * F, w.to(gl.float16), 0)
+    _keep(t_kept + row * F, t.to(gl.float16), 0)
+    gl.store(q + _nought() + at, q_)
     pre = warpgroup_mma_wait(0, deps=(pre,))
+    _release(ring, flags, weights, 7, 1, 11, F)
     pre += c1
     _put(b, pre * _sigmoid(pre))
     _ready(flags, 8, 3)
     c_a = _product(ring, 8, b, _zeros(F, ROWS), False)
     c_b = _product(ring, 9, b, _zeros(F, ROWS), False)
     c_g = _product(ring, 10, b, _zeros(F, ROWS), False)
-    _keep(y_kept + row * F, pre, 0, F)
-    x += t * u_x
-    y += t * u_y
-    z += t * u_z
-    _put_axes(axes, x, y, z, F)
-    _store_axes(mu, at3, x, y, z, F)
+    _keep(y_kept + row * F, pre.to(gl.float16), 0)
+    _put_axes(axes, t * _parted(vu_x)[1], t * _parted(vu_y)[1], t * _parted(vu_z)[1])
+    xyz = gl.load(mu + at3, axis < 3)
     c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
     gl.thread_barrier()
     _put(a, c_a + c2_a)
     _put(b, c_b + c2_b)
     _put(c, c_g + c2_g)
-    _send_axes(mu_sent, axes, F)
+    _send_axes(mu, mu_sent, xyz, at3, axis, axes)
     gl.thread_barrier()
-    _send(context, a, 3 * F, F)
-    _send(context + F, b, 3 * F, F)
-    _send(context + 2 * F, c, 3 * F, F)
+    _send(context, a, 3 * F)
+    _send(context + F, b, 3 * F)
+    _send(context + 2 * F, c, 3 * F)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -416,35 +479,34 @@ def painn_update_last_hopper_kernel(
     seed,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
+    ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_last_kernel`."""
-    ring, flags = _begin(weights, F)
-    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
-    d1 = _bias(biases, 0, F)
-    d2_s = _bias(biases, 1, F)
-    d2_w = _bias(biases, 2, F)
-    row, at, at3 = _rows(F)
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
+    d1 = _bias(biases, 0, F, ROWS)
+    d2_s = _bias(biases, 1, F, ROWS)
+    d2_w = _bias(biases, 2, F, ROWS)
+    row, at = _rows(F, ROWS)
+    at3, axis = _places(ROWS, F)
     q += row * F
     mu += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    x, y, z = _load_axes(mu, at3, F)
-    q_ = gl.load(q + at)
+    _receive_atoms(mu, q, at3, axis, axes, a)
     if row >= count:
-        _arrived(flags, 0, SLOTS)
+        _arrived(flags, 0, len(flags))
         return
-    v_x, v_y, v_z, u_x, u_y, u_z, n, dot, pre = _mixed(
-        ring, flags, weights, d1, epsilon, x, y, z, q_, axes, a, b, 14, F
-    )
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 14, F, ROWS)
     _put(c, pre * _sigmoid(pre))
     _ready(flags, 4, 2)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
     w = _product(ring, 5, c, _zeros(F, ROWS), False)
-    r1 = _bias(biases, 3, F)
-    r2 = _bias(biases, 4, F)
+    r1 = _bias(biases, 3, F, ROWS)
+    r2 = _bias(biases, 4, F, ROWS)
     slope = _silu_slope(pre)
+    q_ = gl.load(q + at)
     s, w = warpgroup_mma_wait(0, deps=(s, w))
     _release(ring, flags, weights, 4, 2, 14, F)
     w += d2_w
@@ -461,7 +523,9 @@ def painn_update_last_hopper_kernel(
     _ready(flags, 7, 1)
     d_q = _product(ring, 7, b, _zeros(F, ROWS), False)
     d_q = _product(ring, 7, c, d_q, True)
-    energy = h * _sigmoid(h) * r2
+    # Each row's sum over channels, in all of this program's rows.
+    column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
+    gl.store(energies + column, gl.sum(h * _sigmoid(h) * r2, 0) + gl.load(biases + 5 * F))
     d_q = warpgroup_mma_wait(0, deps=(d_q,))
     _release(ring, flags, weights, 7, 1, 14, F)
     _put(a, d_q)
@@ -471,32 +535,33 @@ def painn_update_last_hopper_kernel(
     z_bar = _product(ring, 9, b, z_bar, True)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
+    _release(ring, flags, weights, 8, 2, 14, F)
     _put(c, z_bar * slope)
     _ready(flags, 10, 2)
     n_bar = _product(ring, 10, c, _zeros(F, ROWS), False)
     d_q = _product(ring, 11, c, d_q, True)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
-    n_bar /= n
+    v_x, u_x = _parted(vu_x)
+    v_y, u_y = _parted(vu_y)
+    v_z, u_z = _parted(vu_z)
+    n_bar *= gl.rsqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
     _put(a, d_q)
-    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, F)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
     _ready(flags, 12, 1)
     xyz = _product(ring, 12, axes, _zeros(F, 4 * ROWS), False)
     gl.store(q + at, d_q)
-    _send(q_bar + row * F, a, F, F)
+    _send(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     gl.thread_barrier()
-    _put_axes(axes, w * v_x, w * v_y, w * v_z, F)
+    _put_axes(axes, w * _parted(vu_x)[0], w * _parted(vu_y)[0], w * _parted(vu_z)[0])
     _ready(flags, 13, 1)
     xyz = _product(ring, 13, axes, xyz, True)
-    column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F)))
-    gl.store(energies + column, gl.sum(energy, 0) + gl.load(biases + 5 * F))
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     gl.thread_barrier()
-    x, y, z = _axes(xyz, F)
-    _put_axes(axes, x, y, z, F)
-    _store_axes(mu, at3, x, y, z, F)
+    x, y, z = _axes(xyz)
+    _put_axes(axes, x, y, z)
     gl.thread_barrier()
-    _send_axes(mu_bar + row * (3 * F), axes, F)
+    _send_axes(mu, mu_bar + row * (3 * F), 0.0, at3, axis, axes)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -516,41 +581,42 @@ def painn_update_bwd_hopper_kernel(
     mu_bar,
     F: gl.constexpr,
     CHAINED: gl.constexpr,
+    ROWS: gl.constexpr,
 ):
-    """See `painn_update.painn_update_bwd_kernel`."""
-    ring, flags = _begin(weights, F)
-    axes, a, b, c = _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
-    row, at, at3 = _rows(F)
+    """See `painn_update.painn_update_bwd_kernel`. What stands in memory is read twice where registers would not hold it."""
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
+    row, at = _rows(F, ROWS)
+    at3, axis = _places(ROWS, F)
     q += row * F
     mu += row * (3 * F)
     context_bar += row * (3 * F)
-    vu += row * (6 * F)
+    vu += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
-    _receive(context_bar, a, 3 * F, F)
-    _receive(context_bar + F, b, 3 * F, F)
-    _receive(context_bar + 2 * F, c, 3 * F, F)
-    d_q = gl.load(q + at)
-    pre = _kept(y_kept + row * F, 0, F)
+    xyz = gl.load(mu + at3, axis < 3)
+    _receive(context_bar, a, 3 * F)
+    _receive(context_bar + F, b, 3 * F)
+    _receive(context_bar + 2 * F, c, 3 * F)
+    axes.index(0).store(xyz.to(gl.float16))
+    pre = _kept(y_kept + row * F, 0, F, ROWS)
     if row >= count:
-        _arrived(flags, 0, SLOTS)
+        _arrived(flags, 0, len(flags))
         return
     _ready(flags, 0, 3)
     y_bar = _product(ring, 0, a, _zeros(F, ROWS), False)
     y_bar = _product(ring, 1, b, y_bar, True)
     y_bar = _product(ring, 2, c, y_bar, True)
-    slope = _silu_slope(pre)
-    square = _zeros(F, ROWS) + epsilon
-    dot = _zeros(F, ROWS)
-    t_bar = _zeros(F, ROWS)
-    for axis in gl.static_range(3):
-        v = _kept(vu, 2 * axis, F)
-        u = _kept(vu, 2 * axis + 1, F)
-        square += v * v
-        dot += v * u
-        t_bar += gl.load(mu + at3 + axis * F) * u
+    slope = _silu_slope(pre.to(gl.float32))
+    v_x, u_x = _parted(_kept(vu, 0, F, ROWS))
+    v_y, u_y = _parted(_kept(vu, 1, F, ROWS))
+    v_z, u_z = _parted(_kept(vu, 2, F, ROWS))
+    square = v_x * v_x + v_y * v_y + v_z * v_z + epsilon
+    dot = v_x * u_x + v_y * u_y + v_z * u_z
+    x, y, z = _taken(axes)
+    t_bar = x * u_x + y * u_y + z * u_z
+    d_q = gl.load(q + at)
     y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
     _release(ring, flags, weights, 0, 3, 11, F)
     _put(a, y_bar * slope)
@@ -558,9 +624,9 @@ def painn_update_bwd_hopper_kernel(
     _ready(flags, 3, 2)
     d_q = _product(ring, 3, a, d_q, True)
     z_bar = _product(ring, 4, b, _zeros(F, ROWS), False)
-    pre = _kept(z_kept + row * F, 0, F)
-    w = _kept(w_kept + row * F, 0, F)
-    t = _kept(t_kept + row * F, 0, F)
+    pre = _kept(z_kept + row * F, 0, F, ROWS)
+    w = _kept(w_kept + row * F, 0, F, ROWS).to(gl.float32)
+    t = _kept(t_kept + row * F, 0, F, ROWS)
     d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
     _release(ring, flags, weights, 3, 2, 11, F)
     _put(a, d_q)
@@ -568,44 +634,44 @@ def painn_update_bwd_hopper_kernel(
     _ready(flags, 5, 2)
     z_bar = _product(ring, 5, a, z_bar, True)
     z_bar = _product(ring, 6, b, z_bar, True)
-    slope = _silu_slope(pre)
+    slope = _silu_slope(pre.to(gl.float32))
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
+    _release(ring, flags, weights, 5, 2, 11, F)
     _put(c, z_bar * slope)
     _ready(flags, 7, 2)
     n_bar = _product(ring, 7, c, _zeros(F, ROWS), False)
     d_q = _product(ring, 8, c, d_q, True)
-    # V, U and μ̄ are read twice: to hold nine arrays through the products between would take more registers than there are.
-    v_x = _kept(vu, 0, F)
-    u_x = _kept(vu, 1, F)
-    v_y = _kept(vu, 2, F)
-    u_y = _kept(vu, 3, F)
-    v_z = _kept(vu, 4, F)
-    u_z = _kept(vu, 5, F)
+    vu_x = _kept(vu, 0, F, ROWS)
+    vu_y = _kept(vu, 1, F, ROWS)
+    vu_z = _kept(vu, 2, F, ROWS)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar *= gl.rsqrt(square)
     _put(a, d_q)
-    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z, F)
+    x, y, z = _taken(axes)
+    x = w * _parted(vu_x)[0] + t * x
+    y = w * _parted(vu_y)[0] + t * y
+    z = w * _parted(vu_z)[0] + t * z
+    _put_axes(axes, x, y, z)
     _ready(flags, 9, 1)
     xyz = _product(ring, 9, axes, _zeros(F, 4 * ROWS), False)
-    b_x, b_y, b_z = _load_axes(mu, at3, F)
     gl.store(q + at, d_q)
-    _send(q_bar + row * F, a, F, F)
+    _send(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     gl.thread_barrier()
-    _put_axes(axes, w * v_x + t * b_x, w * v_y + t * b_y, w * v_z + t * b_z, F)
+    v_x, u_x = _parted(vu_x)
+    v_y, u_y = _parted(vu_y)
+    v_z, u_z = _parted(vu_z)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
     _ready(flags, 10, 1)
     xyz = _product(ring, 10, axes, xyz, True)
+    before = gl.load(mu + at3, axis < 3)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     gl.thread_barrier()
-    x, y, z = _axes(xyz, F)
-    x += b_x
-    y += b_y
-    z += b_z
-    _put_axes(axes, x, y, z, F)
-    _store_axes(mu, at3, x, y, z, F)
+    x, y, z = _axes(xyz)
+    _put_axes(axes, x, y, z)
     gl.thread_barrier()
-    _send_axes(mu_bar + row * (3 * F), axes, F)
+    _send_axes(mu, mu_bar + row * (3 * F), before, at3, axis, axes)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
@@ -623,17 +689,19 @@ def launch_fwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_fwd` does."""
-    painn_update_fwd_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
+    rows = rows_of(q)
+    painn_update_fwd_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.there,
         chain.biases,
         chain.epsilon,
         q,
         mu,
-        *kept,
+        kept.vu.view(torch.int32),
+        *kept[1:],
         context,
         mu_sent,
-        **_options(q.shape[1], chained),
+        **_options(q.shape[1], rows, chained),
     )
 
 
@@ -650,7 +718,8 @@ def launch_last(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_last` does."""
-    painn_update_last_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
+    rows = rows_of(q)
+    painn_update_last_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -661,7 +730,7 @@ def launch_last(
         q_bar,
         mu_bar,
         seed,
-        **_options(q.shape[1], chained),
+        **_options(q.shape[1], rows, chained),
     )
 
 
@@ -678,25 +747,38 @@ def launch_bwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_bwd` does."""
-    painn_update_bwd_hopper_kernel[(q.shape[0] // painn_update.ALIGNED,)](
+    rows = rows_of(q)
+    painn_update_bwd_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.back,
         chain.epsilon,
         q,
         mu,
-        *kept,
+        kept.vu.view(torch.int32),
+        *kept[1:],
         context_bar,
         q_bar,
         mu_bar,
-        **_options(q.shape[1], chained),
+        **_options(q.shape[1], rows, chained),
     )
 
 
-def _options(channels: int, chained: bool) -> dict[str, Any]:
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def rows_of(q: Tensor) -> int:
+    """Atoms a program, for buffers of so many rows."""
+    return MANY if q.shape[0] > FEW * _processors(q.device) else FEW
+
+
+def _options(channels: int, rows: int, chained: bool) -> dict[str, Any]:
     """What the kernels are compiled for, and how they are launched; how many warps there are follows from the channels."""
     return {
         "F": channels,
         "CHAINED": chained,
+        "ROWS": rows,
         "num_warps": channels // 16,
         "launch_pdl": chained,
     }
