@@ -51,7 +51,7 @@ def poisoned(search):
     graph.vectors.fill_(torch.nan)
     for tensor in (graph.neighbors, graph.shifts, graph.reverse, graph.row_ptr, graph.system_ptr):
         tensor.fill_(-7)
-    graph.status.zero_()
+    graph.status.fill_(-1)
     graph.needed_edges.fill_(-7)
     return search
 
@@ -219,6 +219,8 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
         assert int(rows[-1] - rows[0]) == expected.num_edges
         order = graph.order[first * 6 : first * 6 + 6].long() - first * 6
         assert torch.equal(rows.diff().long(), (expected.row_ptr.diff())[order])
+    # The next search says what it finds itself.
+    check(launch(good, 2.0, search)[0], good, 2.0)
 
 
 @pytest.mark.parametrize("route", ["all pairs", "cells"])

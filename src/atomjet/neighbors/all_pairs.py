@@ -59,7 +59,7 @@ def count_tile(
     degrees,
     word_ptr,
     sums,
-    status,
+    found,
     pool_size,
     part,
     ROWS: tl.constexpr,
@@ -105,7 +105,7 @@ def count_tile(
         good_i = is_finite(xi, yi, zi)
         bad = tl.where(tl.max((live & (good_i == 0)).to(tl.int32), 0) > 0, bad | NOT_FINITE, bad)
         if bad != 0:
-            tl.atomic_or(status, bad)
+            tl.atomic_or(found, bad)
         good_i = good_i & live
         xi, yi, zi = tl.where(good_i, xi, 0.0), tl.where(good_i, yi, 0.0), tl.where(good_i, zi, 0.0)
         to = at + row.to(tl.int64) * words
@@ -293,7 +293,7 @@ def all_pairs_count_kernel(
     degrees,
     word_ptr,
     sums,
-    status,
+    found,
     tiles,
     pool_size,
     ROWS: tl.constexpr,
@@ -319,7 +319,7 @@ def all_pairs_count_kernel(
             degrees,
             word_ptr,
             sums,
-            status,
+            found,
             pool_size,
             tl.program_id(0) % PIECES,
             ROWS,
@@ -400,6 +400,7 @@ def all_pairs_kernel(
     degrees,
     word_ptr,
     sums,
+    found,
     row_ptr,
     neighbors,
     shifts,
@@ -439,7 +440,7 @@ def all_pairs_kernel(
                 degrees,
                 word_ptr,
                 sums,
-                status,
+                found,
                 pool_size,
                 zero,
                 ROWS,
@@ -452,13 +453,17 @@ def all_pairs_kernel(
     total = tl.load(sums)
     nothing = tl.zeros([], tl.int64)
     wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
-    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1)
+    bad = tl.load(found)
+    place_rows(
+        i, degree, nothing, total, wanted, bad, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1
+    )
     for start in range(0, systems + 1, ALL):
         entry = start + i
         tl.store(system_ptr_out + entry, tl.load(system_ptr + entry, entry <= systems, 0), entry <= systems)
     tl.debug_barrier()
     tl.store(sums, nothing)
     tl.store(used, nothing)
+    tl.store(found, 0)
     for group in range(0, (in_use + FILL_ROWS - 1) // FILL_ROWS):
         fill_rows(
             zero + group,

@@ -30,8 +30,8 @@ MOST = 2**31 - 1
 class PaddedSearch:
     """Finds all pairs closer than the cutoff, again and again, in the same buffers.
 
-    `launch` does not clear `graph.status`; whoever starts an evaluation does. If `Status.EDGES` is set, all rows are empty and
-    `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
+    `launch` leaves in `graph.status` what went wrong in it, whatever stood there before. If `Status.EDGES` is set, all rows are
+    empty and `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
 
     Args:
         capacity: how much `launch` will be given at most. Decides the route: one program for everything, all pairs, or cells.
@@ -57,7 +57,7 @@ class PaddedSearch:
             self.route = AllPairs(self.graph, cutoff)
 
     def launch(self, system: PaddedSystem) -> PaddedGraph:
-        """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time.
+        """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.
 
         Args:
             system: buffers of this search's capacity.
@@ -83,7 +83,6 @@ def search(system: System, cutoff: float) -> Graph | None:
         finder, padded = _room(system, largest, edges, cutoff)
         with torch.no_grad():
             padded.fill(system)
-        finder.graph.status.zero_()
         graph = finder.launch(padded)
         status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
         if not status:

@@ -45,7 +45,7 @@ class Route:
         self.pool = self.zeros(self.pool_size, torch.int64)
         self.table_free = PER_ATOM * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
-        self.used = self.zeros(2, torch.int64)
+        self.used, self.found = self.zeros(2, torch.int64), self.zeros(1)
         self.pieces = pieces
         self.degrees = self.zeros(capacity.atoms * pieces)
         self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
@@ -71,6 +71,7 @@ class Route:
             self.degrees,
             self.sums,
             self.used,
+            self.found,
             system.system_ptr,
             self.piece_ptr,
             graph.row_ptr,
@@ -135,7 +136,7 @@ class AllPairs(Route):
                 self.degrees,
                 self.word_ptr,
                 self.sums,
-                graph.status,
+                self.found,
                 self.tiles,
                 self.pool_size,
                 ROWS=self.ROWS,
@@ -186,6 +187,7 @@ class OneProgram(AllPairs):
             self.degrees,
             self.word_ptr,
             self.sums,
+            self.found,
             graph.row_ptr,
             *self.edges(),
             graph.atomic_numbers,
@@ -252,7 +254,7 @@ class Cells(Route):
             self.bad,
             self.home,
             self.box,
-            graph.status,
+            self.found,
             num_warps=1,
             enable_fp_fusion=False,
         )
@@ -263,7 +265,7 @@ class Cells(Route):
             system.pbc,
             self.frames,
             self.box,
-            graph.status,
+            self.found,
             systems,
             LANES=lanes,
             enable_fp_fusion=False,
@@ -279,7 +281,7 @@ class Cells(Route):
             self.grid,
             self.scale,
             self.cells_end,
-            graph.status,
+            self.found,
             systems,
             num_warps=1,
         )
@@ -295,7 +297,7 @@ class Cells(Route):
             self.cell_of,
             self.ranks,
             self.outside,
-            graph.status,
+            self.found,
             systems,
             LANES=lanes,
             enable_fp_fusion=False,
