@@ -13,7 +13,7 @@ import torch
 
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
 from atomjet.errors import StructureError
-from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneProgram
+from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 from atomjet.neighbors.rows import canonical_kernel
 from atomjet.ops.edge_vectors import Edges, edge_vectors
 
@@ -34,7 +34,7 @@ class PaddedSearch:
     empty and `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
 
     Args:
-        capacity: how much `launch` will be given at most. Decides the route: one program for everything, all pairs, or cells.
+        capacity: how much `launch` will be given at most. Decides the route: one kernel for everything, all pairs, or cells.
         cutoff: Å; pairs strictly closer are edges.
         device: where; the kernels also run in Triton's interpreter on the CPU.
     """
@@ -51,8 +51,8 @@ class PaddedSearch:
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneProgram.ALL and capacity.systems <= OneProgram.SYSTEMS:
-            self.route = OneProgram(self.graph, cutoff)
+        elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS:
+            self.route = OneKernel(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
 

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem
-from atomjet.neighbors import all_pairs, cell_list, cell_order
+from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
 from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
@@ -167,16 +167,18 @@ class AllPairs(Route):
         )
 
 
-class OneProgram(AllPairs):
-    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which it takes one after the other."""
+class OneKernel(AllPairs):
+    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which each program takes one after the other."""
 
     ALL, SYSTEMS = 64, 2
-    ROWS, FILL_ROWS, WARPS = 32, 8, 4
+    ROWS, FILL_ROWS, WARPS, MOST_SLOTS = 32, 8, 4, 64
+    COLUMNS = 16
+    """Neighbors that each atom is tested with at once."""
 
     def launch(self, system: PaddedSystem) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
-        all_pairs.all_pairs_kernel[(1,)](
+        few_atoms.all_pairs_kernel[(max(1, capacity.atoms),)](
             *self._given(system),
             system.pbc,
             self.cutoff,
@@ -199,7 +201,8 @@ class OneProgram(AllPairs):
             capacity.edges,
             self.pool_size,
             self.pool_free,
-            ALL=self.ALL,
+            ALL=max(16, triton.next_power_of_2(capacity.atoms)),
+            COLUMNS=self.COLUMNS,
             ROWS=self.ROWS,
             FILL_ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
