@@ -26,7 +26,7 @@ def take(monkeypatch):
 
     def route(name):
         force_route(monkeypatch, name)
-        monkeypatch.setattr(routes.OneProgram, "ALL", 256)
+        monkeypatch.setattr(routes.OneKernel, "ALL", 256)
         monkeypatch.setattr(routes.Cells, "LANES", 64)
         monkeypatch.setattr(routes.Cells, "SCAN", 64)
         monkeypatch.setattr(routes.Cells, "SHARED", (8, 1))
@@ -97,10 +97,14 @@ def searched(system, cutoff):
 
 
 @interpreted
-@pytest.mark.parametrize("route", ROUTES)
-def test_a_search_touches_what_is_declared(route, take, touched):
+@pytest.mark.parametrize(
+    ("route", "sides", "cutoff"),
+    [("one kernel", (3, 2), 2.3), ("one kernel", (3, 2), 2.5), *((route, (5, 4), 2.5) for route in ROUTES[1:])],
+)
+def test_a_search_touches_what_is_declared(route, sides, cutoff, take, touched):
+    """With one kernel both where each pair has one image and where some have two."""
     take(route)
-    search, _ = searched(crystal(5, 4, pbc=(True, False)), 2.5)
+    search, _ = searched(crystal(*sides, pbc=(True, False)), cutoff)
     costs = search_costs(search)
     assert touched.keys() == costs.keys()
     for kernel, cost in costs.items():
@@ -130,9 +134,9 @@ def test_sums_touch_what_is_declared(take, touched):
 def test_words_hold_the_edges(route, take):
     take(route)
     system = crystal(4, 3, pbc=(True, False))
-    search, _ = searched(system, 2.5)
+    search, _ = searched(system, 3.3)
     sizes = SearchSizes.of(search)
-    assert (sizes.systems, sizes.atoms, sizes.edges) == (2, 64 + 27, brute_force(system, 2.5).num_edges)
+    assert (sizes.systems, sizes.atoms, sizes.edges) == (2, 64 + 27, brute_force(system, 3.3).num_edges)
     bits = search.route.pool[: sizes.words, None] >> torch.arange(32, device=DEVICE) & 1
     assert int(bits.sum()) == sizes.edges
     assert int(bits.any(1).sum()) == sizes.hits
@@ -146,6 +150,10 @@ def test_candidates_by_hand(take):
     sizes = SearchSizes.of(searched(crystal(4, 3, pbc=(True, False)), 2.5)[0])
     # 2.5 / 6.4 of the cell either way: one whole number at most lies in 2 x 0.39.
     assert (sizes.tests, sizes.periodic_tests) == (64**2 + 27**2, 64**2)
+    take("one kernel")
+    sizes = SearchSizes.of(searched(crystal(2, 3, pbc=(True, False), spacing=4.0), 3.5)[0])
+    assert (sizes.tests, sizes.periodic_tests, sizes.words, sizes.hits) == (8**2 + 27**2, 8**2, 0, 0)
+    take("all pairs")
     sizes = SearchSizes.of(searched(crystal(4, pbc=(True,)), 4.0)[0])
     assert sizes.tests == sizes.periodic_tests == 64**2 * 2**3
     assert sizes.periodic_edges == sizes.edges

@@ -60,18 +60,18 @@ class Search:
     def launch(self, padded):
         self.launches += 1
         graph = self.graph
-        for name in ("row_ptr", "neighbors", "system_ptr", "atomic_numbers"):
+        for name in ("row_ptr", "neighbors", "system_ptr", "atomic_numbers", "status"):
             getattr(graph, name).zero_()
         if not bool(torch.isfinite(padded.positions[: int(padded.system_ptr[-1])]).all()):
-            graph.status[0] |= int(Status.NOT_FINITE)
+            graph.status[0] = int(Status.NOT_FINITE)
             return graph
         found = brute_force(in_use(padded), self.cutoff)
         graph.needed_edges[0] = found.num_edges
         if found.num_edges > self.capacity.edges:
-            graph.status[0] |= int(Status.EDGES)
+            graph.status[0] = int(Status.EDGES)
             return graph
         if bool((found.shifts.abs() > 511).any()):
-            graph.status[0] |= int(Status.SHIFTS)
+            graph.status[0] = int(Status.SHIFTS)
             return graph
         filled = PaddedGraph.from_graph(found, self.capacity)
         for name in ("row_ptr", "neighbors", "shifts", "vectors", "reverse", "system_ptr", "atomic_numbers"):

@@ -18,14 +18,14 @@ CELLS = {
     "tiny": np.diag([1.1, 0.9, 1.3]),
 }
 PBC = list(itertools.product([True, False], repeat=3))
-ROUTES = ("one program", "all pairs", "pieces", "cells")
+ROUTES = ("one kernel", "all pairs", "pieces", "cells")
 
 
 def force_route(monkeypatch, name):
     """Have every `PaddedSearch` take one of `ROUTES`, whatever its capacity."""
     from atomjet.neighbors import padded, routes
 
-    monkeypatch.setattr(routes.OneProgram, "SYSTEMS", 64 if name == "one program" else -1)
+    monkeypatch.setattr(routes.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
     monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
     monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
 

@@ -1,7 +1,11 @@
 """The search in fixed buffers, all its routes against the definition; in Triton's interpreter where there is no GPU."""
 
 import itertools
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
 from atomjet.data.padded import unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
+from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.padded import PaddedSearch
 from tests.neighbors import cases
 from tests.neighbors.cases import CELLS, PBC, ROUTES, empty_between, force_route, no_structures, place
@@ -51,7 +56,7 @@ def poisoned(search):
     graph.vectors.fill_(torch.nan)
     for tensor in (graph.neighbors, graph.shifts, graph.reverse, graph.row_ptr, graph.system_ptr):
         tensor.fill_(-7)
-    graph.status.zero_()
+    graph.status.fill_(-1)
     graph.needed_edges.fill_(-7)
     return search
 
@@ -152,19 +157,100 @@ def test_other_contents_in_the_same_buffers(route, take):
         check(graph, system, 1.6)
 
 
+def went_alone(search):
+    """Whether one program took all phases of the only kernel: nothing else makes words."""
+    return bool(search.route.counts.view(-1, COUNTS.value)[:, 3].any())
+
+
+def check_same(ours, theirs):
+    """Same bits in all that is in use."""
+    for field in ("status", "needed_edges", "row_ptr", "system_ptr"):
+        assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
+    atoms, edges = int(ours.system_ptr[-1]), int(ours.row_ptr[-1])
+    assert torch.equal(ours.atomic_numbers[:atoms], theirs.atomic_numbers[:atoms])
+    for field in ("neighbors", "shifts", "reverse"):
+        assert torch.equal(getattr(ours, field)[:edges], getattr(theirs, field)[:edges]), field
+    bits = [graph.vectors[:edges].view(torch.int32) for graph in (ours, theirs)]
+    assert torch.equal(*bits)
+
+
+def widened(cell, width):
+    """The cell, so large that its planes lie so far apart, in all directions."""
+    return cell * width * np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+
+
+@pytest.mark.parametrize("name", ["triclinic", "left-handed", "sheared", "rotated", "flat"])
+def test_one_kernel_in_wide_cells(name, take):
+    """Any cell wider than two cutoffs, any periodic directions, atoms far outside: each row a program, the same bits."""
+    cutoff, cell = 2.5, widened(CELLS[name], 5.01)
+    for k, pbc in enumerate(PBC[:4]):
+        other = PBC[-1 - k]
+        system = batch((place(cell, 6, 2, k), cell, pbc), (place(cell, 5, 2, k + 8), cell[[2, 0, 1]], other))
+        take("one kernel")
+        graph, search = launch(system, cutoff)
+        check(graph, system, cutoff)
+        assert not went_alone(search)
+        take("all pairs")
+        check_same(graph, launch(system, cutoff)[0])
+
+
+def test_one_kernel_either_way_in_the_same_buffers(take):
+    """Each row a program, or one program alone, whatever came before; the same bits as three kernels."""
+    rng = np.random.default_rng(8)
+    few, wide, tight = rng.uniform(0, 3, (7, 3)), np.eye(3) * 4.5, np.eye(3) * 3
+    lattice = np.array(list(itertools.product(range(2), range(2), range(3))), dtype=float)
+    stray = few + np.outer(np.arange(7) == 5, 600 * wide[1])
+    both, all_pbc = batch((few, wide, (True,) * 3), (few, wide, (False,) * 3)), (True,) * 3
+    crowd = rng.uniform(0, 1, (20, 3))
+    cases = [  # a system, what of it is then spoiled, whether a program goes alone, the status
+        (batch((few, wide, all_pbc), (lattice, np.eye(3), (False,) * 3)), None, False, 0),
+        (batch((few - 40, wide, (True, False, True)), (few, tight, (False, True, False))), None, True, 0),
+        (batch((np.zeros((1, 3)), wide, all_pbc)), None, False, 0),
+        (both, ("positions", (12, 1), torch.nan), True, Status.NOT_FINITE),
+        (no_structures(DEVICE), None, False, 0),
+        (both, ("positions", (0, 2), torch.inf), True, Status.NOT_FINITE),
+        (empty_between(DEVICE), None, False, 0),
+        (batch((few, wide, all_pbc), (stray, wide, all_pbc)), None, False, Status.SHIFTS),
+        (batch((lattice, np.eye(3) * 6, all_pbc)), None, False, 0),
+        (batch((crowd, wide, all_pbc)), None, False, Status.EDGES),
+        (both, ("cell", (0,), 1.0), True, Status.SINGULAR),
+        (batch((few, tight, all_pbc), (few, tight * 0.5, all_pbc)), None, True, Status.EDGES),
+        # Shifts are looked at only where there is room for the edges.
+        (batch((crowd + np.outer(np.arange(20) == 5, 600 * wide[1]), wide, all_pbc)), None, False, Status.EDGES),
+        (batch((lattice, wide, all_pbc), (few, wide, (True, True, False))), None, False, 0),
+    ]
+    searches = []
+    for route in ("one kernel", "all pairs"):
+        take(route)
+        searches.append(PaddedSearch(Capacity(4, 21, 250, 21), 2.0, DEVICE))
+    for n, (system, spoiled, alone, status) in enumerate(cases):
+        given = PaddedSystem.empty(searches[0].capacity, DEVICE)
+        given.fill(system)
+        if spoiled:
+            getattr(given, spoiled[0])[spoiled[1]] = spoiled[2]
+        graph, theirs = (poisoned(search).launch(given) for search in searches)
+        assert went_alone(searches[0]) == alone, n
+        assert int(graph.status) == status, n
+        check_same(graph, theirs)
+        if status == 0:
+            check(graph, system, 2.0)
+
+
+@pytest.mark.parametrize("cutoff", [2.0, 2.6])
 @pytest.mark.parametrize("route", ROUTES)
-def test_exactly_full_and_one_over(route, take):
+def test_exactly_full_and_one_over(route, cutoff, take):
+    """In a cell as wide as two cutoffs and in one that is not."""
     take(route)
     system = batch((np.random.default_rng(1).uniform(0, 5, (33, 3)), np.eye(3) * 5, (True, True, False)))
-    edges = brute_force(system, 2.0).num_edges
-    check(launch(system, 2.0, edges=edges)[0], system, 2.0)
-    graph, search = launch(system, 2.0, edges=edges - 1)
+    edges = brute_force(system, cutoff).num_edges
+    check(launch(system, cutoff, edges=edges)[0], system, cutoff)
+    graph, search = launch(system, cutoff, edges=edges - 1)
     assert Status(int(graph.status)) == Status.EDGES
     assert int(graph.needed_edges) == edges
     assert bool((graph.row_ptr == 0).all())
     # Nothing stays behind in the buffers.
     fewer = batch((np.eye(3), np.eye(3), (False,) * 3))
-    check(launch(fewer, 2.0, search)[0], fewer, 2.0)
+    check(launch(fewer, cutoff, search)[0], fewer, cutoff)
 
 
 @pytest.mark.parametrize("route", ["all pairs", "cells"])
@@ -181,7 +267,7 @@ def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch
     assert int(check_room.row_ptr[-1]) == brute_force(system, 1.5).num_edges
 
 
-@pytest.mark.parametrize("route", ["one program", "all pairs", "cells"])
+@pytest.mark.parametrize("route", ["one kernel", "all pairs", "cells"])
 @pytest.mark.parametrize(
     ("what", "bit"),
     [
@@ -219,16 +305,19 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
         assert int(rows[-1] - rows[0]) == expected.num_edges
         order = graph.order[first * 6 : first * 6 + 6].long() - first * 6
         assert torch.equal(rows.diff().long(), (expected.row_ptr.diff())[order])
+    # The next search says what it finds itself.
+    check(launch(good, 2.0, search)[0], good, 2.0)
 
 
-@pytest.mark.parametrize("route", ["all pairs", "cells"])
+@pytest.mark.parametrize("route", ["one kernel", "all pairs", "cells"])
 def test_pairs_at_the_cutoff(route, take):
     """Strictly below, and both ways alike, on a lattice where many pairs lie exactly there."""
     take(route)
     x = np.array(list(itertools.product(range(2), range(2), range(3))), dtype=float)
-    system = batch((x, np.diag([4.0, 2.0, 3.0]), (True,) * 3))
-    for cutoff in (1.0, np.nextafter(1.0, 2)):
-        check(launch(system, cutoff, edges=40_000)[0], system, cutoff)
+    for cell in ([4.0, 2.0, 3.0], [4.0, 3.0, 3.0]):
+        system = batch((x, np.diag(cell), (True,) * 3))
+        for cutoff in (1.0, np.nextafter(1.0, 2)):
+            check(launch(system, cutoff, edges=4000)[0], system, cutoff)
 
 
 def test_cells_keep_neighbors_together(take):
@@ -289,6 +378,21 @@ def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
     graph = padded.search(system, 2.5)
     assert graph is not None
     assert graph.num_edges == brute_force(system, 2.5).num_edges
+
+
+def test_kernels_compile():
+    """Those of all pairs, for GPUs: the interpreter accepts more. In a process of its own, without it."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("compile_kernels.py")],
+        capture_output=True,
+        text=True,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = done.stdout.split()
+    assert len(names) == 9
+    assert set(names) == {"all_pairs_kernel", "all_pairs_count_kernel", "rows_kernel", "all_pairs_fill_kernel"}
 
 
 def test_more_edges_than_can_be_counted():

@@ -23,7 +23,7 @@ from atomjet.neighbors.cell_list import INFO
 from atomjet.neighbors.cell_order import GRID
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.padded import PaddedSearch
-from atomjet.neighbors.routes import AllPairs, Cells, OneProgram
+from atomjet.neighbors.routes import AllPairs, Cells, OneKernel
 
 FRACTION = 5
 """Operations of a scalar product: a position along one axis of the lattice."""
@@ -45,7 +45,8 @@ class SearchSizes:
     Attributes:
         systems, atoms, edges: S, N, E.
         rows: an atom has one, or with all pairs several pieces of one.
-        words: of 32 candidates each, those of all atoms together. tests: candidates in them. hits: words that hold an edge.
+        words: of 32 candidates each, those of all atoms together; none where one kernel did without. tests: candidates, in words or
+            not. hits: words that hold an edge.
         periodic_tests, periodic_edges: those of structures with images, which all pairs work out for each.
         cells: of the grids. around: cells to look at from each, together. listed: atoms in those, once for each cell.
     """
@@ -149,8 +150,12 @@ def _pairs_fill(s: SearchSizes) -> Cost:
 
 
 def _pairs_in_one(s: SearchSizes) -> Cost:
-    """All of it in one program: what is passed on is written there as well, but nothing is read from another kernel."""
-    moved = 8 * s.words + 8 * s.rows + 40 * s.atoms + 208 * s.systems + 24 * s.edges
+    """All of it in one kernel. Alone, a program also writes what it passes on to itself; else each writes its row and that is all.
+
+    Every program then tests all pairs, but what was asked is one test of each: the rest is the price of a single launch.
+    """
+    passed_on = 8 * s.words + 8 * s.rows + 4 * s.atoms + 12 * s.systems if s.words else 0
+    moved = 36 * s.atoms + 196 * s.systems + 24 * s.edges + passed_on
     return Cost(moved, _tests(s) + _vectors(s), "arithmetic")
 
 
@@ -219,7 +224,7 @@ def _cells_fill(s: SearchSizes) -> Cost:
 
 
 KERNELS: dict[type, dict[str, Callable[[SearchSizes], Cost]]] = {
-    OneProgram: {"all_pairs_kernel": _pairs_in_one},
+    OneKernel: {"all_pairs_kernel": _pairs_in_one},
     AllPairs: {
         "all_pairs_count_kernel": _pairs_count,
         "rows_kernel": _rows,

@@ -155,7 +155,7 @@ class PaddedGraph:
         atomic_numbers: (N̂,) int32.
         order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
         system_ptr: (Ŝ + 1,) int32.
-        status: (1,) int32, `Status` bits, cleared by whoever starts an evaluation.
+        status: (1,) int32, `Status` bits: a search writes what it found, whatever follows in an evaluation adds to that.
         needed_edges: (1,) int64: with Status.EDGES, a capacity Ê that will do; else the edges there are.
         capacity: host values.
     """

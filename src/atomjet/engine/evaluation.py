@@ -17,7 +17,10 @@ class Search(Protocol):
     """A neighbour search in buffers of fixed size; a CUDA graph can hold it."""
 
     def launch(self, system: PaddedSystem) -> PaddedGraph:
-        """Enqueue one search; the same `PaddedGraph` every time, with the number of edges found in `needed_edges` (1,)."""
+        """Enqueue one search; the same `PaddedGraph` every time.
+
+        The number of edges found is in `needed_edges` (1,), and what went wrong in `status` (1,), whatever stood there before.
+        """
         ...
 
 
@@ -80,9 +83,7 @@ class Evaluation:
         return self._graph
 
     def launch(self) -> None:
-        """Enqueue search, model and sums; what went wrong is in `prediction.status`."""
-        if self._graph is not None:
-            self._graph.status.zero_()
+        """Enqueue search, model and sums; what went wrong in them is in `prediction.status`."""
         self._graph = self._search.launch(self.system)
         energies, gradients = self._evaluator.launch(self._graph, self._workspace)
         self._sums(self.system, self._graph, energies, gradients, self.prediction)

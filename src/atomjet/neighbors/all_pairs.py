@@ -35,11 +35,10 @@ from atomjet.neighbors.lattice import (
     popcount,
     popcount_below,
 )
-from atomjet.neighbors.rows import EDGES_PER_WORD, add_to_blocks, place_rows, wanted_edges
+from atomjet.neighbors.rows import add_to_blocks
 
-COUNTS = tl.constexpr(
-    4
-)  # whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row
+# Whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row.
+COUNTS = tl.constexpr(4)
 MOST_CANDIDATES = tl.constexpr(2**30)
 
 
@@ -59,7 +58,7 @@ def count_tile(
     degrees,
     word_ptr,
     sums,
-    status,
+    found,
     pool_size,
     part,
     ROWS: tl.constexpr,
@@ -75,9 +74,7 @@ def count_tile(
             cell, pbc, s, radius, frames, (tile == 0) & (part == 0)
         )
         periodic = ta + tb + tc > 0
-        ka = tl.floor(2 * (ta + ta * SLACK + SLACK)) + 1
-        kb = tl.floor(2 * (tb + tb * SLACK + SLACK)) + 1
-        kc = tl.floor(2 * (tc + tc * SLACK + SLACK)) + 1
+        ka, kb, kc = images_along(ta), images_along(tb), images_along(tc)
         atoms = end - begin
         candidates = ka * kb * kc * atoms
         bad = tl.where((bad == 0) & (candidates > MOST_CANDIDATES), IMAGES, bad)
@@ -105,7 +102,7 @@ def count_tile(
         good_i = is_finite(xi, yi, zi)
         bad = tl.where(tl.max((live & (good_i == 0)).to(tl.int32), 0) > 0, bad | NOT_FINITE, bad)
         if bad != 0:
-            tl.atomic_or(status, bad)
+            tl.atomic_or(found, bad)
         good_i = good_i & live
         xi, yi, zi = tl.where(good_i, xi, 0.0), tl.where(good_i, yi, 0.0), tl.where(good_i, zi, 0.0)
         to = at + row.to(tl.int64) * words
@@ -156,6 +153,12 @@ def count_tile(
             degree += popcount(bits)
         tl.store(degrees + piece, degree, live)
         add_to_blocks(sums, piece, degree, live, first * PIECES + part, (last - 1) * PIECES + part)
+
+
+@triton.jit
+def images_along(reach):
+    """How many shifts along an axis may bring a neighbor within reach, at most."""
+    return tl.floor(2 * (reach + reach * SLACK + SLACK)) + 1
 
 
 @triton.jit
@@ -293,7 +296,7 @@ def all_pairs_count_kernel(
     degrees,
     word_ptr,
     sums,
-    status,
+    found,
     tiles,
     pool_size,
     ROWS: tl.constexpr,
@@ -319,7 +322,7 @@ def all_pairs_count_kernel(
             degrees,
             word_ptr,
             sums,
-            status,
+            found,
             pool_size,
             tl.program_id(0) % PIECES,
             ROWS,
@@ -382,104 +385,3 @@ def all_pairs_fill_kernel(
         SLOTS,
         PIECES,
     )
-
-
-@triton.jit(do_not_specialize=["systems", "atoms", "max_edges", "pool_size", "pool_free"])
-def all_pairs_kernel(
-    positions,
-    numbers,
-    system_index,
-    system_ptr,
-    cell,
-    pbc,
-    cutoff,
-    frames,
-    counts,
-    pool,
-    used,
-    degrees,
-    word_ptr,
-    sums,
-    row_ptr,
-    neighbors,
-    shifts,
-    vectors,
-    reverse,
-    numbers_out,
-    system_ptr_out,
-    needed_edges,
-    status,
-    systems,
-    atoms,
-    max_edges,
-    pool_size,
-    pool_free,
-    ALL: tl.constexpr,
-    ROWS: tl.constexpr,
-    FILL_ROWS: tl.constexpr,
-    SLOTS: tl.constexpr,
-):
-    """The whole search in one program, for so few atoms (at most ALL, a block) that launches would take longer than the work."""
-    zero = tl.program_id(0)
-    for s in range(systems):
-        number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
-        for tile in range(number):
-            count_tile(
-                zero + s,
-                zero + tile,
-                positions,
-                system_ptr,
-                cell,
-                pbc,
-                cutoff,
-                frames,
-                counts,
-                pool,
-                used,
-                degrees,
-                word_ptr,
-                sums,
-                status,
-                pool_size,
-                zero,
-                ROWS,
-                1,
-            )
-    tl.debug_barrier()
-    i = tl.arange(0, ALL)
-    in_use = tl.load(system_ptr + systems)
-    degree = tl.load(degrees + i, i < in_use, 0)
-    total = tl.load(sums)
-    nothing = tl.zeros([], tl.int64)
-    wanted = wanted_edges(used, pool_size, pool_free, EDGES_PER_WORD)
-    place_rows(i, degree, nothing, total, wanted, atoms, row_ptr, row_ptr, needed_edges, status, max_edges, True, 1)
-    for start in range(0, systems + 1, ALL):
-        entry = start + i
-        tl.store(system_ptr_out + entry, tl.load(system_ptr + entry, entry <= systems, 0), entry <= systems)
-    tl.debug_barrier()
-    tl.store(sums, nothing)
-    tl.store(used, nothing)
-    for group in range(0, (in_use + FILL_ROWS - 1) // FILL_ROWS):
-        fill_rows(
-            zero + group,
-            in_use,
-            positions,
-            numbers,
-            system_index,
-            system_ptr,
-            cell,
-            frames,
-            counts,
-            pool,
-            word_ptr,
-            row_ptr,
-            neighbors,
-            shifts,
-            vectors,
-            reverse,
-            numbers_out,
-            status,
-            FILL_ROWS,
-            SLOTS,
-            1,
-        )

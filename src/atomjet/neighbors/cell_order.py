@@ -54,7 +54,7 @@ def from_ordered(key):
 
 
 @triton.jit
-def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, lengths, bad_out, home, box, status):
+def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, lengths, bad_out, home, box, found):
     """One structure a program: its lattice, and the whole cells its first atom lies outside; its bounding box still empty."""
     s = tl.program_id(0)
     dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, la, lb, lc, bad = build_frame(
@@ -67,7 +67,7 @@ def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, lengths
     tl.store(lengths + s * 3 + 2, lc)
     tl.store(bad_out + s, bad)
     if some & (bad != 0):
-        tl.atomic_or(status, bad)
+        tl.atomic_or(found, bad)
     at = positions + tl.where(some, first, 0).to(tl.int64) * 3
     x, y, z = load_row(at)
     good = is_finite(x, y, z) & some
@@ -95,7 +95,7 @@ def extend_box(box, s, axis, x, inside, first, together):
 
 
 @triton.jit(do_not_specialize=["systems"])
-def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, status, systems, LANES: tl.constexpr):
+def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, found, systems, LANES: tl.constexpr):
     """Bounding boxes along open directions; looks for positions that are not finite."""
     i = tl.program_id(0) * LANES + tl.arange(0, LANES)
     atoms = tl.load(system_ptr + systems)
@@ -107,7 +107,7 @@ def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, stat
         z = tl.load(at + 2, live, 0)
         good = is_finite(x, y, z) & live
         if tl.max((live & (good == 0)).to(tl.int32), 0) > 0:
-            tl.atomic_or(status, NOT_FINITE)
+            tl.atomic_or(found, NOT_FINITE)
         x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
         s = tl.load(system_index + i, live, 0)
         first = tl.load(system_index + tl.program_id(0) * LANES)
@@ -144,7 +144,7 @@ def coarser(number, largest):
 
 
 @triton.jit(do_not_specialize=["systems"])
-def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, grid, scale, cells_end, status, systems):
+def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, grid, scale, cells_end, found, systems):
     """One structure a program: how many cells, and how far to look."""
     s = tl.program_id(0)
     first = tl.load(system_ptr + s)
@@ -174,7 +174,7 @@ def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, gri
     if (bad == 0) & (tl.maximum(tl.maximum(ra, rb), rc) > MOST_SHIFT // 2):
         bad = IMAGES
         if atoms > 0:
-            tl.atomic_or(status, bad)
+            tl.atomic_or(found, bad)
     at = grid + s * GRID
     tl.store(at + 0, tl.where(bad == 0, na, 1.0).to(tl.int32))
     tl.store(at + 1, tl.where(bad == 0, nb, 1.0).to(tl.int32))
@@ -221,7 +221,7 @@ def cells_bin_kernel(
     cell_of,
     ranks,
     outside,
-    status,
+    found,
     systems,
     LANES: tl.constexpr,
 ):
@@ -256,7 +256,7 @@ def cells_bin_kernel(
         limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
         far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
         if tl.max(far.to(tl.int32), 0) > 0:
-            tl.atomic_or(status, SHIFTS)
+            tl.atomic_or(found, SHIFTS)
         wa, wb, wc = tl.where(far, 0.0, wa), tl.where(far, 0.0, wb), tl.where(far, 0.0, wc)
         tl.store(outside + i, pack(wa.to(tl.int32), wb.to(tl.int32), wc.to(tl.int32)), live)
         tl.store(cell_of + i, c, live)

@@ -13,7 +13,7 @@ import torch
 
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
 from atomjet.errors import StructureError
-from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneProgram
+from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 from atomjet.neighbors.rows import canonical_kernel
 from atomjet.ops.edge_vectors import Edges, edge_vectors
 
@@ -30,11 +30,11 @@ MOST = 2**31 - 1
 class PaddedSearch:
     """Finds all pairs closer than the cutoff, again and again, in the same buffers.
 
-    `launch` does not clear `graph.status`; whoever starts an evaluation does. If `Status.EDGES` is set, all rows are empty and
-    `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
+    `launch` leaves in `graph.status` what went wrong in it, whatever stood there before. If `Status.EDGES` is set, all rows are
+    empty and `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
 
     Args:
-        capacity: how much `launch` will be given at most. Decides the route: one program for everything, all pairs, or cells.
+        capacity: how much `launch` will be given at most. Decides the route: one kernel for everything, all pairs, or cells.
         cutoff: Å; pairs strictly closer are edges.
         device: where; the kernels also run in Triton's interpreter on the CPU.
     """
@@ -51,13 +51,13 @@ class PaddedSearch:
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneProgram.ALL and capacity.systems <= OneProgram.SYSTEMS:
-            self.route = OneProgram(self.graph, cutoff)
+        elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS:
+            self.route = OneKernel(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
 
     def launch(self, system: PaddedSystem) -> PaddedGraph:
-        """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time.
+        """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.
 
         Args:
             system: buffers of this search's capacity.
@@ -83,7 +83,6 @@ def search(system: System, cutoff: float) -> Graph | None:
         finder, padded = _room(system, largest, edges, cutoff)
         with torch.no_grad():
             padded.fill(system)
-        finder.graph.status.zero_()
         graph = finder.launch(padded)
         status, needed = torch.cat([graph.status.long(), graph.needed_edges]).tolist()
         if not status:

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem
-from atomjet.neighbors import all_pairs, cell_list, cell_order
+from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
 from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
@@ -45,7 +45,7 @@ class Route:
         self.pool = self.zeros(self.pool_size, torch.int64)
         self.table_free = PER_ATOM * capacity.atoms + ONE_TABLE.value * capacity.systems + 4096
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
-        self.used = self.zeros(2, torch.int64)
+        self.used, self.found = self.zeros(2, torch.int64), self.zeros(1)
         self.pieces = pieces
         self.degrees = self.zeros(capacity.atoms * pieces)
         self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
@@ -71,6 +71,7 @@ class Route:
             self.degrees,
             self.sums,
             self.used,
+            self.found,
             system.system_ptr,
             self.piece_ptr,
             graph.row_ptr,
@@ -135,7 +136,7 @@ class AllPairs(Route):
                 self.degrees,
                 self.word_ptr,
                 self.sums,
-                graph.status,
+                self.found,
                 self.tiles,
                 self.pool_size,
                 ROWS=self.ROWS,
@@ -166,16 +167,18 @@ class AllPairs(Route):
         )
 
 
-class OneProgram(AllPairs):
-    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which it takes one after the other."""
+class OneKernel(AllPairs):
+    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which each program takes one after the other."""
 
     ALL, SYSTEMS = 64, 2
-    ROWS, FILL_ROWS, WARPS = 32, 8, 4
+    ROWS, FILL_ROWS, WARPS, MOST_SLOTS = 32, 8, 4, 64
+    COLUMNS = 16
+    """Neighbors that each atom is tested with at once."""
 
     def launch(self, system: PaddedSystem) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
-        all_pairs.all_pairs_kernel[(1,)](
+        few_atoms.all_pairs_kernel[(max(1, capacity.atoms),)](
             *self._given(system),
             system.pbc,
             self.cutoff,
@@ -186,6 +189,7 @@ class OneProgram(AllPairs):
             self.degrees,
             self.word_ptr,
             self.sums,
+            self.found,
             graph.row_ptr,
             *self.edges(),
             graph.atomic_numbers,
@@ -197,7 +201,8 @@ class OneProgram(AllPairs):
             capacity.edges,
             self.pool_size,
             self.pool_free,
-            ALL=self.ALL,
+            ALL=max(16, triton.next_power_of_2(capacity.atoms)),
+            COLUMNS=self.COLUMNS,
             ROWS=self.ROWS,
             FILL_ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
@@ -252,7 +257,7 @@ class Cells(Route):
             self.bad,
             self.home,
             self.box,
-            graph.status,
+            self.found,
             num_warps=1,
             enable_fp_fusion=False,
         )
@@ -263,7 +268,7 @@ class Cells(Route):
             system.pbc,
             self.frames,
             self.box,
-            graph.status,
+            self.found,
             systems,
             LANES=lanes,
             enable_fp_fusion=False,
@@ -279,7 +284,7 @@ class Cells(Route):
             self.grid,
             self.scale,
             self.cells_end,
-            graph.status,
+            self.found,
             systems,
             num_warps=1,
         )
@@ -295,7 +300,7 @@ class Cells(Route):
             self.cell_of,
             self.ranks,
             self.outside,
-            graph.status,
+            self.found,
             systems,
             LANES=lanes,
             enable_fp_fusion=False,

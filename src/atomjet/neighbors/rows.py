@@ -36,6 +36,7 @@ def place_rows(
     before,
     total,
     wanted,
+    bad,
     atoms,
     piece_ptr,
     row_ptr,
@@ -45,7 +46,7 @@ def place_rows(
     is_first,
     PIECES: tl.constexpr,
 ):
-    """Write where the next piece starts, and the next row; the first program also what is needed, and the status."""
+    """Write where the next piece starts, and the next row; the first program also what is needed, and as status what is `bad`."""
     needed = tl.maximum(total, wanted)
     fits = needed <= max_edges
     end = tl.where(fits, before + tl.cumsum(degree.to(tl.int64), 0), 0).to(tl.int32)
@@ -58,8 +59,7 @@ def place_rows(
         if PIECES > 1:
             tl.store(piece_ptr, 0)
         tl.store(needed_edges, needed)
-        if fits == 0:
-            tl.atomic_or(status, EDGES)
+        tl.store(status, tl.where(fits, bad, bad | EDGES))
 
 
 @triton.jit
@@ -76,6 +76,7 @@ def rows_kernel(
     degrees,
     sums,
     used,
+    found,
     system_ptr,
     piece_ptr,
     row_ptr,
@@ -92,8 +93,9 @@ def rows_kernel(
     table_free,
     PIECES: tl.constexpr,
 ):
-    """One block of rows, or of PIECES of each, a program."""
+    """One block of rows, or of PIECES of each, a program; the first moves what kernels before found to the status."""
     block = tl.program_id(0)
+    bad = tl.load(found, block == 0, 0)
     number = tl.arange(0, BLOCK)
     before = tl.zeros([], tl.int64)
     total = tl.zeros([], tl.int64)
@@ -112,6 +114,7 @@ def rows_kernel(
         before,
         total,
         wanted,
+        bad,
         atoms,
         piece_ptr,
         row_ptr,
@@ -121,6 +124,9 @@ def rows_kernel(
         block == 0,
         PIECES,
     )
+    if block == 0:
+        tl.debug_barrier()  # all threads have read it
+        tl.store(found, 0)
     for start in range(block * BLOCK, systems + 1, tl.num_programs(0) * BLOCK):
         s = start + number
         tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
