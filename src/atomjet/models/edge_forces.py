@@ -18,10 +18,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
 
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
+
+FEW = 512
+"""Atoms up to which both kernels start while what is before them still runs (Hopper and later). With more, programs that wait take
+the place of those that work.
+"""
 
 
 @triton.jit(do_not_specialize=["num_atoms", "atomic_energies", "forces", "virials", "edges", "atoms", "kinds"])
@@ -46,9 +52,13 @@ def edge_forces_kernel(
     kinds,
     PARTS: tl.constexpr,
     EDGES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One row a program: force, atomic energy and the six numbers of its virial."""
     i = tl.program_id(0).to(tl.int64)
+    if CHAINED:
+        gdc_wait()
+        gdc_launch_dependents()
     if i >= tl.load(num_atoms):
         return
     number = tl.load(atomic_numbers + i).to(tl.int64)
@@ -125,9 +135,12 @@ def edge_forces_sums_kernel(
     status_out,
     atoms,
     ATOMS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One structure a program: sums over its atoms."""
     s = tl.program_id(0)
+    if CHAINED:
+        gdc_wait()
     flags = tl.load(status)
     if s == 0:
         tl.store(status_out, flags.to(tl.float64))
@@ -200,7 +213,9 @@ def launch(
         virials: (6, N̂) float64, room to work in.
         out: filled; NaN energies where any status bit is set.
     """
-    capacity = graph.capacity
+    capacity, device = graph.capacity, graph.vectors.device
+    few = capacity.atoms <= FEW and device.type == "cuda"
+    chained = few and torch.cuda.get_device_capability(device) >= (9, 0)
     edge_forces_kernel[(capacity.atoms,)](
         graph.row_ptr,
         graph.neighbors,
@@ -222,9 +237,11 @@ def launch(
         closest.shape[1],
         PARTS=gradients.shape[0],
         EDGES=32,
+        CHAINED=chained,
         num_warps=1,
+        launch_pdl=chained,
     )
-    few = capacity.atoms_per_system <= 128
+    tile = min(1024, max(64, triton.next_power_of_2(capacity.atoms_per_system)))
     edge_forces_sums_kernel[(capacity.systems,)](
         graph.system_ptr,
         system.cell,
@@ -236,8 +253,10 @@ def launch(
         out.stress,
         out.status,
         virials.shape[1],
-        ATOMS=64 if few else 1024,
-        num_warps=1 if few else 8,
+        ATOMS=tile,
+        CHAINED=chained,
+        num_warps=tile // 128 or 1,
+        launch_pdl=chained,
     )
 
 

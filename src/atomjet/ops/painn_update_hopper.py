@@ -116,31 +116,19 @@ def _flag():
     return flag
 
 
-@gluon.constexpr_function
-def _next(number, slots, total):
-    """The matrix that takes the slot of another: one of the next tile's behind the last of this one's."""
-    return number + slots if number + slots < total else number % slots
-
-
-@gluon.constexpr_function
-def _uses(number, slots, total):
-    """How many matrices of a tile go through the slot of one."""
-    return (total - number % slots + slots - 1) // slots
-
-
 @gluon.jit
-def _fetch(stream, SLOT: gl.constexpr, NUMBER: gl.constexpr, wanted):
-    """Start to copy a matrix into its slot, whose flag turns when all of it is there."""
-    ring, flags, weights = stream
-    F: gl.constexpr = ring[0].shape[1]
-    mbarrier.expect(flags[SLOT], 2 * F * F, wanted)
-    tma.async_copy_global_to_shared(weights, [NUMBER * F, 0], flags[SLOT], ring[SLOT].index(0), wanted)
+def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.constexpr):
+    """Start to copy matrices FIRST ... END - 1 into their slots; a flag turns when all of one is there."""
+    for number in gl.static_range(FIRST, END):
+        mbarrier.expect(flags[number % len(flags)], 2 * F * F)
+    for number in gl.static_range(FIRST, END):
+        tma.async_copy_global_to_shared(weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0))
 
 
 @gluon.jit
 def _begin(weights, F: gl.constexpr, ROWS: gl.constexpr):
-    """The stream of matrices, with the first on their way, and room for operands. Each slot is by itself: the compiler puts a
-    barrier between accesses to what it takes for the same. With 128 channels all of it is 220 or 216 KiB of 227.
+    """The ring, with the first matrices on their way, and room for operands. Each slot is by itself: the compiler puts a barrier
+    between accesses to what it takes for the same. With 128 channels all of it is 220 or 216 KiB of 227.
     """
     if ROWS > 16:
         ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
@@ -148,38 +136,32 @@ def _begin(weights, F: gl.constexpr, ROWS: gl.constexpr):
     else:
         ring = _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F), _room(F, F)
         flags = _flag(), _flag(), _flag(), _flag(), _flag(), _flag()
-    stream = ring, flags, weights
-    for number in gl.static_range(len(flags)):
-        _fetch(stream, number, number, True)
-    return stream, _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
+    _fetch(ring, flags, weights, 0, len(flags), F)
+    return ring, flags, _room(4 * ROWS, F), _room(ROWS, F), _room(ROWS, F), _room(ROWS, F)
 
 
 @gluon.jit
-def _arrived(stream, turn, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr):
-    """Wait for COUNT matrices from FIRST on, of the program's tile number `turn`."""
-    flags = stream[1]
-    SLOTS: gl.constexpr = len(flags)
+def _arrived(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
+    """Wait for COUNT matrices from FIRST on."""
     for number in gl.static_range(FIRST, FIRST + COUNT):
-        mbarrier.wait(flags[number % SLOTS], (turn * _uses(number, SLOTS, TOTAL) + number // SLOTS) % 2)
+        mbarrier.wait(flags[number % len(flags)], number // len(flags) % 2)
 
 
 @gluon.jit
-def _ready(stream, turn, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr):
+def _ready(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
     """Wait for COUNT matrices from FIRST on, and for the operands that were stored."""
     fence_async_shared()
     gl.thread_barrier()
-    _arrived(stream, turn, FIRST, COUNT, TOTAL)
+    _arrived(flags, FIRST, COUNT)
 
 
 @gluon.jit
-def _release(stream, more, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr):
-    """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next take their slots, those
-    of the next tile if there are more.
-    """
-    SLOTS: gl.constexpr = len(stream[1])
-    gl.thread_barrier()
-    for number in gl.static_range(FIRST, FIRST + COUNT):
-        _fetch(stream, number % SLOTS, _next(number, SLOTS, TOTAL), True if number + SLOTS < TOTAL else more)
+def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOTAL: gl.constexpr, F: gl.constexpr):
+    """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next take their slots."""
+    SLOTS: gl.constexpr = len(flags)
+    if FIRST + SLOTS < TOTAL:
+        gl.thread_barrier()
+        _fetch(ring, flags, weights, FIRST + SLOTS, min(FIRST + COUNT + SLOTS, TOTAL), F)
 
 
 @gluon.jit
@@ -220,9 +202,8 @@ def _zeros(F: gl.constexpr, COLUMNS: gl.constexpr):
 
 
 @gluon.jit
-def _product(stream, NUMBER: gl.constexpr, operand, into, ADD: gl.constexpr):
+def _product(ring, NUMBER: gl.constexpr, operand, into, ADD: gl.constexpr):
     """Start matrix NUMBER times an operand."""
-    ring = stream[0]
     nought = _nought()
     matrix = ring[NUMBER % len(ring)].index(nought)
     return warpgroup_mma(matrix, operand.index(nought).permute((1, 0)), into, use_acc=ADD, is_async=True)
@@ -247,35 +228,11 @@ def _bias(biases, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
 
 @gluon.jit
 def _rows(F: gl.constexpr, ROWS: gl.constexpr):
-    """Where a tile's rows of (N, F) stand from the first of them on."""
+    """First row; where the program's rows of (N, F) stand from there."""
+    first = gl.program_id(0).to(gl.int64) * ROWS
     channel = gl.arange(0, F, gl.SliceLayout(1, _tile(F, ROWS)))[:, None]
     row = gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))[None, :]
-    return row * F + channel
-
-
-@gluon.jit
-def _turns(num_atoms, ROWS: gl.constexpr):
-    """How many tiles this program takes, every so many of them one."""
-    tiles = (gl.load(num_atoms) + ROWS - 1) // ROWS
-    return (tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
-
-
-@gluon.jit
-def _first_row(turn, ROWS: gl.constexpr):
-    return (gl.program_id(0) + turn * gl.num_programs(0)).to(gl.int64) * ROWS
-
-
-@gluon.jit
-def _prefetch(pointer, NUMBERS: gl.constexpr, F: gl.constexpr):
-    """Have the second-level cache read so many numbers, line by line."""
-    LINE: gl.constexpr = 1024 // pointer.dtype.element_ty.primitive_bitwidth
-    LINES: gl.constexpr = NUMBERS // LINE
-    for part in gl.static_range((LINES + 2 * F - 1) // (2 * F)):  # two threads a channel
-        line = part * 2 * F + gl.arange(0, 2 * F, gl.BlockedLayout([1], [32], [F // 16], [0]))
-        address = (pointer + gl.minimum(line, LINES - 1) * LINE).to(gl.int64)
-        gl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address], dtype=gl.int32, is_pure=False, pack=1
-        )
+    return first, row * F + channel
 
 
 @gluon.constexpr_function
@@ -396,27 +353,25 @@ def _taken(operand):
 
 
 @gluon.jit
-def _mixed(stream, turn, more, bias, epsilon, axes, a, b, TOTAL: gl.constexpr):
+def _mixed(ring, flags, weights, bias, epsilon, axes, a, b, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
     """Mixing up to D1, from μ in `axes` and q in `a`: pairs of V and U, Σ V U and z."""
-    ROWS: gl.constexpr = a.shape[1]
-    F: gl.constexpr = a.shape[2]
-    _ready(stream, turn, 0, 3, TOTAL)
-    v = _product(stream, 0, axes, _zeros(F, 4 * ROWS), False)
-    u = _product(stream, 1, axes, _zeros(F, 4 * ROWS), False)
-    pre = _product(stream, 2, a, _zeros(F, ROWS), False)
+    _ready(flags, 0, 3)
+    v = _product(ring, 0, axes, _zeros(F, 4 * ROWS), False)
+    u = _product(ring, 1, axes, _zeros(F, 4 * ROWS), False)
+    pre = _product(ring, 2, a, _zeros(F, ROWS), False)
     v, u, pre = warpgroup_mma_wait(0, deps=(v, u, pre))
-    _release(stream, more, 0, 3, TOTAL)
+    _release(ring, flags, weights, 0, 3, TOTAL, F)
     v_x, v_y, v_z = _axes(v)
     u_x, u_y, u_z = _axes(u)
     n = gl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
     _put(b, n)
-    _ready(stream, turn, 3, 1, TOTAL)
-    pre = _product(stream, 3, b, pre, True)
+    _ready(flags, 3, 1)
+    pre = _product(ring, 3, b, pre, True)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
     # What is needed again much later stays narrow: there are not registers enough for all of it.
     vu_x, vu_y, vu_z = _pair(v_x, u_x), _pair(v_y, u_y), _pair(v_z, u_z)
     pre = warpgroup_mma_wait(0, deps=(pre,))
-    _release(stream, more, 3, 1, TOTAL)
+    _release(ring, flags, weights, 3, 1, TOTAL, F)
     return vu_x, vu_y, vu_z, dot, pre + bias
 
 
@@ -440,85 +395,74 @@ def painn_update_fwd_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_fwd_kernel`. What stands in memory is read twice where registers would not hold it."""
-    TOTAL: gl.constexpr = 11
-    stream, axes, a, b, c = _begin(weights, F, ROWS)
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
     d1 = _bias(biases, 0, F, ROWS)
     d2_s = _bias(biases, 1, F, ROWS)
     d2_w = _bias(biases, 2, F, ROWS)
     d2_t = _bias(biases, 3, F, ROWS)
-    at = _rows(F, ROWS)
+    row, at = _rows(F, ROWS)
     at3, axis = _places(ROWS, F)
+    q += row * F
+    mu += row * (3 * F)
+    vu += row * (3 * F)
+    context += row * (3 * F)
+    mu_sent += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
-    turns = _turns(num_atoms, ROWS)
-    if turns <= 0:
-        _arrived(stream, 0, 0, len(stream[1]), TOTAL)  # in memory that is another program's soon
-    for turn in range(turns):
-        row = _first_row(turn, ROWS)
-        more = turn + 1 < turns
-        q_here = q + row * F
-        mu_here = mu + row * (3 * F)
-        vu_here = vu + row * (3 * F)
-        z_kept_here = z_kept + row * F
-        w_kept_here = w_kept + row * F
-        t_kept_here = t_kept + row * F
-        y_kept_here = y_kept + row * F
-        context_here = context + row * (3 * F)
-        mu_sent_here = mu_sent + row * (3 * F)
-        _receive_atoms(mu_here, q_here, at3, axis, axes, a)
-        vu_x, vu_y, vu_z, dot, pre = _mixed(stream, turn, more, d1, epsilon, axes, a, b, TOTAL)
-        if more:
-            ahead = gl.num_programs(0).to(gl.int64) * ROWS
-            _prefetch(q_here + ahead * F, ROWS * F, F)
-            _prefetch(mu_here + ahead * (3 * F), 3 * ROWS * F, F)
-        _put(c, pre * _sigmoid(pre))
-        _ready(stream, turn, 4, 3, TOTAL)
-        s = _product(stream, 4, c, _zeros(F, ROWS), False)
-        w = _product(stream, 5, c, _zeros(F, ROWS), False)
-        t = _product(stream, 6, c, _zeros(F, ROWS), False)
-        # Memory takes what is finished while the tensor cores work.
-        _keep(vu_here, vu_x, 0)
-        _keep(vu_here, vu_y, 1)
-        _keep(vu_here, vu_z, 2)
-        _keep(z_kept_here, pre.to(gl.float16), 0)
-        q_ = gl.load(q_here + at)
-        s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
-        _release(stream, more, 4, 3, TOTAL)
-        w += d2_w
-        q_ += s + d2_s + w * dot
-        _put(a, q_)
-        _ready(stream, turn, 7, 1, TOTAL)
-        pre = _product(stream, 7, a, _zeros(F, ROWS), False)
-        t += d2_t
-        c1 = _bias(biases, 4, F, ROWS)
-        c2_a = _bias(biases, 5, F, ROWS)
-        c2_b = _bias(biases, 6, F, ROWS)
-        c2_g = _bias(biases, 7, F, ROWS)
-        _keep(w_kept_here, w.to(gl.float16), 0)
-        _keep(t_kept_here, t.to(gl.float16), 0)
-        gl.store(q_here + _nought() + at, q_)
-        pre = warpgroup_mma_wait(0, deps=(pre,))
-        _release(stream, more, 7, 1, TOTAL)
-        pre += c1
-        _put(b, pre * _sigmoid(pre))
-        _ready(stream, turn, 8, 3, TOTAL)
-        c_a = _product(stream, 8, b, _zeros(F, ROWS), False)
-        c_b = _product(stream, 9, b, _zeros(F, ROWS), False)
-        c_g = _product(stream, 10, b, _zeros(F, ROWS), False)
-        _keep(y_kept_here, pre.to(gl.float16), 0)
-        _put_axes(axes, t * _parted(vu_x)[1], t * _parted(vu_y)[1], t * _parted(vu_z)[1])
-        xyz = gl.load(mu_here + at3, axis < 3)
-        c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
-        _release(stream, more, 8, 3, TOTAL)
-        _put(a, c_a + c2_a)
-        _put(b, c_b + c2_b)
-        _put(c, c_g + c2_g)
-        _send_axes(mu_here, mu_sent_here, xyz, at3, axis, axes)
-        gl.thread_barrier()
-        _send(context_here, a, 3 * F)
-        _send(context_here + F, b, 3 * F)
-        _send(context_here + 2 * F, c, 3 * F)
+    count = gl.load(num_atoms)
+    _receive_atoms(mu, q, at3, axis, axes, a)
+    if row >= count:
+        _arrived(flags, 0, len(flags))  # in memory that is another program's soon
+        return
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 11, F, ROWS)
+    _put(c, pre * _sigmoid(pre))
+    _ready(flags, 4, 3)
+    s = _product(ring, 4, c, _zeros(F, ROWS), False)
+    w = _product(ring, 5, c, _zeros(F, ROWS), False)
+    t = _product(ring, 6, c, _zeros(F, ROWS), False)
+    # Memory takes what is finished while the tensor cores work.
+    _keep(vu, vu_x, 0)
+    _keep(vu, vu_y, 1)
+    _keep(vu, vu_z, 2)
+    _keep(z_kept + row * F, pre.to(gl.float16), 0)
+    q_ = gl.load(q + at)
+    s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
+    _release(ring, flags, weights, 4, 3, 11, F)
+    w += d2_w
+    q_ += s + d2_s + w * dot
+    _put(a, q_)
+    _ready(flags, 7, 1)
+    pre = _product(ring, 7, a, _zeros(F, ROWS), False)
+    t += d2_t
+    c1 = _bias(biases, 4, F, ROWS)
+    c2_a = _bias(biases, 5, F, ROWS)
+    c2_b = _bias(biases, 6, F, ROWS)
+    c2_g = _bias(biases, 7, F, ROWS)
+    _keep(w_kept + row * F, w.to(gl.float16), 0)
+    _keep(t_kept + row * F, t.to(gl.float16), 0)
+    gl.store(q + _nought() + at, q_)
+    pre = warpgroup_mma_wait(0, deps=(pre,))
+    _release(ring, flags, weights, 7, 1, 11, F)
+    pre += c1
+    _put(b, pre * _sigmoid(pre))
+    _ready(flags, 8, 3)
+    c_a = _product(ring, 8, b, _zeros(F, ROWS), False)
+    c_b = _product(ring, 9, b, _zeros(F, ROWS), False)
+    c_g = _product(ring, 10, b, _zeros(F, ROWS), False)
+    _keep(y_kept + row * F, pre.to(gl.float16), 0)
+    _put_axes(axes, t * _parted(vu_x)[1], t * _parted(vu_y)[1], t * _parted(vu_z)[1])
+    xyz = gl.load(mu + at3, axis < 3)
+    c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
+    gl.thread_barrier()
+    _put(a, c_a + c2_a)
+    _put(b, c_b + c2_b)
+    _put(c, c_g + c2_g)
+    _send_axes(mu, mu_sent, xyz, at3, axis, axes)
+    gl.thread_barrier()
+    _send(context, a, 3 * F)
+    _send(context + F, b, 3 * F)
+    _send(context + 2 * F, c, 3 * F)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -538,96 +482,86 @@ def painn_update_last_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_last_kernel`."""
-    TOTAL: gl.constexpr = 14
-    stream, axes, a, b, c = _begin(weights, F, ROWS)
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
     d1 = _bias(biases, 0, F, ROWS)
     d2_s = _bias(biases, 1, F, ROWS)
     d2_w = _bias(biases, 2, F, ROWS)
-    at = _rows(F, ROWS)
+    row, at = _rows(F, ROWS)
     at3, axis = _places(ROWS, F)
+    q += row * F
+    mu += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
-    turns = _turns(num_atoms, ROWS)
-    if turns <= 0:
-        _arrived(stream, 0, 0, len(stream[1]), TOTAL)  # in memory that is another program's soon
-    for turn in range(turns):
-        row = _first_row(turn, ROWS)
-        more = turn + 1 < turns
-        q_here = q + row * F
-        mu_here = mu + row * (3 * F)
-        q_bar_here = q_bar + row * F
-        mu_bar_here = mu_bar + row * (3 * F)
-        _receive_atoms(mu_here, q_here, at3, axis, axes, a)
-        vu_x, vu_y, vu_z, dot, pre = _mixed(stream, turn, more, d1, epsilon, axes, a, b, TOTAL)
-        if more:
-            ahead = gl.num_programs(0).to(gl.int64) * ROWS
-            _prefetch(q_here + ahead * F, ROWS * F, F)
-            _prefetch(mu_here + ahead * (3 * F), 3 * ROWS * F, F)
-        _put(c, pre * _sigmoid(pre))
-        _ready(stream, turn, 4, 2, TOTAL)
-        s = _product(stream, 4, c, _zeros(F, ROWS), False)
-        w = _product(stream, 5, c, _zeros(F, ROWS), False)
-        r1 = _bias(biases, 3, F, ROWS)
-        r2 = _bias(biases, 4, F, ROWS)
-        slope = _silu_slope(pre)
-        q_ = gl.load(q_here + at)
-        s, w = warpgroup_mma_wait(0, deps=(s, w))
-        _release(stream, more, 4, 2, TOTAL)
-        w += d2_w
-        q_ += s + d2_s + w * dot
-        _put(a, q_)
-        _ready(stream, turn, 6, 1, TOTAL)
-        h = warpgroup_mma_wait(0, deps=(_product(stream, 6, a, _zeros(F, ROWS), False),))
-        _release(stream, more, 6, 1, TOTAL)
-        h += r1
-        h_bar = _silu_slope(h) * r2 * seed
-        _put(b, h_bar)
-        # All else follows from this product: what rounding took from its operand goes in too.
-        _put(c, h_bar - h_bar.to(gl.float16).to(gl.float32))
-        _ready(stream, turn, 7, 1, TOTAL)
-        d_q = _product(stream, 7, b, _zeros(F, ROWS), False)
-        d_q = _product(stream, 7, c, d_q, True)
-        # Each row's sum over channels, in all of this program's rows.
-        column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
-        gl.store(energies + column, gl.sum(h * _sigmoid(h) * r2, 0) + gl.load(biases + 5 * F))
-        d_q = warpgroup_mma_wait(0, deps=(d_q,))
-        _release(stream, more, 7, 1, TOTAL)
-        _put(a, d_q)
-        _put(b, d_q * dot)
-        _ready(stream, turn, 8, 2, TOTAL)
-        z_bar = _product(stream, 8, a, _zeros(F, ROWS), False)
-        z_bar = _product(stream, 9, b, z_bar, True)
-        w *= d_q
-        z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-        _release(stream, more, 8, 2, TOTAL)
-        _put(c, z_bar * slope)
-        _ready(stream, turn, 10, 2, TOTAL)
-        n_bar = _product(stream, 10, c, _zeros(F, ROWS), False)
-        d_q = _product(stream, 11, c, d_q, True)
-        n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
-        _release(stream, more, 10, 2, TOTAL)
-        v_x, u_x = _parted(vu_x)
-        v_y, u_y = _parted(vu_y)
-        v_z, u_z = _parted(vu_z)
-        n_bar *= gl.rsqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-        _put(a, d_q)
-        _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
-        _ready(stream, turn, 12, 1, TOTAL)
-        xyz = _product(stream, 12, axes, _zeros(F, 4 * ROWS), False)
-        gl.store(q_here + at, d_q)
-        _send(q_bar_here, a, F)
-        xyz = warpgroup_mma_wait(0, deps=(xyz,))
-        _release(stream, more, 12, 1, TOTAL)
-        _put_axes(axes, w * _parted(vu_x)[0], w * _parted(vu_y)[0], w * _parted(vu_z)[0])
-        _ready(stream, turn, 13, 1, TOTAL)
-        xyz = _product(stream, 13, axes, xyz, True)
-        xyz = warpgroup_mma_wait(0, deps=(xyz,))
-        _release(stream, more, 13, 1, TOTAL)
-        x, y, z = _axes(xyz)
-        _put_axes(axes, x, y, z)
-        gl.thread_barrier()
-        _send_axes(mu_here, mu_bar_here, 0.0, at3, axis, axes)
+    count = gl.load(num_atoms)
+    _receive_atoms(mu, q, at3, axis, axes, a)
+    if row >= count:
+        _arrived(flags, 0, len(flags))
+        return
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 14, F, ROWS)
+    _put(c, pre * _sigmoid(pre))
+    _ready(flags, 4, 2)
+    s = _product(ring, 4, c, _zeros(F, ROWS), False)
+    w = _product(ring, 5, c, _zeros(F, ROWS), False)
+    r1 = _bias(biases, 3, F, ROWS)
+    r2 = _bias(biases, 4, F, ROWS)
+    slope = _silu_slope(pre)
+    q_ = gl.load(q + at)
+    s, w = warpgroup_mma_wait(0, deps=(s, w))
+    _release(ring, flags, weights, 4, 2, 14, F)
+    w += d2_w
+    q_ += s + d2_s + w * dot
+    _put(a, q_)
+    _ready(flags, 6, 1)
+    h = warpgroup_mma_wait(0, deps=(_product(ring, 6, a, _zeros(F, ROWS), False),))
+    _release(ring, flags, weights, 6, 1, 14, F)
+    h += r1
+    h_bar = _silu_slope(h) * r2 * seed
+    _put(b, h_bar)
+    # All else follows from this product: what rounding took from its operand goes in too.
+    _put(c, h_bar - h_bar.to(gl.float16).to(gl.float32))
+    _ready(flags, 7, 1)
+    d_q = _product(ring, 7, b, _zeros(F, ROWS), False)
+    d_q = _product(ring, 7, c, d_q, True)
+    # Each row's sum over channels, in all of this program's rows.
+    column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
+    gl.store(energies + column, gl.sum(h * _sigmoid(h) * r2, 0) + gl.load(biases + 5 * F))
+    d_q = warpgroup_mma_wait(0, deps=(d_q,))
+    _release(ring, flags, weights, 7, 1, 14, F)
+    _put(a, d_q)
+    _put(b, d_q * dot)
+    _ready(flags, 8, 2)
+    z_bar = _product(ring, 8, a, _zeros(F, ROWS), False)
+    z_bar = _product(ring, 9, b, z_bar, True)
+    w *= d_q
+    z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
+    _release(ring, flags, weights, 8, 2, 14, F)
+    _put(c, z_bar * slope)
+    _ready(flags, 10, 2)
+    n_bar = _product(ring, 10, c, _zeros(F, ROWS), False)
+    d_q = _product(ring, 11, c, d_q, True)
+    n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
+    v_x, u_x = _parted(vu_x)
+    v_y, u_y = _parted(vu_y)
+    v_z, u_z = _parted(vu_z)
+    n_bar *= gl.rsqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
+    _put(a, d_q)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
+    _ready(flags, 12, 1)
+    xyz = _product(ring, 12, axes, _zeros(F, 4 * ROWS), False)
+    gl.store(q + at, d_q)
+    _send(q_bar + row * F, a, F)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    _put_axes(axes, w * _parted(vu_x)[0], w * _parted(vu_y)[0], w * _parted(vu_z)[0])
+    _ready(flags, 13, 1)
+    xyz = _product(ring, 13, axes, xyz, True)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    x, y, z = _axes(xyz)
+    _put_axes(axes, x, y, z)
+    gl.thread_barrier()
+    _send_axes(mu, mu_bar + row * (3 * F), 0.0, at3, axis, axes)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -650,114 +584,94 @@ def painn_update_bwd_hopper_kernel(
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_bwd_kernel`. What stands in memory is read twice where registers would not hold it."""
-    TOTAL: gl.constexpr = 11
-    stream, axes, a, b, c = _begin(weights, F, ROWS)
-    at = _rows(F, ROWS)
+    ring, flags, axes, a, b, c = _begin(weights, F, ROWS)
+    row, at = _rows(F, ROWS)
     at3, axis = _places(ROWS, F)
+    q += row * F
+    mu += row * (3 * F)
+    context_bar += row * (3 * F)
+    vu += row * (3 * F)
     if CHAINED:
         gdc_wait()
         gdc_launch_dependents()
-    turns = _turns(num_atoms, ROWS)
-    if turns <= 0:
-        _arrived(stream, 0, 0, len(stream[1]), TOTAL)  # in memory that is another program's soon
-    for turn in range(turns):
-        row = _first_row(turn, ROWS)
-        more = turn + 1 < turns
-        q_here = q + row * F
-        mu_here = mu + row * (3 * F)
-        vu_here = vu + row * (3 * F)
-        z_kept_here = z_kept + row * F
-        w_kept_here = w_kept + row * F
-        t_kept_here = t_kept + row * F
-        y_kept_here = y_kept + row * F
-        context_bar_here = context_bar + row * (3 * F)
-        q_bar_here = q_bar + row * F
-        mu_bar_here = mu_bar + row * (3 * F)
-        xyz = gl.load(mu_here + at3, axis < 3)
-        _receive(context_bar_here, a, 3 * F)
-        _receive(context_bar_here + F, b, 3 * F)
-        _receive(context_bar_here + 2 * F, c, 3 * F)
-        axes.index(0).store(xyz.to(gl.float16))
-        pre = _kept(y_kept_here, 0, F, ROWS)
-        _ready(stream, turn, 0, 3, TOTAL)
-        y_bar = _product(stream, 0, a, _zeros(F, ROWS), False)
-        y_bar = _product(stream, 1, b, y_bar, True)
-        y_bar = _product(stream, 2, c, y_bar, True)
-        slope = _silu_slope(pre.to(gl.float32))
-        v_x, u_x = _parted(_kept(vu_here, 0, F, ROWS))
-        v_y, u_y = _parted(_kept(vu_here, 1, F, ROWS))
-        v_z, u_z = _parted(_kept(vu_here, 2, F, ROWS))
-        square = v_x * v_x + v_y * v_y + v_z * v_z + epsilon
-        dot = v_x * u_x + v_y * u_y + v_z * u_z
-        x, y, z = _taken(axes)
-        t_bar = x * u_x + y * u_y + z * u_z
-        d_q = gl.load(q_here + at)
-        y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
-        _release(stream, more, 0, 3, TOTAL)
-        if more:
-            ahead = gl.num_programs(0).to(gl.int64) * ROWS
-            _prefetch(q_here + ahead * F, ROWS * F, F)
-            _prefetch(mu_here + ahead * (3 * F), 3 * ROWS * F, F)
-            _prefetch(vu_here + ahead * (3 * F), 3 * ROWS * F, F)
-            _prefetch(context_bar_here + ahead * (3 * F), 3 * ROWS * F, F)
-            _prefetch(y_kept_here + ahead * F, ROWS * F, F)
-            _prefetch(z_kept_here + ahead * F, ROWS * F, F)
-            _prefetch(w_kept_here + ahead * F, ROWS * F, F)
-            _prefetch(t_kept_here + ahead * F, ROWS * F, F)
-        _put(a, y_bar * slope)
-        _put(b, t_bar)
-        _ready(stream, turn, 3, 2, TOTAL)
-        d_q = _product(stream, 3, a, d_q, True)
-        z_bar = _product(stream, 4, b, _zeros(F, ROWS), False)
-        pre = _kept(z_kept_here, 0, F, ROWS)
-        w = _kept(w_kept_here, 0, F, ROWS).to(gl.float32)
-        t = _kept(t_kept_here, 0, F, ROWS)
-        d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
-        _release(stream, more, 3, 2, TOTAL)
-        _put(a, d_q)
-        _put(b, d_q * dot)
-        _ready(stream, turn, 5, 2, TOTAL)
-        z_bar = _product(stream, 5, a, z_bar, True)
-        z_bar = _product(stream, 6, b, z_bar, True)
-        slope = _silu_slope(pre.to(gl.float32))
-        w *= d_q
-        z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
-        _release(stream, more, 5, 2, TOTAL)
-        _put(c, z_bar * slope)
-        _ready(stream, turn, 7, 2, TOTAL)
-        n_bar = _product(stream, 7, c, _zeros(F, ROWS), False)
-        d_q = _product(stream, 8, c, d_q, True)
-        vu_x = _kept(vu_here, 0, F, ROWS)
-        vu_y = _kept(vu_here, 1, F, ROWS)
-        vu_z = _kept(vu_here, 2, F, ROWS)
-        n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
-        _release(stream, more, 7, 2, TOTAL)
-        n_bar *= gl.rsqrt(square)
-        _put(a, d_q)
-        x, y, z = _taken(axes)
-        x = w * _parted(vu_x)[0] + t * x
-        y = w * _parted(vu_y)[0] + t * y
-        z = w * _parted(vu_z)[0] + t * z
-        _put_axes(axes, x, y, z)
-        _ready(stream, turn, 9, 1, TOTAL)
-        xyz = _product(stream, 9, axes, _zeros(F, 4 * ROWS), False)
-        gl.store(q_here + at, d_q)
-        _send(q_bar_here, a, F)
-        xyz = warpgroup_mma_wait(0, deps=(xyz,))
-        _release(stream, more, 9, 1, TOTAL)
-        v_x, u_x = _parted(vu_x)
-        v_y, u_y = _parted(vu_y)
-        v_z, u_z = _parted(vu_z)
-        _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
-        _ready(stream, turn, 10, 1, TOTAL)
-        xyz = _product(stream, 10, axes, xyz, True)
-        before = gl.load(mu_here + at3, axis < 3)
-        xyz = warpgroup_mma_wait(0, deps=(xyz,))
-        _release(stream, more, 10, 1, TOTAL)
-        x, y, z = _axes(xyz)
-        _put_axes(axes, x, y, z)
-        gl.thread_barrier()
-        _send_axes(mu_here, mu_bar_here, before, at3, axis, axes)
+    count = gl.load(num_atoms)
+    xyz = gl.load(mu + at3, axis < 3)
+    _receive(context_bar, a, 3 * F)
+    _receive(context_bar + F, b, 3 * F)
+    _receive(context_bar + 2 * F, c, 3 * F)
+    axes.index(0).store(xyz.to(gl.float16))
+    pre = _kept(y_kept + row * F, 0, F, ROWS)
+    if row >= count:
+        _arrived(flags, 0, len(flags))
+        return
+    _ready(flags, 0, 3)
+    y_bar = _product(ring, 0, a, _zeros(F, ROWS), False)
+    y_bar = _product(ring, 1, b, y_bar, True)
+    y_bar = _product(ring, 2, c, y_bar, True)
+    slope = _silu_slope(pre.to(gl.float32))
+    v_x, u_x = _parted(_kept(vu, 0, F, ROWS))
+    v_y, u_y = _parted(_kept(vu, 1, F, ROWS))
+    v_z, u_z = _parted(_kept(vu, 2, F, ROWS))
+    square = v_x * v_x + v_y * v_y + v_z * v_z + epsilon
+    dot = v_x * u_x + v_y * u_y + v_z * u_z
+    x, y, z = _taken(axes)
+    t_bar = x * u_x + y * u_y + z * u_z
+    d_q = gl.load(q + at)
+    y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
+    _release(ring, flags, weights, 0, 3, 11, F)
+    _put(a, y_bar * slope)
+    _put(b, t_bar)
+    _ready(flags, 3, 2)
+    d_q = _product(ring, 3, a, d_q, True)
+    z_bar = _product(ring, 4, b, _zeros(F, ROWS), False)
+    pre = _kept(z_kept + row * F, 0, F, ROWS)
+    w = _kept(w_kept + row * F, 0, F, ROWS).to(gl.float32)
+    t = _kept(t_kept + row * F, 0, F, ROWS)
+    d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
+    _release(ring, flags, weights, 3, 2, 11, F)
+    _put(a, d_q)
+    _put(b, d_q * dot)
+    _ready(flags, 5, 2)
+    z_bar = _product(ring, 5, a, z_bar, True)
+    z_bar = _product(ring, 6, b, z_bar, True)
+    slope = _silu_slope(pre.to(gl.float32))
+    w *= d_q
+    z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
+    _release(ring, flags, weights, 5, 2, 11, F)
+    _put(c, z_bar * slope)
+    _ready(flags, 7, 2)
+    n_bar = _product(ring, 7, c, _zeros(F, ROWS), False)
+    d_q = _product(ring, 8, c, d_q, True)
+    vu_x = _kept(vu, 0, F, ROWS)
+    vu_y = _kept(vu, 1, F, ROWS)
+    vu_z = _kept(vu, 2, F, ROWS)
+    n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
+    n_bar *= gl.rsqrt(square)
+    _put(a, d_q)
+    x, y, z = _taken(axes)
+    x = w * _parted(vu_x)[0] + t * x
+    y = w * _parted(vu_y)[0] + t * y
+    z = w * _parted(vu_z)[0] + t * z
+    _put_axes(axes, x, y, z)
+    _ready(flags, 9, 1)
+    xyz = _product(ring, 9, axes, _zeros(F, 4 * ROWS), False)
+    gl.store(q + at, d_q)
+    _send(q_bar + row * F, a, F)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    v_x, u_x = _parted(vu_x)
+    v_y, u_y = _parted(vu_y)
+    v_z, u_z = _parted(vu_z)
+    _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
+    _ready(flags, 10, 1)
+    xyz = _product(ring, 10, axes, xyz, True)
+    before = gl.load(mu + at3, axis < 3)
+    xyz = warpgroup_mma_wait(0, deps=(xyz,))
+    gl.thread_barrier()
+    x, y, z = _axes(xyz)
+    _put_axes(axes, x, y, z)
+    gl.thread_barrier()
+    _send_axes(mu, mu_bar + row * (3 * F), before, at3, axis, axes)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
@@ -775,8 +689,8 @@ def launch_fwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_fwd` does."""
-    rows, programs = cut(q)
-    painn_update_fwd_hopper_kernel[(programs,)](
+    rows = rows_of(q)
+    painn_update_fwd_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -804,8 +718,8 @@ def launch_last(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_last` does."""
-    rows, programs = cut(q)
-    painn_update_last_hopper_kernel[(programs,)](
+    rows = rows_of(q)
+    painn_update_last_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.there,
         chain.biases,
@@ -833,8 +747,8 @@ def launch_bwd(
     chained: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_bwd` does."""
-    rows, programs = cut(q)
-    painn_update_bwd_hopper_kernel[(programs,)](
+    rows = rows_of(q)
+    painn_update_bwd_hopper_kernel[(q.shape[0] // rows,)](
         num_atoms,
         chain.back,
         chain.epsilon,
@@ -854,11 +768,9 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def cut(q: Tensor) -> tuple[int, int]:
-    """Rows of a tile, and programs, for buffers of so many rows: not more programs than run at a time."""
-    at_once = _processors(q.device)
-    rows = MANY if q.shape[0] > FEW * at_once else FEW
-    return rows, min(at_once, q.shape[0] // rows)
+def rows_of(q: Tensor) -> int:
+    """Atoms a program, for buffers of so many rows."""
+    return MANY if q.shape[0] > FEW * _processors(q.device) else FEW
 
 
 def _options(channels: int, rows: int, chained: bool) -> dict[str, Any]:

@@ -309,14 +309,18 @@ FEW, MANY = 512, 4096
 """Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; atoms from which on one program
 takes all channels of a row."""
 
+SPARSE = 32
+"""Edges of an atom below which a program that takes several at a time finds too few of them."""
+
 
 def default_tiles(capacity: Capacity) -> Tiles:
     """How the kernels are cut where nothing was tuned: what was fastest on an H200 among those tried."""
     cut = painn_message.Tiles
     if capacity.atoms <= FEW:
-        return Tiles(cut(edges=16, channels=32), cut(edges=8, channels=32, warps=2))
+        return Tiles(cut(edges=8, channels=32, warps=2), cut(edges=8, channels=32, warps=2))
     if capacity.atoms <= MANY:
-        return Tiles(cut(edges=2, channels=64), cut(edges=4, channels=32))
+        edges = 2 if capacity.edges < SPARSE * capacity.atoms else 4
+        return Tiles(cut(edges=edges, channels=64), cut(edges=edges, channels=64))
     return Tiles(cut(edges=1, channels=128), cut(edges=1, channels=128))
 
 
