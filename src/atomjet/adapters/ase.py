@@ -88,6 +88,20 @@ def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
     return frames
 
 
+def check_format(path: str | Path) -> None:
+    """Refuse, before anything is computed, a name whose ending says no format that ASE writes.
+
+    Raises:
+        StructureError: names it.
+    """
+    try:
+        kind = ase.io.formats.ioformats[ase.io.formats.filetype(str(path), read=False)]
+    except (KeyError, ase.io.formats.UnknownFileTypeError):
+        kind = None
+    if kind is None or not kind.can_write:
+        raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")
+
+
 def write_structures(path: str | Path, frames: list[Atoms]) -> None:
     """Write structures in the format that the name's ending says.
 
