@@ -46,15 +46,19 @@ def interleave(
     runs: int = RUNS,
     warm_up: int = WARM_UP,
     seconds: float = float("inf"),
+    made: dict[str, Series] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Series]:
     """Call each contender once a round; `calls[name](turn)` gets a running number to take new input by.
 
     Args:
         runs: rounds wanted; fewer (but `FEWEST`) where `seconds` run out.
         warm_up: rounds before, not counted; two where they would take a fifth of `seconds`.
+        made: filled round by round, for those who want it whatever ends the race. between: called after each round.
     """
     names = list(calls)
-    made = {name: Series() for name in names}
+    made = {} if made is None else made
+    made.update({name: Series() for name in names})
     started = time.perf_counter()
     for turn in range(warm_up):
         for name in names:
@@ -73,6 +77,7 @@ def interleave(
             synchronize(device)
             made[name].cpu.append(time.process_time() - cpu)
             made[name].wall.append(time.perf_counter() - wall)
+        between()
     return made
 
 

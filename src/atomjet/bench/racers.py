@@ -136,7 +136,7 @@ def spoken(row: dict[str, Any], device: torch.device) -> str:
     values = np.array(samples["wall" if device.type == "cuda" else "cpu"])
     error = row.get("accuracy", {}).get("force_rmse")
     told = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
-    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}"
+    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}{row['reason'] and '  ' + row['reason']}"
 
 
 def moved(system: System, turns: int = TURNS) -> list[System]:

@@ -141,22 +141,26 @@ def _origin(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items())
     clocks = ", ".join(f"{name} {value:.0f} MHz" for name, value in origin.get("clocks", {}).items())
     load = f"load {origin['load'][0]:.1f} on {origin['cores']} cores" if origin.get("load") else ""
+    stopped = (
+        " The run was stopped before its end; what has no figure was not measured." if about.get("stopped") else ""
+    )
     return (
         f"model {about['model']}, precision {about['precision']}, commit {(origin.get('commit') or 'unknown')[:12]}{changed}, "
         f"{origin['time']}. {versions}; clocks as seen: {clocks or 'not known'}; {load}, {origin.get('threads', '?')} threads."
+        f"{stopped}"
     )
 
 
 def _missing(result: Result) -> list[str]:
-    """One line for each reason why rows have no figure."""
+    """One line for each reason why rows have no figure, or less than the others."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in result.rows:
-        if row["status"] != "ok":
+        if row["status"] != "ok" or row.get("reason"):
             reasons.setdefault((row["setting"], row["status"], row["reason"].replace("|", "/")), []).append(row["case"])
     lines = []
     for (setting, status, reason), cases in reasons.items():
         where = "everywhere" if len(cases) == len(result.cases) else ", ".join(cases)
-        lines.append(f"- {setting}, {where}: {status}: {reason}")
+        lines.append(f"- {setting}, {where}: {'' if status == 'ok' else status + ': '}{reason}")
     return ["", *lines] if lines else []
 
 

@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+PATIENCE = 30.0
+"""Seconds that a process gets to write what it measured: compiled code hears no signal before it returns."""
+
 EXAMPLES = """Examples:
 
 \b
@@ -98,6 +101,8 @@ def measure(suite: str) -> Any:
             result = _measure(suite, budget, json_file, process=process, **request, wanted=wanted)
         if not process:
             _write(result, json_file, report, plot)
+        if result.about.get("stopped"):
+            raise KeyboardInterrupt
         if not any(row["status"] == "ok" for row in result.rows):
             raise typer.Exit(1)
 
@@ -122,15 +127,18 @@ def compare(
     threshold: Annotated[float, typer.Option("--threshold", help="Smallest change that matters.")] = 0.05,
 ) -> None:
     """Say what became slower, larger or less exact; status 1 if anything did."""
+    from atomjet.bench.compare import alone, table
     from atomjet.bench.compare import compare as judge
-    from atomjet.bench.compare import table
     from atomjet.bench.result import read_result
 
-    changes = judge(read_result(base), read_result(new), threshold)
+    before, after = read_result(base), read_result(new)
+    changes = judge(before, after, threshold)
     print(table(changes))
     worse = [change for change in changes if change.verdict == "worse"]
     for change in worse:
         print(f"worse: {change.case}, {change.setting}: {change.quantity} {change.change:+.1%}")
+    if rest := alone(before, after):
+        print(rest)
     print(f"{len(changes)} comparisons, {len(worse)} worse by more than {threshold:.0%}")
     if worse:
         raise typer.Exit(1)
@@ -182,35 +190,62 @@ def _measure(
             )
         )
     result = Result(about, path=json_file)
-    run_suite(suite, chosen, names, engine, result, budget, runs)
+    run_suite(suite, chosen, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
     return result
 
 
 def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, request: dict[str, Any]) -> Result:
     """The same request in fresh processes, one after the other; results are joined as they come."""
     from atomjet.bench.result import read_result
+    from atomjet.bench.stopping import stoppable
     from atomjet.errors import SimulationError
 
     passed = [f"--{name.replace('_', '-')}={value}" for name, value in request.items() if value is not None]
     joined: Result | None = None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stoppable() as heard:
         for process in range(1, processes + 1):
             part = Path(folder) / f"{process}.json"
             minutes = budget.left / 60 / (processes + 1 - process)
             own = [f"--json={part}", f"--process={process}", f"--max-minutes={minutes:.3f}"]
             print(f"process {process} of {processes}", flush=True)
-            done = subprocess.run([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own], check=False)
-            if not part.exists():
-                raise SimulationError(f"process {process} ended with status {done.returncode} and measured nothing")
-            made = read_result(part)
+            child = subprocess.Popen([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own])
+            stopped = False
+            try:
+                status = child.wait()
+            except KeyboardInterrupt:
+                heard()
+                stopped, status = True, _end(child)
+            if part.exists():
+                made = read_result(part)
+                stopped |= made.about.get("stopped", False)
+                if joined is None:
+                    joined = made
+                    joined.path = json_file
+                else:
+                    joined.merge(made)
             if joined is None:
-                joined = made
-                joined.path = json_file
-                joined.save()
-            else:
-                joined.merge(made)
+                if stopped:
+                    raise KeyboardInterrupt
+                raise SimulationError(f"process {process} ended with status {status} and measured nothing")
+            if not stopped and status not in (0, 1):
+                what = "what it had measured" if part.exists() else "what the others measured"
+                print(f"process {process} ended with status {status}; {what} is kept", flush=True)
+            joined.about |= {"stopped": True} if stopped else {}
+            joined.save()
+            if stopped:
+                break
     assert joined is not None
     return joined
+
+
+def _end(child: subprocess.Popen) -> int:
+    """Have a process write what it measured, and end; return its status."""
+    child.terminate()
+    try:
+        return child.wait(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
