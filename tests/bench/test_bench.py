@@ -572,6 +572,28 @@ def test_results_that_cannot_be_read(tmp_path, capsys, content, says):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["setting", "memory_bytes", "accuracy"])
+def test_a_row_with_a_value_that_is_none_of_its_kind_cannot_be_read(tmp_path, name):
+    made = processes()
+    made.path = tmp_path / "result.json"
+    made.rows[0][name] = ["x"]
+    made.save()
+    with pytest.raises(ConfigError, match="a row or field is missing or wrong"):
+        read_result(made.path)
+
+
+@pytest.mark.parametrize("wrong", ["device", "statistics", "versions"])
+def test_a_page_names_the_file_that_lacks_something(tmp_path, wrong):
+    made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0})
+    made.path = tmp_path / "result.json"
+    made.about["provenance"] |= {"versions": []} if wrong == "versions" else {}
+    made.about["provenance"].pop(wrong if wrong == "device" else "", None)
+    made.rows[0].pop(wrong, None)
+    made.save()
+    with pytest.raises(ConfigError, match=r"result\.json: a row or field is missing or wrong"):
+        performance_page(tmp_path)
+
+
 def test_results_that_cannot_be_compared():
     other = processes()
     other.about["suite"] = "bulk"

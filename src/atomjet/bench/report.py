@@ -39,12 +39,17 @@ def performance_page(folder: Path) -> str:
         "| suite, device | setting | against | smallest | largest | mean | cases |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [line for result in results.values() for line in headlines(result)]
+    heads, bodies, ends = [], [], []
     for name, result in results.items():
-        lines += ["", f"## {_title(result)}", "", f"`{name}`, {_origin(result)}", "", *overview(result)]
-    for result in results.values():
-        lines += ["", f"## Details: {_title(result)}", "", *details(result)]
-    return "\n".join(lines) + "\n"
+        try:
+            heads += headlines(result)
+            bodies += ["", f"## {_title(result)}", "", f"`{name}`, {_origin(result)}", "", *overview(result)]
+            ends += ["", f"## Details: {_title(result)}", "", *details(result)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{folder / name}: a row or field is missing or wrong ({error}); measure it again"
+            ) from error
+    return "\n".join(lines + heads + bodies + ends) + "\n"
 
 
 def tables(result: Result) -> str:

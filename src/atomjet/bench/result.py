@@ -139,6 +139,11 @@ def _check_row(row: dict[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError where something is missing that comparisons and reports rely on."""
     if not {"case", "setting", "status"} <= set(row):
         raise KeyError("case, setting or status")
+    if not all(isinstance(row[name], str) for name in ("case", "setting", "status")):
+        raise TypeError("case, setting or status")
+    float(row.get("memory_bytes") or 0)
+    if not isinstance(row.get("accuracy", {}), dict):
+        raise TypeError("accuracy")
     if row["status"] != "ok":
         return
     if not row["samples"]:
