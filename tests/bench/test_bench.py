@@ -21,7 +21,7 @@ from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, OutOfTime, _samples, run_suite
+from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -391,6 +391,20 @@ def test_steps_on_the_device_are_timed_together(monkeypatch):
         "yardstick_wall": [0.1],
         "yardstick_cpu": [0.1],
     }
+
+
+def test_launches_are_those_of_one_step_and_memory_that_of_the_run():
+    rows = []
+    for together, held in ((1, 0), (5, 10**9)):
+
+        def call(turn, together=together):
+            for _ in range(together):
+                torch.ones(1000).mul_(2.0).exp_()
+
+        rows.append({})
+        _examine(racers.Racer(call, "nothing", lambda: None, {}, together=together, held=held), rows[-1], CPU)
+    assert rows[0]["launches"] == rows[1]["launches"] > 1
+    assert rows[1]["memory_bytes"] - rows[0]["memory_bytes"] == pytest.approx(10**9, abs=1e5)
 
 
 def test_parts_of_a_call_in_buffers_of_fixed_size():

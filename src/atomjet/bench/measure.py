@@ -40,6 +40,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def allocated(device: torch.device) -> int:
+    """Bytes that tensors hold on a GPU now; 0 on a CPU, where calls are traced for it."""
+    synchronize(device)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def interleave(
     calls: Mapping[str, Callable[[int], Any]],
     device: torch.device,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from atomjet.bench.contenders import Unavailable
-from atomjet.bench.measure import FEWEST, Series, interleave, synchronize
+from atomjet.bench.measure import FEWEST, Series, allocated, interleave, synchronize
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
 from atomjet.bench.stopping import stoppable
@@ -158,15 +158,13 @@ def _settled(row: dict[str, Any], status: str, reason: str, runs: int) -> dict[s
 def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
     """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
     row["includes"] = racer.includes
-    before = 0
+    before = allocated(device)
     if device.type == "cuda":
-        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
     racer.call(0)
     synchronize(device)
     if device.type == "cuda":
-        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before
+        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before + racer.held
     accuracy = racer.judge()
     if accuracy is not None:
         row["accuracy"] = accuracy
@@ -174,9 +172,9 @@ def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
             row.update(status="inaccurate", reason="the result differs from the definition's beyond its gate: no speed")
             return
     made = trace(lambda: racer.call(1), device, profile_memory=device.type == "cpu")
-    row["launches"] = launches(made, device)
+    row["launches"] = round(launches(made, device) / racer.together)
     if device.type == "cpu":
-        row["memory_bytes"] = peak_bytes(made)
+        row["memory_bytes"] = peak_bytes(made) + racer.held
 
 
 def _time(
