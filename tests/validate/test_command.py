@@ -4,9 +4,10 @@ import pytest
 
 from atomjet.adapters.ase import write_structures
 from atomjet.cli.main import main
+from atomjet.errors import StructureError
 from atomjet.models import file, registry
 from atomjet.models.painn import PaiNN
-from atomjet.validate import Effort, validate
+from atomjet.validate import Check, Effort, validate
 from atomjet.validate.report import advice, write_report
 from tests.validate.broken import CONFIG, Sane, ScaledForces, cluster, crystal
 
@@ -42,6 +43,56 @@ def test_report_advises(tmp_path):
     assert "**failed** | forces = -dE/dx" in text
     assert "forces are not the derivative of the energy" in text.lower()
     assert not advice(validate(Sane(), [cluster()], effort).checks)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (StructureError("atom 0 and atom 1 are too near"), 2, "atom 0 and atom 1 are too near"),
+        (RuntimeError("CUDA error"), 2, "CUDA error"),
+    ],
+)
+def test_what_was_checked_is_written_whatever_ends_it(tmp_path, capsys, monkeypatch, error, status, says):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("atomjet.validate.suite.smoothness.cutoff_smoothness", fail)
+    model, structures = tmp_path / "random.safetensors", tmp_path / "one.extxyz"
+    file.write(model, PaiNN(CONFIG), {"name": "random"})
+    write_structures(structures, [cluster()])
+    outputs = ["--json", str(tmp_path / "v.json"), "--report", str(tmp_path / "v.md")]
+    assert main(["validate", str(structures), "--model", str(model), *SHORT, *outputs]) == status
+    said = capsys.readouterr()
+    assert says in said.err
+    assert ", then it was stopped" in said.out
+    content = json.loads((tmp_path / "v.json").read_text())
+    assert (content["passed"], content["stopped"]) == (False, says)
+    names = [check["name"] for check in content["checks"]]
+    assert names[0] == "equivariance"
+    assert names[-1] == "batch independence"
+    text = (tmp_path / "v.md").read_text()
+    assert f"**Stopped before the end: {says}. {len(names)} of the {len(names)} checks done passed.**" in text
+
+
+def test_no_two_checks_have_one_name(tmp_path):
+    """Or the picture of one would take the place of another's."""
+    effort = Effort(short=20, medium=30, long=40, nvt=0, order=0.0, reverse=0)
+    report = validate(Sane(), [cluster()], effort)
+    names = [check.name for check in report.checks]
+    assert sum("against general in float64" in name for name in names) == 3
+    assert len(set(names)) == len(names)
+
+
+def test_a_drift_is_explained():
+    drift = Check("energy drift, short (100 steps)", "water", 3.0, "meV/atom/ps", 0.1, "")
+    assert advice([drift])[0].startswith(
+        "The energy drifts although forces, symmetry and smoothness are right: take a shorter"
+    )
+    broken = Check("cutoff smoothness", "pairs", 3.0, "meV", 0.1, "")
+    said = advice([broken, drift])
+    assert said[0].startswith("Energy or forces jump at the cutoff")
+    assert said[1].startswith("The energy drifts; repair what failed above first")
 
 
 def test_bad_requests(tmp_path, capsys):
