@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -294,7 +295,7 @@ def ladder(
 ) -> None:
     """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
     from atomjet.bench import ladder as steps_of
-    from atomjet.errors import ConfigError
+    from atomjet.errors import ConfigError, SimulationError
 
     options.check_positive(precision=precision, max_rounds=max_rounds)
     bench = steps_of.Bench(
@@ -312,7 +313,9 @@ def ladder(
         return
     made = steps_of.climb(bench, revisions or [], precision, max_rounds, say)
     print(steps_of.table(made))
-    if any(step.verdict == "slower" for step in made):
+    if all(math.isnan(step.delta) for step in made):
+        raise SimulationError("fewer than two revisions ran; nothing was compared, the table says why")
+    if any(step.verdict.startswith("slower") for step in made):
         raise typer.Exit(1)
 
 
