@@ -56,7 +56,7 @@ def profile(
     torch.set_num_threads(threads)
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
     print(spoken(made))
-    command = ncu_command(made, sys.argv[2:])
+    command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])
     if command is not None:
         print(f"\nfor the heaviest kernels in detail:\n  {command}")
     if trace is not None:
