@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine, load
@@ -95,8 +96,8 @@ def check_format(path: str | Path) -> None:
         StructureError: names it.
     """
     try:
-        kind = ase.io.formats.ioformats[ase.io.formats.filetype(str(path), read=False)]
-    except (KeyError, ase.io.formats.UnknownFileTypeError):
+        kind = ioformats[filetype(str(path), read=False)]
+    except (KeyError, UnknownFileTypeError):
         kind = None
     if kind is None or not kind.can_write:
         raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")

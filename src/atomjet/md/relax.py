@@ -102,16 +102,17 @@ def relax(
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
     frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
     optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
-    now, good = RelaxStep(0, float("nan"), float("nan")), atoms.copy()
+    now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
     try:
         for _ in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
             largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
             now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
-            good.cell[:], good.positions[:] = atoms.cell, atoms.positions
+            good = atoms.positions.copy(), atoms.cell.copy()
             report(now)
     except BaseException as error:
-        atoms.set_cell(good.cell)
-        atoms.set_positions(good.positions, apply_constraint=False)
+        positions, cell = good
+        atoms.set_cell(cell)
+        atoms.set_positions(positions, apply_constraint=False)
         if not isinstance(error, AtomJetError) or np.isnan(now.fmax):  # interrupted, or refused as it was given
             raise
         raise SimulationError(
