@@ -22,6 +22,7 @@ from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
 from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
+from atomjet.bench.startup import startup
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -74,6 +75,7 @@ def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
         assert row["launches"] > 0
         assert row["memory_bytes"] > 0
         assert row["accuracy"]["passed"]
+        assert row["clocks"].keys() == back.about["provenance"]["clocks"].keys()
         assert row["ratio"]["low"] <= row["ratio"]["estimate"] <= row["ratio"]["high"]
         assert len(row["samples"][0]["cpu"]) == row["statistics"]["runs"] == 5
     text = tables(back)
@@ -671,6 +673,14 @@ def test_the_page_begins_with_what_it_comes_to(tmp_path):
     assert rest.count("no device") == 1  # a reason is told once, however many rows have it
 
 
+def test_clocks_are_told_from_the_lowest_to_the_highest():
+    made = measured_by_hand({"general": 8.0})
+    assert "clocks as seen: not known;" in tables(made)
+    made.about["provenance"]["clocks"] = {"clocks.sm": 1980.0, "clocks.mem": 3201.0}
+    made.rows[0]["clocks"] = {"clocks.sm": 1755.0, "clocks.mem": 3201.0}
+    assert "clocks as seen: clocks.sm 1755 ... 1980 MHz, clocks.mem 3201 MHz;" in tables(made)
+
+
 def measured_by_hand(milliseconds):
     """Two cases of one round after another without noise, and a peer that could not take part."""
     about = {
@@ -740,6 +750,22 @@ def test_uma(tmp_path, capsys):
     assert all(0 < result.about["startup_seconds"][name] < 60 for name in ("import", "torch", "load"))
     if importlib.util.find_spec("fairchem") is None:
         assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
+
+
+def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, capsys, monkeypatch):
+    with pytest.raises(contenders.Unavailable, match="not a file, and not packaged"):
+        startup(str(tmp_path / "none.safetensors"), "cpu", "default", times=1)
+
+    def fail(*arguments):
+        raise contenders.Unavailable("torch.OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr("atomjet.bench.startup.startup", fail)
+    model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+    wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
+    report = tmp_path / "uma.md"
+    assert main(["bench", "uma", *wanted, "--settings", "general", "--report", str(report)]) == 0
+    assert "before its first call is not known: torch.OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
+    assert "Before the first call" not in report.read_text()
 
 
 def test_several_processes_are_joined(tmp_path):

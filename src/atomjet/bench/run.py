@@ -19,6 +19,7 @@ import torch
 
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import FEWEST, Series, allocated, interleave, synchronize
+from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
 from atomjet.bench.stopping import stoppable
@@ -215,8 +216,9 @@ def _time(
         for name, error in lost.items():
             rows[name].update(status=_status(error), reason=_reason(error))
     running = {name: racer for name, racer in racing.items() if name not in lost}
+    seen = clocks(device)  # while it is still at the clocks of the race
     for name in running:
-        rows[name].update(status="ok", reason="")
+        rows[name].update(status="ok", reason="", clocks=seen)
     save(*(rows[name] for name in racing))
     if len(made["yardstick"].wall) >= 20:
         _time_parts(running, rows, device, 0.2 * seconds)

@@ -160,7 +160,7 @@ def _measure(
 ) -> Result:
     """One process's run."""
     from atomjet.bench import racers, suites
-    from atomjet.bench.contenders import expand
+    from atomjet.bench.contenders import Unavailable, expand
     from atomjet.bench.measure import settle
     from atomjet.bench.provenance import provenance
     from atomjet.bench.result import Result
@@ -184,12 +184,14 @@ def _measure(
         "provenance": provenance(engine.device),
     }
     if suite == "uma":  # files of hundreds of MB: loading them is part of what a user waits for
-        about["startup_seconds"] = startup(str(wanted["model"]), engine.device.type, engine.precision)
-        print(
-            "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model".format(
-                **about["startup_seconds"]
-            )
-        )
+        try:
+            start = startup(str(wanted["model"]), engine.device.type, engine.precision)
+        except Unavailable as error:
+            print(f"what a fresh process takes before its first call is not known: {error}", flush=True)
+        else:
+            about["startup_seconds"] = start
+            told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
+            print(told.format(**start), flush=True)
     result = Result(about, path=json_file)
     run_suite(suite, chosen, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
     return result
