@@ -640,10 +640,12 @@ def test_command_line(tmp_path, capsys):
         "--plot",
         str(tmp_path / "p.png"),
     ]
+    torch.set_num_threads(2)  # the command's own choice counts
     assert main(["bench", "latency", *wanted, *outputs]) == 0
     assert "10 atoms x 1" in (tmp_path / "r.md").read_text()
     assert (tmp_path / "p.png").exists()
     same = str(results / "latency.json")
+    assert "tiny on cpu (1 threads), backend fast_pytorch" in capsys.readouterr().out
     assert main(["bench", "compare", same, same]) == 0
     assert "0 worse by more than 5%" in capsys.readouterr().out
     page = tmp_path / "performance.md"

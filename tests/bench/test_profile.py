@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ase.build import molecule
+from ase.io import write
 
 from atomjet import load
 from atomjet.bench.ceilings import Ceilings
@@ -22,8 +24,10 @@ from atomjet.bench.profile import (
     profile_engine,
     spoken,
 )
+from atomjet.cli.main import main
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
+from atomjet.models import file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.neighbors import search
 
@@ -189,3 +193,35 @@ def test_ranges_of_a_profile_have_names_in_nvidias_tools(monkeypatch):
     with named("predict"):
         assert open_ranges == ["predict"]
     assert (open_ranges, seen) == ([], ["predict"])
+
+
+def test_command_line(tmp_path, capsys):
+    model, structure = tmp_path / "tiny.safetensors", tmp_path / "water.xyz"
+    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    write(structure, molecule("H2O"))
+    outputs = ["--json", str(tmp_path / "p.json"), "--trace", str(tmp_path / "t.json")]
+    torch.set_num_threads(2)  # the command's own choice counts
+    wanted = [str(structure), "--model", str(model), "--device", "cpu", "--copies", "2"]
+    assert main(["profile", *wanted, *outputs]) == 0
+    said = capsys.readouterr().out
+    assert "2 threads" not in said
+    assert "tiny on cpu (1 threads), backend fast_pytorch, precision default (float32); 2 structures, 6 atoms" in said
+    for words in (
+        "heaviest operators:",
+        "ceilings measured here",
+        "what is worth doing first (share of time x headroom",
+    ):
+        assert words in said
+    made = json.loads((tmp_path / "p.json").read_text())
+    assert len(made["kernels"]) == 10
+    assert made["provenance"]["device_type"] == "cpu"
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    for wrong, says in (
+        (["--copies", "0"], "copies 0 is not above zero"),
+        (["--json", str(structure)], "it is the input"),
+        (["--trace", str(tmp_path / "nowhere" / "t.json")], "there is no directory"),
+    ):
+        assert main(["profile", *wanted, *wrong]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["profile", str(tmp_path / "none.xyz")]) == 2
+    assert "none.xyz: no such file" in capsys.readouterr().err

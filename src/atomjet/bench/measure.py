@@ -113,12 +113,11 @@ def ratio(base: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = 1
 
 
 def settle(device: torch.device, threads: int, process: int) -> None:
-    """Set the number of threads; keep a single-threaded process that is one of several (1, 2, ...) on a core of its own.
+    """Keep a single-threaded process that is one of several (1, 2, ...) on a core of its own.
 
     A process that moves between cores loses its caches at moments of the scheduler's choosing: between ten processes on a
     machine with three times the load it has cores for, figures scattered by 2.5 % when free to move and by 1.5 % when kept.
     """
-    torch.set_num_threads(threads)
     if device.type == "cpu" and threads == 1 and process and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[process % len(cores)]})

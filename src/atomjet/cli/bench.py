@@ -159,6 +159,8 @@ def _measure(
     wanted: dict[str, Any],
 ) -> Result:
     """One process's run."""
+    import torch
+
     from atomjet.bench import racers, suites
     from atomjet.bench.contenders import Unavailable, expand
     from atomjet.bench.measure import settle
@@ -167,6 +169,7 @@ def _measure(
     from atomjet.bench.run import run_suite
     from atomjet.bench.startup import startup
 
+    torch.set_num_threads(threads)  # before the engine says what runs
     engine = options.load_engine(**wanted)
     engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
     settle(engine.device, threads, process)
