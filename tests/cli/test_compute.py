@@ -1,5 +1,6 @@
 """`atomjet predict` and `atomjet relax`."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,8 @@ def test_relax_that_has_not_converged_is_status_1(call, ethanol: Path, tmp_path:
             "too near; wrote the last good structure to {output}: the model may not know what lies beyond it, so look at it, "
             "then go on from it with --optimizer fire, or start nearer to the minimum",
         ),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 130, "interrupted"),
         (RuntimeError("CUDA error"), 2, "error: unexpected RuntimeError: CUDA error"),
     ],
 )
@@ -112,6 +114,8 @@ def test_relax_that_breaks_down_keeps_the_last_good_structure(
         def calculate(self, *arguments, **more):
             self.calls += 1
             if self.calls == 5:
+                if isinstance(error, signal.Signals):
+                    signal.raise_signal(error)
                 raise error
             super().calculate(*arguments, **more)
 

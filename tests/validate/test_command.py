@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 
@@ -48,13 +49,16 @@ def test_report_advises(tmp_path):
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 130, "interrupted"),
         (StructureError("atom 0 and atom 1 are too near"), 2, "atom 0 and atom 1 are too near"),
         (RuntimeError("CUDA error"), 2, "CUDA error"),
     ],
 )
 def test_what_was_checked_is_written_whatever_ends_it(tmp_path, capsys, monkeypatch, error, status, says):
     def fail(*arguments):
+        if isinstance(error, signal.Signals):
+            signal.raise_signal(error)
         raise error
 
     monkeypatch.setattr("atomjet.validate.suite.smoothness.cutoff_smoothness", fail)

@@ -23,8 +23,8 @@ import numpy as np
 
 from atomjet.bench.compare import process_figures
 from atomjet.bench.result import read_result
-from atomjet.bench.stopping import stoppable
 from atomjet.errors import AtomJetError, ConfigError
+from atomjet.stopping import stoppable
 
 FEWEST_ROUNDS = 7
 """Fewer cannot give an interval at 98 %."""

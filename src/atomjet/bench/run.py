@@ -22,11 +22,11 @@ from atomjet.bench.measure import FEWEST, Series, allocated, interleave, synchro
 from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
-from atomjet.bench.stopping import stoppable
 from atomjet.bench.suites import Case
 from atomjet.bench.trace import launches, peak_bytes, trace
 from atomjet.bench.yardstick import Yardstick
 from atomjet.engine import Engine
+from atomjet.stopping import stoppable
 
 SHARE = 0.4
 """Of a case's time, what one contender's first calls may take."""

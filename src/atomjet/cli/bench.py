@@ -203,8 +203,8 @@ def _measure(
 def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, request: dict[str, Any]) -> Result:
     """The same request in fresh processes, one after the other; results are joined as they come."""
     from atomjet.bench.result import read_result
-    from atomjet.bench.stopping import stoppable
     from atomjet.errors import SimulationError
+    from atomjet.stopping import stoppable
 
     passed = [f"--{name.replace('_', '-')}={value}" for name, value in request.items() if value is not None]
     joined: Result | None = None

@@ -97,6 +97,7 @@ def relax(
     from atomjet.errors import SimulationError
     from atomjet.md.relax import RelaxSettings, RelaxStep
     from atomjet.md.relax import relax as run_relax
+    from atomjet.stopping import stoppable
 
     settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
     for path in (output, trajectory):
@@ -114,19 +115,21 @@ def relax(
         last = step
         print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4f}", flush=True)
 
-    try:
-        converged, _ = run_relax(atoms, settings, trajectory, report)
-    except SimulationError as error:
-        write_structures(output, [atoms])
-        raise SimulationError(
-            f"{error}; wrote the last good structure to {output}: the model may not know what lies beyond it, so look at it, then "
-            "go on from it with --optimizer fire, or start nearer to the minimum"
-        ) from error
-    except BaseException:  # ctrl-C, or a device that failed: steps that were taken are not lost
-        if last is not None:
+    with stoppable() as heard:
+        try:
+            converged, _ = run_relax(atoms, settings, trajectory, report)
+        except SimulationError as error:
             write_structures(output, [atoms])
-            print(f"wrote {output}: not converged, the structure after step {last.step}", flush=True)
-        raise
+            raise SimulationError(
+                f"{error}; wrote the last good structure to {output}: the model may not know what lies beyond it, so look at it, "
+                "then go on from it with --optimizer fire, or start nearer to the minimum"
+            ) from error
+        except BaseException:  # ctrl-C, or a device that failed: steps that were taken are not lost
+            heard()
+            if last is not None:
+                write_structures(output, [atoms])
+                print(f"wrote {output}: not converged, the structure after step {last.step}", flush=True)
+            raise
     assert last is not None
     write_structures(output, [atoms])
     print(f"wrote {output}")

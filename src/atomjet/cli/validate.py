@@ -59,7 +59,7 @@ def validate(
     Each check prints its measured figure and its bound. Ends with status 1 if one fails.
     """
     from atomjet.adapters.ase import read_structures
-    from atomjet.bench.stopping import stoppable
+    from atomjet.stopping import stoppable
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
 

@@ -1,4 +1,4 @@
-"""SIGTERM, which batch systems and `timeout` send, ends a measurement as ctrl-C does: what was measured is written first."""
+"""SIGTERM, which batch systems and `timeout` send, ends a command as ctrl-C does: what it has is written first."""
 
 from __future__ import annotations
 
