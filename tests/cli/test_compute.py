@@ -97,15 +97,15 @@ def test_relax_that_has_not_converged_is_status_1(call, ethanol: Path, tmp_path:
             StructureError("atom 0 and atom 1 are too near"),
             1,
             "error: the relaxation broke down after step 3, where the largest force was {force:.4g} eV/Å: atom 0 and atom 1 are "
-            "too near; wrote the last good structure to {output}: the model may not know what lies beyond it, so look at it, "
-            "then go on from it with --optimizer fire, or start nearer to the minimum",
+            "too near; wrote the structure of step 3 to {output}: forces far above those of the start say that the model does not "
+            "know it; start nearer to the minimum, try --optimizer fire, or keep every step with --trajectory",
         ),
         (signal.SIGINT, 130, "interrupted"),
         (signal.SIGTERM, 130, "interrupted"),
         (RuntimeError("CUDA error"), 2, "error: unexpected RuntimeError: CUDA error"),
     ],
 )
-def test_relax_that_breaks_down_keeps_the_last_good_structure(
+def test_relax_that_breaks_down_keeps_the_last_structure_that_was_computed(
     call, ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error, status, says
 ):
     class Breaks(AtomJetCalculator):

@@ -91,7 +91,7 @@ def relax(
     """Relax a structure, and with --cell its cell.
 
     Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
-    converged or broke down on the way; the last good structure is written all the same.
+    converged or broke down on the way; the last structure that could be computed is written all the same.
     """
     from atomjet.adapters.ase import AtomJetCalculator, check_format, write_structures
     from atomjet.errors import SimulationError
@@ -121,8 +121,9 @@ def relax(
         except SimulationError as error:
             write_structures(output, [atoms])
             raise SimulationError(
-                f"{error}; wrote the last good structure to {output}: the model may not know what lies beyond it, so look at it, "
-                "then go on from it with --optimizer fire, or start nearer to the minimum"
+                f"{error}; wrote the structure of step {last.step if last else 0} to {output}: forces far above those of the start say "
+                "that the model does not know it; start nearer to the minimum, try --optimizer fire, or keep every step with "
+                "--trajectory"
             ) from error
         except BaseException:  # ctrl-C, or a device that failed: steps that were taken are not lost
             heard()
