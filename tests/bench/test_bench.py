@@ -239,6 +239,20 @@ def test_a_gpu_that_fails_takes_no_figures_with_it(tmp_path, engine, monkeypatch
     assert "stopped" not in made.about
 
 
+def test_a_contender_that_fails_in_mid_race_keeps_its_rounds_and_has_no_figure(tmp_path, engine, monkeypatch):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    breaks_off(monkeypatch, EXAMINED + 10 + 8, full)
+    measured("latency", engine, ["general", "fast_pytorch"], tmp_path / "result.json", suites.latency(10), runs=20)
+    good, bad = read_result(tmp_path / "result.json").rows
+    assert (good["status"], good["statistics"]["runs"]) == ("ok", 20)
+    assert bad["status"] == "out of memory"
+    assert bad["reason"] == "after 7 rounds: OutOfMemoryError: CUDA out of memory"
+    assert {len(values) for values in bad["samples"][0].values()} == {7}
+    assert "statistics" not in bad
+
+
 def test_rounds_are_written_while_a_race_goes_on(tmp_path, engine, monkeypatch):
     """What a process leaves that is killed without a word."""
     monkeypatch.setattr("atomjet.bench.run.SAVE_EVERY", 0.0)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from atomjet.bench.contenders import Unavailable
-from atomjet.bench.measure import FEWEST, Series, allocated, interleave, synchronize
+from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave, synchronize
 from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
@@ -188,17 +188,23 @@ def _time(
     save: Callable[..., None],
 ) -> None:
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
-    lost: dict[str, Exception] = {}
+    lost: dict[str, tuple[Exception, int]] = {}
     for name, racer in racing.items():
         calls[name] = _guarded(name, racer.call, lost)
     made: dict[str, Series] = {}
     saved = time.monotonic()
 
     def take() -> None:
-        """Whole rounds only: an interrupted one has some contenders' calls and not the others'."""
-        rounds = min(len(times) for series in made.values() for times in (series.wall, series.cpu))
+        """Whole rounds only: an interrupted one has some contenders' calls and not the others'. What failed keeps those before."""
+        whole = min(len(times) for series in made.values() for times in (series.wall, series.cpu))
         for name, racer in racing.items():
-            if name not in lost and rounds:
+            rounds = whole
+            if name in lost:
+                error, turn = lost[name]
+                rounds = max(0, turn - WARM_UP)
+                after = f"after {rounds} rounds: " if rounds else ""
+                rows[name].update(status=_status(error), reason=after + _reason(error))
+            if rounds:
                 rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together, rounds)]
                 rows[name]["per_call"] = racer.per_call
 
@@ -213,8 +219,6 @@ def _time(
         interleave(calls, device, runs, seconds=0.7 * seconds, made=made, between=between)
     finally:
         take()
-        for name, error in lost.items():
-            rows[name].update(status=_status(error), reason=_reason(error))
     running = {name: racer for name, racer in racing.items() if name not in lost}
     seen = clocks(device)  # while it is still at the clocks of the race
     for name in running:
@@ -229,12 +233,12 @@ def _time_parts(
 ) -> None:
     """Fill in where the time goes; one whose parts cannot be had keeps what was measured, and says why."""
     parts: dict[str, Callable[[int], Any]] = {}
-    lost: dict[str, Exception] = {}
+    lost: dict[str, tuple[Exception, int]] = {}
     for name, racer in racing.items():
         try:
             made = racer.parts()
         except Exception as error:
-            lost[name] = error
+            lost[name] = error, 0
             continue
         parts |= {f"{name}/{part}": _guarded(name, call, lost) for part, call in made.items()}
     split = interleave(parts, device, runs=20, warm_up=3, seconds=seconds)
@@ -242,12 +246,12 @@ def _time_parts(
         name, _, part = label.partition("/")
         if name not in lost:
             rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
-    for name, error in lost.items():
+    for name, (error, _) in lost.items():
         rows[name]["reason"] = f"no parts: {_reason(error)}"
 
 
-def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) -> Callable[[int], Any]:
-    """What fails in mid-race is out; the others go on."""
+def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, tuple[Exception, int]]) -> Callable[[int], Any]:
+    """What fails in mid-race is out, with the turn at which it failed; the others go on."""
 
     def call(turn: int) -> Any:
         if name in lost:
@@ -255,7 +259,7 @@ def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) 
         try:
             return work(turn)
         except Exception as error:
-            lost[name] = error
+            lost[name] = error, turn
             return None
 
     return call

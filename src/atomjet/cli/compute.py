@@ -119,9 +119,10 @@ def relax(
         try:
             converged, _ = run_relax(atoms, settings, trajectory, report)
         except SimulationError as error:
+            assert last is not None
             write_structures(output, [atoms])
             raise SimulationError(
-                f"{error}; wrote the structure of step {last.step if last else 0} to {output}: forces far above those of the start say "
+                f"{error}; wrote the structure of step {last.step} to {output}: forces far above those of the start say "
                 "that the model does not know it; start nearer to the minimum, try --optimizer fire, or keep every step with "
                 "--trajectory"
             ) from error
