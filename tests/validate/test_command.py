@@ -2,6 +2,7 @@ import json
 import signal
 
 import pytest
+import torch
 
 from atomjet.adapters.ase import write_structures
 from atomjet.cli.main import main
@@ -21,8 +22,10 @@ def test_command_fails_with_status_1_and_writes_everything(tmp_path, capsys):
     file.write(model, PaiNN(CONFIG), {"name": "random"})
     write_structures(structures, [cluster(), crystal()])
     outputs = ["--json", str(tmp_path / "v.json"), "--report", str(tmp_path / "v.md")]
+    torch.set_num_threads(2)  # the command's own choice counts
     status = main(["validate", str(structures), "--model", str(model), *SHORT, *outputs])
     said = capsys.readouterr().out
+    assert "random on cpu (1 threads)" in said
     content = json.loads((tmp_path / "v.json").read_text())
     assert status == (0 if content["passed"] else 1)
     names = {check["name"] for check in content["checks"]}
@@ -102,6 +105,8 @@ def test_a_drift_is_explained():
 def test_bad_requests(tmp_path, capsys):
     assert main(["validate", str(tmp_path / "none.xyz")]) == 2
     assert "none.xyz: no such file" in capsys.readouterr().err
+    assert main(["validate", "--threads", "0"]) == 2
+    assert "threads 0 is not above zero" in capsys.readouterr().err
     assert main(["validate", "--teacher", "DFT"]) == 2
     assert "teacher 'DFT' is not known; choose one of GFN2-xTB, GFN1-xTB" in capsys.readouterr().err
 

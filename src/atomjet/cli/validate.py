@@ -47,6 +47,7 @@ def validate(
         str | None,
         typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
     ] = None,
+    threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -58,16 +59,20 @@ def validate(
 
     Each check prints its measured figure and its bound. Ends with status 1 if one fails.
     """
+    import torch
+
     from atomjet.adapters.ase import read_structures
     from atomjet.stopping import stoppable
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
 
+    options.check_positive(threads=threads)
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path())
     structures = [atoms for file in files for atoms in read_structures(file)] if files else default_structures()
     reference = _teacher(teacher)
+    torch.set_num_threads(threads)
     engine = options.load_engine(model, device, backend, precision, task)
     effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=seed)
     made = Report(engine.describe(), [name_of(atoms, k) for k, atoms in enumerate(structures)])
