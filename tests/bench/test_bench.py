@@ -1,7 +1,10 @@
 import importlib.util
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 
 from atomjet.bench import contenders, geometries, racers, steps, suites
 from atomjet.bench.accuracy import compare_predictions
-from atomjet.bench.compare import compare, interval, student, table, verdict
+from atomjet.bench.compare import alone, compare, interval, student, table, verdict
 from atomjet.bench.contenders import EngineContender, expand
 from atomjet.bench.measure import Series, describe, interleave, ratio
 from atomjet.bench.parts import parts_of_call
@@ -18,7 +21,8 @@ from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, OutOfTime, _samples, run_suite
+from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
+from atomjet.bench.startup import startup
 from atomjet.bench.suites import Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
@@ -71,6 +75,7 @@ def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
         assert row["launches"] > 0
         assert row["memory_bytes"] > 0
         assert row["accuracy"]["passed"]
+        assert row["clocks"].keys() == back.about["provenance"]["clocks"].keys()
         assert row["ratio"]["low"] <= row["ratio"]["estimate"] <= row["ratio"]["high"]
         assert len(row["samples"][0]["cpu"]) == row["statistics"]["runs"] == 5
     text = tables(back)
@@ -117,7 +122,12 @@ def test_out_of_memory_is_a_row_and_the_rest_completes(tmp_path, engine, monkeyp
     )
     saved = []
     save = Result.save
-    monkeypatch.setattr(Result, "save", lambda self: (save(self), saved.append(len(read_result(self.path).rows))))
+
+    def watched(self):
+        save(self)
+        saved.append([(row["case"], row["setting"], row["status"]) for row in read_result(self.path).rows])
+
+    monkeypatch.setattr(Result, "save", watched)
     path = tmp_path / "result.json"
     cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
     measured("latency", engine, ["general", "fast_pytorch"], path, cases, runs=5)
@@ -125,7 +135,13 @@ def test_out_of_memory_is_a_row_and_the_rest_completes(tmp_path, engine, monkeyp
     assert states.pop(("20 atoms x 1", "fast_pytorch")) == "out of memory"
     assert set(states.values()) == {"ok"}
     assert len(states) == 5
-    assert saved == [1, 2, 3, 4, 5, 6]  # written after every row
+    # Written when a contender was examined, and when it was timed.
+    first, second = ("10 atoms x 1", "general"), ("10 atoms x 1", "fast_pytorch")
+    assert saved[:3] == [
+        [(*first, "stopped")],
+        [(*first, "stopped"), (*second, "stopped")],
+        [(*first, "ok"), (*second, "ok")],
+    ]
     assert "out of memory: OutOfMemoryError: CUDA out of memory" in tables(read_result(path))
 
 
@@ -142,6 +158,141 @@ def test_the_engines_own_refusal_for_memory_is_such_a_row(engine, monkeypatch):
     (row,) = measured("latency", engine, ["general"], cases=suites.latency(10)).rows
     assert row["status"] == "out of memory"
     assert "GiB are free" in row["reason"]
+
+
+def breaks_off(monkeypatch, calls, error):
+    """`fast_pytorch` calls `error` up at one of its calls: two are for examining it and ten for warming up."""
+
+    class Breaks(EngineContender):
+        made = 0
+
+        def call(self, prepared):
+            self.made += 1
+            if self.made == calls:
+                error()
+            return super().call(prepared)
+
+    build = contenders.build
+    monkeypatch.setattr(
+        contenders,
+        "build",
+        lambda name, e: Breaks(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
+    )
+
+
+EXAMINED = 3  # calls: one for memory, one for the gate, one traced
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_keeps_its_rounds(tmp_path, engine, monkeypatch, signum):
+    breaks_off(monkeypatch, EXAMINED + 10 + 8, lambda: signal.raise_signal(signum))
+    before = signal.getsignal(signal.SIGTERM)
+    path = tmp_path / "result.json"
+    made = measured("latency", engine, ["general", "fast_pytorch"], path, runs=20)
+    assert signal.getsignal(signal.SIGTERM) is before
+    back = read_result(path)
+    assert back.about["stopped"]
+    assert back.rows == made.rows
+    assert [(row["case"], row["status"]) for row in back.rows] == [
+        ("10 atoms x 1", "ok")
+    ] * 2  # the second case never began
+    for row in back.rows:
+        assert row["reason"] == "7 of 20 rounds, then stopped: interrupted"
+        assert row["statistics"]["runs"] == 7
+        assert {len(values) for values in row["samples"][0].values()} == {7}
+        assert row["ratio"]["low"] <= row["ratio"]["high"]
+    text = tables(back)
+    assert "The run was stopped before its end; what has no figure was not measured." in text
+    assert "- fast_pytorch, everywhere: 7 of 20 rounds, then stopped: interrupted" in text
+    plot_result(back, tmp_path / "plot.png")
+
+
+def test_too_few_rounds_are_kept_and_make_no_figure(tmp_path, engine, monkeypatch):
+    breaks_off(monkeypatch, EXAMINED + 10 + 4, lambda: signal.raise_signal(signal.SIGINT))
+    made = measured("latency", engine, ["general", "fast_pytorch"], tmp_path / "result.json", runs=20)
+    for row in read_result(tmp_path / "result.json").rows:
+        assert (row["status"], row["reason"]) == ("stopped", "interrupted")
+        assert len(row["samples"][0]["cpu"]) == 3
+        assert "statistics" not in row
+    assert "10 atoms x 1 | stopped" not in tables(made)  # a setting without any figure has no column
+    assert "- general, everywhere: stopped: interrupted" in tables(made)
+    plot_result(made, tmp_path / "plot.png")
+
+
+def test_a_gpu_that_fails_takes_no_figures_with_it(tmp_path, engine, monkeypatch):
+    """An error of a kernel comes out of a later wait for the device, and out of everything after that."""
+    waits = []
+
+    def wait(device):
+        waits.append(device)
+        if len(waits) > 6 * (10 + 7):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("atomjet.bench.measure.synchronize", wait)
+    made = measured("latency", engine, ["general", "fast_pytorch"], tmp_path / "result.json", runs=20)
+    first, second = made.rows[:2], made.rows[2:]
+    for row in first:
+        assert row["status"] == "ok"
+        assert re.fullmatch(r"\d+ of 20 rounds, then failed: RuntimeError: CUDA error: an illegal .*", row["reason"])
+        assert 5 <= row["statistics"]["runs"] < 20
+    assert [row["status"] for row in second] == ["failed"] * 2
+    assert "stopped" not in made.about
+
+
+def test_a_contender_that_fails_in_mid_race_keeps_its_rounds_and_has_no_figure(tmp_path, engine, monkeypatch):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    breaks_off(monkeypatch, EXAMINED + 10 + 8, full)
+    measured("latency", engine, ["general", "fast_pytorch"], tmp_path / "result.json", suites.latency(10), runs=20)
+    good, bad = read_result(tmp_path / "result.json").rows
+    assert (good["status"], good["statistics"]["runs"]) == ("ok", 20)
+    assert bad["status"] == "out of memory"
+    assert bad["reason"] == "after 7 rounds: OutOfMemoryError: CUDA out of memory"
+    assert {len(values) for values in bad["samples"][0].values()} == {7}
+    assert "statistics" not in bad
+
+
+def test_rounds_are_written_while_a_race_goes_on(tmp_path, engine, monkeypatch):
+    """What a process leaves that is killed without a word."""
+    monkeypatch.setattr("atomjet.bench.run.SAVE_EVERY", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def die():
+        raise Killed
+
+    breaks_off(monkeypatch, EXAMINED + 10 + 8, die)
+    with pytest.raises(Killed):
+        measured("latency", engine, ["general", "fast_pytorch"], tmp_path / "result.json", runs=20)
+    left = read_result(tmp_path / "result.json").rows
+    assert [row["reason"] for row in left] == ["7 of 20 rounds, then stopped: killed"] * 2
+    assert [row["status"] for row in left] == ["ok"] * 2
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_command_that_is_terminated_writes_everything(tmp_path, processes):
+    model, path, report = tmp_path / "tiny.safetensors", tmp_path / "result.json", tmp_path / "r.md"
+    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    wanted = ["--model", str(model), "--device", "cpu", "--max-atoms", "10", "--runs", "1000000"]
+    outputs = ["--json", str(path), "--report", str(report), "--processes", str(processes)]
+    command = [sys.executable, "-u", "-m", "atomjet", "bench", "latency", *wanted, *outputs]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = [] if processes == 1 else [running.stdout.readline()]  # of the parent; its child says what runs
+    while not said or "tiny on cpu" not in said[-1]:
+        said.append(running.stdout.readline())
+        assert said[-1], said
+    time.sleep(4.0)
+    running.terminate()
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, err.strip().splitlines()[-1]) == (130, "interrupted"), err
+    back = read_result(path)
+    assert back.about["stopped"]
+    assert back.rows
+    assert all(row["status"] == "stopped" or "stopped: interrupted" in row["reason"] for row in back.rows)
+    assert "The run was stopped before its end" in report.read_text()
+    assert "interrupted" in out
 
 
 def test_a_case_that_takes_too_long_says_so(engine):
@@ -250,7 +401,26 @@ def test_steps_on_the_device_are_timed_together(monkeypatch):
     assert racer.together == 2
     assert "on the device" in racer.includes
     own, yardstick = Series([0.4], [0.2]), Series([0.1], [0.1])
-    assert _samples(own, yardstick, 2) == {"wall": [0.2], "cpu": [0.1], "yardstick_wall": [0.1], "yardstick_cpu": [0.1]}
+    assert _samples(own, yardstick, 2, 1) == {
+        "wall": [0.2],
+        "cpu": [0.1],
+        "yardstick_wall": [0.1],
+        "yardstick_cpu": [0.1],
+    }
+
+
+def test_launches_are_those_of_one_step_and_memory_that_of_the_run():
+    rows = []
+    for together, held in ((1, 0), (5, 10**9)):
+
+        def call(turn, together=together):
+            for _ in range(together):
+                torch.ones(1000).mul_(2.0).exp_()
+
+        rows.append({})
+        _examine(racers.Racer(call, "nothing", lambda: None, {}, together=together, held=held), rows[-1], CPU)
+    assert rows[0]["launches"] == rows[1]["launches"] > 1
+    assert rows[1]["memory_bytes"] - rows[0]["memory_bytes"] == pytest.approx(10**9, abs=1e5)
 
 
 def test_parts_of_a_call_in_buffers_of_fixed_size():
@@ -366,6 +536,21 @@ def test_a_row_that_is_lost_is_a_regression():
     assert "out of memory" in table(changes)
 
 
+def test_what_only_one_result_measured_is_said():
+    base, new = processes(), processes()
+    for made, case in ((base, "20 atoms x 1"), (base, "50 atoms x 1"), (new, "10 atoms x 2")):
+        made.rows.append(made.rows[0] | {"case": case})
+    new.rows.append(new.rows[0] | {"case": "50 atoms x 1", "status": "stopped", "reason": "interrupted"})
+    new.about["stopped"] = True
+    assert alone(base, new) == (
+        "not compared: 1 rows that only the base measured (20 atoms x 1 general), "
+        "1 rows that only the new one measured (10 atoms x 2 general); the new one was stopped before its end"
+    )
+    verdicts = {change.case: change.verdict for change in compare(base, new) if change.quantity in ("time", "stopped")}
+    assert verdicts == {"10 atoms x 1": "same", "50 atoms x 1": "unclear"}
+    assert alone(base, base) == ""
+
+
 def test_interval_and_verdict():
     change, low, high = interval(np.zeros(5), np.full(5, np.log(1.1)))
     assert change == pytest.approx(0.1)
@@ -417,6 +602,28 @@ def test_results_that_cannot_be_read(tmp_path, capsys, content, says):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["setting", "memory_bytes", "accuracy"])
+def test_a_row_with_a_value_that_is_none_of_its_kind_cannot_be_read(tmp_path, name):
+    made = processes()
+    made.path = tmp_path / "result.json"
+    made.rows[0][name] = ["x"]
+    made.save()
+    with pytest.raises(ConfigError, match="a row or field is missing or wrong"):
+        read_result(made.path)
+
+
+@pytest.mark.parametrize("wrong", ["device", "statistics", "versions"])
+def test_a_page_names_the_file_that_lacks_something(tmp_path, wrong):
+    made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0})
+    made.path = tmp_path / "result.json"
+    made.about["provenance"] |= {"versions": []} if wrong == "versions" else {}
+    made.about["provenance"].pop(wrong if wrong == "device" else "", None)
+    made.rows[0].pop(wrong, None)
+    made.save()
+    with pytest.raises(ConfigError, match=r"result\.json: a row or field is missing or wrong"):
+        performance_page(tmp_path)
+
+
 def test_results_that_cannot_be_compared():
     other = processes()
     other.about["suite"] = "bulk"
@@ -447,10 +654,12 @@ def test_command_line(tmp_path, capsys):
         "--plot",
         str(tmp_path / "p.png"),
     ]
+    torch.set_num_threads(2)  # the command's own choice counts
     assert main(["bench", "latency", *wanted, *outputs]) == 0
     assert "10 atoms x 1" in (tmp_path / "r.md").read_text()
     assert (tmp_path / "p.png").exists()
     same = str(results / "latency.json")
+    assert "tiny on cpu (1 threads), backend fast_pytorch" in capsys.readouterr().out
     assert main(["bench", "compare", same, same]) == 0
     assert "0 worse by more than 5%" in capsys.readouterr().out
     page = tmp_path / "performance.md"
@@ -478,6 +687,14 @@ def test_the_page_begins_with_what_it_comes_to(tmp_path):
     assert "| 10 atoms x 1 | 8 | 4, × 2 (2 ... 2) | 2, × 4 (4 ... 4) |" in rest
     assert "- compile_graph, everywhere: skipped: no device" in rest
     assert rest.count("no device") == 1  # a reason is told once, however many rows have it
+
+
+def test_clocks_are_told_from_the_lowest_to_the_highest():
+    made = measured_by_hand({"general": 8.0})
+    assert "clocks as seen: not known;" in tables(made)
+    made.about["provenance"]["clocks"] = {"clocks.sm": 1980.0, "clocks.mem": 3201.0}
+    made.rows[0]["clocks"] = {"clocks.sm": 1755.0, "clocks.mem": 3201.0}
+    assert "clocks as seen: clocks.sm 1755 ... 1980 MHz, clocks.mem 3201 MHz;" in tables(made)
 
 
 def measured_by_hand(milliseconds):
@@ -549,6 +766,22 @@ def test_uma(tmp_path, capsys):
     assert all(0 < result.about["startup_seconds"][name] < 60 for name in ("import", "torch", "load"))
     if importlib.util.find_spec("fairchem") is None:
         assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
+
+
+def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, capsys, monkeypatch):
+    with pytest.raises(contenders.Unavailable, match="not a file, and not packaged"):
+        startup(str(tmp_path / "none.safetensors"), "cpu", "default", times=1)
+
+    def fail(*arguments):
+        raise contenders.Unavailable("torch.OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr("atomjet.bench.startup.startup", fail)
+    model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+    wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
+    report = tmp_path / "uma.md"
+    assert main(["bench", "uma", *wanted, "--settings", "general", "--report", str(report)]) == 0
+    assert "before its first call is not known: torch.OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
+    assert "Before the first call" not in report.read_text()
 
 
 def test_several_processes_are_joined(tmp_path):

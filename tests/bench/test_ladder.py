@@ -1,13 +1,16 @@
 """Revisions of throw-away repositories, each with a benchmark that scatters as a busy machine's do."""
 
 import math
+import re
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from atomjet.bench.ladder import Bench, bisect, climb, hodges_lehmann, table
+from atomjet.bench.ladder import Bench, DoesNotBuild, bisect, climb, hodges_lehmann, table
+from atomjet.cli.main import main
 from atomjet.errors import ConfigError
 
 SPEED = """
@@ -79,16 +82,86 @@ def test_ladder_tells_each_step(tmp_path):
     assert "does not build: status 1: ModuleNotFoundError" in text
 
 
-def test_ladder_says_that_it_cannot_tell(tmp_path):
-    folder = tmp_path
-    git(folder, "init", "-q")
-    for k in range(2):
-        # A benchmark of pure noise.
-        (folder / "speed.py").write_text(f"import os\nprint(1 + os.urandom(1)[0] / 64)\n# {k}\n")
-        git(folder, "add", "speed.py")
-        git(folder, "commit", "-q", "-m", f"Change {k}")
-    steps = climb(Bench(folder, f"{sys.executable} -S speed.py"), ["HEAD~1", "HEAD"], max_rounds=8, say=quiet)
+def scripted(monkeypatch, bench, figure):
+    """`figure(subject, run)` in place of running anything; counts the runs of each revision."""
+    runs = {}
+
+    def made(tree):
+        subject = bench.subject(git(tree, "rev-parse", "HEAD"))
+        runs[subject] = runs.get(subject, 0) + 1
+        return figure(subject, runs[subject])
+
+    monkeypatch.setattr(bench, "figure", made)
+
+
+def test_ladder_says_that_it_cannot_tell(tmp_path, monkeypatch):
+    commits, bench = repository(tmp_path, [1.0, 1.0])
+    noise = np.random.default_rng(0)  # drawn anew, one run in sixty would see a change in it
+    scripted(monkeypatch, bench, lambda subject, run: noise.uniform(1, 5))
+    steps = climb(bench, commits, max_rounds=8, say=quiet)
     assert steps[1].verdict == "cannot tell"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_ladder_that_is_stopped_tells_what_it_measured(tmp_path, monkeypatch, signum):
+    commits, bench = repository(tmp_path, [1.0, 1.2])
+    noise = np.random.default_rng(0)
+
+    def figure(subject, run):
+        if run == 9:
+            signal.raise_signal(signum)
+        return {"Change 0": 1.0, "Change 1": 1.2}[subject] * noise.lognormal(0, 0.001)
+
+    scripted(monkeypatch, bench, figure)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        climb(bench, commits, precision=1e-9, say=said.append)
+    assert re.search(r"Change 1 .* 1\.[12]\d* .*\+(19\.9|20\.\d)% .* slower", said[-1])
+    assert git(tmp_path, "worktree", "list").count("\n") == 0
+
+
+def test_a_bisection_that_is_stopped_tells_how_far_it_came(tmp_path, monkeypatch):
+    commits, bench = repository(tmp_path, [1.0, 1.0, 1.0, 1.2, 1.2])
+
+    def figure(subject, run):
+        if subject == "Change 3":
+            raise KeyboardInterrupt
+        return {"Change 4": 1.2}.get(subject, 1.0)
+
+    scripted(monkeypatch, bench, figure)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        bisect(bench, commits[0], commits[-1], say=said.append)
+    assert said[-1] == (
+        f"stopped; one of 2 commits is the first slower one: after {commits[2][:10]}, up to {commits[4][:10]}"
+    )
+
+
+def test_a_revision_that_fails_once_it_ran_keeps_its_figures(tmp_path, monkeypatch):
+    commits, bench = repository(tmp_path, [1.0, 1.2, 1.2])
+    noise = np.random.default_rng(0)
+
+    def figure(subject, run):
+        if subject == "Change 1" and run == 9:
+            raise DoesNotBuild("out of memory")
+        # Every round the machine is slower.
+        return {"Change 0": 1.0}.get(subject, 1.2) * (1 + run) * noise.lognormal(0, 0.001)
+
+    scripted(monkeypatch, bench, figure)
+    steps = climb(bench, commits, precision=1e-9, max_rounds=12, say=quiet)
+    assert [step.rounds for step in steps] == [12, 8, 8]
+    assert steps[1].verdict == "slower; failed in round 9: out of memory"
+    assert steps[1].delta == pytest.approx(0.2, abs=0.01)
+    assert steps[2].delta == pytest.approx(0.0, abs=0.01)  # in the rounds that it shares with the one before
+
+
+def test_nothing_to_compare_is_no_success(tmp_path, capsys):
+    commits, _ = repository(tmp_path, [1.0, None])
+    command = f"'{sys.executable}' speed.py"
+    assert main(["bench", "ladder", *commits, "--repository", str(tmp_path), "--command", command]) == 1
+    said = capsys.readouterr()
+    assert "does not build: status 1: ModuleNotFoundError" in said.out
+    assert said.err == "error: fewer than two revisions ran; nothing was compared, the table says why\n"
 
 
 def test_bad_requests(tmp_path):

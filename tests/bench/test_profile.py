@@ -1,17 +1,33 @@
 import json
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ase.build import molecule
+from ase.io import write
 
 from atomjet import load
 from atomjet.bench.ceilings import Ceilings
 from atomjet.bench.cost import KERNELS, Sizes, declared, painn
 from atomjet.bench.geometries import carbon_crystal, molecules
-from atomjet.bench.profile import _declared_work, _items, _occupation, _search_costs, profile_engine, spoken
+from atomjet.bench.profile import (
+    _declared_work,
+    _items,
+    _occupation,
+    _search_costs,
+    named,
+    ncu_command,
+    profile_engine,
+    spoken,
+)
+from atomjet.cli.main import main
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
+from atomjet.models import file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.neighbors import search
 
@@ -147,3 +163,65 @@ def test_positions_are_never_those_of_the_call_before():
     assert isinstance(system, System)
     for one, other in zip(made, made[1:] + made[:1], strict=True):
         assert float((one.positions - other.positions).abs().min()) > 0
+
+
+def test_nsight_compute_is_put_on_the_heaviest_kernels(tmp_path, monkeypatch):
+    engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings("cpu", "general"))
+    made = profile_engine(engine, molecules(10, 1))
+    (tmp_path / "ncu").write_text("")
+    (tmp_path / "ncu").chmod(0o755)
+    given = ["profile", "my water.xyz", "--backend", "fast_gpu"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ncu_command(made, given) is None  # nothing of it ran on a GPU
+    kernels = [(f"void kernel_{k}<(int)4>(float*)", 1, 1e-3) for k in range(6)]
+    made = replace(made, kernels=kernels, provenance={"device_type": "cuda"})
+    command = shlex.split(ncu_command(made, given))
+    assert command[command.index("--nvtx-include") + 1] == "predict/"
+    assert command[-6:] == ["python", "-m", "atomjet", *given][-6:]
+    (names,) = (word for word in command if word.startswith("regex:"))
+    found = [bool(re.fullmatch(names.removeprefix("regex:"), name)) for name, _, _ in kernels]
+    assert found == [True] * 5 + [False]
+    (tmp_path / "ncu").unlink()
+    assert ncu_command(made, given) is None
+
+
+def test_ranges_of_a_profile_have_names_in_nvidias_tools(monkeypatch):
+    open_ranges, seen = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", lambda name: (open_ranges.append(name), seen.append(name)))
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: open_ranges.pop())
+    with named("predict"):
+        assert open_ranges == ["predict"]
+    assert (open_ranges, seen) == ([], ["predict"])
+
+
+def test_command_line(tmp_path, capsys):
+    model, structure = tmp_path / "tiny.safetensors", tmp_path / "water.xyz"
+    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    write(structure, molecule("H2O"))
+    outputs = ["--json", str(tmp_path / "p.json"), "--trace", str(tmp_path / "t.json")]
+    torch.set_num_threads(2)  # the command's own choice counts
+    wanted = [str(structure), "--model", str(model), "--device", "cpu", "--copies", "2"]
+    assert main(["profile", *wanted, *outputs]) == 0
+    said = capsys.readouterr().out
+    assert "2 threads" not in said
+    assert "tiny on cpu (1 threads), backend fast_pytorch, precision default (float32); 2 structures, 6 atoms" in said
+    for words in (
+        "heaviest operators:",
+        "ceilings measured here",
+        "what is worth doing first (share of time x headroom",
+    ):
+        assert words in said
+    made = json.loads((tmp_path / "p.json").read_text())
+    assert len(made["kernels"]) == 10
+    assert made["provenance"]["device_type"] == "cpu"
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    for wrong, says in (
+        (["--copies", "0"], "copies 0 is not above zero"),
+        (["--json", str(structure)], "it is the input"),
+        (["--trace", str(tmp_path / "nowhere" / "t.json")], "there is no directory"),
+    ):
+        assert main(["profile", *wanted, *wrong]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["profile", str(tmp_path / "none.xyz")]) == 2
+    assert "none.xyz: no such file" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`atomjet predict` and `atomjet relax`."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from ase.build import bulk, molecule
 from ase.io import read, write
 
 import atomjet
+from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.cli import compute
 from atomjet.engine import Settings
+from atomjet.errors import StructureError
 
 
 def test_predict_writes_what_the_engine_says(call, tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -61,9 +64,10 @@ def test_outputs_that_cannot_be_are_refused_first(call, ethanol: Path, tmp_path:
             status, out, err = call(command, ethanol, "-o", output)
             assert (status, out) == (2, "")
             assert text in err
-    status, _, err = call("relax", ethanol, "-o", tmp_path / "out.nonsense")
-    assert status == 2
-    assert "out.nonsense" in err
+    for command in ("predict", "relax"):
+        status, out, err = call(command, ethanol, "-o", tmp_path / "out.nonsense")
+        assert (status, out) == (2, "")
+        assert "out.nonsense: ASE writes no format of that name; use .extxyz or .traj" in err
 
 
 def test_relax_that_has_converged(call, ethanol: Path, tmp_path: Path):
@@ -84,6 +88,48 @@ def test_relax_that_has_not_converged_is_status_1(call, ethanol: Path, tmp_path:
     assert len(way) == 4
     assert way[-1].get_potential_energy() < way[0].get_potential_energy()
     np.testing.assert_allclose(read(tmp_path / "out.xyz").positions, way[-1].positions, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (
+            StructureError("atom 0 and atom 1 are too near"),
+            1,
+            "error: the relaxation broke down after step 3, where the largest force was {force:.4g} eV/Å: atom 0 and atom 1 are "
+            "too near; wrote the structure of step 3 to {output}: forces far above those of the start say that the model does not "
+            "know it; start nearer to the minimum, try --optimizer fire, or keep every step with --trajectory",
+        ),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 130, "interrupted"),
+        (RuntimeError("CUDA error"), 2, "error: unexpected RuntimeError: CUDA error"),
+    ],
+)
+def test_relax_that_breaks_down_keeps_the_last_structure_that_was_computed(
+    call, ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error, status, says
+):
+    class Breaks(AtomJetCalculator):
+        calls = 0
+
+        def calculate(self, *arguments, **more):
+            self.calls += 1
+            if self.calls == 5:
+                if isinstance(error, signal.Signals):
+                    signal.raise_signal(error)
+                raise error
+            super().calculate(*arguments, **more)
+
+    monkeypatch.setattr("atomjet.adapters.ase.AtomJetCalculator", Breaks)
+    output = tmp_path / "out.extxyz"
+    given = ("relax", ethanol, "--fmax", "1e-6", "-o", output, "--trajectory", tmp_path / "way.traj")
+    ended, out, err = call(*given, "--precision", "float64")
+    assert ended == status
+    way = read(tmp_path / "way.traj", ":")
+    assert len(way) == 4  # the start and three steps
+    np.testing.assert_allclose(read(output).positions, way[-1].positions, atol=1e-6)
+    force = np.linalg.norm(way[-1].get_forces(), axis=1).max()
+    assert err.startswith(says.format(force=force, output=output))
+    assert (f"wrote {output}: not converged, the structure after step 3" in out) == (status != 1)
 
 
 def test_relax_with_cell(call, diamond: Path, ethanol: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from atomjet.errors import ConfigError, StructureError
+from atomjet.errors import ConfigError, SimulationError, StructureError
 from atomjet.md import RelaxSettings, relax
 
 
@@ -74,3 +74,47 @@ def test_what_makes_no_sense_is_refused():
     ]:
         with pytest.raises(ConfigError, match=message):
             RelaxSettings(**values)
+
+
+class Hole(EMT):
+    """Pulls two atoms together, and refuses them where they are nearer than 0.9 Å."""
+
+    error: BaseException = StructureError("atom 0 and atom 1 are too near")
+
+    def calculate(self, atoms=None, properties=None, system_changes=()):
+        self.atoms, self.results = atoms.copy(), {}
+        apart = atoms.positions[1] - atoms.positions[0]
+        distance = np.linalg.norm(apart)
+        if distance < 0.9:
+            raise self.error
+        pull = 3.0 * apart / distance
+        self.results = {"energy": 3.0 * distance, "free_energy": 3.0 * distance, "forces": np.array([pull, -pull])}
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_the_last_good_structure_is_kept_when_the_next_is_refused(cell: bool):
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.5]], calculator=Hole(), cell=[9, 9, 9], pbc=cell)
+    if cell:  # the stress of nothing
+        atoms.calc.get_stress = lambda atoms=None: np.zeros(6)
+    way = []
+    with pytest.raises(
+        SimulationError, match=r"broke down after step \d+, where the largest force was 3 eV/Å: atom 0 and atom 1"
+    ):
+        relax(atoms, RelaxSettings(cell=cell), report=lambda step: way.append(atoms.positions.copy()))
+    assert len(way) > 1
+    np.testing.assert_array_equal(atoms.positions, way[-1])
+    assert atoms.get_distance(0, 1) >= 0.9
+
+
+def test_what_interrupts_leaves_the_last_good_structure():
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.5]], calculator=Hole())
+    atoms.calc.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        relax(atoms, RelaxSettings())
+    assert 0.9 <= atoms.get_distance(0, 1) < 1.5
+
+
+def test_a_structure_that_is_refused_as_given_is_the_callers_mistake():
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.5]], calculator=Hole())
+    with pytest.raises(StructureError, match="too near"):
+        relax(atoms, RelaxSettings())

@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine, load
@@ -86,6 +87,20 @@ def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
     if not frames:
         raise StructureError(f"{path}: holds no structures")
     return frames
+
+
+def check_format(path: str | Path) -> None:
+    """Refuse, before anything is computed, a name whose ending says no format that ASE writes.
+
+    Raises:
+        StructureError: names it.
+    """
+    try:
+        kind = ioformats[filetype(str(path), read=False)]
+    except (KeyError, UnknownFileTypeError):
+        kind = None
+    if kind is None or not kind.can_write:
+        raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")
 
 
 def write_structures(path: str | Path, frames: list[Atoms]) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from atomjet.bench.compare import process_figures
 from atomjet.bench.result import read_result
 from atomjet.errors import AtomJetError, ConfigError
+from atomjet.stopping import stoppable
 
 FEWEST_ROUNDS = 7
 """Fewer cannot give an interval at 98 %."""
@@ -43,7 +44,8 @@ class Step:
     Attributes:
         revision: short hash. change: the commit's subject. figure: median, seconds or whatever the benchmark prints.
         delta, low, high: relative change and its interval; NaN for the first. rounds: how many measured it.
-        verdict: "slower", "faster", "same", "cannot tell", "does not build: ...", or "" for the first.
+        verdict: "slower", "faster", "same", "cannot tell", "does not build: ...", or "" for the first; and after it, why a
+            revision that ran for some rounds was left out of the others.
     """
 
     revision: str
@@ -93,21 +95,25 @@ class Bench:
 
     @contextmanager
     def worktrees(self) -> Iterator[Callable[[str], Path]]:
-        """Yield a function that gives each commit a worktree; all are gone at the end."""
+        """Yield a function that gives each commit a worktree; all are gone at the end, after ctrl-C and SIGTERM too."""
         made: dict[str, Path] = {}
-        with TemporaryDirectory(prefix="atomjet-ladder-") as folder:
+        with TemporaryDirectory(prefix="atomjet-ladder-") as folder, stoppable() as heard:
 
             def checkout(commit: str) -> Path:
                 if commit not in made:
                     path = Path(folder) / commit[:12]
-                    if self._git("worktree", "add", "--detach", str(path), commit) is None:
-                        raise DoesNotBuild("git cannot check it out")
+                    said = self._run("worktree", "add", "--detach", str(path), commit)
+                    if said.returncode != 0:
+                        raise DoesNotBuild(
+                            f"git cannot check it out: {(said.stderr.strip() or 'no message').splitlines()[-1]}"
+                        )
                     made[commit] = path
                 return made[commit]
 
             try:
                 yield checkout
             finally:
+                heard()
                 for path in made.values():
                     self._git("worktree", "remove", "--force", str(path))
 
@@ -143,8 +149,11 @@ class Bench:
         return float(numbers[-1])
 
     def _git(self, *arguments: str) -> str | None:
-        made = subprocess.run(["git", *arguments], cwd=self.repository, capture_output=True, text=True, check=False)
+        made = self._run(*arguments)
         return made.stdout.strip() if made.returncode == 0 else None
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=self.repository, capture_output=True, text=True, check=False)
 
 
 def climb(
@@ -165,18 +174,28 @@ def climb(
     broken: dict[str, str] = {}
     figures: dict[str, list[float]] = {commit: [] for commit in commits}
     with bench.worktrees() as checkout:
-        for done in range(max_rounds):
-            running = [commit for commit in figures if commit not in broken]
-            for place in range(len(running)):
-                commit = running[(done + place) % len(running)]
-                try:
-                    figures[commit].append(bench.figure(checkout(commit)))
-                except DoesNotBuild as error:
-                    broken[commit] = str(error)
-            steps = _steps(bench, commits, figures, broken, precision)
-            say(f"round {done + 1}: " + ", ".join(f"{step.revision} {step.delta:+.1%}" for step in steps[1:]))
-            if done + 1 >= FEWEST_ROUNDS and all(_settled(step, precision) for step in steps[1:]):
-                break
+        try:
+            for done in range(max_rounds):
+                running = [commit for commit in figures if commit not in broken]
+                for place in range(len(running)):
+                    commit = running[(done + place) % len(running)]
+                    try:
+                        figures[commit].append(bench.figure(checkout(commit)))
+                    except DoesNotBuild as error:
+                        broken[commit] = str(error)
+                steps = _steps(bench, commits, figures, broken, precision)
+                say(f"round {done + 1}: " + ", ".join(f"{step.revision} {step.delta:+.1%}" for step in steps[1:]))
+                unknown = [
+                    commit
+                    for commit, step in zip(commits[1:], steps[1:], strict=True)
+                    if commit not in broken and not _settled(step, precision)
+                ]
+                if len(running) < 2 or (done + 1 >= FEWEST_ROUNDS and not unknown):
+                    break
+        except KeyboardInterrupt:
+            if any(figures.values()):
+                say(table(_steps(bench, commits, figures, broken, precision)))
+            raise
     return _steps(bench, commits, figures, broken, precision)
 
 
@@ -219,25 +238,31 @@ def bisect(
             )
         say(f"{last[:10]} is slower than {first[:10]} by {math.expm1(change):.1%}")
         low, high, broken = 0, len(line) - 1, set[int]()
-        while True:
-            inner = [k for k in range(low + 1, high) if k not in broken]
-            if not inner:
-                break
-            middle = inner[int(np.argmin([abs(2 * k - low - high) for k in inner]))]
-            try:
-                verdict, estimate = duel(line[middle], change / 2)
-            except DoesNotBuild as error:
-                say(f"{line[middle][:10]} does not build: {error}")
-                broken.add(middle)
-                continue
-            words = {True: "slow", False: "fast", None: "cannot tell"}[verdict]
-            say(f"{line[middle][:10]} {math.expm1(estimate):+.1%}: {words}  {bench.subject(line[middle])}")
-            if verdict is None:
-                broken.add(middle)
-            elif verdict:
-                high = middle
-            else:
-                low = middle
+        try:
+            while True:
+                inner = [k for k in range(low + 1, high) if k not in broken]
+                if not inner:
+                    break
+                middle = inner[int(np.argmin([abs(2 * k - low - high) for k in inner]))]
+                try:
+                    verdict, estimate = duel(line[middle], change / 2)
+                except DoesNotBuild as error:
+                    say(f"{line[middle][:10]} does not build: {error}")
+                    broken.add(middle)
+                    continue
+                words = {True: "slow", False: "fast", None: "cannot tell"}[verdict]
+                say(f"{line[middle][:10]} {math.expm1(estimate):+.1%}: {words}  {bench.subject(line[middle])}")
+                if verdict is None:
+                    broken.add(middle)
+                elif verdict:
+                    high = middle
+                else:
+                    low = middle
+        except KeyboardInterrupt:
+            say(
+                f"stopped; one of {high - low} commits is the first slower one: after {line[low][:10]}, up to {line[high][:10]}"
+            )
+            raise
     return line[low + 1 : high + 1], math.expm1(change)
 
 
@@ -272,19 +297,25 @@ def _steps(
     nan = float("nan")
     for commit in commits:
         made, short, subject = figures[commit], commit[:10], bench.subject(commit)
-        if commit in broken:
-            steps.append(Step(short, subject, nan, nan, nan, nan, len(made), f"does not build: {broken[commit]}"))
+        if not made or (commit in broken and len(made) < FEWEST_ROUNDS):
+            steps.append(Step(short, subject, nan, nan, nan, nan, len(made), _unbuilt(broken.get(commit))))
             continue
+        failed = f"; failed in round {len(made) + 1}: {broken[commit]}" if commit in broken else ""
         figure = float(np.median(made))
         if before is None:
-            steps.append(Step(short, subject, figure, nan, nan, nan, len(made), ""))
+            steps.append(Step(short, subject, figure, nan, nan, nan, len(made), failed.removeprefix("; ")))
         else:
             rounds = min(len(made), len(figures[before]))
-            differences = np.log(made[-rounds:]) - np.log(figures[before][-rounds:])
+            differences = np.log(made[:rounds]) - np.log(figures[before][:rounds])
             delta, low, high = (math.expm1(value) for value in hodges_lehmann(differences))
-            steps.append(Step(short, subject, figure, delta, low, high, rounds, _verdict(low, high, precision)))
+            said = _verdict(low, high, precision) if rounds >= FEWEST_ROUNDS else "cannot tell"
+            steps.append(Step(short, subject, figure, delta, low, high, rounds, said + failed))
         before = commit
     return steps
+
+
+def _unbuilt(reason: str | None) -> str:
+    return "not measured" if reason is None else f"does not build: {reason}"
 
 
 def _verdict(low: float, high: float, precision: float) -> str:
@@ -296,7 +327,7 @@ def _verdict(low: float, high: float, precision: float) -> str:
 
 
 def _settled(step: Step, precision: float) -> bool:
-    """Known well enough: broken, or an interval no wider than the precision on either side."""
+    """Known well enough: an interval no wider than the precision on either side; or nothing to know."""
     return math.isnan(step.delta) or (step.high - step.low) / 2 <= precision
 
 

@@ -40,21 +40,31 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def allocated(device: torch.device) -> int:
+    """Bytes that tensors hold on a GPU now; 0 on a CPU, where calls are traced for it."""
+    synchronize(device)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def interleave(
     calls: Mapping[str, Callable[[int], Any]],
     device: torch.device,
     runs: int = RUNS,
     warm_up: int = WARM_UP,
     seconds: float = float("inf"),
+    made: dict[str, Series] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Series]:
     """Call each contender once a round; `calls[name](turn)` gets a running number to take new input by.
 
     Args:
         runs: rounds wanted; fewer (but `FEWEST`) where `seconds` run out.
         warm_up: rounds before, not counted; two where they would take a fifth of `seconds`.
+        made: filled round by round, for those who want it whatever ends the race. between: called after each round.
     """
     names = list(calls)
-    made = {name: Series() for name in names}
+    made = {} if made is None else made
+    made.update({name: Series() for name in names})
     started = time.perf_counter()
     for turn in range(warm_up):
         for name in names:
@@ -73,6 +83,7 @@ def interleave(
             synchronize(device)
             made[name].cpu.append(time.process_time() - cpu)
             made[name].wall.append(time.perf_counter() - wall)
+        between()
     return made
 
 
@@ -102,12 +113,11 @@ def ratio(base: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = 1
 
 
 def settle(device: torch.device, threads: int, process: int) -> None:
-    """Set the number of threads; keep a single-threaded process that is one of several (1, 2, ...) on a core of its own.
+    """Keep a single-threaded process that is one of several (1, 2, ...) on a core of its own.
 
     A process that moves between cores loses its caches at moments of the scheduler's choosing: between ten processes on a
     machine with three times the load it has cores for, figures scattered by 2.5 % when free to move and by 1.5 % when kept.
     """
-    torch.set_num_threads(threads)
     if device.type == "cpu" and threads == 1 and process and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[process % len(cores)]})

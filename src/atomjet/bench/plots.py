@@ -43,7 +43,7 @@ def plot_result(result: Result, picture: Path) -> None:
     for axes, label in ((speed, f"× {result.about['settings'][0]}"), (time, "median / ms"), (memory, "memory / MiB")):
         axes.set_xlabel("atoms")
         axes.set_ylabel(label)
-        axes.legend(frameon=False, fontsize=5, ncols=2)
+        _legend(axes, fontsize=5, ncols=2)
     _plot_parts(parts, rows)
     figure.suptitle(
         f"{result.about['suite']}, {result.about['model']}, {result.about['provenance']['device']}", fontsize=10
@@ -67,7 +67,7 @@ def plot_ladder(result: Result, picture: Path) -> None:
     axes.set_xticks(range(len(steps)), steps, rotation=20)
     axes.set_yscale("log")
     axes.set_ylabel(f"× {steps[0]}")
-    axes.legend(frameon=False, fontsize=6, ncols=2)
+    _legend(axes, fontsize=6, ncols=2)
     figure.savefig(picture, dpi=150)
 
 
@@ -82,4 +82,10 @@ def _plot_parts(axes: Any, rows: list[dict[str, Any]]) -> None:
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=5)
     axes.set_ylabel("ms")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes, fontsize=7)
+
+
+def _legend(axes: Any, **options: Any) -> None:
+    """Where there is anything to explain; no row may have a figure."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, **options)

@@ -161,15 +161,20 @@ def named(name: str) -> Iterator[None]:
 
 
 def ncu_command(profile: Profile, arguments: list[str]) -> str | None:
-    """The command line that puts Nsight Compute on the heaviest kernels, where `ncu` is installed."""
+    """The command line that puts Nsight Compute on the heaviest kernels, where `ncu` is installed.
+
+    Args:
+        arguments: of `atomjet`, as they were given.
+    """
     if not shutil.which("ncu") or profile.provenance["device_type"] != "cuda" or not profile.kernels:
         return None
     import re
+    import shlex
 
     names = "|".join(re.escape(name[:60]) for name, _, _ in profile.kernels[:5])
     return (
-        f"ncu --set full --nvtx --nvtx-include predict/ --kernel-name-base demangled --kernel-name 'regex:{names}' "
-        f"--launch-count 10 -o atomjet python -m atomjet profile {' '.join(arguments)}"
+        f"ncu --set full --nvtx --nvtx-include predict/ --kernel-name-base demangled --kernel-name {shlex.quote('regex:' + names)} "
+        f"--launch-count 10 -o atomjet python -m atomjet {shlex.join(arguments)}"
     )
 
 

@@ -13,7 +13,7 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
 from atomjet.bench.contenders import Unavailable
-from atomjet.bench.measure import synchronize
+from atomjet.bench.measure import allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
@@ -62,6 +62,7 @@ class Racer:
         per_call: what one call does, for throughput: structures, atoms, and for dynamics fs.
         parts: makes the pieces of the call, to be timed by themselves.
         together: what a row tells of happens so many times in one timed call.
+        held: bytes of the device that it took for the case before the first call, and keeps.
     """
 
     call: Callable[[int], Any]
@@ -70,6 +71,7 @@ class Racer:
     per_call: dict[str, float]
     parts: Callable[[], Parts] = dict
     together: int = 1
+    held: int = 0
 
 
 class Entrants:
@@ -136,7 +138,7 @@ def spoken(row: dict[str, Any], device: torch.device) -> str:
     values = np.array(samples["wall" if device.type == "cuda" else "cpu"])
     error = row.get("accuracy", {}).get("force_rmse")
     told = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
-    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}"
+    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}{row['reason'] and '  ' + row['reason']}"
 
 
 def moved(system: System, turns: int = TURNS) -> list[System]:
@@ -198,8 +200,10 @@ def _replica_racer(
     engine: Engine, atoms: Any, settings: MDSettings, judge: Callable[[], Any], per_call: dict[str, float]
 ) -> Racer:
     """Steps on the device, as `atomjet md` takes them where it can."""
+    before = allocated(engine.device)
     replicas = Replicas(engine, [atoms], settings, [degrees_of_freedom(atoms, "nve")], TOGETHER)
     replicas.evaluate()
+    held = allocated(engine.device) - before
 
     def step(turn: int) -> None:
         replicas.advance(TOGETHER)
@@ -211,7 +215,7 @@ def _replica_racer(
         f"one velocity Verlet step as `atomjet md` takes it on the device: integration, neighbour search, energy, forces, stress; "
         f"{TOGETHER} steps enqueued and synchronised together, observables kept there"
     )
-    return Racer(step, includes, judge, per_call, together=TOGETHER)
+    return Racer(step, includes, judge, per_call, together=TOGETHER, held=held)
 
 
 def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:

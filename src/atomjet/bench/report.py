@@ -39,12 +39,17 @@ def performance_page(folder: Path) -> str:
         "| suite, device | setting | against | smallest | largest | mean | cases |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [line for result in results.values() for line in headlines(result)]
+    heads, bodies, ends = [], [], []
     for name, result in results.items():
-        lines += ["", f"## {_title(result)}", "", f"`{name}`, {_origin(result)}", "", *overview(result)]
-    for result in results.values():
-        lines += ["", f"## Details: {_title(result)}", "", *details(result)]
-    return "\n".join(lines) + "\n"
+        try:
+            heads += headlines(result)
+            bodies += ["", f"## {_title(result)}", "", f"`{name}`, {_origin(result)}", "", *overview(result)]
+            ends += ["", f"## Details: {_title(result)}", "", *details(result)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{folder / name}: a row or field is missing or wrong ({error}); measure it again"
+            ) from error
+    return "\n".join(lines + heads + bodies + ends) + "\n"
 
 
 def tables(result: Result) -> str:
@@ -139,24 +144,39 @@ def _origin(result: Result) -> str:
     about, origin = result.about, result.about["provenance"]
     changed = f" and {origin['changed_files']} changed files" if origin.get("changed_files") else ""
     versions = ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items())
-    clocks = ", ".join(f"{name} {value:.0f} MHz" for name, value in origin.get("clocks", {}).items())
     load = f"load {origin['load'][0]:.1f} on {origin['cores']} cores" if origin.get("load") else ""
+    stopped = (
+        " The run was stopped before its end; what has no figure was not measured." if about.get("stopped") else ""
+    )
     return (
         f"model {about['model']}, precision {about['precision']}, commit {(origin.get('commit') or 'unknown')[:12]}{changed}, "
-        f"{origin['time']}. {versions}; clocks as seen: {clocks or 'not known'}; {load}, {origin.get('threads', '?')} threads."
+        f"{origin['time']}. {versions}; clocks as seen: {_clocks(result)}; {load}, {origin.get('threads', '?')} threads."
+        f"{stopped}"
     )
 
 
+def _clocks(result: Result) -> str:
+    """Before the run and after the races of each case: one figure, or from the lowest to the highest."""
+    seen: dict[str, list[float]] = {}
+    for clocks in (result.about["provenance"].get("clocks", {}), *(row.get("clocks", {}) for row in result.rows)):
+        for name, value in clocks.items():
+            seen.setdefault(name, []).append(value)
+    spans = {
+        name: list(dict.fromkeys(f"{value:.0f}" for value in (min(all_), max(all_)))) for name, all_ in seen.items()
+    }
+    return ", ".join(f"{name} {' ... '.join(span)} MHz" for name, span in spans.items()) or "not known"
+
+
 def _missing(result: Result) -> list[str]:
-    """One line for each reason why rows have no figure."""
+    """One line for each reason why rows have no figure, or less than the others."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in result.rows:
-        if row["status"] != "ok":
+        if row["status"] != "ok" or row.get("reason"):
             reasons.setdefault((row["setting"], row["status"], row["reason"].replace("|", "/")), []).append(row["case"])
     lines = []
     for (setting, status, reason), cases in reasons.items():
         where = "everywhere" if len(cases) == len(result.cases) else ", ".join(cases)
-        lines.append(f"- {setting}, {where}: {status}: {reason}")
+        lines.append(f"- {setting}, {where}: {'' if status == 'ok' else status + ': '}{reason}")
     return ["", *lines] if lines else []
 
 
@@ -188,7 +208,10 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
         parts = parts_of(row)
         cells = [f"{1e3 * parts[name]:.3g}" if name in parts else "" for name in names]
         lines.append(f"| {row['case']} | {row['setting']} | " + " | ".join(cells) + " |")
-    said = "Where the time of a call goes, ms (medians, each part timed by itself; forces and overhead by difference):"
+    said = (
+        "Where the time of a call goes, ms (medians, each part timed by itself; forces and overhead by difference; energy alone "
+        "where a backend can compute it; not of cases with fewer than 20 rounds, more than 12,000 atoms or a million edges):"
+    )
     head = ["", said, "", "| case | setting | " + " | ".join(names) + " |", "| " + " | ".join(["---"] * 7) + " |"]
     return head + lines if lines else []
 

@@ -1,4 +1,4 @@
-"""A benchmark's result: one JSON file, written anew after every row, read back with care."""
+"""A benchmark's result: one JSON file, written anew with every row, read back with care."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from atomjet.models.file import write_atomically
 
 FORMAT = 1
 
-LATE = ("out of time", "skipped")
+LATE = ("out of time", "skipped", "stopped")
+"""States of rows that say nothing against a contender."""
 
 
 @dataclass
@@ -23,9 +24,9 @@ class Result:
     """Rows of one suite and where they come from.
 
     Attributes:
-        about: suite, model, settings asked for, and `provenance`.
+        about: suite, model, settings asked for, and `provenance`; `stopped` where the run did not come to its end.
         rows: see `atomjet.bench.run`; `samples` holds one entry a process.
-        path: where it is saved after each row; None: nowhere.
+        path: where it is saved with each row; None: nowhere.
     """
 
     about: dict[str, Any]
@@ -37,10 +38,16 @@ class Result:
         """Which of the two times is judged."""
         return "wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu"
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Take a row, complete its statistics, save."""
-        self.rows.append(row)
-        self._complete(row["case"])
+    def add(self, *rows: dict[str, Any]) -> None:
+        """Take rows of a case, in place of what was said before of their settings; complete its statistics, save."""
+        for row in rows:
+            before = self.row(row["case"], row["setting"])
+            if before is None:
+                self.rows.append(row)
+            else:
+                self.rows[self.rows.index(before)] = row
+        for case in dict.fromkeys(row["case"] for row in rows):
+            self._complete(case)
         self.save()
 
     def merge(self, other: Result) -> None:
@@ -52,6 +59,7 @@ class Result:
             elif row["status"] == mine["status"] == "ok":
                 mine["samples"].extend(row["samples"])
                 mine["memory_bytes"] = max(mine["memory_bytes"], row["memory_bytes"])
+                mine["reason"] = mine.get("reason") or row.get("reason", "")
             elif mine["status"] in LATE or (row["status"] not in LATE and mine["status"] == "ok"):
                 # A process that ran out of time takes nothing from the others; one that failed does.
                 mine.clear()
@@ -131,6 +139,11 @@ def _check_row(row: dict[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError where something is missing that comparisons and reports rely on."""
     if not {"case", "setting", "status"} <= set(row):
         raise KeyError("case, setting or status")
+    if not all(isinstance(row[name], str) for name in ("case", "setting", "status")):
+        raise TypeError("case, setting or status")
+    float(row.get("memory_bytes") or 0)
+    if not isinstance(row.get("accuracy", {}), dict):
+        raise TypeError("accuracy")
     if row["status"] != "ok":
         return
     if not row["samples"]:

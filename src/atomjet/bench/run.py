@@ -1,4 +1,9 @@
-"""Run a suite: gate, count, time in alternation; write down every row at once."""
+"""Run a suite: gate, count, time in alternation; write down every row at once.
+
+Whatever ends a run, nothing measured is lost: a row is written when its contender has been examined, and again while and after it
+is timed. Rows have a status: `ok`, `skipped`, `inaccurate`, `out of memory`, `out of time`, `failed`, or `stopped` where the run
+ended first; and a `reason` for all but `ok`. An `ok` row whose reason speaks of rounds had fewer of them than wanted.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from atomjet.bench.contenders import Unavailable
-from atomjet.bench.measure import Series, interleave, synchronize
+from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave, synchronize
+from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
 from atomjet.bench.suites import Case
 from atomjet.bench.trace import launches, peak_bytes, trace
 from atomjet.bench.yardstick import Yardstick
 from atomjet.engine import Engine
+from atomjet.stopping import stoppable
 
 SHARE = 0.4
 """Of a case's time, what one contender's first calls may take."""
@@ -29,6 +36,9 @@ FIRST = 0.25
 
 AGAIN = 2.0
 """Seconds after which a deadline strikes anew: raised inside a finalizer (compilers run many), an exception is printed and lost."""
+
+SAVE_EVERY = 10.0
+"""Seconds of a race after which its rounds are written, in case the process is killed without a word."""
 
 
 class OutOfTime(BaseException):
@@ -58,7 +68,9 @@ def run_suite(
     runs: int | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Measure every case; rows go into `result`, which saves itself after each.
+    """Measure every case; rows go into `result`, which saves itself with each.
+
+    Ctrl-C and SIGTERM end the run, not the process: `result.about["stopped"]` says so, and what was measured is there.
 
     Args:
         names: contenders, the first of which is the baseline of every ratio.
@@ -66,38 +78,53 @@ def run_suite(
         runs: rounds, instead of each case's own number.
     """
     entrants = Entrants(suite, engine)
-    for place, case in enumerate(cases):
-        share = budget.left * min(1.0, 1.5 / (len(cases) - place))
-        try:
-            rows = _run_case(entrants, case, names, share, budget, runs or case.runs)
-        except (Exception, OutOfTime) as error:  # one case must not take the rest with it
-            rows = [_row(case.name, name, _status(error), _reason(error)) for name in names]
-        for row in rows:
-            result.add(row)
+    rows: dict[str, dict[str, Any]] = {}
+
+    def close(status: str, reason: str) -> None:
+        """End what is still under way of a case; write and tell all of it."""
+        for name in rows:
+            rows[name] = _settled(rows[name], status, reason, wanted)
+        result.add(*rows.values())
+        for row in rows.values():
             say(spoken(row, engine.device))
-        _forget(engine.device)
+
+    with stoppable() as heard:
+        try:
+            for place, case in enumerate(cases):
+                share = budget.left * min(1.0, 1.5 / (len(cases) - place))
+                wanted = runs or case.runs
+                rows = {name: _row(case.name, name, "stopped", "") for name in names}
+                try:
+                    _run_case(entrants, case, rows, share, budget, wanted, result.add)
+                except (Exception, OutOfTime) as error:  # one case must not take the rest with it
+                    close(_status(error), _reason(error))
+                else:
+                    close("ok", "")
+                _forget(engine.device)
+        except KeyboardInterrupt:
+            heard()
+            result.about["stopped"] = True
+            close("stopped", "interrupted")
 
 
 def _run_case(
     entrants: Entrants,
     case: Case,
-    names: list[str],
+    rows: dict[str, dict[str, Any]],
     seconds: float,
     budget: Budget,
     runs: int,
-) -> list[dict[str, Any]]:
+    save: Callable[..., None],
+) -> None:
+    """Fill in the rows; those still `stopped` at the end were under way when something ended the case."""
     if seconds < 1:
-        return [_row(case.name, name, "out of time", "nothing was left of --max-minutes") for name in names]
+        raise OutOfTime("nothing was left of --max-minutes")
     started, device = time.monotonic(), entrants.engine.device
     with _deadline(SHARE * seconds):
         system = case.make().to(device, torch.float64)
-    rows: dict[str, dict[str, Any]] = {}
     racing: dict[str, Racer] = {}
-    for name in names:
-        row = rows[name] = _row(case.name, name, "ok", "") | {
-            "atoms": system.num_atoms,
-            "structures": system.num_systems,
-        }
+    for name, row in rows.items():
+        row |= {"atoms": system.num_atoms, "structures": system.num_systems}
         new = name not in entrants.built
         try:
             if name in entrants.late:
@@ -110,27 +137,35 @@ def _run_case(
             if new and row["status"] == "out of time":
                 entrants.late[name] = row["reason"]
             _forget(device)
-            continue
-        if row["status"] == "ok":
-            racing[name] = racer
+        else:
+            if row["status"] == "stopped":
+                racing[name] = racer
+        save(_settled(row, "stopped", "before it was timed", runs))
     if racing:
         left = max(seconds - (time.monotonic() - started), 1.0)
-        _time(racing, rows, Yardstick(device, system.num_atoms), device, left, runs)
-    return list(rows.values())
+        _time(racing, rows, Yardstick(device, system.num_atoms), device, left, runs, save)
+
+
+def _settled(row: dict[str, Any], status: str, reason: str, runs: int) -> dict[str, Any]:
+    """What a row comes to if all ends here: `ok` with the rounds it has, where they are enough to tell something."""
+    if row["status"] != "stopped":
+        return row
+    rounds = len(row["samples"][0]["wall"]) if "samples" in row else 0
+    if rounds >= FEWEST:
+        return row | {"status": "ok", "reason": f"{rounds} of {runs} rounds, then {status}: {reason}"}
+    return row | {"status": status, "reason": reason}
 
 
 def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
     """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
     row["includes"] = racer.includes
-    before = 0
+    before = allocated(device)
     if device.type == "cuda":
-        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
     racer.call(0)
     synchronize(device)
     if device.type == "cuda":
-        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before
+        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before + racer.held
     accuracy = racer.judge()
     if accuracy is not None:
         row["accuracy"] = accuracy
@@ -138,9 +173,9 @@ def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
             row.update(status="inaccurate", reason="the result differs from the definition's beyond its gate: no speed")
             return
     made = trace(lambda: racer.call(1), device, profile_memory=device.type == "cpu")
-    row["launches"] = launches(made, device)
+    row["launches"] = round(launches(made, device) / racer.together)
     if device.type == "cpu":
-        row["memory_bytes"] = peak_bytes(made)
+        row["memory_bytes"] = peak_bytes(made) + racer.held
 
 
 def _time(
@@ -150,21 +185,47 @@ def _time(
     device: torch.device,
     seconds: float,
     runs: int,
+    save: Callable[..., None],
 ) -> None:
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
-    lost: dict[str, Exception] = {}
+    lost: dict[str, tuple[Exception, int]] = {}
     for name, racer in racing.items():
         calls[name] = _guarded(name, racer.call, lost)
-    made = interleave(calls, device, runs, seconds=0.7 * seconds)
-    for name, racer in racing.items():
-        if name in lost:
-            rows[name].update(status=_status(lost[name]), reason=_reason(lost[name]))
-            continue
-        rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together)]
-        rows[name]["per_call"] = racer.per_call
+    made: dict[str, Series] = {}
+    saved = time.monotonic()
+
+    def take() -> None:
+        """Whole rounds only: an interrupted one has some contenders' calls and not the others'. What failed keeps those before."""
+        whole = min(len(times) for series in made.values() for times in (series.wall, series.cpu))
+        for name, racer in racing.items():
+            rounds = whole
+            if name in lost:
+                error, turn = lost[name]
+                rounds = max(0, turn - WARM_UP)
+                after = f"after {rounds} rounds: " if rounds else ""
+                rows[name].update(status=_status(error), reason=after + _reason(error))
+            if rounds:
+                rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together, rounds)]
+                rows[name]["per_call"] = racer.per_call
+
+    def between() -> None:
+        nonlocal saved
+        if time.monotonic() - saved > SAVE_EVERY:
+            take()
+            save(*(_settled(rows[name], "stopped", "killed", runs) for name in racing))
+            saved = time.monotonic()
+
+    try:
+        interleave(calls, device, runs, seconds=0.7 * seconds, made=made, between=between)
+    finally:
+        take()
+    running = {name: racer for name, racer in racing.items() if name not in lost}
+    seen = clocks(device)  # while it is still at the clocks of the race
+    for name in running:
+        rows[name].update(status="ok", reason="", clocks=seen)
+    save(*(rows[name] for name in racing))
     if len(made["yardstick"].wall) >= 20:
-        running = [name for name in racing if name not in lost]
-        _time_parts({name: racing[name] for name in running}, rows, device, 0.2 * seconds)
+        _time_parts(running, rows, device, 0.2 * seconds)
 
 
 def _time_parts(
@@ -172,12 +233,12 @@ def _time_parts(
 ) -> None:
     """Fill in where the time goes; one whose parts cannot be had keeps what was measured, and says why."""
     parts: dict[str, Callable[[int], Any]] = {}
-    lost: dict[str, Exception] = {}
+    lost: dict[str, tuple[Exception, int]] = {}
     for name, racer in racing.items():
         try:
             made = racer.parts()
         except Exception as error:
-            lost[name] = error
+            lost[name] = error, 0
             continue
         parts |= {f"{name}/{part}": _guarded(name, call, lost) for part, call in made.items()}
     split = interleave(parts, device, runs=20, warm_up=3, seconds=seconds)
@@ -185,12 +246,12 @@ def _time_parts(
         name, _, part = label.partition("/")
         if name not in lost:
             rows[name].setdefault("parts", {})[part] = float(sorted(series.figure(device))[len(series.wall) // 2])
-    for name, error in lost.items():
+    for name, (error, _) in lost.items():
         rows[name]["reason"] = f"no parts: {_reason(error)}"
 
 
-def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) -> Callable[[int], Any]:
-    """What fails in mid-race is out; the others go on."""
+def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, tuple[Exception, int]]) -> Callable[[int], Any]:
+    """What fails in mid-race is out, with the turn at which it failed; the others go on."""
 
     def call(turn: int) -> Any:
         if name in lost:
@@ -198,17 +259,19 @@ def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, Exception]) 
         try:
             return work(turn)
         except Exception as error:
-            lost[name] = error
+            lost[name] = error, turn
             return None
 
     return call
 
 
-def _samples(own: Series, yardstick: Series, together: int) -> dict[str, list[float]]:
-    """Seconds of what happens `together` times in one call of `own`."""
+def _samples(own: Series, yardstick: Series, together: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds, in the first rounds, of what happens `together` times in one call of `own`."""
     parts = {"wall": (own.wall, together), "cpu": (own.cpu, together)}
     parts |= {"yardstick_wall": (yardstick.wall, 1), "yardstick_cpu": (yardstick.cpu, 1)}
-    return {name: [float(f"{value / times:.5g}") for value in values] for name, (values, times) in parts.items()}
+    return {
+        name: [float(f"{value / times:.5g}") for value in values[:rounds]] for name, (values, times) in parts.items()
+    }
 
 
 def _row(case: str, setting: str, status: str, reason: str) -> dict[str, Any]:
@@ -235,7 +298,8 @@ def _reason(error: BaseException) -> str:
 
 def _forget(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(Exception):  # a GPU that has failed fails here too; the row says why already
+            torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from statistics import median
 
+from atomjet.bench.contenders import Unavailable
+
 PROGRAM = """
 import sys, time, json
 begin = time.perf_counter()
@@ -23,10 +25,15 @@ def startup(model: str, device: str, precision: str, times: int = 3) -> dict[str
     """Seconds for the package, for PyTorch (imported when it is first used), and for the model; files are in the system's cache.
 
     Medians of some fresh processes.
+
+    Raises:
+        Unavailable: a process failed; another copy of the model may not fit on the device.
     """
     made = []
     for _ in range(times):
         command = [sys.executable, "-c", PROGRAM, model, device, precision]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Unavailable((done.stderr.strip() or f"status {done.returncode}").splitlines()[-1])
         made.append(json.loads(done.stdout.splitlines()[-1]))
     return {name: round(median(run[name] for run in made), 5) for name in ("import", "torch", "load")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+PATIENCE = 30.0
+"""Seconds that a process gets to write what it measured: compiled code hears no signal before it returns."""
 
 EXAMPLES = """Examples:
 
@@ -98,6 +102,8 @@ def measure(suite: str) -> Any:
             result = _measure(suite, budget, json_file, process=process, **request, wanted=wanted)
         if not process:
             _write(result, json_file, report, plot)
+        if result.about.get("stopped"):
+            raise KeyboardInterrupt
         if not any(row["status"] == "ok" for row in result.rows):
             raise typer.Exit(1)
 
@@ -122,15 +128,18 @@ def compare(
     threshold: Annotated[float, typer.Option("--threshold", help="Smallest change that matters.")] = 0.05,
 ) -> None:
     """Say what became slower, larger or less exact; status 1 if anything did."""
+    from atomjet.bench.compare import alone, table
     from atomjet.bench.compare import compare as judge
-    from atomjet.bench.compare import table
     from atomjet.bench.result import read_result
 
-    changes = judge(read_result(base), read_result(new), threshold)
+    before, after = read_result(base), read_result(new)
+    changes = judge(before, after, threshold)
     print(table(changes))
     worse = [change for change in changes if change.verdict == "worse"]
     for change in worse:
         print(f"worse: {change.case}, {change.setting}: {change.quantity} {change.change:+.1%}")
+    if rest := alone(before, after):
+        print(rest)
     print(f"{len(changes)} comparisons, {len(worse)} worse by more than {threshold:.0%}")
     if worse:
         raise typer.Exit(1)
@@ -150,14 +159,17 @@ def _measure(
     wanted: dict[str, Any],
 ) -> Result:
     """One process's run."""
+    import torch
+
     from atomjet.bench import racers, suites
-    from atomjet.bench.contenders import expand
+    from atomjet.bench.contenders import Unavailable, expand
     from atomjet.bench.measure import settle
     from atomjet.bench.provenance import provenance
     from atomjet.bench.result import Result
     from atomjet.bench.run import run_suite
     from atomjet.bench.startup import startup
 
+    torch.set_num_threads(threads)  # before the engine says what runs
     engine = options.load_engine(**wanted)
     engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
     settle(engine.device, threads, process)
@@ -175,14 +187,16 @@ def _measure(
         "provenance": provenance(engine.device),
     }
     if suite == "uma":  # files of hundreds of MB: loading them is part of what a user waits for
-        about["startup_seconds"] = startup(str(wanted["model"]), engine.device.type, engine.precision)
-        print(
-            "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model".format(
-                **about["startup_seconds"]
-            )
-        )
+        try:
+            start = startup(str(wanted["model"]), engine.device.type, engine.precision)
+        except Unavailable as error:
+            print(f"what a fresh process takes before its first call is not known: {error}", flush=True)
+        else:
+            about["startup_seconds"] = start
+            told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
+            print(told.format(**start), flush=True)
     result = Result(about, path=json_file)
-    run_suite(suite, chosen, names, engine, result, budget, runs)
+    run_suite(suite, chosen, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
     return result
 
 
@@ -190,27 +204,54 @@ def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, 
     """The same request in fresh processes, one after the other; results are joined as they come."""
     from atomjet.bench.result import read_result
     from atomjet.errors import SimulationError
+    from atomjet.stopping import stoppable
 
     passed = [f"--{name.replace('_', '-')}={value}" for name, value in request.items() if value is not None]
     joined: Result | None = None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stoppable() as heard:
         for process in range(1, processes + 1):
             part = Path(folder) / f"{process}.json"
             minutes = budget.left / 60 / (processes + 1 - process)
             own = [f"--json={part}", f"--process={process}", f"--max-minutes={minutes:.3f}"]
             print(f"process {process} of {processes}", flush=True)
-            done = subprocess.run([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own], check=False)
-            if not part.exists():
-                raise SimulationError(f"process {process} ended with status {done.returncode} and measured nothing")
-            made = read_result(part)
+            child = subprocess.Popen([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own])
+            stopped = False
+            try:
+                status = child.wait()
+            except KeyboardInterrupt:
+                heard()
+                stopped, status = True, _end(child)
+            if part.exists():
+                made = read_result(part)
+                stopped |= made.about.get("stopped", False)
+                if joined is None:
+                    joined = made
+                    joined.path = json_file
+                else:
+                    joined.merge(made)
             if joined is None:
-                joined = made
-                joined.path = json_file
-                joined.save()
-            else:
-                joined.merge(made)
+                if stopped:
+                    raise KeyboardInterrupt
+                raise SimulationError(f"process {process} ended with status {status} and measured nothing")
+            if not stopped and status not in (0, 1):
+                what = "what it had measured" if part.exists() else "what the others measured"
+                print(f"process {process} ended with status {status}; {what} is kept", flush=True)
+            joined.about |= {"stopped": True} if stopped else {}
+            joined.save()
+            if stopped:
+                break
     assert joined is not None
     return joined
+
+
+def _end(child: subprocess.Popen) -> int:
+    """Have a process write what it measured, and end; return its status."""
+    child.terminate()
+    try:
+        return child.wait(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
@@ -259,7 +300,7 @@ def ladder(
 ) -> None:
     """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
     from atomjet.bench import ladder as steps_of
-    from atomjet.errors import ConfigError
+    from atomjet.errors import ConfigError, SimulationError
 
     options.check_positive(precision=precision, max_rounds=max_rounds)
     bench = steps_of.Bench(
@@ -277,7 +318,9 @@ def ladder(
         return
     made = steps_of.climb(bench, revisions or [], precision, max_rounds, say)
     print(steps_of.table(made))
-    if any(step.verdict == "slower" for step in made):
+    if all(math.isnan(step.delta) for step in made):
+        raise SimulationError("fewer than two revisions ran; nothing was compared, the table says why")
+    if any(step.verdict.startswith("slower") for step in made):
         raise typer.Exit(1)
 
 

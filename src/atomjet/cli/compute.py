@@ -50,10 +50,11 @@ def predict(
 
     Forces are printed unless they are written with -o.
     """
-    from atomjet.adapters.ase import read_structures, write_structures
+    from atomjet.adapters.ase import check_format, read_structures, write_structures
 
     if output is not None:
         options.check_output(output, file)
+        check_format(output)
     frames = read_structures(file)
     engine = options.load_engine(model, device, backend, precision, task)
     print(f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula")
@@ -90,25 +91,48 @@ def relax(
     """Relax a structure, and with --cell its cell.
 
     Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
-    converged; the structure is written all the same.
+    converged or broke down on the way; the last structure that could be computed is written all the same.
     """
-    from atomjet.adapters.ase import AtomJetCalculator, write_structures
+    from atomjet.adapters.ase import AtomJetCalculator, check_format, write_structures
     from atomjet.errors import SimulationError
     from atomjet.md.relax import RelaxSettings, RelaxStep
     from atomjet.md.relax import relax as run_relax
+    from atomjet.stopping import stoppable
 
     settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
     for path in (output, trajectory):
         if path is not None:
             options.check_output(path, file)
+    check_format(output)
     atoms = options.read_frame(file, frame)
     atoms.calc = AtomJetCalculator(options.load_engine(model, device, backend, precision, task))
     print(f"{'step':>5} {'energy / eV':>18} {'largest force / eV/Å':>21}")
 
-    def report(step: RelaxStep) -> None:
-        print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4f}")
+    last: RelaxStep | None = None
 
-    converged, last = run_relax(atoms, settings, trajectory, report)
+    def report(step: RelaxStep) -> None:
+        nonlocal last
+        last = step
+        print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4f}", flush=True)
+
+    with stoppable() as heard:
+        try:
+            converged, _ = run_relax(atoms, settings, trajectory, report)
+        except SimulationError as error:
+            assert last is not None
+            write_structures(output, [atoms])
+            raise SimulationError(
+                f"{error}; wrote the structure of step {last.step} to {output}: forces far above those of the start say "
+                "that the model does not know it; start nearer to the minimum, try --optimizer fire, or keep every step with "
+                "--trajectory"
+            ) from error
+        except BaseException:  # ctrl-C, or a device that failed: steps that were taken are not lost
+            heard()
+            if last is not None:
+                write_structures(output, [atoms])
+                print(f"wrote {output}: not converged, the structure after step {last.step}", flush=True)
+            raise
+    assert last is not None
     write_structures(output, [atoms])
     print(f"wrote {output}")
     if not converged:

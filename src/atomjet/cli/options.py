@@ -51,7 +51,7 @@ def load_engine(
     settings: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
     engine = atomjet.load(model, task=task, **settings)
     if not quiet:
-        print(engine.describe())
+        print(engine.describe(), flush=True)
     return engine
 
 

@@ -52,11 +52,11 @@ def profile(
         if output is not None:
             options.check_output(output, file)
     atoms = options.read_frame(file, frame)
-    engine = options.load_engine(model, device, backend, precision, task)
     torch.set_num_threads(threads)
+    engine = options.load_engine(model, device, backend, precision, task, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
     print(spoken(made))
-    command = ncu_command(made, sys.argv[2:])
+    command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])
     if command is not None:
         print(f"\nfor the heaviest kernels in detail:\n  {command}")
     if trace is not None:

@@ -15,7 +15,7 @@ from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-    from atomjet.validate import Check
+    from atomjet.validate import Check, Report
 
 EXAMPLES = """Examples:
 
@@ -47,6 +47,7 @@ def validate(
         str | None,
         typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
     ] = None,
+    threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -58,26 +59,47 @@ def validate(
 
     Each check prints its measured figure and its bound. Ends with status 1 if one fails.
     """
+    import torch
+
     from atomjet.adapters.ase import read_structures
+    from atomjet.stopping import stoppable
     from atomjet.validate import Effort, Report, default_structures, run_checks
-    from atomjet.validate.report import advice, write_report
     from atomjet.validate.suite import name_of
 
+    options.check_positive(threads=threads)
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path())
     structures = [atoms for file in files for atoms in read_structures(file)] if files else default_structures()
     reference = _teacher(teacher)
+    torch.set_num_threads(threads)
     engine = options.load_engine(model, device, backend, precision, task)
     effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=seed)
     made = Report(engine.describe(), [name_of(atoms, k) for k, atoms in enumerate(structures)])
     started = time.perf_counter()
-    for check in run_checks(engine, structures, effort, teacher=reference):
-        made.checks.append(check)
-        _print_check(check)
-    made.seconds = time.perf_counter() - started
+    with stoppable() as heard:
+        try:
+            for check in run_checks(engine, structures, effort, teacher=reference):
+                made.checks.append(check)
+                _print_check(check)
+        except BaseException as error:  # what was checked is told and written whatever ends it
+            heard()
+            made.stopped = " ".join(str(error).split()) or "interrupted"
+            raise
+        finally:
+            made.seconds = time.perf_counter() - started
+            _tell(made, json_file, report)
+    if not made.passed:
+        raise typer.Exit(1)
+
+
+def _tell(made: Report, json_file: Path | None, report: Path | None) -> None:
+    """Print what it comes to, and write what was asked for."""
+    from atomjet.validate.report import advice, write_report
+
     failed = sum(not check.passed for check in made.checks)
-    print(f"{len(made.checks) - failed} of {len(made.checks)} checks passed in {made.seconds:.0f} s")
+    stopped = ", then it was stopped" if made.stopped else ""
+    print(f"{len(made.checks) - failed} of {len(made.checks)} checks passed in {made.seconds:.0f} s{stopped}")
     for line in advice(made.checks):
         print(line)
     if json_file is not None:
@@ -86,8 +108,6 @@ def validate(
     if report is not None:
         write_report(made, report)
         print(f"wrote {report}")
-    if not made.passed:
-        raise typer.Exit(1)
 
 
 def _print_check(check: Check) -> None:

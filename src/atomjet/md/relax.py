@@ -85,7 +85,9 @@ def relax(
 
     Raises:
         StructureError: no atoms, or a cell to relax that is not periodic in three directions.
-        SimulationError: the calculator refused a structure on the way.
+        SimulationError: the calculator refused a structure on the way; says after which step, and its force.
+
+    However it ends, `atoms` is the structure of the last step reported, never one that was refused.
     """
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one")
@@ -100,16 +102,22 @@ def relax(
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
     frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
     optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
-    now = RelaxStep(0, float("nan"), float("nan"))
+    now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
     try:
         for _ in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
             largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
             now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
+            good = atoms.positions.copy(), atoms.cell.copy()
             report(now)
-    except AtomJetError as error:
-        if np.isnan(now.fmax):  # refused as it was given
+    except BaseException as error:
+        positions, cell = good
+        atoms.set_cell(cell)
+        atoms.set_positions(positions, apply_constraint=False)
+        if not isinstance(error, AtomJetError) or np.isnan(now.fmax):  # interrupted, or refused as it was given
             raise
-        raise SimulationError(f"the relaxation broke down after step {now.step}: {error}") from error
+        raise SimulationError(
+            f"the relaxation broke down after step {now.step}, where the largest force was {now.fmax:.4g} eV/Å: {error}"
+        ) from error
     finally:
         if frames:
             frames.close()

@@ -18,7 +18,7 @@ FORCES_10_BIT = 5e-3
 FRAMES = 20
 
 
-def backend_agreement(engine: Engine, run: Run) -> Check:
+def backend_agreement(engine: Engine, run: Run, label: str) -> Check:
     """Force RMSE over time and energy error against `general` in float64 of the same weights, on frames of one run."""
     reference = definition(engine)
     keep = sorted({round(k) for k in np.linspace(0, len(run.positions) - 1, FRAMES)})
@@ -37,6 +37,6 @@ def backend_agreement(engine: Engine, run: Run) -> Check:
     detail = f"{len(keep)} frames; largest error {largest:.2g} eV/Å, energy MAE {1e3 * energy:.2g} meV/atom"
     series = {"time / fs": run.time[keep].tolist(), "force RMSE / eV/Å": errors}
     figures = {"largest / eV/Å": largest, "energy MAE / meV/atom": 1e3 * energy}
-    name = f"{engine.backend} against general in float64"
+    name = f"{engine.backend} against general in float64, {label}"
     value = float(np.max(errors))
     return Check(name, ", ".join(run.names), value, "eV/Å", bound, source, detail, figures, series)

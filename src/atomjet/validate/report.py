@@ -52,6 +52,9 @@ def write_report(report: Report, path: Path) -> None:
     lines = ["# Validation", "", report.what, "", f"Structures: {', '.join(report.structures)}.", ""]
     failed = [check for check in report.checks if not check.passed]
     verdict = "All checks passed." if report.passed else f"{len(failed)} of {len(report.checks)} checks failed."
+    if report.stopped:
+        passed = len(report.checks) - len(failed)
+        verdict = f"Stopped before the end: {report.stopped}. {passed} of the {len(report.checks)} checks done passed."
     lines += [f"**{verdict}** {report.seconds:.0f} s.", ""]
     lines += [f"- {line}" for line in advice(report.checks)]
     lines += [

@@ -60,23 +60,30 @@ class Effort:
 
 @dataclass
 class Report:
-    """What was checked, of what, and what came out."""
+    """What was checked, of what, and what came out.
+
+    Attributes:
+        what: the potential. structures: their names. seconds: that it took.
+        stopped: why it did not come to its end, or "".
+    """
 
     what: str
     structures: list[str]
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
+    stopped: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed, and there was one."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether every check was done and passed, and there was one."""
+        return bool(self.checks) and not self.stopped and all(check.passed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         checks = [check.to_json() for check in self.checks]
         return {
             "passed": self.passed,
+            "stopped": self.stopped,
             "what": self.what,
             "structures": self.structures,
             "seconds": self.seconds,
@@ -191,7 +198,7 @@ def _constant_energy(
         yield dynamics.bounded_forces(run, label)
         yield dynamics.bond_stability(run, some, label)
         if isinstance(potential, Engine) and chosen == (free or [single]) and not run.failure:
-            yield agreement.backend_agreement(potential, run)
+            yield agreement.backend_agreement(potential, run, label)
     if effort.order:
         yield dynamics.timestep_order(exact, flexible, flexible_name, effort.order, effort.seed)
     if effort.reverse:

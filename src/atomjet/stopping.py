@@ -1,0 +1,37 @@
+"""SIGTERM, which batch systems and `timeout` send, ends a command as ctrl-C does: what it has is written first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM into KeyboardInterrupt within the block.
+
+    Yields a function to call when the interrupt has arrived: from then on neither signal disturbs, so that whoever asks twice does
+    not spoil the writing. Only the main thread hears signals; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    heard = False
+
+    def stop(signum: int, frame: Any) -> None:
+        if not heard:
+            raise KeyboardInterrupt
+
+    def hear() -> None:
+        nonlocal heard
+        heard = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield hear
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
