@@ -16,7 +16,15 @@ from atomjet.ops import painn_message, painn_update_hopper
 FEATURES = 128
 WIDE = ("biases", "q", "mu", "energies", "vectors", "embedding", "mu_bar_sum", "gradients")
 WHOLE = ("row_ptr", "neighbors", "num_rows", "kinds", "values")
-NUMBERS = {"epsilon": "fp32", "seed": "fp32", "gain": "fp32", "per_length": "fp32", "scale": "fp32", "num_edges": "i32", "vu": "*i32"}
+NUMBERS = {
+    "epsilon": "fp32",
+    "seed": "fp32",
+    "gain": "fp32",
+    "per_length": "fp32",
+    "scale": "fp32",
+    "num_edges": "i32",
+    "vu": "*i32",
+}
 TYPES = {"num_atoms": "*i32", **dict.fromkeys(WIDE, "*fp32"), **dict.fromkeys(WHOLE, "*i32"), **NUMBERS}
 
 
@@ -60,9 +68,12 @@ def messages(atoms, capability):
 
 if __name__ == "__main__":
     found = {}
-    for part, rows in itertools.product(("fwd", "last", "bwd"), (painn_update_hopper.FEW, painn_update_hopper.MANY)):
+    for part, rows in itertools.product(("fwd", "last", "bwd"), painn_update_hopper.ROWS):
         kernel = update(part, rows)
-        found[f"{part} {rows}"] = {"shared": kernel.metadata.shared, "products": kernel.asm["ptx"].count("wgmma.mma_async")}
+        found[f"{part} {rows}"] = {
+            "shared": kernel.metadata.shared,
+            "products": kernel.asm["ptx"].count("wgmma.mma_async"),
+        }
     for capability, atoms in ((80, 100), (80, 10_000), (90, 1000)):
         shared = [kernel.metadata.shared for kernel in messages(atoms, capability)]
         found[f"messages {capability} {atoms}"] = {"shared": max(shared), "kernels": len(shared)}

@@ -1,17 +1,21 @@
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false, reportFunctionMemberAccess=false
+# pyright: reportAssignmentType=false
 """The kernels of `painn_update.py` for Hopper GPUs in half precision, written in Gluon, where Triton lets one place data by hand.
 
 A program takes some rows through a chain of 7 to 14 products with F x F matrices, each of which needs the one before. What takes
 time then is to bring matrices to the tensor cores, so here
 
 - arrays lie across: channels are the rows of a tile and atoms its columns, X^T = W^T Y^T, so that matrices are the left operand of
-  wgmma, whose 64 rows are always full, and the number of atoms can be as small as 16;
-- matrices stream from global memory into a ring of `SLOTS` buffers in shared memory, past the registers, in the order in which they
-  are used; the first ones arrive while the kernel before still runs;
+  wgmma, whose 64 rows are always full, and the number of atoms can be as small as 8;
+- matrices stream from global memory into a ring of buffers in shared memory, past the registers, in the order in which they are
+  used; the first ones arrive while the kernel before still runs;
 - what follows from a product stays in the registers it was left in; only operands of the next product go to shared memory, narrow.
+  Much later needed V and U share a word, and so do their places in memory;
+- global memory is read and written in words of 16 bytes. A product leaves each thread single numbers of rows far apart: what
+  goes to rows in memory takes the way through shared memory, narrow, and what is added to float32 numbers is added there.
 
-Numbers and rounding are those of `painn_update.py`; sums within a product run in another order.
+Numbers are those of `painn_update.py` up to that rounding; sums within a product run in another order.
 """
 
 from __future__ import annotations
@@ -36,9 +40,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from atomjet.ops import painn_update
 from atomjet.ops.painn_update import Kept, Tiles
 
-FEW, MANY = 16, 32
-"""Atoms a program: many, where there are enough to fill the GPU, since each program reads all matrices. Buffers have whole tiles of
-them: no access is masked, and what stands in rows that are not in use stays in them.
+ROWS = (8, 16, 32)
+"""Atoms a program: as few as make one program for each processor, since fewer are done sooner; where there are more atoms, as many
+as registers hold, since each program reads all matrices. Buffers have whole tiles of them: no access is masked, and what stands in
+rows that are not in use stays in them.
 """
 
 CHANNELS = (128,)
@@ -106,7 +111,9 @@ def _nought():
     """Zero, which the compiler does not know. Descriptors of operands made with it are made anew for every product; else all of
     them would be made once and kept, in more registers than there are.
     """
-    return gl.inline_asm_elementwise("mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1)
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, 0;", "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1
+    )
 
 
 @gluon.jit
@@ -122,7 +129,9 @@ def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.c
     for number in gl.static_range(FIRST, END):
         mbarrier.expect(flags[number % len(flags)], 2 * F * F)
     for number in gl.static_range(FIRST, END):
-        tma.async_copy_global_to_shared(weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0))
+        tma.async_copy_global_to_shared(
+            weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0)
+        )
 
 
 @gluon.jit
@@ -247,7 +256,7 @@ def _keep(pointer, x, NUMBER: gl.constexpr):
     F: gl.constexpr = x.shape[0]
     ROWS: gl.constexpr = x.shape[1]
     SIZE: gl.constexpr = F * ROWS
-    GROUPS: gl.constexpr = 32 // x.dtype.primitive_bitwidth  # of eight columns, that share a word
+    GROUPS: gl.constexpr = min(32 // x.dtype.primitive_bitwidth, ROWS // 8)  # of eight columns, that share a word
     layout: gl.constexpr = _line(F, 4 * GROUPS)
     line = x.reshape([F // 16, 2, 8, ROWS // 8 // GROUPS, GROUPS, 4, 2]).permute((3, 0, 2, 5, 4, 1, 6)).reshape([SIZE])
     gl.store(pointer + NUMBER * SIZE + gl.arange(0, SIZE, layout), gl.convert_layout(line, layout, assert_trivial=True))
@@ -257,7 +266,7 @@ def _keep(pointer, x, NUMBER: gl.constexpr):
 def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
     """What `_keep` stored."""
     SIZE: gl.constexpr = F * ROWS
-    GROUPS: gl.constexpr = 32 // pointer.dtype.element_ty.primitive_bitwidth
+    GROUPS: gl.constexpr = min(32 // pointer.dtype.element_ty.primitive_bitwidth, ROWS // 8)
     line = gl.load(pointer + NUMBER * SIZE + gl.arange(0, SIZE, _line(F, 4 * GROUPS)))
     x = line.reshape([ROWS // 8 // GROUPS, F // 16, 8, 4, GROUPS, 2, 2]).permute((1, 5, 2, 0, 4, 3, 6))
     return gl.convert_layout(x.reshape([F, ROWS]), _tile(F, ROWS), assert_trivial=True)
@@ -770,7 +779,8 @@ def _processors(device: torch.device) -> int:
 
 def rows_of(q: Tensor) -> int:
     """Atoms a program, for buffers of so many rows."""
-    return MANY if q.shape[0] > FEW * _processors(q.device) else FEW
+    at_once = _processors(q.device)
+    return next((rows for rows in ROWS if q.shape[0] <= rows * at_once), ROWS[-1])
 
 
 def _options(channels: int, rows: int, chained: bool) -> dict[str, Any]:
