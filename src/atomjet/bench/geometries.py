@@ -46,15 +46,30 @@ def molecules(atoms: int, copies: int, seed: int = 0) -> System:
     )
 
 
-def water(atoms: int, seed: int = 0, triclinic: bool = False) -> System:
-    """A periodic box of about that many atoms of water at its density, molecules in random orientations on a grid."""
+def water(atoms: int, seed: int = 0, triclinic: bool = False, bonded: bool = False) -> System:
+    """A periodic box of about that many atoms of water at its density, molecules on a grid.
+
+    Args:
+        atoms: about how many.
+        seed: of what is drawn.
+        triclinic: shear the box.
+        bonded: molecules point with their hydrogens at the next oxygens, as in ice, so that dynamics can start from there; else
+            their orientations are random, and some hydrogens nearer to each other than in any liquid.
+    """
     side = max(2, round((atoms / 3) ** (1 / 3)))
     generator = np.random.default_rng([seed, side])
     spacing = WATERS_PER_A3 ** (-1 / 3)
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3) * spacing
     oxygen = grid + generator.uniform(-0.15, 0.15, grid.shape)
-    first = _unit(generator.normal(size=oxygen.shape))
-    across = _unit(np.cross(first, generator.normal(size=oxygen.shape)))
+    if bonded:
+        first, aside = (
+            np.array([1.0, 0.0, 0.0]) + generator.normal(scale=0.1, size=oxygen.shape),
+            np.array([0.0, 0.0, -1.0]),
+        )
+    else:
+        first, aside = generator.normal(size=oxygen.shape), generator.normal(size=oxygen.shape)
+    first = _unit(first)
+    across = _unit(np.cross(first, aside))
     angle = np.radians(104.5)
     second = np.cos(angle) * first + np.sin(angle) * across
     positions = np.stack([oxygen, oxygen + OH * first, oxygen + OH * second], 1).reshape(-1, 3)

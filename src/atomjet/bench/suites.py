@@ -62,7 +62,7 @@ def neighbors(largest: int, seed: int = 0) -> list[Case]:
 
 
 def md(largest: int, seed: int = 0) -> list[Case]:
-    """Whole steps of molecular dynamics of one structure through ASE."""
+    """Whole steps of molecular dynamics of one structure: on the device where that serves, else through ASE."""
     cases = [
         Case(f"{atoms} atoms", lambda a=atoms: geometries.molecules(a, 1, seed), runs)
         for atoms, runs in ((10, 200), (20, 200), (50, 200), (200, 100))
@@ -70,7 +70,7 @@ def md(largest: int, seed: int = 0) -> list[Case]:
     ]
     sizes = ((1000, 100), (10_000, 30), (100_000, 10))
     return cases + [
-        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed), runs)
+        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed, bonded=True), runs)
         for size, runs in sizes
         if size <= largest
     ]
