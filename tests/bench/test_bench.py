@@ -86,6 +86,16 @@ def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+def send(monkeypatch, kind):
+    """Have a contender of some class run for `fast_pytorch`."""
+    build = contenders.build
+    monkeypatch.setattr(
+        contenders,
+        "build",
+        lambda name, e: kind(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
+    )
+
+
 def test_a_red_accuracy_gate_prints_no_speed(engine, monkeypatch):
     class Wrong(EngineContender):
         def call(self, prepared):
@@ -93,12 +103,7 @@ def test_a_red_accuracy_gate_prints_no_speed(engine, monkeypatch):
             made.forces.mul_(1.01)
             return made
 
-    build = contenders.build
-    monkeypatch.setattr(
-        contenders,
-        "build",
-        lambda name, e: Wrong(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
-    )
+    send(monkeypatch, Wrong)
     rows = measured("latency", engine, ["general", "fast_pytorch"]).rows
     assert rows[1]["status"] == "inaccurate"
     assert "statistics" not in rows[1]
@@ -114,12 +119,7 @@ def test_out_of_memory_is_a_row_and_the_rest_completes(tmp_path, engine, monkeyp
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 TiB")
             return super().call(prepared)
 
-    build = contenders.build
-    monkeypatch.setattr(
-        contenders,
-        "build",
-        lambda name, e: Full(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
-    )
+    send(monkeypatch, Full)
     saved = []
     save = Result.save
 
@@ -161,7 +161,7 @@ def test_the_engines_own_refusal_for_memory_is_such_a_row(engine, monkeypatch):
 
 
 def breaks_off(monkeypatch, calls, error):
-    """`fast_pytorch` calls `error` up at one of its calls: two are for examining it and ten for warming up."""
+    """`fast_pytorch` calls `error` up at one of its calls: `EXAMINED` are for examining it and ten for warming up."""
 
     class Breaks(EngineContender):
         made = 0
@@ -172,12 +172,7 @@ def breaks_off(monkeypatch, calls, error):
                 error()
             return super().call(prepared)
 
-    build = contenders.build
-    monkeypatch.setattr(
-        contenders,
-        "build",
-        lambda name, e: Breaks(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
-    )
+    send(monkeypatch, Breaks)
 
 
 EXAMINED = 3  # calls: one for memory, one for the gate, one traced
@@ -309,12 +304,7 @@ def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
             tried.append(prepared)
             raise OutOfTime("the first calls took longer than 1 s; raise --max-minutes")  # what the alarm raises here
 
-    build = contenders.build
-    monkeypatch.setattr(
-        contenders,
-        "build",
-        lambda name, e: Slow(name, build(name, e).engine) if name == "fast_pytorch" else build(name, e),
-    )
+    send(monkeypatch, Slow)
     cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
     made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=300.0, runs=5)
     assert [made.row(case.name, "general")["status"] for case in cases] == ["ok"] * 3

@@ -62,13 +62,11 @@ def water(atoms: int, seed: int = 0, triclinic: bool = False, bonded: bool = Fal
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3) * spacing
     oxygen = grid + generator.uniform(-0.15, 0.15, grid.shape)
     if bonded:
-        first, aside = (
-            np.array([1.0, 0.0, 0.0]) + generator.normal(scale=0.1, size=oxygen.shape),
-            np.array([0.0, 0.0, -1.0]),
-        )
+        first = _unit(np.array([1.0, 0.0, 0.0]) + generator.normal(scale=0.1, size=oxygen.shape))
+        aside = np.array([0.0, 0.0, -1.0])
     else:
-        first, aside = generator.normal(size=oxygen.shape), generator.normal(size=oxygen.shape)
-    first = _unit(first)
+        first = _unit(generator.normal(size=oxygen.shape))
+        aside = generator.normal(size=oxygen.shape)
     across = _unit(np.cross(first, aside))
     angle = np.radians(104.5)
     second = np.cos(angle) * first + np.sin(angle) * across
