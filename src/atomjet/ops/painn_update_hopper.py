@@ -362,8 +362,10 @@ def _taken(operand):
 
 
 @gluon.jit
-def _mixed(ring, flags, weights, bias, epsilon, axes, a, b, TOTAL: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
+def _mixed(ring, flags, weights, bias, epsilon, axes, a, b, TOTAL: gl.constexpr):
     """Mixing up to D1, from μ in `axes` and q in `a`: pairs of V and U, Σ V U and z."""
+    ROWS: gl.constexpr = a.shape[1]
+    F: gl.constexpr = a.shape[2]
     _ready(flags, 0, 3)
     v = _product(ring, 0, axes, _zeros(F, 4 * ROWS), False)
     u = _product(ring, 1, axes, _zeros(F, 4 * ROWS), False)
@@ -424,7 +426,7 @@ def painn_update_fwd_hopper_kernel(
     if row >= count:
         _arrived(flags, 0, len(flags))  # in memory that is another program's soon
         return
-    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 11, F, ROWS)
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 11)
     _put(c, pre * _sigmoid(pre))
     _ready(flags, 4, 3)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
@@ -507,7 +509,7 @@ def painn_update_last_hopper_kernel(
     if row >= count:
         _arrived(flags, 0, len(flags))
         return
-    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 14, F, ROWS)
+    vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 14)
     _put(c, pre * _sigmoid(pre))
     _ready(flags, 4, 2)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
@@ -532,7 +534,6 @@ def painn_update_last_hopper_kernel(
     _ready(flags, 7, 1)
     d_q = _product(ring, 7, b, _zeros(F, ROWS), False)
     d_q = _product(ring, 7, c, d_q, True)
-    # Each row's sum over channels, in all of this program's rows.
     column = row + gl.arange(0, ROWS, gl.SliceLayout(0, _tile(F, ROWS)))
     gl.store(energies + column, gl.sum(h * _sigmoid(h) * r2, 0) + gl.load(biases + 5 * F))
     d_q = warpgroup_mma_wait(0, deps=(d_q,))
