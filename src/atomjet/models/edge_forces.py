@@ -21,6 +21,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
+from atomjet.ops.chaining import can_chain
 
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
 
@@ -213,9 +214,8 @@ def launch(
         virials: (6, N̂) float64, room to work in.
         out: filled; NaN energies where any status bit is set.
     """
-    capacity, device = graph.capacity, graph.vectors.device
-    few = capacity.atoms <= FEW and device.type == "cuda"
-    chained = few and torch.cuda.get_device_capability(device) >= (9, 0)
+    capacity = graph.capacity
+    chained = capacity.atoms <= FEW and can_chain(graph.vectors.device)
     edge_forces_kernel[(capacity.atoms,)](
         graph.row_ptr,
         graph.neighbors,

@@ -30,6 +30,7 @@ from atomjet.data import Capacity, Graph, PaddedGraph
 from atomjet.errors import BackendError
 from atomjet.models.painn.general import PaiNN
 from atomjet.ops import painn_message, painn_update
+from atomjet.ops.chaining import can_chain
 from atomjet.ops.radial_table import RadialTable, tabulate
 
 OLDEST = (8, 0)
@@ -91,7 +92,7 @@ class FastGpu:
         self.narrow = torch.float16 if precision == "default" else torch.float32
         # Hopper and later start a kernel while the one before still runs; it fetches its weights and waits for the rest.
         device = model.embedding.weight.device
-        self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self.chained = can_chain(device)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
         self.update: Any = _updates(device, self.narrow, self.channels)
         self.uncut = () if self.update is painn_update else ("update",)
@@ -315,13 +316,13 @@ SPARSE = 32
 
 def default_tiles(capacity: Capacity) -> Tiles:
     """How the kernels are cut where nothing was tuned: what was fastest on an H200 among those tried."""
-    cut = painn_message.Tiles
     if capacity.atoms <= FEW:
-        return Tiles(cut(edges=8, channels=32, warps=2), cut(edges=8, channels=32, warps=2))
-    if capacity.atoms <= MANY:
-        edges = 2 if capacity.edges < SPARSE * capacity.atoms else 4
-        return Tiles(cut(edges=edges, channels=64), cut(edges=edges, channels=64))
-    return Tiles(cut(edges=1, channels=128), cut(edges=1, channels=128))
+        both = painn_message.Tiles(edges=8, channels=32, warps=2)
+    elif capacity.atoms <= MANY:
+        both = painn_message.Tiles(edges=2 if capacity.edges < SPARSE * capacity.atoms else 4, channels=64)
+    else:
+        both = painn_message.Tiles(edges=1, channels=128)
+    return Tiles(both, both)
 
 
 def _check(model: PaiNN, precision: str) -> None:
