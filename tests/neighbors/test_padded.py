@@ -1,9 +1,6 @@
 """The search in fixed buffers, all its routes against the definition; in Triton's interpreter where there is no GPU."""
 
 import itertools
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.padded import PaddedSearch
+from tests.compiling import printed
 from tests.neighbors import cases
 from tests.neighbors.cases import CELLS, PBC, ROUTES, empty_between, force_route, no_structures, place
 
@@ -381,16 +379,8 @@ def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
 
 
 def test_kernels_compile():
-    """Those of all pairs, for GPUs: the interpreter accepts more. In a process of its own, without it."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_kernels.py")],
-        capture_output=True,
-        text=True,
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    names = done.stdout.split()
+    """Those of all pairs, for GPUs."""
+    names = printed(Path(__file__).with_name("compile_kernels.py")).split()
     assert len(names) == 9
     assert set(names) == {"all_pairs_kernel", "all_pairs_count_kernel", "rows_kernel", "all_pairs_fill_kernel"}
 

@@ -3,19 +3,17 @@
 import itertools
 import json
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from atomjet.data import Capacity
 from atomjet.models.painn.fast_gpu import default_tiles
 from atomjet.ops import painn_message, painn_update_hopper
+from tests.compiling import compiled
 
-FEATURES = 128
+FEATURES, HALF = 128, "*fp16"
 WIDE = ("biases", "q", "mu", "energies", "vectors", "embedding", "mu_bar_sum", "gradients")
-WHOLE = ("row_ptr", "neighbors", "num_rows", "kinds", "values")
+WHOLE = ("row_ptr", "neighbors", "num_rows", "kinds", "values", "vu")
 NUMBERS = {
     "epsilon": "fp32",
     "seed": "fp32",
@@ -23,25 +21,8 @@ NUMBERS = {
     "per_length": "fp32",
     "scale": "fp32",
     "num_edges": "i32",
-    "vu": "*i32",
 }
 TYPES = {"num_atoms": "*i32", **dict.fromkeys(WIDE, "*fp32"), **dict.fromkeys(WHOLE, "*i32"), **NUMBERS}
-
-
-def compiled(kind, kernel, constants, types, capability, warps):
-    """The kernel for a compute capability; pointers whose type is not given are to half precision."""
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else types.get(name, "*fp16") for name in names}
-    values = {(names.index(name),): value for name, value in constants.items()}
-    aligned = {
-        (at,): [["tt.divisibility", 16]]
-        for at, name in enumerate(names)
-        if signature[name].startswith("*") and not name.startswith("num_")
-    }
-    options = {"num_warps": warps, "launch_pdl": capability >= 90}
-    return triton.compile(
-        kind(kernel, signature, values, aligned), target=GPUTarget("cuda", capability, 32), options=options
-    )
 
 
 def update(part, rows):
@@ -49,7 +30,8 @@ def update(part, rows):
     kernel = getattr(painn_update_hopper, f"painn_update_{part}_hopper_kernel")
     weights = f"tensordesc<fp16[{FEATURES}, {FEATURES}],{gl.NVMMASharedLayout(128, 16, 2)}>"
     constants = {"F": FEATURES, "CHAINED": True, "ROWS": rows}
-    return compiled(GluonASTSource, kernel, constants, TYPES | {"weights": weights}, 90, FEATURES // 16)
+    types = TYPES | {"weights": weights}
+    return compiled(kernel, constants, types, HALF, 90, GluonASTSource, num_warps=FEATURES // 16, launch_pdl=True)
 
 
 def messages(atoms, capability):
@@ -63,7 +45,8 @@ def messages(atoms, capability):
             constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "CHAINED": capability >= 90}
             constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            yield compiled(ASTSource, kernel, constants, TYPES, capability, cut.warps)
+            options = {"num_warps": cut.warps, "launch_pdl": capability >= 90}
+            yield compiled(kernel, constants, TYPES, HALF, capability, **options)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 """PaiNN's kernels compile wherever there is Triton; on a Hopper GPU, its updates equal the others."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from atomjet import neighbor_list
 from atomjet.bench.geometries import molecules
 from atomjet.models.base import General
+from tests.compiling import printed
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
@@ -22,16 +20,8 @@ HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9,
 
 
 def test_kernels_compile():
-    """And fit: a Hopper GPU has 227 KiB of shared memory for a program. In a process of its own, without the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_kernels.py")],
-        capture_output=True,
-        text=True,
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    """And fit: a Hopper GPU has 227 KiB of shared memory for a program."""
+    found = json.loads(printed(Path(__file__).with_name("compile_kernels.py")))
     messages = [kernel for name, kernel in found.items() if name.startswith("messages")]
     updates = [kernel for name, kernel in found.items() if not name.startswith("messages")]
     assert len(updates) == 9
