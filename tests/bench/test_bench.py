@@ -248,6 +248,30 @@ def test_a_contender_that_fails_in_mid_race_keeps_its_rounds_and_has_no_figure(t
     assert "statistics" not in bad
 
 
+def test_what_a_device_computed_wrong_has_no_figure(tmp_path, engine, monkeypatch):
+    enter = racers.Entrants.enter
+
+    def seconds(turn):
+        if turn == 10 + 7:
+            raise RuntimeError("a step ended with edges left out")
+        return 1e-3
+
+    def watched(self, name, system):
+        racer = enter(self, name, system)
+        racer.on_device = seconds if name == "fast_pytorch" else None
+        return racer
+
+    monkeypatch.setattr(racers.Entrants, "enter", watched)
+    good, bad = measured("latency", engine, ["general", "fast_pytorch"], None, suites.latency(10), runs=20).rows
+    assert good["statistics"]["runs"] == 20
+    assert (bad["status"], bad["reason"]) == (
+        "failed",
+        "after 7 rounds: RuntimeError: a step ended with edges left out",
+    )
+    assert bad["samples"][0]["device"] == [1e-3] * 7
+    assert "statistics" not in bad
+
+
 def test_rounds_are_written_while_a_race_goes_on(tmp_path, engine, monkeypatch):
     """What a process leaves that is killed without a word."""
     monkeypatch.setattr("atomjet.bench.run.SAVE_EVERY", 0.0)
@@ -439,6 +463,22 @@ def test_rounds_alternate_and_warm_up_is_left_out():
     assert all(len(series.wall) == len(series.cpu) == 4 for series in made.values())
 
 
+def test_a_device_is_asked_for_its_time_after_each_counted_call():
+    told = []
+
+    def seconds(turn):
+        told.append(turn)
+        return 0.5 * turn
+
+    made = interleave(dict.fromkeys("ab", lambda turn: None), CPU, runs=3, warm_up=2, on_device={"b": seconds})
+    assert told == [2, 3, 4]
+    assert made["b"].figure(CPU).tolist() == [1.0, 1.5, 2.0]
+    assert made["a"].device == []
+    assert made["a"].figure(CPU).tolist() == made["a"].cpu
+    made = _samples(Series([0.4], [0.2], [0.3]), Series([0.1], [0.1]), 2, 1)
+    assert made["device"] == [0.15]
+
+
 def test_statistics():
     values = np.arange(1, 101) / 10
     said = describe(values)
@@ -489,6 +529,65 @@ def processes(scale=1.0, number=8, scatter=0.02, seed=0, memory=1000, error=1e-6
         "provenance": {"device": "cpu", "device_type": "cpu"},
     }
     return Result(about, [row])
+
+
+def steps_by_hand(scale=1.0):
+    """A result of suite `step`: host and device disagree on which setting is faster."""
+    about = {
+        "suite": "step",
+        "model": "tiny",
+        "precision": "default",
+        "settings": ["compile_graph", "fast_gpu"],
+        "provenance": {"device": "a GPU", "device_type": "cuda", "time": "today"},
+    }
+    made = Result(about)
+    for setting, device, wall in (("compile_graph", 8e-3, 10e-3), ("fast_gpu", 2e-3 * scale, 20e-3)):
+        samples = {"wall": wall, "cpu": wall, "device": device, "yardstick_wall": 1e-3, "yardstick_cpu": 1e-3}
+        made.add(
+            {
+                "case": "20 atoms x 1",
+                "setting": setting,
+                "status": "ok",
+                "reason": "",
+                "atoms": 20,
+                "structures": 1,
+                "includes": "everything",
+                "samples": [{name: [value] * 10 for name, value in samples.items()}],
+                "per_call": {"structures": 1.0, "atoms": 20.0, "edges": 3300.0},
+            }
+        )
+    return made
+
+
+def test_the_device_is_the_clock_of_steps(tmp_path):
+    made = steps_by_hand()
+    made.path = tmp_path / "step.json"
+    made.save()
+    back = read_result(made.path)
+    assert json.loads(made.path.read_text())["clock"] == back.clock == "device"
+    row = back.row("20 atoms x 1", "fast_gpu")
+    assert row["statistics"]["median"] == 2e-3
+    assert row["ratio"]["estimate"] == 4.0
+    assert row["throughput"]["edges/s"] == pytest.approx(1.65e6)
+    assert "2 ms  (10 runs)" in racers.spoken(row, back.clock)
+    text = tables(back)
+    assert "| 20 atoms x 1, 3,300 edges | 8 | 2, × 4 (4 ... 4) |" in text
+    assert "Times are time on the device" in text
+    assert "| edges/s | memory / MiB | kernels |" in text
+    assert "| step, a GPU | fast_gpu | compile_graph | 4 (4 ... 4)" in performance_page(tmp_path)
+    (change,) = (one for one in compare(back, steps_by_hand(1.5)) if one.setting == "fast_gpu")
+    assert (change.base, change.new, change.verdict) == (2.0, 3.0, "worse")
+    plot_result(back, tmp_path / "plot.png")
+
+
+def test_a_step_without_the_devices_time_cannot_be_read(tmp_path):
+    made = steps_by_hand()
+    for row in made.rows:
+        del row["samples"][0]["device"]
+    made.path = tmp_path / "step.json"
+    made.save()
+    with pytest.raises(ConfigError, match="a row or field is missing or wrong .'device'"):
+        read_result(made.path)
 
 
 def verdicts(base, new, **options):

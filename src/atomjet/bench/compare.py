@@ -116,8 +116,8 @@ def process_figures(result: Result, row: dict[str, Any]) -> np.ndarray:
 
     On a GPU the calls stand alone: the yardstick there is bound by the host, which a captured graph is not.
     """
-    if result.clock == "wall":
-        return np.array([_undisturbed(samples["wall"]) for samples in row["samples"]])
+    if result.clock != "cpu":
+        return np.array([_undisturbed(samples[result.clock]) for samples in row["samples"]])
     return np.array(
         [_undisturbed(samples["cpu"]) - _undisturbed(samples["yardstick_cpu"]) for samples in row["samples"]]
     )

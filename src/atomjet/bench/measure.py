@@ -2,7 +2,7 @@
 
 Every round calls each contender once, in an order that rotates, so that what disturbs the machine disturbs all alike. On a CPU
 the figure is the processor time of the process (time that others take is not ours); on a GPU it is wall time from call to
-synchronisation. Both are kept.
+synchronisation. Both are kept. Where a contender says how long the device took, that is the figure.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ FEWEST = 5
 
 @dataclass
 class Series:
-    """Seconds of each call of one contender: wall time, and processor time of the whole process."""
+    """Seconds of each call of one contender: wall time, processor time of the whole process, and time on the device if asked."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
 
     def figure(self, device: torch.device) -> np.ndarray:
-        """What is judged: processor time on a CPU, wall time on a GPU."""
-        return np.array(self.wall if device.type == "cuda" else self.cpu)
+        """What is judged: time on the device where there is one, else processor time on a CPU, wall time on a GPU."""
+        return np.array(self.device or (self.wall if device.type == "cuda" else self.cpu))
 
 
 def synchronize(device: torch.device) -> None:
@@ -54,6 +55,7 @@ def interleave(
     seconds: float = float("inf"),
     made: dict[str, Series] | None = None,
     between: Callable[[], None] = lambda: None,
+    on_device: Mapping[str, Callable[[int], float]] | None = None,
 ) -> dict[str, Series]:
     """Call each contender once a round; `calls[name](turn)` gets a running number to take new input by.
 
@@ -61,8 +63,9 @@ def interleave(
         runs: rounds wanted; fewer (but `FEWEST`) where `seconds` run out.
         warm_up: rounds before, not counted; two where they would take a fifth of `seconds`.
         made: filled round by round, for those who want it whatever ends the race. between: called after each round.
+        on_device: of those that have it, what gives the seconds on the device of the call just synchronised.
     """
-    names = list(calls)
+    names, on_device = list(calls), on_device or {}
     made = {} if made is None else made
     made.update({name: Series() for name in names})
     started = time.perf_counter()
@@ -81,8 +84,11 @@ def interleave(
             wall, cpu = time.perf_counter(), time.process_time()
             calls[name](warm_up + turn)
             synchronize(device)
-            made[name].cpu.append(time.process_time() - cpu)
-            made[name].wall.append(time.perf_counter() - wall)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            if name in on_device:
+                made[name].device.append(on_device[name](warm_up + turn))
+            made[name].cpu.append(cpu)
+            made[name].wall.append(wall)
         between()
     return made
 

@@ -63,6 +63,7 @@ class Racer:
         parts: makes the pieces of the call, to be timed by themselves.
         together: what a row tells of happens so many times in one timed call.
         held: bytes of the device that it took for the case before the first call, and keeps.
+        on_device: gives, by the number of the call just made, its seconds on the device; raises where what was timed is wrong.
     """
 
     call: Callable[[int], Any]
@@ -72,6 +73,7 @@ class Racer:
     parts: Callable[[], Parts] = dict
     together: int = 1
     held: int = 0
+    on_device: Callable[[int], float] | None = None
 
 
 class Entrants:
@@ -129,13 +131,12 @@ def check_names(suite: str, names: list[str]) -> None:
             raise ConfigError(f"setting {name!r} is no neighbour search; give some of {', '.join(SEARCHES)}")
 
 
-def spoken(row: dict[str, Any], device: torch.device) -> str:
+def spoken(row: dict[str, Any], clock: str) -> str:
     """One line on a row just measured."""
     start = f"{row['case']:24} {row['setting']:22}"
     if row["status"] != "ok":
         return f"{start} {row['status']}: {row['reason']}"
-    samples = row["samples"][0]
-    values = np.array(samples["wall" if device.type == "cuda" else "cpu"])
+    values = np.array(row["samples"][0][clock])
     error = row.get("accuracy", {}).get("force_rmse")
     told = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
     return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}{row['reason'] and '  ' + row['reason']}"

@@ -94,20 +94,24 @@ def overview(result: Result) -> list[str]:
     for case in result.cases:
         cells = [_short(result.row(case, setting)) for setting in settings]
         if any(cells):
-            lines.append("| " + " | ".join([case, *cells]) + " |")
+            lines.append("| " + " | ".join([_sized(result, case), *cells]) + " |")
     return lines + _missing(result)
 
 
 def details(result: Result) -> list[str]:
     """Every figure of every row, what calls include, and where the time goes."""
-    clock = "processor time of the process" if result.clock == "cpu" else "wall time from call to synchronisation"
+    clock = {
+        "cpu": "processor time of the process",
+        "wall": "wall time from call to synchronisation",
+        "device": "time on the device between events around replays enqueued together",
+    }[result.clock]
     rows = [row for row in result.rows if row["status"] == "ok"]
     lines = [
         f"Times are {clock}, all contenders in alternation, positions changed on every call, warm-up of 10 calls where time "
         f"allows; × is the ratio of medians to `{result.about['settings'][0]}` with its 95 % bootstrap interval.",
         "",
         "| case | setting | median / ms | mean ± std | min ... max | p95, p99 | runs | × | "
-        f"{_rate_name(result.about['suite'])} | memory / MiB | {'kernels' if result.clock == 'wall' else 'operators'} | "
+        f"{_rate_name(result.about['suite'])} | memory / MiB | {'operators' if result.clock == 'cpu' else 'kernels'} | "
         "energy MAE / meV/atom | force RMSE, max / eV/Å |",
         "| " + " | ".join(["---"] * 13) + " |",
         *(_line(result.about["suite"], row) for row in rows),
@@ -180,6 +184,14 @@ def _missing(result: Result) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def _sized(result: Result, case: str) -> str:
+    """A case, with its edges where rows know them."""
+    edges = {
+        row["per_call"]["edges"] for row in result.rows if row["case"] == case and "edges" in row.get("per_call", {})
+    }
+    return case + "".join(f", {number:,.0f} edges" for number in sorted(edges))
+
+
 def _short(row: dict[str, Any] | None) -> str:
     if row is None or row["status"] != "ok":
         return "" if row is None or row["status"] == "skipped" else row["status"]
@@ -241,7 +253,8 @@ def _line(suite: str, row: dict[str, Any]) -> str:
 
 
 def _rate_name(suite: str) -> str:
-    return {"latency": "structures/s", "md": "steps/s, ns/day", "uma": "calls/s, ns/day at 1 fs"}.get(suite, "atoms/s")
+    named = {"latency": "structures/s", "md": "steps/s, ns/day", "uma": "calls/s, ns/day at 1 fs", "step": "edges/s"}
+    return named.get(suite, "atoms/s")
 
 
 def _rate(suite: str, throughput: dict[str, float]) -> str:
@@ -249,4 +262,4 @@ def _rate(suite: str, throughput: dict[str, float]) -> str:
         return f"{throughput['steps/s']:.4g}, {throughput['ns/day']:.3g}"
     if suite == "uma":
         return f"{throughput['structures/s']:.4g}, {throughput['structures/s'] * 86400e-6:.3g}"
-    return f"{throughput['structures/s' if suite == 'latency' else 'atoms/s']:,.4g}"
+    return f"{throughput[_rate_name(suite)]:,.4g}"

@@ -35,7 +35,9 @@ class Result:
 
     @property
     def clock(self) -> str:
-        """Which of the two times is judged."""
+        """Which of the times is judged: "device" where the suite asks the device, else "wall" on a GPU and "cpu" on a CPU."""
+        if self.about.get("suite") == "step":
+            return "device"
         return "wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu"
 
     def add(self, *rows: dict[str, Any]) -> None:
@@ -126,16 +128,17 @@ def read_result(path: Path | str) -> Result:
         raise ConfigError(f"{path}: {said}; this version reads format {FORMAT} of `atomjet bench SUITE --json`")
     try:
         rows = content.pop("rows")
-        for row in rows:
-            _check_row(row)
         if "device_type" not in content["provenance"]:
             raise KeyError("device_type")
+        made = Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
+        for row in rows:
+            _check_row(row, made.clock)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: a row or field is missing or wrong ({error}); measure it again") from None
-    return Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
+    return made
 
 
-def _check_row(row: dict[str, Any]) -> None:
+def _check_row(row: dict[str, Any], clock: str) -> None:
     """Raise KeyError, TypeError or ValueError where something is missing that comparisons and reports rely on."""
     if not {"case", "setting", "status"} <= set(row):
         raise KeyError("case, setting or status")
@@ -149,13 +152,16 @@ def _check_row(row: dict[str, Any]) -> None:
     if not row["samples"]:
         raise KeyError("samples")
     for part in row["samples"]:
-        clocks = np.array([part[name] for name in ("cpu", "wall", "yardstick_cpu", "yardstick_wall")], dtype=float)
+        names = {"cpu", "wall", "yardstick_cpu", "yardstick_wall", clock}
+        clocks = np.array([part[name] for name in names], dtype=float)
         if clocks.ndim != 2 or clocks.shape[1] == 0 or not (clocks >= 0).all():
             raise ValueError("samples")
 
 
 def _throughput(per_call: dict[str, float], seconds: float) -> dict[str, float]:
     made = {"structures/s": per_call["structures"] / seconds, "atoms/s": per_call["atoms"] / seconds}
+    if "edges" in per_call:
+        made["edges/s"] = per_call["edges"] / seconds
     if "fs" in per_call:
         made |= {"steps/s": 1 / seconds, "ns/day": per_call["fs"] * 1e-6 * 86400 / seconds}
     return made

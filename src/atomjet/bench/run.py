@@ -86,7 +86,7 @@ def run_suite(
             rows[name] = _settled(rows[name], status, reason, wanted)
         result.add(*rows.values())
         for row in rows.values():
-            say(spoken(row, engine.device))
+            say(spoken(row, result.clock))
 
     with stoppable() as heard:
         try:
@@ -188,9 +188,12 @@ def _time(
     save: Callable[..., None],
 ) -> None:
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
+    asked: dict[str, Callable[[int], float]] = {}
     lost: dict[str, tuple[Exception, int]] = {}
     for name, racer in racing.items():
         calls[name] = _guarded(name, racer.call, lost)
+        if racer.on_device is not None:
+            asked[name] = _guarded(name, racer.on_device, lost)
     made: dict[str, Series] = {}
     saved = time.monotonic()
 
@@ -216,7 +219,7 @@ def _time(
             saved = time.monotonic()
 
     try:
-        interleave(calls, device, runs, seconds=0.7 * seconds, made=made, between=between)
+        interleave(calls, device, runs, seconds=0.7 * seconds, made=made, between=between, on_device=asked)
     finally:
         take()
     running = {name: racer for name, racer in racing.items() if name not in lost}
@@ -268,6 +271,7 @@ def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, tuple[Except
 def _samples(own: Series, yardstick: Series, together: int, rounds: int) -> dict[str, list[float]]:
     """Seconds, in the first rounds, of what happens `together` times in one call of `own`."""
     parts = {"wall": (own.wall, together), "cpu": (own.cpu, together)}
+    parts |= {"device": (own.device, together)} if own.device else {}
     parts |= {"yardstick_wall": (yardstick.wall, 1), "yardstick_cpu": (yardstick.cpu, 1)}
     return {
         name: [float(f"{value / times:.5g}") for value in values[:rounds]] for name, (values, times) in parts.items()
