@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, get_args
 
 import torch
 
+from atomjet.bench.captured_steps import OwnStep
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine, Settings
 from atomjet.engine.settings import Precision
 from atomjet.errors import AtomJetError, ConfigError
-from atomjet.models.base import forces_from_gradients
 
 OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
@@ -62,6 +63,16 @@ class EngineContender:
         """Predict for new positions."""
         system, positions = prepared
         return self.engine.predict(system.with_positions(positions))
+
+    def step(self, systems: Sequence[System]) -> OwnStep:
+        """What `call` does, in buffers of its own that one call after the other may use without the host.
+
+        Raises:
+            Unavailable: a backend that does not work in such buffers.
+        """
+        if self.engine.stages is None:
+            raise Unavailable(f"backend {self.engine.backend} does not work in fixed buffers")
+        return OwnStep(self.engine, systems)
 
 
 def build(name: str, engine: Engine) -> Contender:
@@ -122,12 +133,11 @@ def reference(engine: Engine) -> Engine:
     return Engine(engine.model, Settings(engine.device, "general", "float64"), engine.card, engine.task)
 
 
-def predicted(system: System, graph: Any, energies: torch.Tensor, gradients: torch.Tensor, model: Any) -> Prediction:
-    """What a peer that gives atomic energies and dE/d(edge vectors) says, in our terms; no stress."""
+def predicted(system: System, energies: torch.Tensor, forces: torch.Tensor, model: Any) -> Prediction:
+    """What a peer that gives atomic energies and forces says, in our terms; no stress."""
     atomic = energies.double() + model.reference_energies[system.atomic_numbers]
     energy = torch.zeros(system.num_systems, dtype=torch.float64, device=system.device)
     energy.index_add_(0, system.system_index, atomic)
-    forces = forces_from_gradients(graph, gradients)
     stress = torch.full((system.num_systems, 3, 3), torch.nan, device=system.device)
     return Prediction(energy, forces, stress, atomic, system.system_index)
 

@@ -12,6 +12,7 @@ import torch
 from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders
+from atomjet.bench.captured_steps import CapturedSteps, Step
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
@@ -31,6 +32,9 @@ TURNS = 8
 MANY_EDGES = 1_000_000
 """Contenders that keep prepared edge lists keep two of them beyond this many."""
 
+MANY_ATOMS = 50_000
+"""Two sets of positions, not `TURNS`, from here on."""
+
 MOVE = 0.01
 """Å, standard deviation of the moves."""
 
@@ -45,6 +49,9 @@ KELVIN = 10.0
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
+
+STEPS = ("compile_graph", "fast_gpu")
+"""What can be captured as a step; ours also as NAME@high."""
 
 SEARCHES = ("search", "captured", "brute_force", "vesin", "torch_cluster", "nvalchemi")
 
@@ -99,7 +106,7 @@ class Entrants:
             return _neighbor_racer(name, system, self.engine)
         if name not in self.built:
             self.built[name] = contenders.build(name, self.engine)
-        make = _dynamics_racer if self.suite == "md" else _prediction_racer
+        make = {"md": _dynamics_racer, "step": _step_racer}.get(self.suite, _prediction_racer)
         return make(self.built[name], system, self)
 
     def reference(self, system: System) -> tuple[System | None, Prediction | None]:
@@ -111,8 +118,12 @@ class Entrants:
         return self.judged[1:]
 
 
-def default_names(suite: str, device: torch.device) -> str:
-    """Contenders where none are named."""
+def default_names(suite: str, device: torch.device, backend: str = "auto") -> str:
+    """Contenders where none are named, beside the baseline the backend alone where one is."""
+    if backend != "auto":
+        return f"{'compile_graph' if suite == 'step' else 'general'},{backend}"
+    if suite == "step":
+        return "compile_graph,fast_gpu,fast_gpu@high"
     if suite == "neighbors":
         return "vesin,search,brute_force" + (",captured" if device.type == "cuda" else "")
     return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
@@ -125,6 +136,10 @@ def check_names(suite: str, names: list[str]) -> None:
         ConfigError: names the first.
     """
     for name in names:
+        if suite == "step" and name.partition("@")[0] not in STEPS:
+            raise ConfigError(
+                f"setting {name!r} cannot be captured as a step; give some of {', '.join(STEPS)}, fast_gpu@high"
+            )
         if suite != "neighbors":
             contenders.check_name(name)
         elif name not in SEARCHES:
@@ -153,7 +168,7 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
     engine = entrants.engine
     own = contender.engine if isinstance(contender, contenders.EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
-    turns = TURNS if edges < MANY_EDGES and system.num_atoms < 50_000 else 2
+    turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
     prepared = [contender.prepare(other) for other in moved(system, turns)]
 
     def judge() -> dict[str, Any] | None:
@@ -217,6 +232,31 @@ def _replica_racer(
         f"{TOGETHER} steps enqueued and synchronised together, observables kept there"
     )
     return Racer(step, includes, judge, per_call, together=TOGETHER, held=held)
+
+
+def _step_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
+    """Steps on the device, timed by it; the last is judged."""
+    systems = moved(system, TURNS if system.num_atoms < MANY_ATOMS else 2)[::-1]
+    own = contender.engine if isinstance(contender, contenders.EngineContender) else None
+    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # `STEPS` have it
+    steps = CapturedSteps(made, [one.positions for one in systems])
+
+    def judge() -> dict[str, Any] | None:
+        few, exact = entrants.reference(system)
+        if few is None or exact is None:
+            return None
+        steps.replay()
+        kind, gates = accuracy.gate_of(own or entrants.engine), accuracy.STEP_GATES if own else accuracy.GATES
+        return accuracy.compare_predictions(made.prediction(few), exact, few, kind, gates).to_json()
+
+    per_call = {
+        "structures": float(system.num_systems),
+        "atoms": float(system.num_atoms),
+        "edges": float(made.edges),
+    }
+    return Racer(
+        steps, made.includes, judge, per_call, together=steps.together, held=made.held, on_device=steps.seconds
+    )
 
 
 def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:

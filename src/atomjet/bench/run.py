@@ -34,6 +34,9 @@ SHARE = 0.4
 FIRST = 0.25
 """Of the whole time, what a contender's very first calls may take: they compile. One that takes longer is not tried again."""
 
+PATIENT = {"step": 0.6}
+"""By suite, of the time left, what first calls may take in any case: there the baseline is what compiles, for large sizes anew."""
+
 AGAIN = 2.0
 """Seconds after which a deadline strikes anew: raised inside a finalizer (compilers run many), an exception is printed and lost."""
 
@@ -119,17 +122,18 @@ def _run_case(
     """Fill in the rows; those still `stopped` at the end were under way when something ended the case."""
     if seconds < 1:
         raise OutOfTime("nothing was left of --max-minutes")
-    started, device = time.monotonic(), entrants.engine.device
+    started, device, patience = time.monotonic(), entrants.engine.device, PATIENT.get(entrants.suite, 0.0)
     with _deadline(SHARE * seconds):
         system = case.make().to(device, torch.float64)
     racing: dict[str, Racer] = {}
     for name, row in rows.items():
         row |= {"atoms": system.num_atoms, "structures": system.num_systems}
-        new = name not in entrants.built
+        new, began = name not in entrants.built, time.monotonic()
         try:
             if name in entrants.late:
                 raise OutOfTime(entrants.late[name])
-            with _deadline(max(SHARE * seconds, FIRST * budget.seconds if new else 0.0)):
+            first = FIRST * budget.seconds if new else 0.0
+            with _deadline(max(SHARE * seconds, first, patience * budget.left)):
                 racer = entrants.enter(name, system)
                 _examine(racer, row, device)
         except (Exception, OutOfTime) as error:
@@ -140,9 +144,11 @@ def _run_case(
         else:
             if row["status"] == "stopped":
                 racing[name] = racer
+        if new:  # compiling for all cases takes none of this one's time
+            started += time.monotonic() - began
         save(_settled(row, "stopped", "before it was timed", runs))
     if racing:
-        left = max(seconds - (time.monotonic() - started), 1.0)
+        left = max(min(seconds - (time.monotonic() - started), budget.left), 1.0)
         _time(racing, rows, Yardstick(device, system.num_atoms), device, left, runs, save)
 
 

@@ -85,17 +85,28 @@ def uma(largest: int, seed: int = 0) -> list[Case]:
     ]
 
 
+def step(largest: int, seed: int = 0) -> list[Case]:
+    """Molecules, alone and in batches, and the water of `bulk`."""
+    sizes = ((20, 1), (200, 1), (20, 64), (20, 1024))
+    return [
+        Case(f"{atoms} atoms x {batch}", lambda a=atoms, b=batch: geometries.molecules(a, b, seed), 50)
+        for atoms, batch in sizes
+        if atoms * batch <= largest
+    ] + bulk(largest, seed)
+
+
 SUITES: dict[str, Callable[[int, int], list[Case]]] = {
     "latency": latency,
     "bulk": bulk,
     "neighbors": neighbors,
     "md": md,
+    "step": step,
     "uma": uma,
 }
 
 LARGEST = {
     "cpu": {"latency": 1280, "bulk": 1000, "neighbors": 100_000, "md": 1000, "uma": 10_000},
-    "cuda": {"latency": 10**6, "bulk": 10**6, "neighbors": 10**6, "md": 10**5, "uma": 10_000},
+    "cuda": {"latency": 10**6, "bulk": 10**6, "neighbors": 10**6, "md": 10**5, "step": 10**6, "uma": 10_000},
 }
 """Atoms of the largest case by default."""
 
@@ -110,6 +121,10 @@ def cases(suite: str, device: torch.device, family: str, largest: int | None, se
         raise ConfigError(f"suite {suite!r} is not known; choose one of {', '.join(SUITES)}")
     if suite == "uma" and family != "escn_md":
         raise ConfigError(f"suite uma measures models of the family escn_md; this one is {family}; give --model")
+    if suite == "step" and device.type != "cuda":
+        raise ConfigError(
+            f"suite step times CUDA graphs, and this device is {device}; run it on a GPU, or suite latency here"
+        )
     limit = LARGEST[device.type][suite] if largest is None else largest
     made = SUITES[suite](limit, seed)
     if not made:

@@ -33,6 +33,7 @@ EXAMPLES = """Examples:
 \b
   atomjet bench latency --json latency.json --report latency.md
   atomjet bench bulk --settings general,fast_pytorch,peers --max-minutes 10 --json bulk.json
+  atomjet bench step --json step.json                                      (on a GPU)
   atomjet bench latency --max-atoms 200 --processes 8 --json new.json     (to compare revisions by)
 """
 
@@ -112,12 +113,13 @@ def measure(suite: str) -> Any:
         "bulk": "Periodic water of a thousand to a million atoms.",
         "neighbors": "The neighbour search alone.",
         "md": "Whole steps of molecular dynamics: steps/s and ns/day.",
+        "step": "Device time of a step in a CUDA graph, beside PyTorch's, compiled; GPU only.",
         "uma": "A crystal of 2,000 atoms, for models of the family escn_md.",
     }[suite]
     return command
 
 
-for name in ("latency", "bulk", "neighbors", "md", "uma"):
+for name in ("latency", "bulk", "neighbors", "md", "step", "uma"):
     app.command(name, epilog=EXAMPLES)(measure(name))
 
 
@@ -174,9 +176,8 @@ def _measure(
     engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
     settle(engine.device, threads, process)
     if settings is None:
-        backend = wanted["backend"]
-        settings = racers.default_names(suite, engine.device) if backend == "auto" else f"general,{backend}"
-    names = settings.split(",") if suite == "neighbors" else expand(settings)
+        settings = racers.default_names(suite, engine.device, wanted["backend"])
+    names = settings.split(",") if suite in ("neighbors", "step") else expand(settings)
     racers.check_names(suite, names)
     chosen = suites.cases(suite, engine.device, engine.model.family, max_atoms, seed)
     about = {

@@ -10,6 +10,7 @@ import torch
 from atomjet.bench.contenders import GRAPH_CALL, Unavailable, network, predicted
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
+from atomjet.models.base import forces_from_gradients
 from atomjet.neighbors import search
 
 
@@ -34,7 +35,7 @@ class Compiled:
         vectors = graph.vectors.detach().requires_grad_(True)
         energies = self.energies(graph.with_vectors(vectors))
         (gradients,) = torch.autograd.grad(energies.sum(), vectors)
-        return predicted(system, graph, energies.detach(), gradients, self.model)
+        return predicted(system, energies.detach(), forces_from_gradients(graph, gradients), self.model)
 
 
 def build(engine: Engine) -> Any:

@@ -1,0 +1,154 @@
+"""Whole steps on the device: from new positions to energies and forces, captured in CUDA graphs and timed without the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.cuda import Event
+
+from atomjet.bench.measure import allocated
+from atomjet.data import Prediction, Status, System
+from atomjet.engine import Engine
+from atomjet.errors import SimulationError
+
+SAMPLE = 0.03
+"""Seconds of replays between two events, at least one: what the host takes to launch the first is then lost in them."""
+
+
+class Step(Protocol):
+    """One evaluation in buffers of its own.
+
+    Attributes:
+        includes: what it does, in words. edges: of the structures it was made for. held: bytes of the device that it keeps.
+    """
+
+    includes: str
+    edges: int
+    held: int
+
+    def take(self, positions: Tensor) -> None:
+        """Enqueue: these positions in, energies and forces out."""
+        ...
+
+    def prediction(self, system: System) -> Prediction:
+        """What the last step said; `system`: its structures, or as many of the first as are wanted."""
+        ...
+
+    def check(self, every: Sequence[Tensor]) -> None:
+        """Raise where the last step, or a step from any of these positions, went wrong."""
+        ...
+
+
+class OwnStep:
+    """AtomJet's, as dynamics on the device takes it.
+
+    Args:
+        engine: one with `stages`.
+        systems: structures that differ in positions only; there is room for the edges of all.
+
+    Raises:
+        StructureError: what the engine refuses.
+    """
+
+    includes = (
+        "copy of new positions from elsewhere on the device, neighbour search, energy, forces, stress; several such steps from "
+        "different positions in one CUDA graph, its replays enqueued together"
+    )
+
+    def __init__(self, engine: Engine, systems: Sequence[System]) -> None:
+        before = allocated(engine.device)
+        self.evaluation = engine.reserve(systems[0])
+        for system in systems:
+            self.take(system.positions)
+            while self._status() == Status.EDGES:
+                self.evaluation = engine.enlarge(self.evaluation)
+                self.take(system.positions)
+            if self._status():
+                engine.predict(system)  # says which atom, and the limit
+            self.check([])
+        self.edges, self.held = self.evaluation.needed_edges(), allocated(engine.device) - before
+
+    def take(self, positions: Tensor) -> None:
+        """Enqueue search, model and sums."""
+        self.evaluation.system.positions[: len(positions)].copy_(positions)
+        self.evaluation.launch()
+
+    def prediction(self, system: System) -> Prediction:
+        """Copies of what stands in the buffers."""
+        padded, structures, atoms = self.evaluation.prediction, system.num_systems, system.num_atoms
+        return Prediction(
+            energy=padded.energy[:structures].clone(),
+            forces=padded.forces[:atoms].clone(),
+            stress=padded.stress[:structures].clone(),
+            atomic_energies=padded.atomic_energies[:atoms].clone(),
+            system_index=system.system_index,
+        )
+
+    def check(self, every: Sequence[Tensor]) -> None:
+        """Ask for the status of the last step, then of one from each of these positions."""
+        self._demand()
+        for positions in every:
+            self.take(positions)
+            self._demand()
+
+    def _status(self) -> int:
+        return int(self.evaluation.prediction.status)
+
+    def _demand(self) -> None:
+        if status := self._status():
+            raise SimulationError(f"a step ended with {Status(status)!r}: what it says is wrong, and so is its speed")
+
+
+class CapturedSteps:
+    """Steps from one set of positions after the other in one CUDA graph, replayed many times in one call.
+
+    Attributes:
+        step: after a call it holds what it says of the last positions.
+        together: steps in one call.
+    """
+
+    def __init__(self, step: Step, every: Sequence[Tensor]) -> None:
+        self.step, self.every, self.replays = step, every, 1
+        self.replay = captured(self._take_all)
+        self._start, self._stop = Event(enable_timing=True), Event(enable_timing=True)
+        self(0)  # the first replay also moves the graph to the device
+        self._elapsed()
+        self(1)
+        self.replays = max(1, round(SAMPLE / self._elapsed()))
+
+    @property
+    def together(self) -> int:
+        """How many steps a call takes."""
+        return self.replays * len(self.every)
+
+    def __call__(self, turn: int) -> None:
+        """Enqueue the replays between two events."""
+        self._start.record()
+        for _ in range(self.replays):
+            self.replay()
+        self._stop.record()
+
+    def seconds(self, turn: int) -> float:
+        """On the device, of the last call; what it computed is checked, outside of any timing."""
+        elapsed = self._elapsed()
+        self.step.check(self.every)
+        return elapsed
+
+    def _elapsed(self) -> float:
+        self._stop.synchronize()
+        return 1e-3 * self._start.elapsed_time(self._stop)
+
+    def _take_all(self) -> None:
+        for positions in self.every:
+            self.step.take(positions)
+
+
+def captured(work: Callable[[], object]) -> Callable[[], None]:
+    """A CUDA graph of work whose kernels are compiled already, ready to be replayed."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
