@@ -120,7 +120,7 @@ def edge_forces_kernel(
     tl.store(virials + 4 * atoms + i, tl.sum(xz, 0))
     tl.store(virials + 5 * atoms + i, tl.sum(xy, 0))
     if tl.max(near, 0) > 0:
-        tl.atomic_or(status, OVERLAP)
+        tl.atomic_or(status, OVERLAP, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["system_ptr", "atomic_energies", "energy", "stress", "status_out", "atoms"])

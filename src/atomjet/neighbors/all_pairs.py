@@ -70,7 +70,7 @@ def count_tile(
     first = begin + tile * ROWS
     if first < end:
         radius = tl.load(cutoff)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, _, _, _, bad = build_frame(
+        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
             cell, pbc, s, radius, frames, (tile == 0) & (part == 0)
         )
         periodic = ta + tb + tc > 0
@@ -90,7 +90,7 @@ def count_tile(
             tl.store(counts + s * COUNTS + 3, words)
         last = tl.minimum(first + ROWS, end)
         room = (last - first).to(tl.int64) * words
-        at = tl.atomic_add(used, room)
+        at = tl.atomic_add(used, room, sem="relaxed")
         fits = at + room <= pool_size
         row = tl.arange(0, ROWS)
         i = first + row
@@ -102,7 +102,7 @@ def count_tile(
         good_i = is_finite(xi, yi, zi)
         bad = tl.where(tl.max((live & (good_i == 0)).to(tl.int32), 0) > 0, bad | NOT_FINITE, bad)
         if bad != 0:
-            tl.atomic_or(found, bad)
+            tl.atomic_or(found, bad, sem="relaxed")
         good_i = good_i & live
         xi, yi, zi = tl.where(good_i, xi, 0.0), tl.where(good_i, yi, 0.0), tl.where(good_i, zi, 0.0)
         to = at + row.to(tl.int64) * words
@@ -260,7 +260,7 @@ def fill_rows(
                 z += sa * haz + sb * hbz + sc * hcz
                 far = inside & (tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT)
                 if tl.max(far.to(tl.int32)) > 0:
-                    tl.atomic_or(status, SHIFTS)
+                    tl.atomic_or(status, SHIFTS, sem="relaxed")
                 safe = inside & (far == 0)
                 sa, sb, sc = tl.where(safe, sa, 0.0), tl.where(safe, sb, 0.0), tl.where(safe, sc, 0.0)
                 shift = pack(sa.to(tl.int32), sb.to(tl.int32), sc.to(tl.int32))

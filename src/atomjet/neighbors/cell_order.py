@@ -2,6 +2,10 @@
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Large structures into cells at least a cutoff wide, and their atoms into the order of the cells.
 
+For the vectors of edges, positions are kept as whole numbers of steps, modulo 2³²: no edge is longer than 2³¹ steps, so that its
+differences are exact wherever its atoms are, and half as many bytes as in float64 are read for each. A step is the power of two
+that the cutoff allows: 3.7e-9 Å for cutoffs of 4 to 8 Å.
+
 Every structure has its own grid along its lattice vectors (along unit vectors and within its bounding box where it is open), with
 at most one cell for eight atoms, so that any structure fits; where the lattice is thin, more than the next cells lie within
 reach, the same cell with several images among them. Atoms are numbered cell by cell, by their given number within a cell:
@@ -30,14 +34,16 @@ from atomjet.neighbors.lattice import (
 
 # Numbers kept of each structure: cells along a, b, c, how far to look along each, the first cell, whether it can be searched;
 GRID = tl.constexpr(8)
-# lowest fractions, cells per fraction, uncertainty of squared distances.
-SCALE = tl.constexpr(7)
+# lowest fractions, cells per fraction.
+SCALE = tl.constexpr(6)
 
 ATOMS_PER_CELL = tl.constexpr(8)  # at least so many on average
-ENTRY = tl.constexpr(5)  # numbers of a cell's table for each cell around
-TABLE_PER_ATOM = tl.constexpr(20)  # numbers of the tables, for each atom,
-ONE_TABLE = tl.constexpr(140)  # besides those of a cell with 27 cells around
+ENTRY = tl.constexpr(8)  # numbers of a cell's table for each cell around
+TABLE_PER_ATOM = tl.constexpr(32)  # numbers of the tables, for each atom,
+ONE_TABLE = tl.constexpr(216)  # besides those of a cell with 27 cells around
 FAR = tl.constexpr(2**31 - 1)
+PLACE = tl.constexpr(4)  # numbers kept of an atom for its edges: position in steps, lattice cells outside
+WRAP = tl.constexpr(2.0**32)
 
 
 @triton.jit
@@ -54,20 +60,17 @@ def from_ordered(key):
 
 
 @triton.jit
-def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, lengths, bad_out, home, box, found):
+def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, bad_out, home, box, found):
     """One structure a program: its lattice, and the whole cells its first atom lies outside; its bounding box still empty."""
     s = tl.program_id(0)
-    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, la, lb, lc, bad = build_frame(
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
         cell, pbc, s, tl.load(cutoff), frames, True
     )
     first = tl.load(system_ptr + s)
     some = first < tl.load(system_ptr + s + 1)
-    tl.store(lengths + s * 3, la)
-    tl.store(lengths + s * 3 + 1, lb)
-    tl.store(lengths + s * 3 + 2, lc)
     tl.store(bad_out + s, bad)
     if some & (bad != 0):
-        tl.atomic_or(found, bad)
+        tl.atomic_or(found, bad, sem="relaxed")
     at = positions + tl.where(some, first, 0).to(tl.int64) * 3
     x, y, z = load_row(at)
     good = is_finite(x, y, z) & some
@@ -87,11 +90,11 @@ def extend_box(box, s, axis, x, inside, first, together):
     low = ordered((x - slack).to(tl.float32))
     high = ordered((x + slack).to(tl.float32))
     if together:
-        tl.atomic_min(box + first * 6 + axis, tl.min(tl.where(inside, low, FAR), 0))
-        tl.atomic_max(box + first * 6 + axis + 3, tl.max(tl.where(inside, high, -FAR), 0))
+        tl.atomic_min(box + first * 6 + axis, tl.min(tl.where(inside, low, FAR), 0), sem="relaxed")
+        tl.atomic_max(box + first * 6 + axis + 3, tl.max(tl.where(inside, high, -FAR), 0), sem="relaxed")
     else:
-        tl.atomic_min(box + s * 6 + axis, low, inside)
-        tl.atomic_max(box + s * 6 + axis + 3, high, inside)
+        tl.atomic_min(box + s * 6 + axis, low, inside, sem="relaxed")
+        tl.atomic_max(box + s * 6 + axis + 3, high, inside, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["systems"])
@@ -107,7 +110,7 @@ def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, foun
         z = tl.load(at + 2, live, 0)
         good = is_finite(x, y, z) & live
         if tl.max((live & (good == 0)).to(tl.int32), 0) > 0:
-            tl.atomic_or(found, NOT_FINITE)
+            tl.atomic_or(found, NOT_FINITE, sem="relaxed")
         x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
         s = tl.load(system_index + i, live, 0)
         first = tl.load(system_index + tl.program_id(0) * LANES)
@@ -143,9 +146,25 @@ def coarser(number, largest):
     return tl.where(number == largest, tl.maximum(tl.floor(number * 0.875), 1.0), number)
 
 
+@triton.jit
+def steps_per_length(cutoff):
+    """A power of two, so that steps become lengths without rounding."""
+    most = 0.99 * WRAP / 2 / cutoff
+    return (most.to(tl.int64, bitcast=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def to_steps(x, per_length):
+    """Å to whole steps, modulo 2³², whatever the size of x."""
+    steps = tl.floor(x * per_length + 0.5)
+    return (steps - tl.floor(steps / WRAP) * WRAP).to(tl.int64).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["systems"])
-def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, grid, scale, cells_end, found, systems):
-    """One structure a program: how many cells, and how far to look."""
+def cells_grid_kernel(
+    system_ptr, cell, pbc, cutoff, frames, bad_in, box, grid, scale, lattice, cells_end, found, systems
+):
+    """One structure a program: how many cells, how far to look, and the lattice in steps."""
     s = tl.program_id(0)
     first = tl.load(system_ptr + s)
     atoms = tl.load(system_ptr + s + 1) - first
@@ -164,17 +183,17 @@ def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, gri
     most = (atoms // ATOMS_PER_CELL + 1).to(tl.float64)
     entries = (atoms.to(tl.float64) * TABLE_PER_ATOM + ONE_TABLE).to(tl.float64)
     cells = na * nb * nc
-    table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1
+    table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1)
     while (cells > 1) & ((cells > most) | (cells * table * ENTRY > entries)):
         largest = tl.maximum(tl.maximum(na, nb), nc)
         na, nb, nc = coarser(na, largest), coarser(nb, largest), coarser(nc, largest)
         ra, rb, rc = cells_around(na, ta, open_a), cells_around(nb, tb, open_b), cells_around(nc, tc, open_c)
         cells = na * nb * nc
-        table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1) + 1
+        table = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1)
     if (bad == 0) & (tl.maximum(tl.maximum(ra, rb), rc) > MOST_SHIFT // 2):
         bad = IMAGES
         if atoms > 0:
-            tl.atomic_or(found, bad)
+            tl.atomic_or(found, bad, sem="relaxed")
     at = grid + s * GRID
     tl.store(at + 0, tl.where(bad == 0, na, 1.0).to(tl.int32))
     tl.store(at + 1, tl.where(bad == 0, nb, 1.0).to(tl.int32))
@@ -192,10 +211,9 @@ def cells_grid_kernel(system_ptr, pbc, cutoff, frames, lengths, bad_in, box, gri
     tl.store(to + 3, tl.where(wide_a > 0, na / tl.where(wide_a > 0, wide_a, 1.0), 0.0))
     tl.store(to + 4, tl.where(wide_b > 0, nb / tl.where(wide_b > 0, wide_b, 1.0), 0.0))
     tl.store(to + 5, tl.where(wide_c > 0, nc / tl.where(wide_c > 0, wide_c, 1.0), 0.0))
-    # Coordinates relative to an atom of the cell are no larger than this; their differences are off by some of their last bits.
-    la, lb, lc = load_row(lengths + s * 3)
-    size = la * wide_a * (ra + 2) / na + lb * wide_b * (rb + 2) / nb + lc * wide_c * (rc + 2) / nc
-    tl.store(to + 6, 2e-6 * size * size + 5e-7 * radius * radius)
+    axis = tl.arange(0, 16)
+    h = tl.load(cell + s.to(tl.int64) * 9 + axis, (axis < 9) & (bad == 0), 0)
+    tl.store(lattice + s * 9 + axis, to_steps(h, steps_per_length(radius)), axis < 9)
     if s == systems - 1:
         tl.store(cells_end, base + tl.where(bad == 0, cells, 1.0).to(tl.int32))
 
@@ -256,11 +274,11 @@ def cells_bin_kernel(
         limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
         far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
         if tl.max(far.to(tl.int32), 0) > 0:
-            tl.atomic_or(found, SHIFTS)
+            tl.atomic_or(found, SHIFTS, sem="relaxed")
         wa, wb, wc = tl.where(far, 0.0, wa), tl.where(far, 0.0, wb), tl.where(far, 0.0, wc)
         tl.store(outside + i, pack(wa.to(tl.int32), wb.to(tl.int32), wc.to(tl.int32)), live)
         tl.store(cell_of + i, c, live)
-        tl.store(ranks + i, tl.atomic_add(counts + c, 1, live), live)
+        tl.store(ranks + i, tl.atomic_add(counts + c, 1, live, sem="relaxed"), live)
 
 
 @triton.jit
@@ -298,11 +316,12 @@ def cells_order_kernel(
     members,
     home,
     outside,
+    cutoff,
     order,
     cell_sorted,
     given,
     wrapped,
-    outside_sorted,
+    places,
     numbers_out,
     systems,
     atoms,
@@ -326,7 +345,6 @@ def cells_order_kernel(
         tl.store(cell_sorted + to, c, live)
         tl.store(numbers_out + to, tl.load(numbers + i, live, 0), live)
         packed = tl.load(outside + i, live, 0)
-        tl.store(outside_sorted + to, packed, live)
         at = positions + i.to(tl.int64) * 3
         x = tl.load(at, live, 0)
         y = tl.load(at + 1, live, 0)
@@ -344,7 +362,18 @@ def cells_order_kernel(
         hax, hay, haz = load_row(h)
         hbx, hby, hbz = load_row(h + 3)
         hcx, hcy, hcz = load_row(h + 6)
+        x, y, z = (
+            x - (wa * hax + wb * hbx + wc * hcx),
+            y - (wa * hay + wb * hby + wc * hcy),
+            z - (wa * haz + wb * hbz + wc * hcz),
+        )
         nothing = float("nan")
-        tl.store(wrapped + to, tl.where(good, x - (wa * hax + wb * hbx + wc * hcx), nothing), live)
-        tl.store(wrapped + atoms + to, tl.where(good, y - (wa * hay + wb * hby + wc * hcy), nothing), live)
-        tl.store(wrapped + 2 * atoms + to, tl.where(good, z - (wa * haz + wb * hbz + wc * hcz), nothing), live)
+        tl.store(wrapped + to, tl.where(good, x, nothing), live)
+        tl.store(wrapped + atoms + to, tl.where(good, y, nothing), live)
+        tl.store(wrapped + 2 * atoms + to, tl.where(good, z, nothing), live)
+        per_length = steps_per_length(tl.load(cutoff))
+        place = places + to * PLACE
+        tl.store(place, to_steps(tl.where(good, x, 0.0), per_length), live)
+        tl.store(place + 1, to_steps(tl.where(good, y, 0.0), per_length), live)
+        tl.store(place + 2, to_steps(tl.where(good, z, 0.0), per_length), live)
+        tl.store(place + 3, packed, live)

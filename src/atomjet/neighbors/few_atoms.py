@@ -221,7 +221,7 @@ def all_pairs_kernel(
         s = row * 0 + structure
         begin = tl.load(system_ptr + s)
         end = tl.load(system_ptr + s + 1)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, _, _, _, bad = build_frame(
+        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
             cell, pbc, s, radius, frames, row == 0
         )
         one = (bad == 0) & (images_along(ta) * images_along(tb) * images_along(tc) == 1)

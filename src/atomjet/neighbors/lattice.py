@@ -72,15 +72,15 @@ def load_frame(frames, s):
 
 @triton.jit
 def build_frame(cell, pbc, s, cutoff, frames, write):
-    """Duals and reaches (cutoff in cells, zero along open directions) of structure s; lengths of h; Status bits."""
+    """Duals and reaches (cutoff in cells, zero along open directions) of structure s; Status bits."""
     p, q, r = load_row(pbc + s.to(tl.int64) * 3)
     zero = cutoff * 0
     dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = zero + 1, zero, zero, zero, zero + 1, zero, zero, zero, zero + 1
-    reach_a, reach_b, reach_c, long_a, long_b, long_c = zero, zero, zero, zero + 1, zero + 1, zero + 1
+    reach_a, reach_b, reach_c = zero, zero, zero
     bad = p * 0
     if p + q + r != 0:
         frame = complete_frame(cell, p, q, r, s, cutoff)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad = frame
+        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad = frame
     if write:
         to = frames + s.to(tl.int64) * FRAME
         tl.store(to + 0, dax)
@@ -95,7 +95,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
         tl.store(to + 9, reach_a)
         tl.store(to + 10, reach_b)
         tl.store(to + 11, reach_c)
-    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad
 
 
 @triton.jit
@@ -158,7 +158,7 @@ def complete_frame(cell, p, q, r, s, cutoff):
     most *= tl.where(q != 0, 2 * tl.floor(reach_b) + 3, 1.0)
     most *= tl.where(r != 0, 2 * tl.floor(reach_c) + 3, 1.0)
     bad = tl.where((bad == 0) & (most > MOST_IMAGES), IMAGES, bad)
-    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, long_a, long_b, long_c, bad
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad
 
 
 @triton.jit
@@ -189,7 +189,8 @@ def popcount(bits):
 @triton.jit
 def popcount_below(bits, place):
     """How many bits are set below a place."""
-    return popcount(bits.to(tl.uint32) & ((tl.full([1, 1], 1, tl.uint32) << place.to(tl.uint32)) - 1))
+    place = place.to(tl.uint32)
+    return popcount(bits.to(tl.uint32) & (((place * 0 + 1) << place) - 1))
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from torch import Tensor
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem
 from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
-from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, SCALE, TABLE_PER_ATOM
+from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, PLACE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows_kernel
 
@@ -214,12 +214,15 @@ class OneKernel(AllPairs):
 class Cells(Route):
     """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
 
-    FILL_ROWS, FILL_WARPS, LANES, SCAN, MOST_SLOTS = 4, 1, 256, 4096, 32
+    LANES, SCAN = 256, 4096
     FEW = 50_000
     """Atoms up to which the rows of a cell are shared out to several programs, so that all of the device has work."""
 
     SHARED, WHOLE = (8, 4), (32, 1)
     """Rows a program takes at once, programs a cell."""
+
+    REGISTERS = 128
+    """Of a thread that counts, at most: left to itself the compiler takes more, and fewer programs run at a time."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         super().__init__(graph, cutoff, FREE_WORDS)
@@ -227,15 +230,16 @@ class Cells(Route):
         systems, atoms = capacity.systems, capacity.atoms
         cells = atoms // ATOMS_PER_CELL.value + systems
         float64 = torch.float64
-        self.lengths, self.home = self.zeros(3 * systems, float64), self.zeros(3 * systems, float64)
+        self.home = self.zeros(3 * systems, float64)
         self.bad, self.box, self.grid = self.zeros(systems), self.zeros(6 * systems), self.zeros(GRID.value * systems)
         self.scale = self.zeros(SCALE.value * systems, float64)
         self.cells_end, self.cell_counts, self.cell_ptr = self.zeros(1), self.zeros(cells), self.zeros(cells + 1)
         self.info, self.table = self.zeros(INFO.value * cells), self.zeros(self.table_size)
         self.starts = self.zeros(self.pool_size)
         self.cell_of, self.ranks, self.outside, self.members = (self.zeros(atoms) for _ in range(4))
-        self.cell_sorted, self.outside_sorted = self.zeros(atoms), self.zeros(atoms)
+        self.cell_sorted, self.lattice = self.zeros(atoms), self.zeros(9 * systems)
         self.given, self.wrapped = self.zeros(3 * atoms, float64), self.zeros(3 * atoms, float64)
+        self.places = self.zeros(PLACE.value * atoms)
         self.rows, self.split = self.SHARED if atoms <= self.FEW else self.WHOLE
         self.programs = 4
         if self.device.type == "cuda":
@@ -253,7 +257,6 @@ class Cells(Route):
             system.pbc,
             self.cutoff,
             self.frames,
-            self.lengths,
             self.bad,
             self.home,
             self.box,
@@ -275,14 +278,15 @@ class Cells(Route):
         )
         cell_order.cells_grid_kernel[per_system](
             system.system_ptr,
+            system.cell,
             system.pbc,
             self.cutoff,
             self.frames,
-            self.lengths,
             self.bad,
             self.box,
             self.grid,
             self.scale,
+            self.lattice,
             self.cells_end,
             self.found,
             systems,
@@ -322,11 +326,12 @@ class Cells(Route):
             self.members,
             self.home,
             self.outside,
+            self.cutoff,
             graph.order,
             self.cell_sorted,
             self.given,
             self.wrapped,
-            self.outside_sorted,
+            self.places,
             graph.atomic_numbers,
             systems,
             capacity.atoms,
@@ -351,12 +356,11 @@ class Cells(Route):
             system.cell,
             self.cutoff,
             self.grid,
-            self.scale,
             self.cells_end,
             self.cell_ptr,
             self.given,
             self.wrapped,
-            self.outside_sorted,
+            self.places,
             self.table,
             self.info,
             self.pool,
@@ -366,19 +370,18 @@ class Cells(Route):
             capacity.atoms,
             ROWS=self.rows,
             SPLIT=self.split,
+            maxnreg=self.REGISTERS,
             num_warps=1,
             enable_fp_fusion=False,
         )
         self.place_rows(system)
-        cell_list.cells_fill_kernel[(groups(capacity.atoms, self.FILL_ROWS),)](
+        cell_list.cells_fill_kernel[(max(1, capacity.atoms),)](
             system.system_index,
-            system.system_ptr,
-            system.cell,
-            self.grid,
+            self.cutoff,
+            self.lattice,
             self.cell_ptr,
             self.cell_sorted,
-            self.wrapped,
-            self.outside_sorted,
+            self.places,
             self.table,
             self.info,
             self.pool,
@@ -387,11 +390,8 @@ class Cells(Route):
             *self.edges(),
             self.used,
             self.sums,
-            systems,
             self.blocks,
-            capacity.atoms,
-            ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
-            num_warps=self.FILL_WARPS,
+            num_warps=1,
             enable_fp_fusion=False,
         )

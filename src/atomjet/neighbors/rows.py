@@ -24,9 +24,9 @@ def add_to_blocks(sums, piece, degree, live, first, last):
     """Add the degrees of pieces between first and last (not more than a block) to the sums of the blocks they lie in."""
     block = first // BLOCK
     mine = live & (piece // BLOCK == block)
-    tl.atomic_add(sums + block, tl.sum(tl.where(mine, degree, 0), 0).to(tl.int64))
+    tl.atomic_add(sums + block, tl.sum(tl.where(mine, degree, 0), 0).to(tl.int64), sem="relaxed")
     if last // BLOCK > block:
-        tl.atomic_add(sums + block + 1, tl.sum(tl.where(live & (mine == 0), degree, 0), 0).to(tl.int64))
+        tl.atomic_add(sums + block + 1, tl.sum(tl.where(live & (mine == 0), degree, 0), 0).to(tl.int64), sem="relaxed")
 
 
 @triton.jit
