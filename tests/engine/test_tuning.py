@@ -56,8 +56,10 @@ def test_sizes():
 
 
 def test_tune_keeps_the_fastest_that_is_right(monkeypatch):
-    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}, "nothing": {"rows": (1,)}})
-    times = iter([3.0, 2.0, 1.0, 5.0])
+    monkeypatch.setattr(
+        tuner, "CHOICES", (("update", {"rows": (16, 32)}), ("update", {"warps": (8, 4)}), ("nothing", {"rows": (1,)}))
+    )
+    times = iter([3.0, 2.5, 2.0, 2.2, 1.0, 5.0])
     one = engine()
     monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
     (found,) = tuner.tune(one, (32,), timer=lambda work, device: next(times))
@@ -66,7 +68,7 @@ def test_tune_keeps_the_fastest_that_is_right(monkeypatch):
 
 
 def test_kernels_that_cannot_be_cut_are_left_alone(monkeypatch):
-    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32)}})
+    monkeypatch.setattr(tuner, "CHOICES", (("update", {"rows": (16, 32)}),))
     monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
     one = engine()
     assert one.stages.evaluator.uncut == ()
@@ -76,7 +78,7 @@ def test_kernels_that_cannot_be_cut_are_left_alone(monkeypatch):
 
 
 def test_tune_refuses_what_is_wrong(monkeypatch):
-    monkeypatch.setattr(tuner, "CHOICES", {"update": {"rows": (16, 32), "warps": (4,)}})
+    monkeypatch.setattr(tuner, "CHOICES", (("update", {"rows": (16, 32), "warps": (4,)}),))
     monkeypatch.setattr(tuner, "EQUAL", float("nan"))
     monkeypatch.setattr(tuner, "box", lambda engine, size: _box(engine, 4))
     (found,) = tuner.tune(engine(), (32,), timer=lambda work, device: 1.0)

@@ -17,12 +17,16 @@ from atomjet.engine.engine import Engine
 from atomjet.engine.tuning import SIZES, with_tiles
 from atomjet.errors import BackendError
 
-CHOICES: dict[str, dict[str, tuple[int, ...]]] = {
-    "message": {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
-    "message_back": {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)},
-    "update": {"rows": (16, 32), "warps": (4, 8)},
-}
-"""What `tune` tries, kernel by kernel; a kernel without such a choice is left alone."""
+MESSAGE = {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)}
+REGISTERS = {"registers": (0, 96, 112, 128, 144)}
+CHOICES: tuple[tuple[str, dict[str, tuple[int, ...]]], ...] = (
+    ("message", MESSAGE),
+    ("message", REGISTERS),
+    ("message_back", MESSAGE),
+    ("message_back", REGISTERS),
+    ("update", {"rows": (16, 32), "warps": (4, 8)}),
+)
+"""What `tune` tries, one after the other, each with the best of those before; a kernel without such a choice is left alone."""
 
 EQUAL = 2e-3
 """Of the force rms: further apart no two ways to cut the same kernels may be."""
@@ -88,12 +92,12 @@ def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
 
     before, exact = run({})
     best, choices, refused = before, {}, 0
-    for kernel, options in CHOICES.items():
+    for kernel, options in CHOICES:
         if kernel in getattr(stages.evaluator, "uncut", ()):
             continue
         tried = choices
         for values in itertools.product(*options.values()):
-            attempt = choices | {kernel: dict(zip(options, values, strict=True))}
+            attempt = choices | {kernel: choices.get(kernel, {}) | dict(zip(options, values, strict=True))}
             try:
                 time, gradients = run(attempt)
             except Exception:  # too much shared memory, too few warps: whatever the compiler raises, this cut is none

@@ -49,11 +49,12 @@ class Edges(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """How the kernels are cut: edges and channels taken together, warps."""
+    """How the kernels are cut: edges and channels taken together, warps, and registers a thread has at most (0: the compiler's)."""
 
     edges: int = 8
     channels: int = 32
     warps: int = 1
+    registers: int = 0
 
 
 # --------------------------------------------------------------------------------------------------------------- definition
@@ -397,6 +398,7 @@ def launch_fwd(
         EDGES=tiles.edges,
         CHANNELS=channels,
         num_warps=tiles.warps,
+        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )
 
@@ -443,5 +445,6 @@ def launch_bwd(
         EDGES=tiles.edges,
         CHANNELS=features // gradients.shape[0],
         num_warps=tiles.warps,
+        maxnreg=tiles.registers or None,
         launch_pdl=chained,
     )
