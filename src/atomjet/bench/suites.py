@@ -35,11 +35,11 @@ def latency(largest: int, seed: int = 0) -> list[Case]:
     ]
 
 
-def bulk(largest: int, seed: int = 0) -> list[Case]:
-    """Periodic water, a thousand to a million atoms."""
+def bulk(largest: int, seed: int = 0, bonded: bool = False) -> list[Case]:
+    """Periodic water, a thousand to a million atoms; `bonded` as for `geometries.water`."""
     sizes = ((1000, 100), (10_000, 50), (100_000, 20), (1_000_000, 10))
     return [
-        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed), runs)
+        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed, bonded=bonded), runs)
         for size, runs in sizes
         if size <= largest
     ]
@@ -86,13 +86,13 @@ def uma(largest: int, seed: int = 0) -> list[Case]:
 
 
 def step(largest: int, seed: int = 0) -> list[Case]:
-    """Molecules, alone and in batches, and the water of `bulk`."""
+    """Molecules, alone and in batches, and water of a thousand to a million atoms."""
     sizes = ((20, 1), (200, 1), (20, 64), (20, 1024))
     return [
         Case(f"{atoms} atoms x {batch}", lambda a=atoms, b=batch: geometries.molecules(a, b, seed), 50)
         for atoms, batch in sizes
         if atoms * batch <= largest
-    ] + bulk(largest, seed)
+    ] + bulk(largest, seed, bonded=True)
 
 
 SUITES: dict[str, Callable[[int, int], list[Case]]] = {
