@@ -1,17 +1,18 @@
-"""Compile the kernels that search all pairs for GPUs, on any machine, which the interpreter does not; print their names."""
+"""Compile the kernels of the search for GPUs, on any machine, which the interpreter does not; print their names."""
 
-from atomjet.neighbors import all_pairs, few_atoms, rows
+from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms, rows
+from atomjet.neighbors.routes import Cells
 from tests.compiling import compiled
 
-WIDE = dict.fromkeys(("positions", "cell", "cutoff", "frames"), "*fp64")
+WIDE = dict.fromkeys(("positions", "cell", "cutoff", "frames", "home", "scale", "given", "wrapped"), "*fp64")
 LONG = dict.fromkeys(("pool", "used", "sums", "needed_edges"), "*i64")
 COUNTS = ("tiles", "pool_size", "pool_free", "table_size", "table_free", "systems", "blocks", "atoms", "max_edges")
 TYPES = WIDE | LONG | dict.fromkeys(COUNTS, "i32") | {"vectors": "*fp32"}
 
 
-def name_of(kernel, capability, warps, **constants):
+def name_of(kernel, capability, warps, registers=None, **constants):
     """The kernel's name, once it is compiled; pointers whose type is not given are to int32."""
-    options = {"num_warps": warps, "enable_fp_fusion": False}
+    options = {"num_warps": warps, "enable_fp_fusion": False, "maxnreg": registers}
     return compiled(kernel, constants, TYPES, "*i32", capability, **options).metadata.name
 
 
@@ -23,3 +24,17 @@ if __name__ == "__main__":
         print(name_of(all_pairs.all_pairs_count_kernel, 90, 1, ROWS=8, PIECES=pieces))
         print(name_of(rows.rows_kernel, 90, 4, PIECES=pieces))
         print(name_of(all_pairs.all_pairs_fill_kernel, 90, 4, ROWS=8, SLOTS=32, PIECES=pieces))
+    for kernel in (cell_order.cells_frame_kernel, cell_order.cells_grid_kernel, cell_list.cells_table_kernel):
+        print(name_of(kernel, 90, 1))
+    for kernel in (
+        cell_order.cells_box_kernel,
+        cell_order.cells_bin_kernel,
+        cell_order.cells_scatter_kernel,
+        cell_order.cells_order_kernel,
+    ):
+        print(name_of(kernel, 90, 4, LANES=Cells.LANES))
+    print(name_of(cell_order.cells_scan_kernel, 90, 16, CELLS=Cells.SCAN))
+    for count, split in (Cells.SHARED, Cells.WHOLE):
+        print(name_of(cell_list.cells_count_kernel, 90, 1, Cells.REGISTERS, ROWS=count, SPLIT=split))
+    for slots in (16, 128):
+        print(name_of(cell_list.cells_fill_kernel, 90, 1, SLOTS=slots))

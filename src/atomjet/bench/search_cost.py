@@ -161,7 +161,7 @@ def _pairs_in_one(s: SearchSizes) -> Cost:
 
 def _frame(s: SearchSizes) -> Cost:
     """A lattice, the first atom's place in it, an empty bounding box."""
-    return Cost(284 * s.systems, LATTICE * s.systems, "arithmetic")
+    return Cost(260 * s.systems, LATTICE * s.systems, "arithmetic")
 
 
 def _box(s: SearchSizes) -> Cost:
@@ -170,8 +170,11 @@ def _box(s: SearchSizes) -> Cost:
 
 
 def _grid(s: SearchSizes) -> Cost:
-    """From lattice and bounding box to cells. How often they are made coarser before they are few enough is not counted."""
-    return Cost(180 * s.systems, 170.0 * s.systems, "arithmetic")
+    """From lattice and bounding box to cells; the lattice in whole steps.
+
+    How often cells are made coarser before they are few enough is not counted.
+    """
+    return Cost(264 * s.systems, 215.0 * s.systems, "arithmetic")
 
 
 def _bin(s: SearchSizes) -> Cost:
@@ -194,32 +197,37 @@ def _scatter(s: SearchSizes) -> Cost:
 
 
 def _order(s: SearchSizes) -> Cost:
-    """Of an atom 44 bytes in, gathered; 64 out, in the order of the cells: its position twice, as given and within the cell."""
-    return Cost(108 * s.atoms + 4 * s.cells + 96 * s.systems, (FINITE + 3 + OFFSET) * s.atoms, "arithmetic")
+    """Of an atom 44 bytes in, gathered; 76 out, in the order of the cells.
+
+    Its position goes out as given, within the cell, and in whole steps, which take five operations an axis.
+    """
+    return Cost(120 * s.atoms + 4 * s.cells + 96 * s.systems, (FINITE + 3 + OFFSET + 15) * s.atoms, "arithmetic")
 
 
 def _table(s: SearchSizes) -> Cost:
-    """Where cells begin in; four of the five numbers of each cell around, and from which of them each candidate comes, out."""
-    return Cost(28 * s.cells + 16 * s.around + 4 * s.listed + 44 * s.systems, 0.0, "arithmetic")
+    """Where cells begin in; five of the six numbers of each cell around, and from which of them each candidate comes, out."""
+    return Cost(32 * s.cells + 20 * s.around + 4 * s.listed + 44 * s.systems, 0.0, "arithmetic")
 
 
 def _cells_count(s: SearchSizes) -> Cost:
-    """Tables, lists and wrapped positions to words, and how many edges came before each; the last two numbers of a table's entry.
+    """Tables, lists and wrapped positions to words, and how many edges came before each; two numbers of a table's entry.
+
+    Of an entry four numbers go in and two out; a fifth, how many atoms there are, is little beside them and left out.
 
     A test is three fused multiply-adds, and comparisons with the cutoff and with the rounding. What is done once for a candidate
     and all rows of a program, and the few tests that float64 decides, are left out.
     """
-    moved = 28 * s.cells + 24 * s.around + 4 * s.listed + 28 * s.atoms + 12 * s.words + 92 * s.systems
+    moved = 32 * s.cells + 24 * s.around + 4 * s.listed + 28 * s.atoms + 12 * s.words + 92 * s.systems
     return Cost(moved, 9.0 * s.tests, "arithmetic")
 
 
 def _cells_fill(s: SearchSizes) -> Cost:
-    """Rows, cells, wrapped positions, words with edges and how many came before each in; 24 bytes an edge out.
+    """Rows, cells, positions in whole steps, words with edges and how many came before each in; 24 bytes an edge out.
 
     Of tables and lists only that is needed to which edges lead, little beside the edges themselves: left out, as are the
     images of the few edges that leave the cell.
     """
-    moved = 20 * s.cells + 40 * s.atoms + 12 * s.hits + 84 * s.systems + 24 * s.edges
+    moved = 24 * s.cells + 28 * s.atoms + 12 * s.hits + 36 * s.systems + 24 * s.edges
     return Cost(moved, 3.0 * s.edges, "arithmetic")
 
 
