@@ -34,6 +34,7 @@ def tune(
 ) -> None:
     """Find the fastest way to cut the kernels of fast_gpu on this GPU, and keep it in a table.
 
+    Molecules ("sparse") and boxes ("dense") of each size are tuned by themselves.
     Without it the kernels cut themselves by size. Nothing is tuned unless this is called.
     """
     from atomjet.engine import tuner, tuning
@@ -48,12 +49,12 @@ def tune(
     path = output or tuning.user_table()
     assert engine.stages is not None
     name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
-    print(f"{'atoms':>6} {'before/ms':>10} {'after/ms':>9}  choices")
+    print(f"{'atoms':12} {'before/ms':>10} {'after/ms':>9}  choices")
     for found in tuner.tune(engine, sizes):
         choices = "; ".join(
             f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
             for kernel, values in found.choices.items()
         )
-        print(f"{found.size:6d} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
-        tuning.write_table(path, name, key, {str(found.size): found.choices})
+        print(f"{found.key:12} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
+        tuning.write_table(path, name, key, {found.key: found.choices})
     print(f"wrote {path}")

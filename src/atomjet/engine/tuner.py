@@ -14,7 +14,8 @@ import torch
 
 from atomjet.data import System
 from atomjet.engine.engine import Engine
-from atomjet.engine.tuning import SIZES, with_tiles
+from atomjet.engine.evaluation import Evaluation
+from atomjet.engine.tuning import SIZES, entry_key, with_tiles
 from atomjet.errors import BackendError
 
 MESSAGE = {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)}
@@ -31,22 +32,25 @@ CHOICES: tuple[tuple[str, dict[str, tuple[int, ...]]], ...] = (
 EQUAL = 2e-3
 """Of the force rms: further apart no two ways to cut the same kernels may be."""
 
+PIECE, SPACING = 20, 2.154
+"""Atoms of a molecule; Å between sites."""
+
 REPLAYS, ROUNDS = 20, 5
 """Replays of a CUDA graph that are timed together, and how often; the median counts."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found for one size.
+    """What was found for one size and kind.
 
     Attributes:
-        size: atoms.
+        key: of the entry.
         before, after: device time of an evaluation, ms, as the kernels cut themselves and at best.
         choices: the best.
         refused: ways to cut that did not compile or gave other forces.
     """
 
-    size: int
+    key: str
     before: float
     after: float
     choices: dict[str, dict[str, int]]
@@ -56,7 +60,7 @@ class Tuned:
 def tune(
     engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Callable[[Callable[[], None], Any], float] | None = None
 ) -> Iterator[Tuned]:
-    """Try every choice of one kernel after the other on a box of each size; yields as it goes.
+    """Try every choice of one kernel after the other on a batch of molecules and a box of each size; yields as it goes.
 
     Args:
         engine: with backend fast_gpu.
@@ -69,12 +73,17 @@ def tune(
     if engine.stages is None or not hasattr(engine.stages.evaluator, "tiles_for"):
         raise BackendError(f"backend {engine.backend} has nothing to tune; use fast_gpu on a CUDA device")
     timer = timer or time_replays
-    for size in sizes:
-        yield _tune_size(engine, size, timer)
+    done: set[str] = set()
+    for size, make in itertools.product(sizes, (molecules, box)):
+        evaluation = engine.reserve(make(engine, size))
+        key = entry_key(evaluation.capacity)
+        if key not in done:  # a box may be too small to be dense, or the cutoff too short
+            done.add(key)
+            yield _tune(engine, evaluation, key, timer)
 
 
-def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
-    stages, evaluation = engine.stages, engine.reserve(box(engine, size))
+def _tune(engine: Engine, evaluation: Evaluation, key: str, timer: Callable[..., float]) -> Tuned:
+    stages = engine.stages
     assert stages is not None
     evaluation.launch()
     if evaluation.needed_edges() > evaluation.capacity.edges:
@@ -108,20 +117,42 @@ def _tune_size(engine: Engine, size: int, timer: Callable[..., float]) -> Tuned:
             elif time < best:
                 best, tried = time, attempt
         choices = tried
-    return Tuned(size, before, best, choices, refused)
+    return Tuned(key, before, best, choices, refused)
+
+
+def molecules(engine: Engine, atoms: int) -> System:
+    """Pieces of up to `PIECE` atoms of such a box, each by itself."""
+    counts = [PIECE] * (atoms // PIECE) + [atoms % PIECE] * (atoms % PIECE > 0)
+    drawn = [_sites(engine, count, seed) for seed, count in enumerate(counts)]
+    return System(
+        positions=torch.cat([positions for positions, _ in drawn]),
+        atomic_numbers=torch.cat([numbers for _, numbers in drawn]),
+        system_index=torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
+    )
 
 
 def box(engine: Engine, atoms: int) -> System:
-    """A periodic box (a molecule, where so small) of the model's lightest elements at the density of organic matter, 0.1 / Å³."""
-    rng = np.random.default_rng(0)
-    side, spacing = math.ceil(atoms ** (1 / 3) - 1e-9), 2.154
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)[:atoms] * spacing
+    """A periodic box of the model's lightest elements at the density of organic matter, 0.1 / Å³."""
+    positions, numbers = _sites(engine, atoms, 0)
+    side = SPACING * _side(atoms)
     return System(
-        positions=torch.from_numpy(grid + rng.uniform(-0.2, 0.2, grid.shape)),
-        atomic_numbers=torch.from_numpy(rng.choice(np.array(engine.elements[:4]), atoms)),
-        cell=torch.eye(3, dtype=torch.float64) * side * spacing,
-        pbc=torch.tensor([atoms > 64] * 3),
+        positions=positions,
+        atomic_numbers=numbers,
+        cell=torch.eye(3, dtype=torch.float64) * side,
+        pbc=torch.tensor([True] * 3),
     )
+
+
+def _side(atoms: int) -> int:
+    return math.ceil(atoms ** (1 / 3) - 1e-9)
+
+
+def _sites(engine: Engine, atoms: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first sites of a grid, moved a little, and elements."""
+    rng, side = np.random.default_rng(seed), _side(atoms)
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3)[:atoms] * SPACING
+    numbers = rng.choice(np.array(engine.elements[:4]), atoms)
+    return torch.from_numpy(grid + rng.uniform(-0.2, 0.2, grid.shape)), torch.from_numpy(numbers)
 
 
 def time_replays(work: Callable[[], None], device: torch.device) -> float:

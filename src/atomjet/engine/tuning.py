@@ -1,7 +1,7 @@
 """How kernels are cut: a table by device, model and size, filled by `tuner.py`; without an entry, as the kernels cut themselves.
 
-The table is JSON: {"version": 1, "devices": {device name: {model key: {size: {kernel: {choice: value}}}}}}. Two are read, once a
-process: the one that is shipped (`tuned.json` beside this file) and the user's own, which comes first. Nothing is ever tuned
+The table is JSON: {"version": 2, "devices": {device name: {model key: {size and kind: {kernel: {choice: value}}}}}}. Two are read,
+once a process: the one that is shipped (`tuned.json` beside this file) and the user's own, which comes first. Nothing is ever tuned
 without being asked.
 """
 
@@ -21,9 +21,13 @@ from atomjet.data import Capacity
 from atomjet.errors import ConfigError
 from atomjet.models.base import Model, PaddedEvaluator
 
-VERSION = 1
+VERSION = 2
 SIZES = (32, 256, 2048, 16384)
 """Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
+
+DENSE = 32
+"""Edges of an atom from which on a capacity is "dense", as liquids and crystals are; molecules are "sparse". A program that takes
+several edges at once needs rows as long."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Tuning:
 
     Attributes:
         evaluator: as the family makes it.
-        entries: kernel and choice by size.
+        entries: kernel and choice by size and kind.
     """
 
     evaluator: PaddedEvaluator
@@ -49,13 +53,14 @@ class Tuning:
 
     def cut(self, capacity: Capacity) -> PaddedEvaluator:
         """The evaluator for a capacity; copies share the weights."""
-        choices = self.entries.get(size_key(capacity.atoms))
+        choices = self.entries.get(entry_key(capacity))
         return self.evaluator if choices is None else with_tiles(self.evaluator, capacity, choices)
 
 
-def size_key(atoms: int) -> str:
-    """The size whose entry serves so many atoms."""
-    return str(next((size for size in SIZES if atoms <= size), SIZES[-1]))
+def entry_key(capacity: Capacity) -> str:
+    """Which entry serves a capacity, such as "2048 sparse"."""
+    size = next((size for size in SIZES if capacity.atoms <= size), SIZES[-1])
+    return f"{size} {'sparse' if capacity.edges < DENSE * capacity.atoms else 'dense'}"
 
 
 def model_key(model: Model, evaluator: Any) -> str:
