@@ -27,17 +27,15 @@ INFO = tl.constexpr(5)
 ATOM = tl.constexpr(0)  # what to add to a candidate's number to get the atom
 IMAGE = tl.constexpr(1)  # packed
 SEEN = tl.constexpr(2)  # how many candidates are before our cell's, seen from there
-WORDS = tl.constexpr(
-    3
-)  # where the words of its atoms are, less the candidates before it; until those are known, the cell
+WORDS = tl.constexpr(3)  # where its atoms' words are, less the candidates before it; until those are known, the cell
 COUNT = tl.constexpr(4)  # its atoms
 BEFORE = tl.constexpr(5)  # the candidates before it
 
 LIST_PER_ATOM = tl.constexpr(32)  # numbers of the lists of candidates: 27 where the density is even
 FAR_SQUARED = tl.constexpr(1e30)  # Å², of atoms that no other must find
 
-# Of the square of a length, what float32 may be off by: each of two atoms is rounded (1), squared (5) and multiplied (6 for
-# both), at 6e-8 each.
+# What float32 may be off by, as a share of (2 |x_i| + cutoff)²: rounded coordinates, squares of both atoms, products and sums are
+# some twelve roundings of at most 6e-8 each.
 UNSURE = tl.constexpr(1e-6)
 
 

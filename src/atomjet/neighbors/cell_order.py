@@ -4,7 +4,7 @@
 
 For the vectors of edges, positions are kept as whole numbers of steps, modulo 2³²: no edge is longer than 2³¹ steps, so that its
 differences are exact wherever its atoms are, and half as many bytes as in float64 are read for each. A step is the power of two
-that the cutoff allows: 3.7e-9 Å for cutoffs of 4 to 8 Å.
+that the cutoff allows: 3.7e-9 Å for cutoffs of 4 to 7.9 Å.
 
 Every structure has its own grid along its lattice vectors (along unit vectors and within its bounding box where it is open), with
 at most one cell for eight atoms, so that any structure fits; where the lattice is thin, more than the next cells lie within
