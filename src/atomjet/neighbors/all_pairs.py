@@ -24,13 +24,14 @@ from atomjet.neighbors.lattice import (
     NOT_FINITE,
     SHIFTS,
     SLACK,
+    add_shift,
     build_frame,
     find_bit,
     find_last,
     fraction,
     is_finite,
     join,
-    load_row,
+    load_lattice,
     pack,
     popcount,
     popcount_below,
@@ -43,36 +44,18 @@ MOST_CANDIDATES = tl.constexpr(2**30)
 
 
 @triton.jit
-def count_tile(
-    s,
-    tile,
-    positions,
-    system_ptr,
-    cell,
-    pbc,
-    cutoff,
-    frames,
-    counts,
-    pool,
-    used,
-    degrees,
-    word_ptr,
-    sums,
-    found,
-    pool_size,
-    part,
-    ROWS: tl.constexpr,
-    PIECES: tl.constexpr,
-):
+def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constexpr, PIECES: tl.constexpr):
     """Test the candidates of some rows of structure s: one piece of PIECES."""
+    positions, system_ptr, cell, pbc, cutoff = given
+    frames, counts, pool, degrees, word_ptr = kept
+    used, sums, found = counters
     begin = tl.load(system_ptr + s)
     end = tl.load(system_ptr + s + 1)
     first = begin + tile * ROWS
     if first < end:
         radius = tl.load(cutoff)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
-            cell, pbc, s, radius, frames, (tile == 0) & (part == 0)
-        )
+        frame, bad = build_frame(cell, pbc, s, radius, frames, (tile == 0) & (part == 0))
+        ta, tb, tc = frame[9], frame[10], frame[11]
         periodic = ta + tb + tc > 0
         ka, kb, kc = images_along(ta), images_along(tb), images_along(tc)
         atoms = end - begin
@@ -109,12 +92,9 @@ def count_tile(
         piece = i * PIECES + part
         tl.store(word_ptr + piece, to.to(tl.int32), live & fits)
         nowhere = radius * 0
-        za, zb, zc = first_image(nowhere, nowhere, nowhere, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+        za, zb, zc = first_image(nowhere, nowhere, nowhere, frame)
         itself = (i - begin) * images + (-za * kb - zb).to(tl.int32) * kc - zc.to(tl.int32)
-        h = cell + s.to(tl.int64) * 9
-        hax, hay, haz = load_row(h)
-        hbx, hby, hbz = load_row(h + 3)
-        hcx, hcy, hcz = load_row(h + 6)
+        lattice = load_lattice(cell + s.to(tl.int64) * 9)
         lane = tl.arange(0, 32)
         one = lane * 0 + 1
         degree = tl.zeros([ROWS], tl.int32)
@@ -137,13 +117,11 @@ def count_tile(
                 ia = image // (kb * kc)
                 ib = image // kc - ia * kb
                 ic = image - (ia * kb + ib) * kc
-                sa, sb, sc = first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+                sa, sb, sc = first_image(x, y, z, frame)
                 sa += ia[:, None]
                 sb += ib[:, None]
                 sc += ic[:, None]
-                x += sa * hax + sb * hbx + sc * hcx
-                y += sa * hay + sb * hby + sc * hcy
-                z += sa * haz + sb * hbz + sc * hcz
+                x, y, z = add_shift(x, y, z, sa, sb, sc, lattice)
             near = x * x + y * y + z * z < radius * radius
             bits = tl.sum(tl.where(near, (one << lane)[:, None], 0), 0)
             bits = bits & tl.sum(tl.where(good_j, one << lane, 0), 0)
@@ -162,8 +140,9 @@ def images_along(reach):
 
 
 @triton.jit
-def first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc):
+def first_image(x, y, z, frame):
     """The lowest shifts at which a neighbor at (x, y, z) from its center may lie within reach."""
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = frame
     sa = tl.ceil(-(ta + ta * SLACK + SLACK) - fraction(x, y, z, dax, day, daz))
     sb = tl.ceil(-(tb + tb * SLACK + SLACK) - fraction(x, y, z, dbx, dby, dbz))
     sc = tl.ceil(-(tc + tc * SLACK + SLACK) - fraction(x, y, z, dcx, dcy, dcz))
@@ -172,29 +151,12 @@ def first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
 
 @triton.jit
 def fill_rows(
-    group,
-    atoms,
-    positions,
-    numbers,
-    system_index,
-    system_ptr,
-    cell,
-    frames,
-    counts,
-    pool,
-    word_ptr,
-    piece_ptr,
-    neighbors,
-    shifts,
-    vectors,
-    reverse,
-    numbers_out,
-    status,
-    ROWS: tl.constexpr,
-    SLOTS: tl.constexpr,
-    PIECES: tl.constexpr,
+    group, atoms, given, kept, edges, numbers_out, status, ROWS: tl.constexpr, SLOTS: tl.constexpr, PIECES: tl.constexpr
 ):
     """Write the edges of some pieces of rows; with one piece a row, `piece_ptr` is `row_ptr`."""
+    positions, numbers, system_index, system_ptr, cell = given
+    frames, counts, pool, word_ptr, piece_ptr = kept
+    neighbors, shifts, vectors, reverse = edges
     piece = group * ROWS + tl.arange(0, ROWS)
     i = piece // PIECES
     part = piece - i * PIECES
@@ -214,10 +176,10 @@ def fill_rows(
         skipped = (part * words * 32)[:, None]
         words = words[:, None]
         at = tl.load(word_ptr + piece, live, 0).to(tl.int64)[:, None]
-        frame = frames + s.to(tl.int64) * FRAME
-        ta = tl.load(frame + 9, live, 0)[:, None]
-        tb = tl.load(frame + 10, live, 0)[:, None]
-        tc = tl.load(frame + 11, live, 0)[:, None]
+        to_frame = frames + s.to(tl.int64) * FRAME
+        ta = tl.load(to_frame + 9, live, 0)[:, None]
+        tb = tl.load(to_frame + 10, live, 0)[:, None]
+        tc = tl.load(to_frame + 11, live, 0)[:, None]
         periodic = tl.max(ta + tb + tc) > 0
         from_i = positions + i.to(tl.int64) * 3
         xi = tl.load(from_i, live, 0)[:, None]
@@ -238,26 +200,19 @@ def fill_rows(
             shift = slot * 0
             back = shift + (i[:, None] - begin) * images
             if periodic:
-                dax, day, daz = load_row(frame[:, None])
-                dbx, dby, dbz = load_row(frame[:, None] + 3)
-                dcx, dcy, dcz = load_row(frame[:, None] + 6)
+                dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = load_lattice(to_frame[:, None])
+                frame = dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
                 image = c - local * images
                 ia = image // (kb * kc)
                 ib = image // kc - ia * kb
                 ic = image - (ia * kb + ib) * kc
-                sa, sb, sc = first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+                sa, sb, sc = first_image(x, y, z, frame)
                 sa += ia
                 sb += ib
                 sc += ic
-                za, zb, zc = first_image(-x, -y, -z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
+                za, zb, zc = first_image(-x, -y, -z, frame)
                 back += tl.where(inside, ((-sa - za) * kb + (-sb - zb)) * kc + (-sc - zc), 0).to(tl.int32)
-                h = cell + s.to(tl.int64)[:, None] * 9
-                hax, hay, haz = load_row(h)
-                hbx, hby, hbz = load_row(h + 3)
-                hcx, hcy, hcz = load_row(h + 6)
-                x += sa * hax + sb * hbx + sc * hcx
-                y += sa * hay + sb * hby + sc * hcy
-                z += sa * haz + sb * hbz + sc * hcz
+                x, y, z = add_shift(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64)[:, None] * 9))
                 far = inside & (tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT)
                 if tl.max(far.to(tl.int32)) > 0:
                     tl.atomic_or(status, SHIFTS, sem="relaxed")
@@ -310,21 +265,11 @@ def all_pairs_count_kernel(
         count_tile(
             s,
             program * 0 + tile,
-            positions,
-            system_ptr,
-            cell,
-            pbc,
-            cutoff,
-            frames,
-            counts,
-            pool,
-            used,
-            degrees,
-            word_ptr,
-            sums,
-            found,
-            pool_size,
             tl.program_id(0) % PIECES,
+            (positions, system_ptr, cell, pbc, cutoff),
+            (frames, counts, pool, degrees, word_ptr),
+            (used, sums, found),
+            pool_size,
             ROWS,
             PIECES,
         )
@@ -365,20 +310,9 @@ def all_pairs_fill_kernel(
     fill_rows(
         group,
         tl.load(system_ptr + systems),
-        positions,
-        numbers,
-        system_index,
-        system_ptr,
-        cell,
-        frames,
-        counts,
-        pool,
-        word_ptr,
-        piece_ptr,
-        neighbors,
-        shifts,
-        vectors,
-        reverse,
+        (positions, numbers, system_index, system_ptr, cell),
+        (frames, counts, pool, word_ptr, piece_ptr),
+        (neighbors, shifts, vectors, reverse),
         numbers_out,
         status,
         ROWS,

@@ -17,7 +17,18 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.cell_order import ENTRY, GRID, PLACE, steps_per_length
-from atomjet.neighbors.lattice import find_bit, find_last, join, load_row, pack, popcount, popcount_below, unpack
+from atomjet.neighbors.lattice import (
+    add_shift,
+    find_bit,
+    find_last,
+    join,
+    load_lattice,
+    load_row,
+    pack,
+    popcount,
+    popcount_below,
+    unpack,
+)
 from atomjet.neighbors.rows import add_to_blocks
 
 # Numbers kept of each cell: where its table starts, where its words, how many candidates, where their list, any images or not.
@@ -259,24 +270,12 @@ def load_positions(word, j, wrapped, atoms, total):
 
 
 @triton.jit
-def add_image(x, y, z, image, h):
-    """Positions with whole lattice vectors added."""
-    qa, qb, qc = unpack(image)
-    hax, hay, haz = load_row(h)
-    hbx, hby, hbz = load_row(h + 3)
-    hcx, hcy, hcz = load_row(h + 6)
-    x += qa * hax + qb * hbx + qc * hcx
-    y += qa * hay + qb * hby + qc * hcy
-    z += qa * haz + qb * hbz + qc * hcz
-    return x, y, z
-
-
-@triton.jit
 def relative(x, y, z, image, images, h):
     """Candidates relative to an atom of the cell, and the squares of their distances from it."""
     there = x == x
     if images:
-        x, y, z = add_image(x, y, z, image, h)
+        qa, qb, qc = unpack(image)
+        x, y, z = add_shift(x, y, z, qa, qb, qc, load_lattice(h))
     x = tl.where(there, x, 0.0).to(tl.float32)
     y = tl.where(there, y, 0.0).to(tl.float32)
     z = tl.where(there, z, 0.0).to(tl.float32)
@@ -303,9 +302,7 @@ def decide(bits, unsure, word, source, exactly):
     """Correct the bits of candidates that are too close to the cutoff for float32, one candidate after the other."""
     table, at, at_list, total = source
     given, places, h, radius, i, live = exactly
-    hax, hay, haz = load_row(h)
-    hbx, hby, hbz = load_row(h + 3)
-    hcx, hcy, hcz = load_row(h + 6)
+    lattice = load_lattice(h)
     from_i = given + i.to(tl.int64) * 3
     for lane in range(32):
         asked = ((unsure >> lane) & 1) != 0
@@ -317,9 +314,10 @@ def decide(bits, unsure, word, source, exactly):
             sa, sb, sc = unpack(shift)
             sa, sb, sc = sa.to(tl.float64), sb.to(tl.float64), sc.to(tl.float64)
             xj, yj, zj = load_row(given + j.to(tl.int64) * 3)
-            x = xj - tl.load(from_i, live, 0) + (sa * hax + sb * hbx + sc * hcx)
-            y = yj - tl.load(from_i + 1, live, 0) + (sa * hay + sb * hby + sc * hcy)
-            z = zj - tl.load(from_i + 2, live, 0) + (sa * haz + sb * hbz + sc * hcz)
+            x = xj - tl.load(from_i, live, 0)
+            y = yj - tl.load(from_i + 1, live, 0)
+            z = zj - tl.load(from_i + 2, live, 0)
+            x, y, z = add_shift(x, y, z, sa, sb, sc, lattice)
             bit = (bits * 0 + 1) << lane
             exact = tl.where(x * x + y * y + z * z < radius * radius, bits | bit, bits & ~bit)
             bits = tl.where(asked, exact, bits)
@@ -403,7 +401,8 @@ def cells_fill_kernel(
             x, y, z, outside = load_four(places + j * PLACE)
             x, y, z = x - xi, y - yi, z - zi
             if images:
-                x, y, z = add_image(x, y, z, image, steps)
+                qa, qb, qc = unpack(image)
+                x, y, z = add_shift(x, y, z, qa, qb, qc, load_lattice(steps))
             to = start.to(tl.int64) + e
             tl.store(neighbors + to, j, inside)
             tl.store(shifts + to, image + outside_i - outside, inside)

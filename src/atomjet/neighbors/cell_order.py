@@ -63,9 +63,8 @@ def from_ordered(key):
 def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, bad_out, home, box, found):
     """One structure a program: its lattice, and the whole cells its first atom lies outside; its bounding box still empty."""
     s = tl.program_id(0)
-    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
-        cell, pbc, s, tl.load(cutoff), frames, True
-    )
+    frame, bad = build_frame(cell, pbc, s, tl.load(cutoff), frames, True)
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = frame
     first = tl.load(system_ptr + s)
     some = first < tl.load(system_ptr + s + 1)
     tl.store(bad_out + s, bad)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.all_pairs import COUNTS, count_tile, fill_rows, first_image, images_along
-from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_finite, load_row, pack
+from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, add_shift, build_frame, is_finite, load_lattice, pack
 from atomjet.neighbors.rows import EDGES_PER_WORD, place_rows, wanted_edges
 
 # One number counts a row's edges, those to atoms before the program's own, and those with shifts too far to be stored; a row has
@@ -26,16 +26,10 @@ FAR = tl.constexpr(2**20)
 
 
 @triton.jit
-def only_image(x, y, z, cell, s, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc):
+def only_image(x, y, z, cell, s, frame):
     """The vector to the one image of a neighbor that may lie within reach; its shift; whether that is too far to be stored."""
-    sa, sb, sc = first_image(x, y, z, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc)
-    h = cell + s.to(tl.int64) * 9
-    hax, hay, haz = load_row(h)
-    hbx, hby, hbz = load_row(h + 3)
-    hcx, hcy, hcz = load_row(h + 6)
-    x += sa * hax + sb * hbx + sc * hcx
-    y += sa * hay + sb * hby + sc * hcy
-    z += sa * haz + sb * hbz + sc * hcz
+    sa, sb, sc = first_image(x, y, z, frame)
+    x, y, z = add_shift(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64) * 9))
     far = tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT
     return x, y, z, sa, sb, sc, far
 
@@ -54,30 +48,11 @@ def add_four(a, b, c, d, e, f, g, h):
 
 @triton.jit
 def all_phases(
-    positions,
-    numbers,
-    system_index,
-    system_ptr,
-    cell,
-    pbc,
-    cutoff,
-    frames,
-    counts,
-    pool,
-    used,
-    degrees,
-    word_ptr,
-    sums,
-    found,
-    row_ptr,
-    neighbors,
-    shifts,
-    vectors,
-    reverse,
-    numbers_out,
-    system_ptr_out,
-    needed_edges,
-    status,
+    given,
+    kept,
+    counters,
+    edges,
+    out,
     systems,
     atoms,
     max_edges,
@@ -89,31 +64,16 @@ def all_phases(
     SLOTS: tl.constexpr,
 ):
     """The whole search in the first program."""
+    positions, numbers, system_index, system_ptr, cell, pbc, cutoff = given
+    frames, counts, pool, degrees, word_ptr = kept
+    used, sums, found = counters
+    row_ptr, numbers_out, system_ptr_out, needed_edges, status = out
     zero = tl.program_id(0)
     for s in range(systems):
         number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
         for tile in range(number):
-            count_tile(
-                zero + s,
-                zero + tile,
-                positions,
-                system_ptr,
-                cell,
-                pbc,
-                cutoff,
-                frames,
-                counts,
-                pool,
-                used,
-                degrees,
-                word_ptr,
-                sums,
-                found,
-                pool_size,
-                zero,
-                ROWS,
-                1,
-            )
+            tested = positions, system_ptr, cell, pbc, cutoff
+            count_tile(zero + s, zero + tile, zero, tested, kept, counters, pool_size, ROWS, 1)
     tl.debug_barrier()
     i = tl.arange(0, ALL)
     in_use = tl.load(system_ptr + systems)
@@ -133,29 +93,9 @@ def all_phases(
     tl.store(used, nothing)
     tl.store(found, 0)
     for group in range(0, (in_use + FILL_ROWS - 1) // FILL_ROWS):
-        fill_rows(
-            zero + group,
-            in_use,
-            positions,
-            numbers,
-            system_index,
-            system_ptr,
-            cell,
-            frames,
-            counts,
-            pool,
-            word_ptr,
-            row_ptr,
-            neighbors,
-            shifts,
-            vectors,
-            reverse,
-            numbers_out,
-            status,
-            FILL_ROWS,
-            SLOTS,
-            1,
-        )
+        written = positions, numbers, system_index, system_ptr, cell
+        found_by = frames, counts, pool, word_ptr, row_ptr
+        fill_rows(zero + group, in_use, written, found_by, edges, numbers_out, status, FILL_ROWS, SLOTS, 1)
 
 
 @triton.jit(do_not_specialize=["systems", "atoms", "max_edges", "pool_size", "pool_free"])
@@ -221,9 +161,8 @@ def all_pairs_kernel(
         s = row * 0 + structure
         begin = tl.load(system_ptr + s)
         end = tl.load(system_ptr + s + 1)
-        dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc, bad = build_frame(
-            cell, pbc, s, radius, frames, row == 0
-        )
+        frame, bad = build_frame(cell, pbc, s, radius, frames, row == 0)
+        ta, tb, tc = frame[9], frame[10], frame[11]
         one = (bad == 0) & (images_along(ta) * images_along(tb) * images_along(tc) == 1)
         simple = tl.where((begin < end) & (one == 0), 0, simple)
         if row == 0:
@@ -241,9 +180,7 @@ def all_pairs_kernel(
                 to_z = tl.load(from_k + 2, there, 0)[None, :] - z[:, None]
                 tally = tl.where(k < row, 1 + BEFORE, 1)[None, :] + pairs * 0
                 if periodic:
-                    to_x, to_y, to_z, sa, sb, sc, far = only_image(
-                        to_x, to_y, to_z, cell, s, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
-                    )
+                    to_x, to_y, to_z, sa, sb, sc, far = only_image(to_x, to_y, to_z, cell, s, frame)
                     tally += tl.where(far, FAR, 0)
                 near = to_x * to_x + to_y * to_y + to_z * to_z < radius * radius
                 near = near & inside[:, None] & there[None, :] & (j[:, None] != k[None, :])
@@ -251,9 +188,7 @@ def all_pairs_kernel(
             if (row >= begin) & (row < end):
                 to_x, to_y, to_z = x - row_x, y - row_y, z - row_z
                 if periodic:
-                    to_x, to_y, to_z, sa, sb, sc, far = only_image(
-                        to_x, to_y, to_z, cell, s, dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
-                    )
+                    to_x, to_y, to_z, sa, sb, sc, far = only_image(to_x, to_y, to_z, cell, s, frame)
                     sa, sb, sc = tl.where(far, 0.0, sa), tl.where(far, 0.0, sb), tl.where(far, 0.0, sc)
                     shift = pack(sa.to(tl.int32), sb.to(tl.int32), sc.to(tl.int32))
                 near = to_x * to_x + to_y * to_y + to_z * to_z < radius * radius
@@ -289,30 +224,11 @@ def all_pairs_kernel(
                 )
     elif row == 0:
         all_phases(
-            positions,
-            numbers,
-            system_index,
-            system_ptr,
-            cell,
-            pbc,
-            cutoff,
-            frames,
-            counts,
-            pool,
-            used,
-            degrees,
-            word_ptr,
-            sums,
-            found,
-            row_ptr,
-            neighbors,
-            shifts,
-            vectors,
-            reverse,
-            numbers_out,
-            system_ptr_out,
-            needed_edges,
-            status,
+            (positions, numbers, system_index, system_ptr, cell, pbc, cutoff),
+            (frames, counts, pool, degrees, word_ptr),
+            (used, sums, found),
+            (neighbors, shifts, vectors, reverse),
+            (row_ptr, numbers_out, system_ptr_out, needed_edges, status),
             systems,
             atoms,
             max_edges,

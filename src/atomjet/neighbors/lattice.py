@@ -60,8 +60,24 @@ def load_row(pointer):
 
 
 @triton.jit
+def load_lattice(h):
+    """Nine numbers: three vectors."""
+    ax, ay, az = load_row(h)
+    bx, by, bz = load_row(h + 3)
+    cx, cy, cz = load_row(h + 6)
+    return ax, ay, az, bx, by, bz, cx, cy, cz
+
+
+@triton.jit
+def add_shift(x, y, z, a, b, c, lattice):
+    """Positions with whole lattice vectors added."""
+    ax, ay, az, bx, by, bz, cx, cy, cz = lattice
+    return x + (a * ax + b * bx + c * cx), y + (a * ay + b * by + c * cy), z + (a * az + b * bz + c * cz)
+
+
+@triton.jit
 def load_frame(frames, s):
-    """Nine numbers of the duals, three reaches."""
+    """A frame: nine numbers of the duals, three reaches."""
     at = frames + s * FRAME
     ax, ay, az = load_row(at)
     bx, by, bz = load_row(at + 3)
@@ -72,7 +88,7 @@ def load_frame(frames, s):
 
 @triton.jit
 def build_frame(cell, pbc, s, cutoff, frames, write):
-    """Duals and reaches (cutoff in cells, zero along open directions) of structure s; Status bits."""
+    """The frame of structure s, duals and reaches (cutoff in cells, zero along open directions); Status bits."""
     p, q, r = load_row(pbc + s.to(tl.int64) * 3)
     zero = cutoff * 0
     dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = zero + 1, zero, zero, zero, zero + 1, zero, zero, zero, zero + 1
@@ -95,7 +111,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
         tl.store(to + 9, reach_a)
         tl.store(to + 10, reach_b)
         tl.store(to + 11, reach_c)
-    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad
+    return (dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c), bad
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.lattice import EDGES, load_row, unpack
+from atomjet.neighbors.lattice import EDGES, add_shift, load_lattice, load_row, unpack
 
 BLOCK = tl.constexpr(1024)
 EDGES_PER_WORD = tl.constexpr(2)  # the pool has a word more for so many edges
@@ -158,10 +158,7 @@ def canonical_kernel(
     to = tl.load(new_ptr + i)
     at = positions + i.to(tl.int64) * 3
     xi, yi, zi = load_row(at)
-    h = cell + tl.load(system_index + i).to(tl.int64) * 9
-    hax, hay, haz = load_row(h)
-    hbx, hby, hbz = load_row(h + 3)
-    hcx, hcy, hcz = load_row(h + 6)
+    lattice = load_lattice(cell + tl.load(system_index + i).to(tl.int64) * 9)
     for first in range(begin, end, SLOTS):
         e = first + tl.arange(0, SLOTS)
         inside = e < end
@@ -184,9 +181,10 @@ def canonical_kernel(
         tl.store(shifts_out + place * 3 + 2, c.to(tl.int64), inside)
         from_ = positions + j.to(tl.int64) * 3
         a, b, c = a.to(tl.float64), b.to(tl.float64), c.to(tl.float64)
-        x = tl.load(from_, inside, 0) - xi + (a * hax + b * hbx + c * hcx)
-        y = tl.load(from_ + 1, inside, 0) - yi + (a * hay + b * hby + c * hcy)
-        z = tl.load(from_ + 2, inside, 0) - zi + (a * haz + b * hbz + c * hcz)
+        x = tl.load(from_, inside, 0) - xi
+        y = tl.load(from_ + 1, inside, 0) - yi
+        z = tl.load(from_ + 2, inside, 0) - zi
+        x, y, z = add_shift(x, y, z, a, b, c, lattice)
         tl.store(vectors_out + place * 3, x, inside)
         tl.store(vectors_out + place * 3 + 1, y, inside)
         tl.store(vectors_out + place * 3 + 2, z, inside)
