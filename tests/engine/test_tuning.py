@@ -7,6 +7,7 @@ import torch
 
 from atomjet import Engine
 from atomjet.data import Capacity
+from atomjet.data.padded import DENSE
 from atomjet.engine import Settings, tuner, tuning
 from atomjet.errors import AtomJetError, BackendError, ConfigError
 from atomjet.neighbors import search
@@ -112,7 +113,7 @@ def test_boxes_are_sane():
     assert (pieces.counts().tolist(), bool(pieces.pbc.any()), bool(box.pbc.all())) == ([20] * 12 + [16], False, True)
     for system in (pieces, box):
         assert search(system, 1.4).num_edges == 0
-    assert search(pieces, 5.0).num_edges < tuning.DENSE * 256 < search(box, 5.0).num_edges
+    assert search(pieces, 5.0).num_edges < DENSE * 256 < search(box, 5.0).num_edges
 
 
 def test_damaged_table_is_named(own_table):

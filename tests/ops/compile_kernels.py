@@ -45,7 +45,7 @@ def messages(atoms, capability):
             constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "CHAINED": capability >= 90}
             constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            options = {"num_warps": cut.warps, "launch_pdl": capability >= 90}
+            options = {"num_warps": cut.warps, "maxnreg": cut.registers or None, "launch_pdl": capability >= 90}
             yield compiled(kernel, constants, TYPES, HALF, capability, **options)
 
 

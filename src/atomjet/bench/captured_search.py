@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atomjet.bench.captured_steps import captured
 from atomjet.data import Capacity, Graph, PaddedSystem, System
 from atomjet.neighbors import search
 from atomjet.neighbors.padded import PaddedSearch, to_graph
@@ -26,14 +27,12 @@ class CapturedSearch:
         self.given.fill(system)
         self.searcher.launch(self.given)  # compiles
         torch.cuda.synchronize(system.device)
-        self.captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.captured):
-            self.searcher.launch(self.given)
+        self.replay = captured(lambda: self.searcher.launch(self.given))
 
     def __call__(self, positions: Tensor) -> None:
         """Search anew; the edges are in `searcher.graph`."""
         self.given.positions.copy_(positions)
-        self.captured.replay()
+        self.replay()
 
     def graph(self, positions: Tensor) -> Graph:
         """What a call finds, as any search would give it."""

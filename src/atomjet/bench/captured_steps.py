@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.cuda import Event
 
 from atomjet.bench.measure import allocated
-from atomjet.data import Prediction, Status, System
+from atomjet.data import PaddedPrediction, Prediction, Status, System
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError
 
@@ -78,14 +78,9 @@ class OwnStep:
 
     def prediction(self, system: System) -> Prediction:
         """Copies of what stands in the buffers."""
-        padded, structures, atoms = self.evaluation.prediction, system.num_systems, system.num_atoms
-        return Prediction(
-            energy=padded.energy[:structures].clone(),
-            forces=padded.forces[:atoms].clone(),
-            stress=padded.stress[:structures].clone(),
-            atomic_energies=padded.atomic_energies[:atoms].clone(),
-            system_index=system.system_index,
-        )
+        padded = self.evaluation.prediction
+        copy = PaddedPrediction(padded.buffer.clone(), padded.capacity)
+        return copy.cut(system.num_systems, system.system_index)
 
     def check(self, every: Sequence[Tensor]) -> None:
         """Ask for the status of the last step, then of one from each of these positions."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data.graph import Graph
+from atomjet.data.prediction import Prediction
 from atomjet.data.system import System
 from atomjet.errors import StructureError
 
@@ -38,6 +39,10 @@ class Status(IntFlag):
     OVERLAP = 64  # atoms nearer than the model allows
 
 
+DENSE = 32
+"""Edges of an atom from which on rows are long: below, a program that takes several edges at a time finds too few of them."""
+
+
 @dataclass(frozen=True)
 class Capacity:
     """How much room there is. `atoms_per_system` bounds the atoms of any one structure."""
@@ -46,6 +51,11 @@ class Capacity:
     atoms: int
     edges: int
     atoms_per_system: int
+
+    @property
+    def dense(self) -> bool:
+        """Whether rows are long, as in liquids and crystals; those of molecules are short."""
+        return self.edges >= DENSE * self.atoms
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +276,17 @@ class PaddedPrediction:
     def forces(self) -> Tensor:
         """(N̂, 3) eV/Å."""
         return self.buffer[1 + 10 * self.capacity.systems + self.capacity.atoms :].view(-1, 3)
+
+    def cut(self, systems: int, index: Tensor) -> Prediction:
+        """What is in use: views of the first structures and of their atoms, which `index` (N,) numbers by structure."""
+        atoms = index.shape[0]
+        return Prediction(
+            energy=self.energy[:systems],
+            forces=self.forces[:atoms],
+            stress=self.stress[:systems],
+            atomic_energies=self.atomic_energies[:atoms],
+            system_index=index,
+        )
 
 
 def pack_shifts(shifts: Tensor) -> Tensor:

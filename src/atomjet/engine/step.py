@@ -84,7 +84,7 @@ class Step:
         else:
             index = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
         self._result = np.empty_like(self._numbers)
-        self._prediction = _cut(PaddedPrediction(torch.from_numpy(self._result), self.capacity), len(counts), index)
+        self._prediction = PaddedPrediction(torch.from_numpy(self._result), self.capacity).cut(len(counts), index)
 
     def _work(self) -> None:
         self._received.copy_(self._sent, non_blocking=True)
@@ -113,7 +113,7 @@ class Step:
             self._inside = inside
         self._on_device.enqueue()
         padded = PaddedPrediction(self.evaluation.prediction.buffer.clone(), self.capacity)
-        return int(padded.status), _cut(padded, system.num_systems, system.system_index)
+        return int(padded.status), padded.cut(system.num_systems, system.system_index)
 
     def drop(self) -> None:
         """Give the graphs back."""
@@ -157,15 +157,3 @@ class _Staged:
         self.index[:total] = np.repeat(np.arange(number), counts)
         self.index[total:] = self.empty
         self.counts = list(counts)
-
-
-def _cut(padded: PaddedPrediction, systems: int, index: torch.Tensor) -> Prediction:
-    """What is in use of a prediction."""
-    atoms = index.shape[0]
-    return Prediction(
-        energy=padded.energy[:systems],
-        forces=padded.forces[:atoms],
-        stress=padded.stress[:systems],
-        atomic_energies=padded.atomic_energies[:atoms],
-        system_index=index,
-    )

@@ -25,10 +25,6 @@ VERSION = 2
 SIZES = (32, 256, 2048, 16384)
 """Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
 
-DENSE = 32
-"""Edges of an atom from which on a capacity is "dense", as liquids and crystals are; molecules are "sparse". A program that takes
-several edges at once needs rows as long."""
-
 
 @dataclass(frozen=True)
 class Tuning:
@@ -60,7 +56,7 @@ class Tuning:
 def entry_key(capacity: Capacity) -> str:
     """Which entry serves a capacity, such as "2048 sparse"."""
     size = next((size for size in SIZES if capacity.atoms <= size), SIZES[-1])
-    return f"{size} {'sparse' if capacity.edges < DENSE * capacity.atoms else 'dense'}"
+    return f"{size} {'dense' if capacity.dense else 'sparse'}"
 
 
 def model_key(model: Model, evaluator: Any) -> str:

@@ -27,6 +27,7 @@ from atomjet.neighbors.lattice import (
     fraction,
     is_finite,
     load_frame,
+    load_lattice,
     load_row,
     pack,
     unpack,
@@ -357,10 +358,7 @@ def cells_order_kernel(
         ha, hb, hc = load_row(home + s * 3)
         wa, wb, wc = unpack(packed)
         wa, wb, wc = wa + ha, wb + hb, wc + hc
-        h = cell + s.to(tl.int64) * 9
-        hax, hay, haz = load_row(h)
-        hbx, hby, hbz = load_row(h + 3)
-        hcx, hcy, hcz = load_row(h + 6)
+        hax, hay, haz, hbx, hby, hbz, hcx, hcy, hcz = load_lattice(cell + s.to(tl.int64) * 9)
         x, y, z = (
             x - (wa * hax + wb * hbx + wc * hcx),
             y - (wa * hay + wb * hby + wc * hcy),

@@ -78,11 +78,8 @@ def add_shift(x, y, z, a, b, c, lattice):
 @triton.jit
 def load_frame(frames, s):
     """A frame: nine numbers of the duals, three reaches."""
-    at = frames + s * FRAME
-    ax, ay, az = load_row(at)
-    bx, by, bz = load_row(at + 3)
-    cx, cy, cz = load_row(at + 6)
-    ra, rb, rc = load_row(at + 9)
+    ax, ay, az, bx, by, bz, cx, cy, cz = load_lattice(frames + s * FRAME)
+    ra, rb, rc = load_row(frames + s * FRAME + 9)
     return ax, ay, az, bx, by, bz, cx, cy, cz, ra, rb, rc
 
 
@@ -117,10 +114,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
 @triton.jit
 def complete_frame(cell, p, q, r, s, cutoff):
     """The same of a structure with some periodic direction."""
-    at = cell + s.to(tl.int64) * 9
-    ax, ay, az = load_row(at)
-    bx, by, bz = load_row(at + 3)
-    cx, cy, cz = load_row(at + 6)
+    ax, ay, az, bx, by, bz, cx, cy, cz = load_lattice(cell + s.to(tl.int64) * 9)
     periodic = p + q + r
     finite = is_finite(ax, ay, az) & is_finite(bx, by, bz) & is_finite(cx, cy, cz)
     ax, ay, az = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)

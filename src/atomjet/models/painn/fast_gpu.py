@@ -310,9 +310,6 @@ FEW, MANY = 512, 4096
 """Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; atoms from which on one program
 takes all channels of a row."""
 
-SPARSE = 32
-"""Edges of an atom below which a program that takes several at a time finds too few of them."""
-
 FEWER_REGISTERS, MORE_REGISTERS = 112, 144
 """Of a thread at most. The compiler orders its work by what it is told: up to 112 made messages up to 6 % faster, up to 144 their
 way back up to 4 % where a program takes few edges, and slower elsewhere."""
@@ -324,10 +321,10 @@ def default_tiles(capacity: Capacity) -> Tiles:
         cut, registers = painn_message.Tiles(edges=8, channels=32, warps=2), MORE_REGISTERS
     elif capacity.atoms > MANY:
         cut, registers = painn_message.Tiles(edges=1, channels=128), 0
-    elif capacity.edges < SPARSE * capacity.atoms:
-        cut, registers = painn_message.Tiles(edges=2, channels=64), MORE_REGISTERS
-    else:
+    elif capacity.dense:
         cut, registers = painn_message.Tiles(edges=4, channels=64), 0
+    else:
+        cut, registers = painn_message.Tiles(edges=2, channels=64), MORE_REGISTERS
     return Tiles(cut._replace(registers=FEWER_REGISTERS), cut._replace(registers=registers))
 
 
