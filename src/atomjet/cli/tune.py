@@ -13,7 +13,7 @@ from atomjet.cli.options import DEFAULT_MODEL, Device, Model, Precision, Seed
 EXAMPLES = """Examples:
 
 \b
-  atomjet tune                       (all sizes: many kernels are compiled, which takes a while)
+  atomjet tune                       (all sizes: some hundred kernels are compiled, on every core)
   atomjet tune --size 256 --precision high
   atomjet tune -o tuned.json         (elsewhere than where AtomJet looks)
 """
@@ -21,7 +21,8 @@ EXAMPLES = """Examples:
 
 def tune(
     size: Annotated[
-        list[int] | None, typer.Option("--size", help="Atoms: 32, 256, 2048 or 16384; may be repeated. Default: all.")
+        list[int] | None,
+        typer.Option("--size", help="Atoms: 32, 256, 512, 2048, 4096 or 16384; may be repeated. Default: all."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -39,6 +40,7 @@ def tune(
     """
     from atomjet.engine import tuner, tuning
     from atomjet.errors import ConfigError
+    from atomjet.progress import track
 
     options.say_unused("tune", seed=(seed, 0))
     sizes = tuple(size or tuning.SIZES)
@@ -50,11 +52,13 @@ def tune(
     assert engine.stages is not None
     name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
     print(f"{'atoms':12} {'before/ms':>10} {'after/ms':>9}  choices")
-    for found in tuner.tune(engine, sizes):
-        choices = "; ".join(
-            f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
-            for kernel, values in found.choices.items()
-        )
-        print(f"{found.key:12} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
-        tuning.write_table(path, name, key, {found.key: found.choices})
+    with track("tune", 2 * len(sizes)) as advance:
+        for found in tuner.tune(engine, sizes):
+            choices = "; ".join(
+                f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
+                for kernel, values in found.choices.items()
+            )
+            print(f"{found.key:12} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
+            tuning.write_table(path, name, key, {found.key: found.choices})
+            advance(note=found.key)
     print(f"wrote {path}")

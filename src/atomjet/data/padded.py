@@ -39,7 +39,7 @@ class Status(IntFlag):
     OVERLAP = 64  # atoms nearer than the model allows
 
 
-DENSE = 32
+DENSE = 40
 """Edges of an atom from which on rows are long: below, a program that takes several edges at a time finds too few of them."""
 
 

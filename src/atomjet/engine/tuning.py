@@ -22,8 +22,9 @@ from atomjet.errors import ConfigError
 from atomjet.models.base import Model, PaddedEvaluator
 
 VERSION = 2
-SIZES = (32, 256, 2048, 16384)
-"""Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
+SIZES = (32, 256, 512, 2048, 4096, 16384)
+"""Atoms of a capacity: an entry serves those up to its size, the last one all that are larger. Where kernels cut themselves in
+another way from some size on (512 and 4096 atoms of PaiNN's), one entry ends, since it says only what differs from that."""
 
 
 @dataclass(frozen=True)
