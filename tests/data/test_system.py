@@ -99,6 +99,24 @@ def test_foreign_objects():
         System.from_ase([molecule("H2O"), 3])
 
 
+def test_a_part_keeps_the_names_of_its_structures():
+    frames = [molecule(name) for name in ("H2O", "CH4", "NH3", "C6H6")]
+    whole = System.from_ase(frames)
+    part = whole.part(1, 4).to("cpu", torch.float32).part(1, 2)
+    assert (whole.labels, part.labels, part.name(0), part.place(2)) == (
+        None,
+        (2,),
+        "structure 2",
+        "structure 2, atom 2",
+    )
+    with pytest.raises(atomjet.AtomJetError, match="structure 2, atom 1: position .* is not finite"):
+        part.with_positions(part.positions.index_fill(0, torch.tensor(1), torch.nan))
+    frames[1].info["charge"] = "much"
+    with pytest.raises(atomjet.AtomJetError, match="structure 70: info"):
+        System.from_ase(frames[:2], labels=[5, 70])
+    refused("2 labels were given for 1 structures", labels=(5, 6))
+
+
 def test_units_and_symbols_are_those_of_ase():
     from ase.data import chemical_symbols
 

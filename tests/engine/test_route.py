@@ -198,8 +198,11 @@ def test_bad_structure_in_a_long_list_leaves_the_buffers_whole(padded, monkeypat
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 10)
     near = Atoms("HH", [[0, 0, 0], [0, 0, 0.1]])
     many = [*frames(), near, *frames()]
-    with pytest.raises(atomjet.AtomJetError, match="0.100 Å apart"):
-        padded.predict(many)
+    for given in (many, System.from_ase(many)):
+        with pytest.raises(
+            atomjet.AtomJetError, match=f"^structure {len(frames())}, atom 0 and atom 1 are 0.100 Å apart"
+        ):
+            padded.predict(given)
     assert padded._route.pool._lent == 0
     assert len(padded.predict(frames()).energy) == len(frames())
 
@@ -217,6 +220,22 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     same(padded.predict(many), plain.predict(many))  # in batches that fit
     assert max(kept.systems for kept in padded._route.pool.kept()) < 6
     same(padded.predict(System.from_ase(many)), plain.predict(many))
+
+
+def test_a_structure_too_large_is_named_in_a_list(padded, monkeypatch):
+    needs = padded.stages.bytes_of(choose(1, 5, 5, 20))
+    monkeypatch.setattr(pool, "free_bytes", lambda device: 3 * needs)
+    many = [molecule(name) for name in ("H2O", "CH4", "C6H6", "H2O")]
+    for given in (many, System.from_ase(many)):
+        with pytest.raises(atomjet.AtomJetError, match="^structure 2: 12 atoms with 256 edges need"):
+            padded.predict(given)
+
+
+def test_memory_is_not_asked_for_where_buffers_are_ready(plain, padded, monkeypatch):
+    many = [molecule("C6H6") for _ in range(3)]
+    padded.predict(many)
+    monkeypatch.setattr(pool, "free_bytes", lambda device: pytest.fail("asked"))
+    same(padded.predict(many), plain.predict(many))
 
 
 def test_least_recently_used_buffers_go_first(padded):

@@ -35,6 +35,8 @@ class System:
         charge: (S,) integers, total charge, e. Default 0.
         spin: (S,) integers, spin multiplicity 2S+1, or 0 where it was not said. Default 0.
         task: S names of the task (dataset) of models that know several, "" where it was not said. Default: not said.
+        labels: S integers, what messages call the structures: their places in a longer list that these are a part of.
+            Default: 0 ... S - 1.
 
     Raises:
         StructureError: wrong shape or type, NaN or infinite value (names structure and atom), periodic directions without a
@@ -49,6 +51,7 @@ class System:
     charge: Tensor = None  # type: ignore[assignment]
     spin: Tensor = None  # type: ignore[assignment]
     task: tuple[str, ...] = None  # type: ignore[assignment]
+    labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Fill the defaults, bring every field to one device and type, check."""
@@ -58,9 +61,13 @@ class System:
 
     @classmethod
     def from_ase(
-        cls, structures: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+        cls,
+        structures: Any,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        labels: Sequence[int] | None = None,
     ) -> System:
-        """Build from one `ase.Atoms`, a list of them, or a `System` (moved to the device and type asked for).
+        """Build from one `ase.Atoms`, a list of them, or a `System` (moved to the device and type asked for, its labels kept).
 
         `info["charge"]`, `info["spin"]` and `info["task"]` are read; without the first, the sum of the initial charges is.
         """
@@ -74,7 +81,7 @@ class System:
             )
         counts = [len(frame) for frame in frames]
         charges, spins = (
-            zip(*(_charge_and_spin(frame, s) for s, frame in enumerate(frames)), strict=True) if frames else ((), ())
+            zip(*map(_charge_and_spin, frames, labels or range(len(frames))), strict=True) if frames else ((), ())
         )
         joined = np.concatenate([frame.get_positions() for frame in frames]) if frames else np.zeros((0, 3))
         numbers = np.concatenate([frame.get_atomic_numbers() for frame in frames]) if frames else np.zeros(0, int)
@@ -91,6 +98,7 @@ class System:
             charge=torch.tensor(charges, dtype=torch.int64, device=device),
             spin=torch.tensor(spins, dtype=torch.int64, device=device),
             task=tuple(str(frame.info.get("task", "")) for frame in frames),
+            labels=None if labels is None else tuple(labels),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> System:
@@ -101,9 +109,8 @@ class System:
         moved = {
             name: getattr(self, name).to(device) for name in ("atomic_numbers", "pbc", "system_index", "charge", "spin")
         }
-        return System(
-            positions=self.positions.to(device, dtype), cell=self.cell.to(device, dtype), task=self.task, **moved
-        )
+        moved |= {"positions": self.positions.to(device, dtype), "cell": self.cell.to(device, dtype)}
+        return System(**moved, task=self.task, labels=self.labels)
 
     def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
         """Return the same atoms elsewhere, in the same or another cell."""
@@ -120,7 +127,7 @@ class System:
         return moved
 
     def part(self, first: int, last: int) -> System:
-        """Return structures first ... last - 1."""
+        """Return structures first ... last - 1, labelled as they are here."""
         atoms = (self.system_index >= first) & (self.system_index < last)
         return System(
             positions=self.positions[atoms],
@@ -131,6 +138,7 @@ class System:
             charge=self.charge[first:last],
             spin=self.spin[first:last],
             task=self.task[first:last],
+            labels=tuple(range(first, last)) if self.labels is None else self.labels[first:last],
         )
 
     @property
@@ -157,12 +165,16 @@ class System:
         """Atoms of each structure, (S,)."""
         return torch.bincount(self.system_index, minlength=self.num_systems)
 
+    def name(self, structure: int) -> str:
+        """Name a structure for a message: 'structure 3'."""
+        return f"structure {structure if self.labels is None else self.labels[structure]}"
+
     def place(self, atom: int) -> str:
         """Name an atom for a message: 'atom 5', or 'structure 3, atom 5' (counted within it) where there are several."""
-        if self.num_systems == 1:
+        if self.num_systems == 1 and self.labels is None:
             return f"atom {atom}"
         structure = int(self.system_index[atom])
-        return f"structure {structure}, atom {atom - int((self.system_index < structure).sum())}"
+        return f"{self.name(structure)}, atom {atom - int((self.system_index < structure).sum())}"
 
 
 def _filled(system: System) -> dict[str, Any]:
@@ -221,6 +233,8 @@ def _check(system: System) -> None:
             raise StructureError(f"{name} has shape {shape}; it must be ({length},), one value for each {what}")
     if len(system.task) != structures or not all(isinstance(task, str) for task in system.task):
         raise StructureError(f"task is {system.task!r}; it must be {structures} names, one for each structure")
+    if system.labels is not None and len(system.labels) != structures:
+        raise StructureError(f"{len(system.labels)} labels were given for {structures} structures; give one for each")
     if atoms and (int(system.system_index[0]) < 0 or int(system.system_index[-1]) >= structures):
         raise StructureError(f"system_index must lie in 0 ... {structures - 1}, the number of cells minus one")
     if bool((system.system_index[1:] < system.system_index[:-1]).any()):
@@ -263,11 +277,11 @@ def _check_cells(system: System) -> None:
         axes = "".join("abc"[k] for k in range(3) if system.pbc[structure, k])
         why = "is not finite" if not bool(finite[structure]) else "does not span them"
         raise StructureError(
-            f"structure {structure}: periodic along {axes}, but its cell {rows} {why}; give a cell, or set pbc to False"
+            f"{system.name(structure)}: periodic along {axes}, but its cell {rows} {why}; give a cell, or set pbc to False"
         )
 
 
-def _charge_and_spin(frame: Any, structure: int) -> tuple[int, int]:
+def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
     """Total charge and spin multiplicity (0: not said) of one `ase.Atoms`."""
     values = []
     for name, default in (("charge", float(np.sum(frame.get_initial_charges()))), ("spin", 0)):
@@ -275,10 +289,8 @@ def _charge_and_spin(frame: Any, structure: int) -> tuple[int, int]:
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise StructureError(
-                f"structure {structure}: info[{name!r}] is {value!r}; it must be a whole number"
-            ) from None
+            raise StructureError(f"structure {label}: info[{name!r}] is {value!r}; it must be a whole number") from None
         if not np.isfinite(number) or abs(number - round(number)) > 1e-3:
-            raise StructureError(f"structure {structure}: total {name} is {value}; it must be a whole number")
+            raise StructureError(f"structure {label}: total {name} is {value}; it must be a whole number")
         values.append(round(number))
     return values[0], values[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +44,13 @@ def fits(needed: int, free: int | None) -> bool:
     return free is None or needed <= SHARE * free
 
 
-def refusal(atoms: int, edges: int, needed: int, free: int | None, device: torch.device) -> StructureError:
-    """What is said of one structure that cannot be computed in the memory there is."""
+def refusal(
+    atoms: int, edges: int, needed: int, free: int | None, device: torch.device, labels: Sequence[int] | None = None
+) -> StructureError:
+    """What is said of one structure, of several the one with this label, that cannot be computed in the memory there is."""
+    which = "" if labels is None else f"structure {labels[0]}: "
     return StructureError(
-        f"{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
+        f"{which}{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
         f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
     )
 

@@ -234,7 +234,7 @@ class Engine:
     def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
         """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
         if system.num_systems == 1:
-            raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device)
+            raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device, system.labels)
         middle = system.num_systems // 2
         return Prediction.join(
             [self._evaluate(system.part(0, middle)), self._evaluate(system.part(middle, system.num_systems))]
@@ -256,7 +256,7 @@ class Engine:
             raise StructureError("no structures given; give at least one")
         empty = system.counts() == 0
         if bool(empty.any()):
-            raise StructureError(f"structure {int(empty.nonzero()[0])} has no atoms; leave it out")
+            raise StructureError(f"{system.name(int(empty.nonzero()[0]))} has no atoms; leave it out")
         served = self._served[system.atomic_numbers.clamp(max=len(SYMBOLS) - 1)]
         if not bool(served.all()):
             atom = int((~served).nonzero()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,6 +112,7 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
 
         return launch
 
+    @functools.lru_cache(maxsize=1024)  # asked before every new batch, and slow to answer
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
         search = PaddedSearch(capacity, model.cutoff, "meta")

@@ -64,6 +64,11 @@ class StepPool:
         """Take a step back that nothing is running on."""
         self._give_back(step)
 
+    def has(self, capacity: Capacity) -> bool:
+        """Whether a step of this capacity is idle, so that a call which takes it takes no memory."""
+        with self._changed:
+            return any(step.capacity == capacity for step in self._idle)
+
     def free(self) -> int | None:
         """Bytes that a call could have, were all idle buffers dropped."""
         with self._changed:

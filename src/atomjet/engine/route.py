@@ -7,6 +7,7 @@ structures down the slow way, which names atom and limit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,12 +35,25 @@ SAID = ("charge", "spin", "task")
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """`ase.Atoms` that are computed together, their atoms, and their places in the list they are picked from, if they are."""
+
+    frames: Sequence[Any]
+    counts: list[int]
+    labels: Sequence[int] | None = None
+
+    def pick(self, which: Sequence[int]) -> _Batch:
+        """Some of them."""
+        labels = which if self.labels is None else [self.labels[k] for k in which]
+        return _Batch([self.frames[k] for k in which], [self.counts[k] for k in which], labels)
+
+
+@dataclass(frozen=True)
 class _Call:
     """A batch under way, or without a step one that turned out too large."""
 
     step: Step | None
-    frames: Sequence[Any]
-    counts: list[int]
+    batch: _Batch
 
 
 @dataclass(frozen=True)
@@ -93,24 +107,27 @@ class PaddedRoute:
         if isinstance(structures, System):
             return self._predict_system(structures)
         frames = [structures] if hasattr(structures, "get_positions") else structures
-        counts = self._check(frames)
-        if len(counts) == 1:
-            return _settled(self._finish(self._start(frames, counts, wait=True)))
-        free = self.pool.free()
-        share = None if free is None else free // streams.IN_FLIGHT
+        return self._predict_batch(_Batch(frames, self._check(frames)))
 
-        def affordable(batch: list[int]) -> bool:
-            capacity = self._capacity([frames[k] for k in batch], [counts[k] for k in batch])
-            return fits(self.stages.bytes_of(capacity), share)
+    def _predict_batch(self, whole: _Batch) -> Prediction:
+        """Compute structures that are known to be served, in as many parts as memory and the host's work suggest."""
+        if len(whole.counts) == 1:
+            return _settled(self._finish(self._start(whole, wait=True)))
 
-        batches = streams.pack(counts, affordable)
+        @functools.cache
+        def share() -> int | None:
+            free = self.pool.free()
+            return None if free is None else free // streams.IN_FLIGHT
+
+        def affordable(which: list[int]) -> bool:
+            capacity = self._capacity(whole.pick(which))
+            return self.pool.has(capacity) or fits(self.stages.bytes_of(capacity), share())
+
+        batches = streams.pack(whole.counts, affordable)
         if len(batches) == 1:
-            return _settled(self._finish(self._start(frames, counts, wait=True)))
+            return _settled(self._finish(self._start(whole, wait=True)))
         parts = streams.run(
-            batches,
-            lambda batch, wait: self._start([frames[k] for k in batch], [counts[k] for k in batch], wait),
-            self._finish,
-            self._abandon,
+            batches, lambda which, wait: self._start(whole.pick(which), wait), self._finish, self._abandon
         )
         return streams.in_order([_settled(part) for part in parts], batches)
 
@@ -142,30 +159,31 @@ class PaddedRoute:
             self._good.add(key)
         return True
 
-    def _start(self, frames: Sequence[Any], counts: list[int], wait: bool) -> _Call | None:
+    def _start(self, batch: _Batch, wait: bool) -> _Call | None:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
-        capacity = self._capacity(frames, counts)
+        capacity = self._capacity(batch)
         step = self.pool.acquire(capacity, wait)
         if step is None and not wait:
             return None
         if step is None:
-            if len(counts) == 1:
-                raise self._refusal(sum(counts), capacity)
-            return _Call(None, frames, counts)
+            if len(batch.counts) == 1:
+                raise self._refusal(batch.counts[0], capacity, batch.labels)
+            return _Call(None, batch)
         try:
-            step.start(frames, counts)
+            step.start(batch.frames, batch.counts)
         except BaseException:
-            self._abandon(_Call(step, frames, counts))
+            self._abandon(_Call(step, batch))
             raise
-        return _Call(step, frames, counts)
+        return _Call(step, batch)
 
     def _finish(self, call: _Call | None) -> Prediction | Callable[[], Prediction]:
         """Wait; take the result, or the way to it that the status says, to be gone when this call holds no buffers any more."""
         assert call is not None, "a call that may wait always starts or raises"
-        frames = list(call.frames)
+        batch = call.batch
         if call.step is None:
-            middle = len(frames) // 2
-            return lambda: Prediction.join([self.predict(frames[:middle]), self.predict(frames[middle:])])
+            size = len(batch.counts)
+            halves = batch.pick(range(size // 2)), batch.pick(range(size // 2, size))
+            return lambda: Prediction.join([self._predict_batch(half) for half in halves])
         needed = 0
         try:
             status = call.step.finish()
@@ -176,9 +194,10 @@ class PaddedRoute:
         finally:
             self._release(call.step)
         if status != Status.EDGES:
-            return lambda: self._slowly(System.from_ase(frames, device=self.stages.device), status).to("cpu")
-        self._remember(frames, call.counts, grown(call.step.capacity, needed))
-        return lambda: self.predict(frames)
+            frames, device = list(batch.frames), self.stages.device
+            return lambda: self._slowly(System.from_ase(frames, device, labels=batch.labels), status).to("cpu")
+        self._remember(batch, grown(call.step.capacity, needed))
+        return lambda: self._predict_batch(batch)
 
     def _abandon(self, call: _Call | None) -> None:
         if call is not None and call.step is not None:
@@ -202,7 +221,7 @@ class PaddedRoute:
         step = self._try(capacity) if len(counts) > 1 else self.pool.acquire(capacity)
         if step is None:
             if len(counts) == 1:
-                raise self._refusal(counts[0], capacity)
+                raise self._refusal(counts[0], capacity, system.labels)
             middle = len(counts) // 2
             halves = ((0, middle), (middle, len(counts)))
             return Prediction.join([self._on_device(system.part(a, b), counts[a:b], periodic[a:b]) for a, b in halves])
@@ -287,13 +306,13 @@ class PaddedRoute:
             key, counts, [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
         )
 
-    def _capacity(self, frames: Sequence[Any], counts: list[int]) -> Capacity:
+    def _capacity(self, batch: _Batch) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
-        key, capacity = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
+        key, capacity = self._known(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
         if capacity is not None:
             return capacity
-        volumes = [abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else None for atoms in frames]
-        return self._likely(key, counts, volumes)
+        volumes = [abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else None for atoms in batch.frames]
+        return self._likely(key, batch.counts, volumes)
 
     def _known(self, counts: list[int], periodic: bool) -> tuple[tuple[int, int, int, bool], Capacity | None]:
         key = (len(counts), sum(counts), max(counts), periodic)
@@ -307,12 +326,13 @@ class PaddedRoute:
         self._capacities[key] = capacity
         return capacity
 
-    def _remember(self, frames: Sequence[Any], counts: list[int], capacity: Capacity) -> None:
-        key, _ = self._known(counts, frames[0].pbc.tolist() == EVERYWHERE)
+    def _remember(self, batch: _Batch, capacity: Capacity) -> None:
+        key, _ = self._known(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
         self._capacities[key] = capacity
 
-    def _refusal(self, atoms: int, capacity: Capacity) -> StructureError:
-        return refusal(atoms, capacity.edges, self.stages.bytes_of(capacity), self.pool.free(), self.stages.device)
+    def _refusal(self, atoms: int, capacity: Capacity, labels: Sequence[int] | None = None) -> StructureError:
+        needed = self.stages.bytes_of(capacity)
+        return refusal(atoms, capacity.edges, needed, self.pool.free(), self.stages.device, labels)
 
 
 def _settled(found: Prediction | Callable[[], Prediction]) -> Prediction:

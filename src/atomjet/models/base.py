@@ -121,7 +121,7 @@ def neutral_singlets(system: System) -> System:
     for structure, name in enumerate(system.task):
         if name:
             raise StructureError(
-                f"structure {structure}: task {name!r}, but this model knows no tasks; remove info['task']"
+                f"{system.name(structure)}: task {name!r}, but this model knows no tasks; remove info['task']"
             )
     for name, bad, neutral in (
         ("charge", system.charge != 0, "neutral structures (charge 0)"),
@@ -131,7 +131,7 @@ def neutral_singlets(system: System) -> System:
             structure = int(bad.nonzero()[0])
             value = int(getattr(system, name)[structure])
             raise StructureError(
-                f"structure {structure}: {name} {value}, but this model knows only {neutral}; use a model that knows {name}"
+                f"{system.name(structure)}: {name} {value}, but this model knows only {neutral}; use a model that knows {name}"
             )
     return system
 

@@ -80,7 +80,7 @@ def image_reach(system: System, inverse: Tensor, cutoff: float) -> Tensor:
     if bool((images > MAX_IMAGES).any()):
         structure = int((images > MAX_IMAGES).nonzero()[0])
         raise StructureError(
-            f"structure {structure}: its cell is so thin that {int(images[structure])} images lie within {cutoff} Å "
+            f"{system.name(structure)}: its cell is so thin that {int(images[structure])} images lie within {cutoff} Å "
             f"(limit {MAX_IMAGES}); check the cell, or repeat it along its short direction"
         )
     return reach.long()

@@ -23,7 +23,7 @@ def search(system: System, cutoff: float) -> Graph:
     if bool(periodic.any()):
         structure = int(periodic.nonzero()[0])
         raise BackendError(
-            f"structure {structure} is periodic; torch-cluster knows no periodic images; leave the choice to AtomJet"
+            f"{system.name(structure)} is periodic; torch-cluster knows no periodic images; leave the choice to AtomJet"
         )
     positions = system.positions.double()
     largest = int(system.counts().max()) if system.num_atoms else 1

@@ -35,16 +35,16 @@ def complete(config: EscnMdConfig, system: System, task: str | None) -> System:
     tasks = tuple(own or task or "" for own in system.task)
     for structure, name in enumerate(tasks):
         if not name:
-            raise ConfigError(f"structure {structure}: this model knows several tasks; give task= one of {known}")
+            raise ConfigError(f"{system.name(structure)}: this model knows several tasks; give task= one of {known}")
         if name not in config.tasks:
-            raise StructureError(f"structure {structure}: task {name!r} is unknown; this model knows {known}")
+            raise StructureError(f"{system.name(structure)}: task {name!r} is unknown; this model knows {known}")
     for name, low, high in (("charge", -MAX_CHARGE, MAX_CHARGE), ("spin", 0, MAX_SPIN)):
         values = getattr(system, name)
         bad = (values < low) | (values > high)
         if bool(bad.any()):
             structure = int(bad.nonzero()[0])
             raise StructureError(
-                f"structure {structure}: {name} {int(values[structure])} lies outside {low} ... {high}; correct info[{name!r}]"
+                f"{system.name(structure)}: {name} {int(values[structure])} lies outside {low} ... {high}; correct info[{name!r}]"
             )
     if not config.single_atoms:
         _refuse_single_atoms(config, system)
@@ -72,7 +72,7 @@ def warn_of_spins(before: System, after: System) -> None:
     """Say that a spin was filled in, and where first."""
     structure = int((before.spin != after.spin).nonzero()[0])
     warnings.warn(
-        f"structure {structure}: task {MOLECULES!r} without a spin; taken as 1, a singlet, here and in what follows. Set "
+        f"{before.name(structure)}: task {MOLECULES!r} without a spin; taken as 1, a singlet, here and in what follows. Set "
         "info['spin'] to the multiplicity 2S + 1",
         stacklevel=4,
     )
@@ -82,6 +82,6 @@ def _refuse_single_atoms(config: EscnMdConfig, system: System) -> None:
     lone = (system.counts() == 1) & ~system.pbc.any(1)
     if bool(lone.any()):
         raise StructureError(
-            f"structure {int(lone.nonzero()[0])} is a single isolated atom, which {config.model_id or 'this model'} was not "
+            f"{system.name(int(lone.nonzero()[0]))} is a single isolated atom, which {config.model_id or 'this model'} was not "
             "trained on; take its energy from a reference table"
         )
