@@ -16,9 +16,10 @@ from atomjet.bench.captured_steps import CapturedSteps, Step
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
+from atomjet.bench.suites import Suite
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
-from atomjet.errors import BackendError, ConfigError, SimulationError
+from atomjet.errors import BackendError, SimulationError
 from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.replicas import serves
@@ -49,11 +50,6 @@ KELVIN = 10.0
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
-
-STEPS = ("compile_graph", "fast_gpu")
-"""What can be captured as a step; ours also as NAME@high."""
-
-SEARCHES = ("search", "captured", "brute_force", "vesin", "torch_cluster", "nvalchemi")
 
 BRUTE = {"cpu": 2000, "cuda": 20_000}
 """Atoms of one structure beyond which all pairs take minutes."""
@@ -90,7 +86,7 @@ class Entrants:
         built: contenders by name. late: those whose very first calls were not done in time, and what was said.
     """
 
-    def __init__(self, suite: str, engine: Engine) -> None:
+    def __init__(self, suite: Suite, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
         self.built: dict[str, contenders.Contender] = {}
         self.late: dict[str, str] = {}
@@ -102,12 +98,17 @@ class Entrants:
         Raises:
             Unavailable: it cannot take part.
         """
-        if self.suite == "neighbors":
-            return _neighbor_racer(name, system, self.engine)
+        return RACES[self.suite.race](name, system, self)
+
+    def contender(self, name: str) -> contenders.Contender:
+        """The one that serves all cases.
+
+        Raises:
+            Unavailable: it cannot be built.
+        """
         if name not in self.built:
             self.built[name] = contenders.build(name, self.engine)
-        make = {"md": _dynamics_racer, "step": _step_racer}.get(self.suite, _prediction_racer)
-        return make(self.built[name], system, self)
+        return self.built[name]
 
     def reference(self, system: System) -> tuple[System | None, Prediction | None]:
         """As much of the structures as float64 with autograd allows, moved, and what it says of them; once a case."""
@@ -116,34 +117,6 @@ class Entrants:
             exact = None if few is None else contenders.reference(self.engine).predict(few)
             self.judged = system, few, exact
         return self.judged[1:]
-
-
-def default_names(suite: str, device: torch.device, backend: str = "auto") -> str:
-    """Contenders where none are named, beside the baseline the backend alone where one is."""
-    if backend != "auto":
-        return f"{'compile_graph' if suite == 'step' else 'general'},{backend}"
-    if suite == "step":
-        return "compile_graph,fast_gpu,fast_gpu@high"
-    if suite == "neighbors":
-        return "vesin,search,brute_force" + (",captured" if device.type == "cuda" else "")
-    return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
-
-
-def check_names(suite: str, names: list[str]) -> None:
-    """Refuse contenders that a suite does not know, before anything is measured.
-
-    Raises:
-        ConfigError: names the first.
-    """
-    for name in names:
-        if suite == "step" and name.partition("@")[0] not in STEPS:
-            raise ConfigError(
-                f"setting {name!r} cannot be captured as a step; give some of {', '.join(STEPS)}, fast_gpu@high"
-            )
-        if suite != "neighbors":
-            contenders.check_name(name)
-        elif name not in SEARCHES:
-            raise ConfigError(f"setting {name!r} is no neighbour search; give some of {', '.join(SEARCHES)}")
 
 
 def spoken(row: dict[str, Any], clock: str) -> str:
@@ -164,8 +137,8 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
     return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]
 
 
-def _prediction_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
-    engine = entrants.engine
+def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    contender, engine = entrants.contender(name), entrants.engine
     own = contender.engine if isinstance(contender, contenders.EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
     turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
@@ -187,10 +160,11 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
     return racer
 
 
-def _dynamics_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
+def _dynamics_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    contender = entrants.contender(name)
     if not isinstance(contender, contenders.EngineContender):
         raise Unavailable("takes part in predictions only, not in dynamics")
-    judge = _prediction_racer(contender, system, entrants).judge
+    judge = _prediction_racer(name, system, entrants).judge
     atoms = to_ase(system)
     atoms.calc = AtomJetCalculator(contender.engine)
     generator, settings = np.random.default_rng(0), MDSettings(steps=1, timestep=TIMESTEP)
@@ -234,11 +208,12 @@ def _replica_racer(
     return Racer(step, includes, judge, per_call, together=TOGETHER, held=held)
 
 
-def _step_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
+def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
     """Steps on the device, timed by it; the last is judged."""
+    contender = entrants.contender(name)
     systems = moved(system, TURNS if system.num_atoms < MANY_ATOMS else 2)[::-1]
     own = contender.engine if isinstance(contender, contenders.EngineContender) else None
-    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # `STEPS` have it
+    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # those that the suite knows have it
     steps = CapturedSteps(made, [one.positions for one in systems])
 
     def judge() -> dict[str, Any] | None:
@@ -259,7 +234,8 @@ def _step_racer(contender: contenders.Contender, system: System, entrants: Entra
     )
 
 
-def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
+def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    engine = entrants.engine
     cutoff, device = engine.cutoff, engine.device
     home = system.to("cpu")
     routes: dict[str, tuple[Callable[[System], Any], str]] = {
@@ -319,3 +295,7 @@ def _captured_racer(system: System, engine: Engine) -> Racer:
     )
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     return Racer(lambda turn: captured(systems[turn % TURNS].positions), includes, judge, per_call)
+
+
+RACES = {"predict": _prediction_racer, "move": _dynamics_racer, "step": _step_racer, "search": _search_racer}
+"""By what a suite has contenders do."""
