@@ -11,21 +11,21 @@ import torch
 
 from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
-from atomjet.bench import accuracy, contenders
+from atomjet.bench import accuracy, contenders, searches
 from atomjet.bench.captured_steps import CapturedSteps, Step
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.bench.suites import Suite
-from atomjet.data import Graph, Prediction, System
+from atomjet.data import Prediction, System
 from atomjet.engine import Engine
-from atomjet.errors import BackendError, SimulationError
+from atomjet.errors import SimulationError
 from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.replicas import serves
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import degrees_of_freedom, draw_velocities
-from atomjet.neighbors import OTHERS, brute_force, cpu, search
+from atomjet.neighbors import brute_force, cpu, search
 
 TURNS = 8
 """Sets of positions that calls take in turn: none is that of the call before, so that no cache can answer."""
@@ -50,9 +50,6 @@ KELVIN = 10.0
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
-
-BRUTE = {"cpu": 2000, "cuda": 20_000}
-"""Atoms of one structure beyond which all pairs take minutes."""
 
 
 @dataclass
@@ -235,66 +232,19 @@ def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
 
 def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
-    engine = entrants.engine
-    cutoff, device = engine.cutoff, engine.device
-    home = system.to("cpu")
-    routes: dict[str, tuple[Callable[[System], Any], str]] = {
-        "search": (lambda s: search(s, cutoff), "AtomJet's choice for this device; the list stays on the device"),
-        "brute_force": (lambda s: brute_force(s, cutoff), "all pairs, the definition; the list stays on the device"),
-        "vesin": (
-            lambda s: cpu.search(s.to("cpu"), cutoff).vectors.to(device),
-            "vesin on the CPU; positions copied from the device and edge vectors back to it",
-        ),
-    }
-    for other in ("torch_cluster", "nvalchemi"):
-        includes = f"{OTHERS[other]} on this device, tested again and brought into order by AtomJet's adapter"
-        routes[other] = (lambda s, other=other: search(s, cutoff, other), includes)
-    if name == "captured":
-        return _captured_racer(system, engine)
-    call, includes = routes[name]
-    if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
-        raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")
-    systems = moved(system)
+    cutoff, systems = entrants.engine.cutoff, moved(system)
+    made = searches.build(name, systems, cutoff)
 
-    try:
-        call(systems[0])
-    except BackendError as error:
-        raise Unavailable(str(error)) from None
-
-    def judge() -> dict[str, Any] | None:
-        few, exact = _exact(home, cutoff)
-        made = cpu.search(few, cutoff) if name == "vesin" else call(few.to(device))
-        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
+    def judge() -> dict[str, Any]:
+        few = moved(system.to("cpu"), 1)[0]
+        exact = brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+        return {
+            "passed": accuracy.same_edges(made.graph(few.to(system.device)), exact),
+            "edges": exact.num_edges,
+        }
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    return Racer(lambda turn: call(systems[turn % TURNS]), includes, judge, per_call)
-
-
-def _exact(home: System, cutoff: float) -> tuple[System, Graph]:
-    """The structures moved, on the CPU, and their edges."""
-    few = moved(home, 1)[0]
-    return few, brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
-
-
-def _captured_racer(system: System, engine: Engine) -> Racer:
-    if engine.device.type != "cuda":
-        raise Unavailable("is a CUDA graph; it needs a GPU")
-    from atomjet.bench.captured_search import CapturedSearch
-
-    captured = CapturedSearch(system, engine.cutoff)
-    systems = moved(system)
-
-    def judge() -> dict[str, Any] | None:
-        few, exact = _exact(system.to("cpu"), engine.cutoff)
-        made = captured.graph(few.positions.to(engine.device))
-        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
-
-    includes = (
-        "positions copied into the fixed buffers, AtomJet's kernels replayed; rows, neighbors, shifts, vectors and reverse edges "
-        "stay there, in the order of the search"
-    )
-    per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    return Racer(lambda turn: captured(systems[turn % TURNS].positions), includes, judge, per_call)
+    return Racer(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
 
 
 RACES = {"predict": _prediction_racer, "move": _dynamics_racer, "step": _step_racer, "search": _search_racer}

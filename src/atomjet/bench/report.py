@@ -9,7 +9,7 @@ from typing import Any
 from atomjet.bench.contenders import PEERS
 from atomjet.bench.measure import Ratio
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.suites import Suite
+from atomjet.bench.suites import OTHER_SEARCHES, Suite
 from atomjet.errors import ConfigError
 
 
@@ -63,8 +63,9 @@ def headlines(result: Result) -> list[str]:
     """Lines of a table: each of our settings against the baseline and against each peer."""
     baseline, *others = result.about["settings"]
     lines = []
-    for setting in (name for name in others if name not in PEERS):
-        for against in (baseline, *(name for name in others if name in PEERS)):
+    peers = [name for name in others if name in PEERS + OTHER_SEARCHES]
+    for setting in (name for name in others if name not in peers):
+        for against in (baseline, *peers):
             pairs = ((result.row(case, against), result.row(case, setting)) for case in result.cases)
             both = [(one, other) for one, other in pairs if one and other and one["status"] == other["status"] == "ok"]
             if both:

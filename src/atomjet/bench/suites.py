@@ -154,6 +154,9 @@ def _water(sizes: Iterable[tuple[int, int]], largest: int, seed: int, bonded: bo
     ]
 
 
+OTHER_SEARCHES = ("torch_cluster", "nvalchemi", "vesin_torch", "torchmd_net")
+"""Of other libraries, on the device."""
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -173,7 +176,7 @@ SUITES = {
             race="search",
             baseline="vesin",
             beside={"cpu": "search,brute_force", "cuda": "search,brute_force,captured"},
-            names=("search", "captured", "brute_force", "vesin", "torch_cluster", "nvalchemi"),
+            names=("search", "captured", "brute_force", "vesin", *OTHER_SEARCHES),
             refusal="is no neighbour search",
         ),
         Suite(
