@@ -23,7 +23,7 @@ from atomjet.bench.report import performance_page, tables
 from atomjet.bench.result import Result, read_result
 from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
 from atomjet.bench.startup import startup
-from atomjet.bench.suites import Case
+from atomjet.bench.suites import SUITES, Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
 from atomjet.errors import ConfigError
@@ -48,8 +48,8 @@ def engine():
 def measured(suite, engine, names, path=None, cases=None, runs=8, seconds=60.0):
     about = {"suite": suite, "model": "tiny", "precision": "default", "settings": names, "provenance": provenance(CPU)}
     result = Result(about, path=path)
-    cases = cases or suites.cases(suite, CPU, "painn", 100, 0)[:2]
-    run_suite(suite, cases, names, engine, result, Budget(seconds), runs, say=lambda line: None)
+    cases = cases or SUITES[suite].cases_for(CPU, "painn", 100, 0)[:2]
+    run_suite(SUITES[suite], cases, names, engine, result, Budget(seconds), runs, say=lambda line: None)
     return result
 
 
@@ -65,7 +65,7 @@ def measured(suite, engine, names, path=None, cases=None, runs=8, seconds=60.0):
 def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
     path = tmp_path / "result.json"
     small = [Case("water 81", lambda: geometries.water(81))]
-    cases = small if suite == "bulk" else suites.cases(suite, CPU, "painn", 100, 0)[:2]
+    cases = small if suite == "bulk" else SUITES[suite].cases_for(CPU, "painn", 100, 0)[:2]
     made = measured(suite, engine, names, path, cases, runs=5, seconds=300.0)
     assert [row["status"] for row in made.rows] == ["ok"] * len(cases) * len(names)
     back = read_result(path)
@@ -129,7 +129,7 @@ def test_out_of_memory_is_a_row_and_the_rest_completes(tmp_path, engine, monkeyp
 
     monkeypatch.setattr(Result, "save", watched)
     path = tmp_path / "result.json"
-    cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
+    cases = SUITES["latency"].cases_for(CPU, "painn", 50, 0)[:3]
     measured("latency", engine, ["general", "fast_pytorch"], path, cases, runs=5)
     states = {(row["case"], row["setting"]): row["status"] for row in read_result(path).rows}
     assert states.pop(("20 atoms x 1", "fast_pytorch")) == "out of memory"
@@ -329,7 +329,7 @@ def test_a_contender_that_never_gets_ready_is_tried_once(engine, monkeypatch):
             raise OutOfTime("the first calls took longer than 1 s; raise --max-minutes")  # what the alarm raises here
 
     send(monkeypatch, Slow)
-    cases = suites.cases("latency", CPU, "painn", 50, 0)[:3]
+    cases = SUITES["latency"].cases_for(CPU, "painn", 50, 0)[:3]
     made = measured("latency", engine, ["general", "fast_pytorch"], cases=cases, seconds=300.0, runs=5)
     assert [made.row(case.name, "general")["status"] for case in cases] == ["ok"] * 3
     late = [made.row(case.name, "fast_pytorch") for case in cases]
@@ -409,7 +409,7 @@ def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
 def test_steps_on_the_device_are_timed_together(monkeypatch):
     monkeypatch.setattr(racers, "TOGETHER", 2)
     engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "general"))
-    racer = racers.Entrants("md", engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
+    racer = racers.Entrants(SUITES["md"], engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
     racer.call(0)
     racer.call(1)
     assert racer.together == 2
@@ -919,5 +919,5 @@ def test_a_process_that_ran_late_takes_nothing_from_the_others():
 
 
 def test_default_contenders():
-    assert racers.default_names("latency", CPU) == "general,fast_pytorch"
-    assert racers.default_names("latency", torch.device("cuda")) == "general,fast_pytorch,fast_gpu"
+    assert SUITES["latency"].default_names(CPU) == "general,fast_pytorch"
+    assert SUITES["latency"].default_names(torch.device("cuda")) == "general,fast_pytorch,fast_gpu"

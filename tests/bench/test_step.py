@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from atomjet.bench import accuracy, captured_steps, contenders, geometries, racers, run, suites
+from atomjet.bench import accuracy, captured_steps, contenders, geometries, racers, run
 from atomjet.bench.accuracy import STEP_GATES
 from atomjet.bench.captured_steps import CapturedSteps, OwnStep
 from atomjet.bench.peers import compile_graph
@@ -20,7 +20,7 @@ from atomjet.bench.provenance import provenance
 from atomjet.bench.report import tables
 from atomjet.bench.result import Result, read_result
 from atomjet.bench.run import Budget, run_suite
-from atomjet.bench.suites import Case
+from atomjet.bench.suites import SUITES, Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings, capacity
 from atomjet.errors import ConfigError, SimulationError, StructureError
@@ -168,7 +168,7 @@ def race(engine, names, cases):
     about = {"suite": "step", "model": "tiny", "precision": "default", "settings": names, "provenance": provenance(ON)}
     result = Result(about)
     every = [Case(case, lambda: geometries.molecules(10, 1)) for case in cases]
-    run_suite("step", every, names, engine, result, Budget(60.0), 5, say=lambda line: None)
+    run_suite(SUITES["step"], every, names, engine, result, Budget(60.0), 5, say=lambda line: None)
     return result
 
 
@@ -294,19 +294,19 @@ def test_a_baseline_that_cannot_fit_is_refused_before_it_starts(engine, peer, mo
 
 
 def test_cases_and_contenders():
-    gpu = torch.device("cuda")
-    names = [case.name for case in suites.cases("step", gpu, "painn", None, 0)]
+    suite, gpu = SUITES["step"], torch.device("cuda")
+    names = [case.name for case in suite.cases_for(gpu, "painn", None, 0)]
     molecules = ["20 atoms x 1", "200 atoms x 1", "20 atoms x 64", "20 atoms x 1024"]
     assert names == [*molecules, "water 1,000", "water 10,000", "water 100,000", "water 1,000,000"]
-    assert [case.name for case in suites.cases("step", gpu, "painn", 200, 0)] == molecules[:2]
-    assert racers.default_names("step", gpu) == "compile_graph,fast_gpu,fast_gpu@high"
-    assert racers.default_names("step", gpu, "fast_gpu") == "compile_graph,fast_gpu"
-    assert racers.default_names("latency", gpu, "fast_gpu") == "general,fast_gpu"
-    racers.check_names("step", racers.default_names("step", gpu).split(","))
+    assert [case.name for case in suite.cases_for(gpu, "painn", 200, 0)] == molecules[:2]
+    assert suite.default_names(gpu) == "compile_graph,fast_gpu,fast_gpu@high"
+    assert suite.default_names(gpu, "fast_gpu") == "compile_graph,fast_gpu"
+    assert SUITES["latency"].default_names(gpu, "fast_gpu") == "general,fast_gpu"
+    assert contenders.chosen(suite, suite.default_names(gpu)) == ["compile_graph", "fast_gpu", "fast_gpu@high"]
     with pytest.raises(
         ConfigError, match="setting 'general' cannot be captured as a step; give some of compile_graph, fast_gpu"
     ):
-        racers.check_names("step", ["general"])
+        contenders.chosen(suite, "general")
 
 
 def test_a_cpu_is_told_in_one_line(small_model, capsys):

@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_args
 import torch
 
 from atomjet.bench.captured_steps import OwnStep
+from atomjet.bench.suites import Suite
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine, Settings
 from atomjet.engine.settings import Precision
@@ -100,12 +101,22 @@ def build(name: str, engine: Engine) -> Contender:
     raise _unknown(name)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that nothing has.
+def chosen(suite: Suite, names: str) -> list[str]:
+    """Names separated by commas that a suite knows, one by one.
 
     Raises:
-        ConfigError: no such contender or precision.
+        ConfigError: it does not know one of them.
     """
+    made = names.split(",") if suite.names else expand(names)
+    for name in made:
+        if not suite.names:
+            _check_name(name)
+        elif name not in suite.names:
+            raise ConfigError(f"setting {name!r} {suite.refusal}; give some of {', '.join(suite.names)}")
+    return made
+
+
+def _check_name(name: str) -> None:
     kind, at, precision = name.partition("@")
     if kind not in OURS + PEERS + LADDER or (at and (kind not in OURS or precision not in get_args(Precision))):
         raise _unknown(name)

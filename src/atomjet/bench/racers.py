@@ -11,20 +11,21 @@ import torch
 
 from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
-from atomjet.bench import accuracy, contenders
+from atomjet.bench import accuracy, contenders, searches
 from atomjet.bench.captured_steps import CapturedSteps, Step
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
-from atomjet.data import Graph, Prediction, System
+from atomjet.bench.suites import Suite
+from atomjet.data import Prediction, System
 from atomjet.engine import Engine
-from atomjet.errors import BackendError, ConfigError, SimulationError
+from atomjet.errors import SimulationError
 from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.replicas import serves
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import degrees_of_freedom, draw_velocities
-from atomjet.neighbors import OTHERS, brute_force, cpu, search
+from atomjet.neighbors import brute_force, cpu, search
 
 TURNS = 8
 """Sets of positions that calls take in turn: none is that of the call before, so that no cache can answer."""
@@ -49,14 +50,6 @@ KELVIN = 10.0
 
 SMALL_ENOUGH = 400
 """Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
-
-STEPS = ("compile_graph", "fast_gpu")
-"""What can be captured as a step; ours also as NAME@high."""
-
-SEARCHES = ("search", "captured", "brute_force", "vesin", "torch_cluster", "nvalchemi")
-
-BRUTE = {"cpu": 2000, "cuda": 20_000}
-"""Atoms of one structure beyond which all pairs take minutes."""
 
 
 @dataclass
@@ -90,7 +83,7 @@ class Entrants:
         built: contenders by name. late: those whose very first calls were not done in time, and what was said.
     """
 
-    def __init__(self, suite: str, engine: Engine) -> None:
+    def __init__(self, suite: Suite, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
         self.built: dict[str, contenders.Contender] = {}
         self.late: dict[str, str] = {}
@@ -102,12 +95,17 @@ class Entrants:
         Raises:
             Unavailable: it cannot take part.
         """
-        if self.suite == "neighbors":
-            return _neighbor_racer(name, system, self.engine)
+        return RACES[self.suite.race](name, system, self)
+
+    def contender(self, name: str) -> contenders.Contender:
+        """The one that serves all cases.
+
+        Raises:
+            Unavailable: it cannot be built.
+        """
         if name not in self.built:
             self.built[name] = contenders.build(name, self.engine)
-        make = {"md": _dynamics_racer, "step": _step_racer}.get(self.suite, _prediction_racer)
-        return make(self.built[name], system, self)
+        return self.built[name]
 
     def reference(self, system: System) -> tuple[System | None, Prediction | None]:
         """As much of the structures as float64 with autograd allows, moved, and what it says of them; once a case."""
@@ -116,34 +114,6 @@ class Entrants:
             exact = None if few is None else contenders.reference(self.engine).predict(few)
             self.judged = system, few, exact
         return self.judged[1:]
-
-
-def default_names(suite: str, device: torch.device, backend: str = "auto") -> str:
-    """Contenders where none are named, beside the baseline the backend alone where one is."""
-    if backend != "auto":
-        return f"{'compile_graph' if suite == 'step' else 'general'},{backend}"
-    if suite == "step":
-        return "compile_graph,fast_gpu,fast_gpu@high"
-    if suite == "neighbors":
-        return "vesin,search,brute_force" + (",captured" if device.type == "cuda" else "")
-    return "general,fast_pytorch" + (",fast_gpu" if device.type == "cuda" else "")
-
-
-def check_names(suite: str, names: list[str]) -> None:
-    """Refuse contenders that a suite does not know, before anything is measured.
-
-    Raises:
-        ConfigError: names the first.
-    """
-    for name in names:
-        if suite == "step" and name.partition("@")[0] not in STEPS:
-            raise ConfigError(
-                f"setting {name!r} cannot be captured as a step; give some of {', '.join(STEPS)}, fast_gpu@high"
-            )
-        if suite != "neighbors":
-            contenders.check_name(name)
-        elif name not in SEARCHES:
-            raise ConfigError(f"setting {name!r} is no neighbour search; give some of {', '.join(SEARCHES)}")
 
 
 def spoken(row: dict[str, Any], clock: str) -> str:
@@ -164,8 +134,8 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
     return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]
 
 
-def _prediction_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
-    engine = entrants.engine
+def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    contender, engine = entrants.contender(name), entrants.engine
     own = contender.engine if isinstance(contender, contenders.EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
     turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
@@ -187,10 +157,11 @@ def _prediction_racer(contender: contenders.Contender, system: System, entrants:
     return racer
 
 
-def _dynamics_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
+def _dynamics_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    contender = entrants.contender(name)
     if not isinstance(contender, contenders.EngineContender):
         raise Unavailable("takes part in predictions only, not in dynamics")
-    judge = _prediction_racer(contender, system, entrants).judge
+    judge = _prediction_racer(name, system, entrants).judge
     atoms = to_ase(system)
     atoms.calc = AtomJetCalculator(contender.engine)
     generator, settings = np.random.default_rng(0), MDSettings(steps=1, timestep=TIMESTEP)
@@ -234,11 +205,12 @@ def _replica_racer(
     return Racer(step, includes, judge, per_call, together=TOGETHER, held=held)
 
 
-def _step_racer(contender: contenders.Contender, system: System, entrants: Entrants) -> Racer:
+def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
     """Steps on the device, timed by it; the last is judged."""
+    contender = entrants.contender(name)
     systems = moved(system, TURNS if system.num_atoms < MANY_ATOMS else 2)[::-1]
     own = contender.engine if isinstance(contender, contenders.EngineContender) else None
-    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # `STEPS` have it
+    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # those that the suite knows have it
     steps = CapturedSteps(made, [one.positions for one in systems])
 
     def judge() -> dict[str, Any] | None:
@@ -259,63 +231,21 @@ def _step_racer(contender: contenders.Contender, system: System, entrants: Entra
     )
 
 
-def _neighbor_racer(name: str, system: System, engine: Engine) -> Racer:
-    cutoff, device = engine.cutoff, engine.device
-    home = system.to("cpu")
-    routes: dict[str, tuple[Callable[[System], Any], str]] = {
-        "search": (lambda s: search(s, cutoff), "AtomJet's choice for this device; the list stays on the device"),
-        "brute_force": (lambda s: brute_force(s, cutoff), "all pairs, the definition; the list stays on the device"),
-        "vesin": (
-            lambda s: cpu.search(s.to("cpu"), cutoff).vectors.to(device),
-            "vesin on the CPU; positions copied from the device and edge vectors back to it",
-        ),
-    }
-    for other in ("torch_cluster", "nvalchemi"):
-        includes = f"{OTHERS[other]} on this device, tested again and brought into order by AtomJet's adapter"
-        routes[other] = (lambda s, other=other: search(s, cutoff, other), includes)
-    if name == "captured":
-        return _captured_racer(system, engine)
-    call, includes = routes[name]
-    if name == "brute_force" and int(system.counts().max()) > BRUTE[device.type]:
-        raise Unavailable(f"all pairs of more than {BRUTE[device.type]:,} atoms on {device.type}")
-    systems = moved(system)
+def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
+    cutoff, systems = entrants.engine.cutoff, moved(system)
+    made = searches.build(name, systems, cutoff)
 
-    try:
-        call(systems[0])
-    except BackendError as error:
-        raise Unavailable(str(error)) from None
-
-    def judge() -> dict[str, Any] | None:
-        few, exact = _exact(home, cutoff)
-        made = cpu.search(few, cutoff) if name == "vesin" else call(few.to(device))
-        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
+    def judge() -> dict[str, Any]:
+        few = moved(system.to("cpu"), 1)[0]
+        exact = brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+        return {
+            "passed": accuracy.same_edges(made.graph(few.to(system.device)), exact),
+            "edges": exact.num_edges,
+        }
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    return Racer(lambda turn: call(systems[turn % TURNS]), includes, judge, per_call)
+    return Racer(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
 
 
-def _exact(home: System, cutoff: float) -> tuple[System, Graph]:
-    """The structures moved, on the CPU, and their edges."""
-    few = moved(home, 1)[0]
-    return few, brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
-
-
-def _captured_racer(system: System, engine: Engine) -> Racer:
-    if engine.device.type != "cuda":
-        raise Unavailable("is a CUDA graph; it needs a GPU")
-    from atomjet.bench.captured_search import CapturedSearch
-
-    captured = CapturedSearch(system, engine.cutoff)
-    systems = moved(system)
-
-    def judge() -> dict[str, Any] | None:
-        few, exact = _exact(system.to("cpu"), engine.cutoff)
-        made = captured.graph(few.positions.to(engine.device))
-        return {"passed": accuracy.same_edges(made, exact), "edges": exact.num_edges}
-
-    includes = (
-        "positions copied into the fixed buffers, AtomJet's kernels replayed; rows, neighbors, shifts, vectors and reverse edges "
-        "stay there, in the order of the search"
-    )
-    per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    return Racer(lambda turn: captured(systems[turn % TURNS].positions), includes, judge, per_call)
+RACES = {"predict": _prediction_racer, "move": _dynamics_racer, "step": _step_racer, "search": _search_racer}
+"""By what a suite has contenders do."""

@@ -9,6 +9,7 @@ from typing import Any
 from atomjet.bench.contenders import PEERS
 from atomjet.bench.measure import Ratio
 from atomjet.bench.result import Result, read_result
+from atomjet.bench.suites import OTHER_SEARCHES, Suite
 from atomjet.errors import ConfigError
 
 
@@ -62,8 +63,9 @@ def headlines(result: Result) -> list[str]:
     """Lines of a table: each of our settings against the baseline and against each peer."""
     baseline, *others = result.about["settings"]
     lines = []
-    for setting in (name for name in others if name not in PEERS):
-        for against in (baseline, *(name for name in others if name in PEERS)):
+    peers = [name for name in others if name in PEERS + OTHER_SEARCHES]
+    for setting in (name for name in others if name not in peers):
+        for against in (baseline, *peers):
             pairs = ((result.row(case, against), result.row(case, setting)) for case in result.cases)
             both = [(one, other) for one, other in pairs if one and other and one["status"] == other["status"] == "ok"]
             if both:
@@ -111,10 +113,10 @@ def details(result: Result) -> list[str]:
         f"allows; × is the ratio of medians to `{result.about['settings'][0]}` with its 95 % bootstrap interval.",
         "",
         "| case | setting | median / ms | mean ± std | min ... max | p95, p99 | runs | × | "
-        f"{_rate_name(result.about['suite'])} | memory / MiB | {'operators' if result.clock == 'cpu' else 'kernels'} | "
+        f"{', '.join(result.suite.rates)} | memory / MiB | {'operators' if result.clock == 'cpu' else 'kernels'} | "
         "energy MAE / meV/atom | force RMSE, max / eV/Å |",
         "| " + " | ".join(["---"] * 13) + " |",
-        *(_line(result.about["suite"], row) for row in rows),
+        *(_line(result.suite, row) for row in rows),
         "",
     ]
     for includes in dict.fromkeys(row["includes"] for row in rows):
@@ -228,7 +230,7 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
     return head + lines if lines else []
 
 
-def _line(suite: str, row: dict[str, Any]) -> str:
+def _line(suite: Suite, row: dict[str, Any]) -> str:
     s, r, a = row["statistics"], row.get("ratio"), row.get("accuracy") or {}
     exact = ("same edges", f"{a['edges']:,} edges") if "edges" in a else ("", "")
     if "force_rmse" in a:
@@ -244,7 +246,7 @@ def _line(suite: str, row: dict[str, Any]) -> str:
         f"{1e3 * s['p95']:.4g}, {1e3 * s['p99']:.4g}",
         f"{s['runs']}" + (f" in {len(row['samples'])} processes" if len(row["samples"]) > 1 else ""),
         f"{r['estimate']:.2f} ({r['low']:.2f} ... {r['high']:.2f})" if r else "",
-        _rate(suite, row["throughput"]),
+        _rates(suite, row["throughput"]),
         f"{row['memory_bytes'] / 2**20:.1f}" if row.get("memory_bytes") else "",
         str(row.get("launches", "")),
         *exact,
@@ -252,14 +254,7 @@ def _line(suite: str, row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _rate_name(suite: str) -> str:
-    named = {"latency": "structures/s", "md": "steps/s, ns/day", "uma": "calls/s, ns/day at 1 fs", "step": "edges/s"}
-    return named.get(suite, "atoms/s")
-
-
-def _rate(suite: str, throughput: dict[str, float]) -> str:
-    if suite == "md":
-        return f"{throughput['steps/s']:.4g}, {throughput['ns/day']:.3g}"
-    if suite == "uma":
-        return f"{throughput['structures/s']:.4g}, {throughput['structures/s'] * 86400e-6:.3g}"
-    return f"{throughput[_rate_name(suite)]:,.4g}"
+def _rates(suite: Suite, throughput: dict[str, float]) -> str:
+    calls = throughput["structures/s"]  # of one structure, where a suite speaks of calls
+    known = throughput | {"calls/s": calls, "ns/day at 1 fs": calls * 86400e-6}
+    return ", ".join(format(known[name], style) for name, style in suite.rates.items())

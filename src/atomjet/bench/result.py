@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from atomjet.bench.measure import Ratio, describe, ratio
+from atomjet.bench.suites import OTHER, SUITES, Suite
 from atomjet.errors import ConfigError
 from atomjet.models.file import write_atomically
 
@@ -34,11 +35,14 @@ class Result:
     path: Path | None = None
 
     @property
+    def suite(self) -> Suite:
+        """What was measured."""
+        return SUITES.get(self.about.get("suite", ""), OTHER)
+
+    @property
     def clock(self) -> str:
-        """Which of the times is judged: "device" where the suite asks the device, else "wall" on a GPU and "cpu" on a CPU."""
-        if self.about.get("suite") == "step":
-            return "device"
-        return "wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu"
+        """Which of the times is judged: the suite's own, else "wall" on a GPU and "cpu" on a CPU."""
+        return self.suite.clock or ("wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu")
 
     def add(self, *rows: dict[str, Any]) -> None:
         """Take rows of a case, in place of what was said before of their settings; complete its statistics, save."""

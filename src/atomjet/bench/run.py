@@ -22,7 +22,7 @@ from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave
 from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
-from atomjet.bench.suites import Case
+from atomjet.bench.suites import Case, Suite
 from atomjet.bench.trace import launches, peak_bytes, trace
 from atomjet.bench.yardstick import Yardstick
 from atomjet.engine import Engine
@@ -33,9 +33,6 @@ SHARE = 0.4
 
 FIRST = 0.25
 """Of the whole time, what a contender's very first calls may take: they compile. One that takes longer is not tried again."""
-
-PATIENT = {"step": 0.6}
-"""By suite, of the time left, what first calls may take in any case: there the baseline is what compiles, for large sizes anew."""
 
 AGAIN = 2.0
 """Seconds after which a deadline strikes anew: raised inside a finalizer (compilers run many), an exception is printed and lost."""
@@ -62,7 +59,7 @@ class Budget:
 
 
 def run_suite(
-    suite: str,
+    suite: Suite,
     cases: list[Case],
     names: list[str],
     engine: Engine,
@@ -122,7 +119,7 @@ def _run_case(
     """Fill in the rows; those still `stopped` at the end were under way when something ended the case."""
     if seconds < 1:
         raise OutOfTime("nothing was left of --max-minutes")
-    started, device, patience = time.monotonic(), entrants.engine.device, PATIENT.get(entrants.suite, 0.0)
+    started, device, patience = time.monotonic(), entrants.engine.device, entrants.suite.patience
     with _deadline(SHARE * seconds):
         system = case.make().to(device, torch.float64)
     racing: dict[str, Racer] = {}

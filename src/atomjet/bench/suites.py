@@ -1,15 +1,17 @@
-"""What is measured: the cases of each suite, from small to large."""
+"""The suites: what each measures, from small to large, who competes in it, and how its figures are told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from atomjet.bench import geometries
-from atomjet.data import System
 from atomjet.errors import ConfigError
+
+if TYPE_CHECKING:  # `atomjet --help` lists the suites, and does not wait for PyTorch
+    import torch
+
+    from atomjet.data import System
 
 
 @dataclass(frozen=True)
@@ -21,23 +23,130 @@ class Case:
     runs: int = 100
 
 
-SIZES = (10, 20, 50, 100, 200)
-BATCHES = (1, 2, 4, 64, 1024)
+@dataclass(frozen=True)
+class Suite:
+    """All that tells one suite from another.
+
+    Attributes:
+        name: as on the command line and in results. help: one line.
+        cases: makes its cases of at most so many atoms, from a seed.
+        largest: atoms of the largest case by default, by type of device.
+        race: what contenders do there; `atomjet.bench.racers` has a way to race for each.
+        family: of models, where it is made for one.
+        gpu_only: what makes it one for GPUs, where it is.
+        baseline: contender that ratios are to, where none are named. beside: those that run beside it, by type of device.
+        names: contenders that it knows, where it does not know all of `atomjet.bench.contenders`. refusal: what others are told.
+        clock: which of a call's times is judged, where that does not depend on the device.
+        patience: of the time left, what first calls may take in any case, for contenders that compile anew for large sizes.
+        startup: whether what a fresh process takes before its first call is measured too.
+        rates: what throughput is told in, each with its format.
+    """
+
+    name: str
+    help: str
+    cases: Callable[[int, int], list[Case]]
+    largest: Mapping[str, int]
+    race: Literal["predict", "move", "step", "search"] = "predict"
+    family: str = ""
+    gpu_only: str = ""
+    baseline: str = "general"
+    beside: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fast_pytorch", "cuda": "fast_pytorch,fast_gpu"})
+    names: tuple[str, ...] = ()
+    refusal: str = ""
+    clock: str | None = None
+    patience: float = 0.0
+    startup: bool = False
+    rates: Mapping[str, str] = field(default_factory=lambda: {"atoms/s": ",.4g"})
+
+    def cases_for(self, device: torch.device, family: str, largest: int | None, seed: int) -> list[Case]:
+        """Its cases for a device and a family of models; `largest` None: up to its own default.
+
+        Raises:
+            ConfigError: a suite for other devices or models, or no case that small.
+        """
+        if self.family not in ("", family):
+            raise ConfigError(
+                f"suite {self.name} measures models of the family {self.family}; this one is {family}; give --model"
+            )
+        if self.gpu_only and device.type != "cuda":
+            raise ConfigError(
+                f"suite {self.name} {self.gpu_only}, and this device is {device}; run it on a GPU, or suite latency here"
+            )
+        limit = self.largest[device.type] if largest is None else largest
+        made = self.cases(limit, seed)
+        if not made:
+            raise ConfigError(f"no case of suite {self.name} has at most {limit} atoms; raise --max-atoms")
+        return made
+
+    def default_names(self, device: torch.device, backend: str = "auto") -> str:
+        """Contenders where none are named; beside the baseline the backend alone where one is."""
+        return f"{self.baseline},{self.beside[device.type] if backend == 'auto' else backend}"
 
 
 def latency(largest: int, seed: int = 0) -> list[Case]:
     """Molecules of 10 to 200 atoms, alone and in batches up to 1024; cases of more than `largest` atoms left out."""
-    return [
-        Case(f"{atoms} atoms x {batch}", lambda a=atoms, b=batch: geometries.molecules(a, b, seed))
-        for batch in BATCHES
-        for atoms in SIZES
-        if atoms * batch <= largest
-    ]
+    sizes = ((atoms, batch) for batch in (1, 2, 4, 64, 1024) for atoms in (10, 20, 50, 100, 200))
+    return _molecules(sizes, largest, seed)
 
 
 def bulk(largest: int, seed: int = 0, bonded: bool = False) -> list[Case]:
     """Periodic water, a thousand to a million atoms; `bonded` as for `geometries.water`."""
-    sizes = ((1000, 100), (10_000, 50), (100_000, 20), (1_000_000, 10))
+    return _water(((1000, 100), (10_000, 50), (100_000, 20), (1_000_000, 10)), largest, seed, bonded)
+
+
+def neighbors(largest: int, seed: int = 0) -> list[Case]:
+    """Neighbour search alone: boxes of water, one of them triclinic, and a batch of molecules."""
+    from atomjet.bench import geometries
+
+    cases = _water(((100, 100),), largest, seed) + bulk(largest, seed)
+    if largest >= 1000:
+        cases.insert(2, Case("triclinic water 1,000", lambda: geometries.water(1000, seed, triclinic=True)))
+    return cases + _molecules(((20, 64), (20, 1000)), largest, seed)
+
+
+def md(largest: int, seed: int = 0) -> list[Case]:
+    """Whole steps of molecular dynamics of one structure: on the device where that serves, else through ASE."""
+    from atomjet.bench import geometries
+
+    return [
+        Case(f"{atoms} atoms", lambda a=atoms: geometries.molecules(a, 1, seed), runs)
+        for atoms, runs in ((10, 200), (20, 200), (50, 200), (200, 100))
+        if atoms <= largest
+    ] + _water(((1000, 100), (10_000, 30), (100_000, 10)), largest, seed, bonded=True)
+
+
+def step(largest: int, seed: int = 0) -> list[Case]:
+    """Molecules, alone and in batches, and water of a thousand to a million atoms."""
+    sizes = ((20, 1), (200, 1), (20, 64), (20, 1024))
+    return _molecules(sizes, largest, seed, runs=50) + bulk(largest, seed, bonded=True)
+
+
+def uma(largest: int, seed: int = 0) -> list[Case]:
+    """A crystal of 2,000 atoms, and small ones to see what a call costs at least."""
+    from atomjet.bench import geometries
+
+    return [
+        Case(f"carbon crystal {size:,}", lambda s=size: geometries.carbon_crystal(s, seed), 50)
+        for size in (100, 2000)
+        if size <= largest
+    ]
+
+
+def _molecules(sizes: Iterable[tuple[int, int]], largest: int, seed: int, runs: int = 100) -> list[Case]:
+    """Batches by number of atoms in a molecule and of molecules."""
+    from atomjet.bench import geometries
+
+    return [
+        Case(f"{atoms} atoms x {batch}", lambda a=atoms, b=batch: geometries.molecules(a, b, seed), runs)
+        for atoms, batch in sizes
+        if atoms * batch <= largest
+    ]
+
+
+def _water(sizes: Iterable[tuple[int, int]], largest: int, seed: int, bonded: bool = False) -> list[Case]:
+    """Boxes by number of atoms and of runs."""
+    from atomjet.bench import geometries
+
     return [
         Case(f"water {size:,}", lambda s=size: geometries.water(s, seed, bonded=bonded), runs)
         for size, runs in sizes
@@ -45,88 +154,65 @@ def bulk(largest: int, seed: int = 0, bonded: bool = False) -> list[Case]:
     ]
 
 
-def neighbors(largest: int, seed: int = 0) -> list[Case]:
-    """Neighbour search alone: boxes of water, one of them triclinic, and a batch of molecules."""
-    sizes = ((100, 100), (1000, 100), (10_000, 50), (100_000, 20), (1_000_000, 10))
-    cases = [
-        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed), runs)
-        for size, runs in sizes
-        if size <= largest
-    ]
-    if largest >= 1000:
-        cases.insert(2, Case("triclinic water 1,000", lambda: geometries.water(1000, seed, triclinic=True)))
-    for batch in (64, 1000):
-        if 20 * batch <= largest:
-            cases.append(Case(f"20 atoms x {batch}", lambda b=batch: geometries.molecules(20, b, seed)))
-    return cases
+OTHER_SEARCHES = ("torch_cluster", "nvalchemi", "vesin_torch", "torchmd_net")
+"""Of other libraries, on the device."""
 
-
-def md(largest: int, seed: int = 0) -> list[Case]:
-    """Whole steps of molecular dynamics of one structure: on the device where that serves, else through ASE."""
-    cases = [
-        Case(f"{atoms} atoms", lambda a=atoms: geometries.molecules(a, 1, seed), runs)
-        for atoms, runs in ((10, 200), (20, 200), (50, 200), (200, 100))
-        if atoms <= largest
-    ]
-    sizes = ((1000, 100), (10_000, 30), (100_000, 10))
-    return cases + [
-        Case(f"water {size:,}", lambda s=size: geometries.water(s, seed, bonded=True), runs)
-        for size, runs in sizes
-        if size <= largest
-    ]
-
-
-def uma(largest: int, seed: int = 0) -> list[Case]:
-    """A crystal of 2,000 atoms, and small ones to see what a call costs at least."""
-    return [
-        Case(f"carbon crystal {size:,}", lambda s=size: geometries.carbon_crystal(s, seed), runs)
-        for size, runs in ((100, 50), (2000, 50))
-        if size <= largest
-    ]
-
-
-def step(largest: int, seed: int = 0) -> list[Case]:
-    """Molecules, alone and in batches, and water of a thousand to a million atoms."""
-    sizes = ((20, 1), (200, 1), (20, 64), (20, 1024))
-    return [
-        Case(f"{atoms} atoms x {batch}", lambda a=atoms, b=batch: geometries.molecules(a, b, seed), 50)
-        for atoms, batch in sizes
-        if atoms * batch <= largest
-    ] + bulk(largest, seed, bonded=True)
-
-
-SUITES: dict[str, Callable[[int, int], list[Case]]] = {
-    "latency": latency,
-    "bulk": bulk,
-    "neighbors": neighbors,
-    "md": md,
-    "step": step,
-    "uma": uma,
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "latency",
+            "Molecules of 10 to 200 atoms, alone and in batches.",
+            latency,
+            {"cpu": 1280, "cuda": 10**6},
+            rates={"structures/s": ",.4g"},
+        ),
+        Suite("bulk", "Periodic water of a thousand to a million atoms.", bulk, {"cpu": 1000, "cuda": 10**6}),
+        Suite(
+            "neighbors",
+            "The neighbour search alone.",
+            neighbors,
+            {"cpu": 100_000, "cuda": 10**6},
+            race="search",
+            baseline="vesin",
+            beside={"cpu": "search,brute_force", "cuda": "search,brute_force,captured"},
+            names=("search", "captured", "brute_force", "vesin", *OTHER_SEARCHES),
+            refusal="is no neighbour search",
+        ),
+        Suite(
+            "md",
+            "Whole steps of molecular dynamics: steps/s and ns/day.",
+            md,
+            {"cpu": 1000, "cuda": 10**5},
+            race="move",
+            rates={"steps/s": ".4g", "ns/day": ".3g"},
+        ),
+        Suite(
+            "step",
+            "Device time of a step in a CUDA graph, beside PyTorch's, compiled; GPU only.",
+            step,
+            {"cuda": 10**6},
+            race="step",
+            gpu_only="times CUDA graphs",
+            baseline="compile_graph",
+            beside={"cuda": "fast_gpu,fast_gpu@high"},
+            names=("compile_graph", "fast_gpu", "fast_gpu@high", "fast_gpu@default"),
+            refusal="cannot be captured as a step",
+            clock="device",
+            patience=0.6,
+            rates={"edges/s": ",.4g"},
+        ),
+        Suite(
+            "uma",
+            "A crystal of 2,000 atoms, for models of the family escn_md.",
+            uma,
+            {"cpu": 10_000, "cuda": 10_000},
+            family="escn_md",
+            startup=True,  # files of hundreds of MB: loading them is part of what a user waits for
+            rates={"calls/s": ".4g", "ns/day at 1 fs": ".3g"},
+        ),
+    )
 }
 
-LARGEST = {
-    "cpu": {"latency": 1280, "bulk": 1000, "neighbors": 100_000, "md": 1000, "uma": 10_000},
-    "cuda": {"latency": 10**6, "bulk": 10**6, "neighbors": 10**6, "md": 10**5, "step": 10**6, "uma": 10_000},
-}
-"""Atoms of the largest case by default."""
-
-
-def cases(suite: str, device: torch.device, family: str, largest: int | None, seed: int) -> list[Case]:
-    """The cases of a suite by name.
-
-    Raises:
-        ConfigError: no such suite, a suite for another family of models, or no case that small.
-    """
-    if suite not in SUITES:
-        raise ConfigError(f"suite {suite!r} is not known; choose one of {', '.join(SUITES)}")
-    if suite == "uma" and family != "escn_md":
-        raise ConfigError(f"suite uma measures models of the family escn_md; this one is {family}; give --model")
-    if suite == "step" and device.type != "cuda":
-        raise ConfigError(
-            f"suite step times CUDA graphs, and this device is {device}; run it on a GPU, or suite latency here"
-        )
-    limit = LARGEST[device.type][suite] if largest is None else largest
-    made = SUITES[suite](limit, seed)
-    if not made:
-        raise ConfigError(f"no case of suite {suite} has at most {limit} atoms; raise --max-atoms")
-    return made
+OTHER = Suite("other", "Nothing of its own.", lambda largest, seed: [], {})
+"""Of results whose suite this version does not know."""

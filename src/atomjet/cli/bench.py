@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomjet.bench.suites import SUITES, Suite
 from atomjet.cli import options
 from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed, Task
 
@@ -53,7 +54,7 @@ LADDER_EXAMPLES = """Examples:
 """
 
 
-def measure(suite: str) -> Any:
+def measure(suite: Suite) -> Any:
     """The command of one suite."""
 
     def command(
@@ -98,7 +99,7 @@ def measure(suite: str) -> Any:
         request = {"settings": settings, "runs": runs, "max_atoms": max_atoms, "threads": threads, "seed": seed}
         wanted = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
         if processes > 1:
-            result = _repeat(suite, processes, budget, json_file, request | wanted)
+            result = _repeat(suite.name, processes, budget, json_file, request | wanted)
         else:
             result = _measure(suite, budget, json_file, process=process, **request, wanted=wanted)
         if not process:
@@ -108,19 +109,12 @@ def measure(suite: str) -> Any:
         if not any(row["status"] == "ok" for row in result.rows):
             raise typer.Exit(1)
 
-    command.__doc__ = {
-        "latency": "Molecules of 10 to 200 atoms, alone and in batches.",
-        "bulk": "Periodic water of a thousand to a million atoms.",
-        "neighbors": "The neighbour search alone.",
-        "md": "Whole steps of molecular dynamics: steps/s and ns/day.",
-        "step": "Device time of a step in a CUDA graph, beside PyTorch's, compiled; GPU only.",
-        "uma": "A crystal of 2,000 atoms, for models of the family escn_md.",
-    }[suite]
+    command.__doc__ = suite.help
     return command
 
 
-for name in ("latency", "bulk", "neighbors", "md", "step", "uma"):
-    app.command(name, epilog=EXAMPLES)(measure(name))
+for suite in SUITES.values():
+    app.command(suite.name, epilog=EXAMPLES)(measure(suite))
 
 
 @app.command("compare", epilog=COMPARE_EXAMPLES)
@@ -148,7 +142,7 @@ def compare(
 
 
 def _measure(
-    suite: str,
+    suite: Suite,
     budget: Budget,
     json_file: Path | None,
     *,
@@ -163,8 +157,7 @@ def _measure(
     """One process's run."""
     import torch
 
-    from atomjet.bench import racers, suites
-    from atomjet.bench.contenders import Unavailable, expand
+    from atomjet.bench.contenders import Unavailable, chosen
     from atomjet.bench.measure import settle
     from atomjet.bench.provenance import provenance
     from atomjet.bench.result import Result
@@ -175,19 +168,18 @@ def _measure(
     engine = options.load_engine(**wanted)
     engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
     settle(engine.device, threads, process)
+    cases = suite.cases_for(engine.device, engine.model.family, max_atoms, seed)
     if settings is None:
-        settings = racers.default_names(suite, engine.device, wanted["backend"])
-    names = settings.split(",") if suite in ("neighbors", "step") else expand(settings)
-    racers.check_names(suite, names)
-    chosen = suites.cases(suite, engine.device, engine.model.family, max_atoms, seed)
+        settings = suite.default_names(engine.device, wanted["backend"])
+    names = chosen(suite, settings)
     about = {
-        "suite": suite,
+        "suite": suite.name,
         "model": engine.card.get("name", wanted["model"]),
         "precision": engine.precision,
         "settings": names,
         "provenance": provenance(engine.device),
     }
-    if suite == "uma":  # files of hundreds of MB: loading them is part of what a user waits for
+    if suite.startup:
         try:
             start = startup(str(wanted["model"]), engine.device.type, engine.precision)
         except Unavailable as error:
@@ -197,7 +189,7 @@ def _measure(
             told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
             print(told.format(**start), flush=True)
     result = Result(about, path=json_file)
-    run_suite(suite, chosen, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
+    run_suite(suite, cases, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
     return result
 
 

@@ -86,6 +86,14 @@ def image_reach(system: System, inverse: Tensor, cutoff: float) -> Tensor:
     return reach.long()
 
 
+def canonical_order(centers: Tensor, neighbors: Tensor, shifts: Tensor, atoms: int) -> Tensor:
+    """(E,) where edges in any order must be taken from to stand in that of a `Graph`."""
+    order = torch.arange(len(centers), device=centers.device)
+    for key in (shifts[:, 2], shifts[:, 1], shifts[:, 0], centers * atoms + neighbors):
+        order = order[torch.argsort(key[order], stable=True)]
+    return order
+
+
 def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor, cutoff: float) -> Graph:
     """Make the `Graph` from edges in canonical order."""
     edges = Edges(centers, neighbors, shifts, system.system_index[centers])

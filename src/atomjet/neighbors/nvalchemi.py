@@ -8,7 +8,7 @@ from nvalchemiops.torch.neighbors import neighbor_list
 from torch import Tensor
 
 from atomjet.data import Graph, System
-from atomjet.neighbors.brute_force import assemble, complete_cells, image_reach
+from atomjet.neighbors.brute_force import assemble, canonical_order, complete_cells, image_reach
 
 MARGIN = 1e-6
 """Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
@@ -30,9 +30,7 @@ def search(system: System, cutoff: float) -> Graph:
     vectors += torch.einsum("ek,eka->ea", shifts.double(), cell[system.system_index[centers]])
     near = vectors.square().sum(1) < cutoff**2
     centers, neighbors, shifts = centers[near], neighbors[near], shifts[near]
-    order = torch.arange(len(centers), device=system.device)
-    for key in (shifts[:, 2], shifts[:, 1], shifts[:, 0], centers * system.num_atoms + neighbors):
-        order = order[torch.argsort(key[order], stable=True)]
+    order = canonical_order(centers, neighbors, shifts, system.num_atoms)
     return assemble(system, centers[order], neighbors[order], shifts[order], cutoff)
 
 

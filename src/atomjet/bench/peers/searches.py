@@ -1,0 +1,169 @@
+"""Other libraries' neighbour searches on the device, as they are: nothing tested again, nothing brought into order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from atomjet.bench.captured_steps import captured
+from atomjet.bench.contenders import Unavailable
+from atomjet.bench.measure import synchronize
+from atomjet.bench.searches import Search
+from atomjet.data import Graph, System
+from atomjet.neighbors import search
+from atomjet.neighbors.brute_force import assemble, canonical_order, complete_cells
+
+SPARE = 1.05
+"""Room for pairs, over the edges of the first positions."""
+
+ALL_PAIRS = 20_000
+"""Atoms beyond which all pairs are not tried."""
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What torchmd-net returns, padded to its room for P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
+how many pairs there are (1,), be there room for them or not.
+"""
+
+
+def vesin_torch(systems: list[System], cutoff: float) -> Search:
+    """vesin-torch 0.6.
+
+    Raises:
+        Unavailable: not installed or not for this version of PyTorch; several structures.
+    """
+    try:
+        from vesin_torch import NeighborList
+    except (ImportError, OSError) as error:
+        raise Unavailable(f"vesin-torch cannot be loaded ({error}); pip install vesin-torch") from None
+    if systems[0].num_systems > 1:
+        raise Unavailable("vesin-torch searches one structure at a time")
+    finder = NeighborList(cutoff=cutoff, full_list=True)
+    cell, pbc = complete_cells(systems[0])[0], systems[0].pbc[0]
+
+    def call(system: System) -> list[Tensor]:
+        return finder.compute(system.positions, cell.to(system.dtype), pbc, "ijSD", copy=True)
+
+    def graph(system: System) -> Graph:
+        centers, neighbors, shifts, _ = call(system)
+        return _graph(system, centers.long(), neighbors.long(), shifts.long(), cutoff)
+
+    includes = "vesin-torch on this device, in float64: centers, neighbors, shifts and vectors in tensors of their own, in no order"
+    return Search(call, graph, includes)
+
+
+def torchmd_net(systems: list[System], cutoff: float) -> Search:
+    """torchmd-net 3: all pairs, or cells where they serve, whichever is faster on the case; on a GPU in a CUDA graph.
+
+    Raises:
+        Unavailable: not installed, or boxes that it does not know.
+        RuntimeError: more pairs than there is room for.
+    """
+    try:  # its extensions alone, which need Warp and nothing else that its package asks for
+        from torchmdnet.extensions.neighbor_utils import get_cell_dimensions
+        from torchmdnet.extensions.warp_ops.neighbors import warp_neighbor_pairs
+    except ImportError as error:
+        said = f"torchmd-net cannot be imported ({error}); pip install --no-deps torchmd-net warp-lang"
+        raise Unavailable(said) from None
+    first = systems[0]
+    strategies, periodic = _strategies(first), bool(first.pbc.any())
+    box = _box(first, cutoff)
+    cells = int(get_cell_dimensions(*box[0].diagonal(), cutoff).prod())
+    room = int(SPARE * search(first, cutoff).num_edges) + 64
+    positions = first.positions.clone()
+
+    def work(strategy: str) -> Found:
+        return warp_neighbor_pairs(
+            strategy, positions, first.system_index, box, periodic, 0.0, cutoff, room, False, True, cells
+        )
+
+    ready = {strategy: _ready(lambda s=strategy: work(s), first.device) for strategy in strategies}
+    chosen = min(ready, key=lambda strategy: _seconds(ready[strategy], first.device))
+    run = ready[chosen]
+
+    def call(system: System) -> Found:
+        positions.copy_(system.positions)
+        return run()
+
+    def graph(system: System) -> Graph:
+        pairs, offsets, _, number = call(system)
+        _check(number, room)
+        centers, neighbors = pairs[:, : int(number)]
+        # It says no shift: what its vectors have beyond the positions is whole cells.
+        beyond = system.positions[centers] - system.positions[neighbors] - offsets[: len(centers)]
+        inverse = torch.linalg.inv(complete_cells(system))[system.system_index[centers]]
+        shifts = torch.einsum("ea,eak->ek", beyond.double(), inverse).round().long()
+        return _graph(system, centers, neighbors, shifts, cutoff)
+
+    for system in systems:  # all positions that calls will have: none of them may lose pairs in silence
+        _check(call(system)[3], room)
+    graphed = ", replayed as a CUDA graph" if first.device.type == "cuda" else ""
+    includes = (
+        f"positions copied into a fixed buffer, torchmd-net's strategy {chosen} in {str(first.dtype)[6:]}{graphed}: pairs, vectors "
+        "and lengths, in no order and padded; no shifts"
+    )
+    return Search(call, graph, includes)
+
+
+def _strategies(system: System) -> list[str]:
+    """Those of torchmd-net that serve such structures."""
+    periodic, cell = system.pbc.any(), system.cell
+    if periodic and not system.pbc.all():
+        raise Unavailable("torchmd-net knows boxes that are periodic in all directions or in none")
+    if bool(cell.triu(1).any()):
+        raise Unavailable("torchmd-net knows boxes whose first vector is along x, the second in the plane of x and y")
+    served = ["brute"] if system.num_atoms <= ALL_PAIRS else []
+    if not periodic or (system.num_systems == 1 and not bool(cell.tril(-1).any())):
+        served.append("cell")
+    if not served:
+        raise Unavailable(
+            f"torchmd-net's cells serve one rectangular box or none; all pairs of more than {ALL_PAIRS:,} atoms are not tried"
+        )
+    return served
+
+
+def _box(system: System, cutoff: float) -> Tensor:
+    """(S, 3, 3) boxes; without any (1, 3, 3), what its cells divide: around the origin, atoms outside are in those at the edge."""
+    if system.pbc.any():
+        return system.cell.to(system.dtype)
+    side = max(3 * cutoff, 2 * float(system.positions.abs().max()))
+    return side * torch.eye(3, dtype=system.dtype, device=system.device)[None]
+
+
+def _ready(work: Callable[[], Found], device: torch.device) -> Callable[[], Found]:
+    """The work, compiled; on a GPU as a CUDA graph, whose results are always in the same place."""
+    work()
+    if device.type != "cuda":
+        return work
+    synchronize(device)
+    found: list[Found] = []
+    replay = captured(lambda: found.append(work()))
+
+    def replayed() -> Found:
+        replay()
+        return found[0]
+
+    return replayed
+
+
+def _seconds(work: Callable[[], Found], device: torch.device) -> float:
+    """Of the fastest of a few calls."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _check(number: Tensor, room: int) -> None:
+    if int(number) > room:
+        raise RuntimeError(f"torchmd-net found {int(number):,} pairs and had room for {room:,}; make SPARE larger")
+
+
+def _graph(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor, cutoff: float) -> Graph:
+    order = canonical_order(centers, neighbors, shifts, system.num_atoms)
+    return assemble(system, centers[order], neighbors[order], shifts[order], cutoff)

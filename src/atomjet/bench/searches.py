@@ -1,0 +1,91 @@
+"""What competes in the search of neighbours: AtomJet's routes, and other libraries through its adapters or as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from atomjet.bench.contenders import Unavailable
+from atomjet.data import Graph, System
+from atomjet.errors import BackendError
+from atomjet.neighbors import OTHERS, cpu, search
+
+BRUTE = {"cpu": 2000, "cuda": 20_000}
+"""Atoms of one structure beyond which all pairs take minutes."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One that is ready for a case.
+
+    Attributes:
+        call: what is timed, for the case's structures with other positions. includes: what it does, in words.
+        graph: what a call finds, in canonical order.
+    """
+
+    call: Callable[[System], Any]
+    graph: Callable[[System], Graph]
+    includes: str
+
+
+def build(name: str, systems: list[System], cutoff: float) -> Search:
+    """Make a search ready.
+
+    Args:
+        name: one of those that suite `neighbors` knows.
+        systems: a case's structures, on the device, with all positions that it will be called with. cutoff: Å.
+
+    Raises:
+        Unavailable: not installed, or it does not serve such structures, so many atoms, or this device.
+    """
+    if name in ("vesin_torch", "torchmd_net"):
+        return getattr(import_module("atomjet.bench.peers.searches"), name)(systems, cutoff)
+    if name == "captured":
+        return _captured(systems[0], cutoff)
+    if name == "vesin":
+        return _vesin(cutoff)
+    device = systems[0].device.type
+    if name == "brute_force" and int(systems[0].counts().max()) > BRUTE[device]:
+        raise Unavailable(f"all pairs of more than {BRUTE[device]:,} atoms on {device}")
+    return _route(name, systems[0], cutoff)
+
+
+def _route(name: str, system: System, cutoff: float) -> Search:
+    """A search that makes a `Graph` where the structures live."""
+    route = "auto" if name == "search" else name
+    includes = {
+        "search": "AtomJet's choice for this device; the list stays on the device",
+        "brute_force": "all pairs, the definition; the list stays on the device",
+    }.get(name) or f"{OTHERS[name]} on this device, tested again and brought into order by AtomJet's adapter"
+
+    def call(system: System) -> Graph:
+        return search(system, cutoff, route)
+
+    try:
+        call(system)
+    except BackendError as error:
+        raise Unavailable(str(error)) from None
+    return Search(call, call, includes)
+
+
+def _vesin(cutoff: float) -> Search:
+    def graph(system: System) -> Graph:
+        return cpu.search(system.to("cpu"), cutoff)
+
+    includes = "vesin on the CPU; positions copied from the device and edge vectors back to it"
+    return Search(lambda system: graph(system).vectors.to(system.device), graph, includes)
+
+
+def _captured(system: System, cutoff: float) -> Search:
+    if system.device.type != "cuda":
+        raise Unavailable("is a CUDA graph; it needs a GPU")
+    from atomjet.bench.captured_search import CapturedSearch
+
+    captured = CapturedSearch(system, cutoff)
+    includes = (
+        "positions copied into the fixed buffers, AtomJet's kernels replayed; rows, neighbors, shifts, vectors and reverse edges "
+        "stay there, in the order of the search"
+    )
+    return Search(lambda moved: captured(moved.positions), lambda moved: captured.graph(moved.positions), includes)
