@@ -133,7 +133,9 @@ def _tune(engine: Engine, evaluation: Evaluation, key: str, timer: Callable[...,
                 refused += 1
             elif time < WORTH * best:
                 best, choices = time, attempt
-    return Tuned(key, before, best, choices, refused)
+    # A whole cut, so that an entry does not depend on what the default was when it was made.
+    tiles = with_tiles(stages.evaluator, capacity, choices).tiles_for(capacity)
+    return Tuned(key, before, best, {kernel: getattr(tiles, kernel)._asdict() for kernel in choices}, refused)
 
 
 def molecules(engine: Engine, atoms: int) -> System:

@@ -23,8 +23,7 @@ from atomjet.models.base import Model, PaddedEvaluator
 
 VERSION = 2
 SIZES = (32, 256, 512, 2048, 4096, 16384)
-"""Atoms of a capacity: an entry serves those up to its size, the last one all that are larger. Where kernels cut themselves in
-another way from some size on (512 and 4096 atoms of PaiNN's), one entry ends, since it says only what differs from that."""
+"""Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
 
 
 @dataclass(frozen=True)

@@ -79,27 +79,25 @@ NO_VALUE, NO_SLOPE = tl.constexpr(radial_table.NO_VALUE), tl.constexpr(radial_ta
 
 
 @triton.jit
-def _read(neighbors, vectors, e, inside, own):
-    """Neighbor and vector of some edges.
+def _read(neighbors, vectors, e, stop):
+    """Neighbor and vector of some edges of a row.
 
-    Where there is no edge any more, a program goes on with one to its own row, whose filter is zero: that costs less than to mask
-    every gather, and keeps a NaN within its structure.
+    Beyond its end a program goes on with its last edge, whose filter is then zero: that costs less than to mask every read, and
+    keeps a NaN within its structure.
     """
-    j = tl.load(neighbors + e, inside, own).to(tl.int64)
-    x = tl.load(vectors + 3 * e, inside, 1.0)
-    y = tl.load(vectors + 3 * e + 1, inside, 0.0)
-    z = tl.load(vectors + 3 * e + 2, inside, 0.0)
-    return j, x, y, z
+    e = tl.minimum(e, stop - 1)
+    vector = vectors + 3 * e.to(tl.int64)
+    return tl.load(neighbors + e).to(tl.int64), tl.load(vector), tl.load(vector + 1), tl.load(vector + 2)
 
 
 @triton.jit
-def _place(x, y, z, inside, per_length):
+def _place(x, y, z, inside, per_length, spacing):
     """Direction, inverse length, knot and distance from it."""
     square = x * x + y * y + z * z
     inverse = tl.rsqrt(square)
     length = square * inverse
     knot = (length * per_length + 0.5).to(tl.int32)
-    offset = tl.where(inside, length - knot.to(tl.float32) / per_length, 0.0)
+    offset = tl.where(inside, length - knot.to(tl.float32) * spacing, 0.0)
     knot = tl.where(inside, knot, NOTHING)
     return x * inverse, y * inverse, z * inverse, inverse, knot, offset
 
@@ -141,6 +139,12 @@ def _filter_and_slope(value, rows, offset, gain, F: tl.constexpr):
     slope = tl.load(value + 3 * F)
     w = tl.load(value) + offset * (slope + 0.5 * offset * second)
     return w, slope + offset * (second + offset * tl.load(rows + 3 * F))
+
+
+@triton.jit
+def _in_fours(x):
+    """Sums of four channels that stand side by side, within a thread: (e, c) to (e, c / 4)."""
+    return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // 4, 4)), 2)
 
 
 @triton.jit
@@ -188,6 +192,7 @@ def painn_message_fwd_kernel(
     if i >= count:
         return
     gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
+    spacing = 1.0 / per_length
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
     sum_q = tl.zeros((EDGES, CHANNELS), tl.float32)
     sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
@@ -198,14 +203,14 @@ def painn_message_fwd_kernel(
     if EDGES > 1:  # with one, registers are what decides how many programs run at a time
         total_q, total_x, total_y, total_z = _start(own_q, own_mu, embedding, kinds + i, channel, F, FIRST)
     # The next edges are read while those before them are worked on.
-    e = first + tl.arange(0, EDGES).to(tl.int64)
-    next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+    e = first + tl.arange(0, EDGES)
+    next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, tl.maximum(stop, 1))
     for _ in range(first, stop, EDGES):
-        inside = e < stop
+        inside = e < stop if EDGES > 1 else tl.full((EDGES,), True, tl.int1)
         j = next_j
-        x, y, z, _, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
+        x, y, z, _, knot, offset = _place(next_x, next_y, next_z, inside, per_length, spacing)
         e += EDGES
-        next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+        next_j, next_x, next_y, next_z = _read(neighbors, vectors, e, stop)
         sender = tl.load(kinds + j).to(tl.int64) if FIRST else j
         sent = context + sender[:, None] * WIDTH + channel[None, :]
         value = values + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
@@ -278,6 +283,7 @@ def painn_message_bwd_kernel(
     if i >= count:
         return
     gain = tl.zeros((), tl.float32) + gain  # a tensor for the interpreter too
+    spacing = 1.0 / per_length
     WIDTH: tl.constexpr = 2 * F if FIRST else 3 * F
     own_row = tl.load(kinds + i).to(tl.int64) if FIRST else i
     own = context + own_row * WIDTH + channel
@@ -297,20 +303,20 @@ def painn_message_bwd_kernel(
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
 
     # The first four of a tile's columns hold an edge's derivative and a zero, so that it is one word of 16 bytes.
-    place = tl.arange(0, CHANNELS)[None, :]
-    axis = place % 4
-    e = first + tl.arange(0, EDGES).to(tl.int64)
-    next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+    axis = tl.arange(0, 4)[None, None, :]
+    place = 4 * tl.arange(0, CHANNELS // 4)[None, :, None] + axis
+    e = first + tl.arange(0, EDGES)
+    next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, tl.maximum(stop, 1))
     for _ in range(first, stop, EDGES):
-        inside = e < stop
+        inside = e < stop if EDGES > 1 else tl.full((EDGES,), True, tl.int1)
         k = next_k
-        x, y, z, inverse, knot, offset = _place(next_x, next_y, next_z, inside, per_length)
-        p = gradients + (part * num_edges + e)[:, None] * 4 + place
-        here = inside[:, None] & (place < 4)
+        x, y, z, inverse, knot, offset = _place(next_x, next_y, next_z, inside, per_length, spacing)
+        p = gradients + (part * num_edges + e)[:, None, None] * 4 + place
+        here = inside[:, None, None] & (place < 4)
         if not LAST:
             before = tl.load(p, here, 0.0)
         e += EDGES
-        next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, e < stop, i)
+        next_k, next_x, next_y, next_z = _read(neighbors, vectors, e, stop)
         value = values + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         rows = coefficients + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         offset = offset[:, None]
@@ -331,8 +337,10 @@ def painn_message_bwd_kernel(
         if not FIRST:
             sum_b -= across * w
         along -= across * c_b * w_slope
-        turned = w * c_b * inverse[:, None]
-        along += turned * across
+        turned = w * c_b
+        turned_x = _in_fours(turned * r_x)
+        turned_y = _in_fours(turned * r_y)
+        turned_z = _in_fours(turned * r_z)
         if not FIRST:
             bar = r_x * mu_x + r_y * mu_y + r_z * mu_z
             w, w_slope = _filter_and_slope(value + 2 * F, rows + 2 * F, offset, gain, F)
@@ -342,10 +350,17 @@ def painn_message_bwd_kernel(
             sum_x += w * r_x
             sum_y += w * r_y
             sum_z += w * r_z
-        # Σ_F of this gives what stands in the last line above: sums of three numbers instead of the four ū and d̄.
-        p_x = tl.sum(turned * r_x - along * x, 1, keep_dims=True)
-        p_y = tl.sum(turned * r_y - along * y, 1, keep_dims=True)
-        p_z = tl.sum(turned * r_z - along * z, 1, keep_dims=True)
+        # What stands in the last line above, linear in ū and d̄, of the four channels that a thread has; then the sums of three
+        # numbers over threads, instead of four.
+        across = turned_x * x + turned_y * y + turned_z * z
+        inverse = inverse[:, None]
+        along = _in_fours(along) + inverse * across
+        p_x = tl.sum(inverse * turned_x - along * x, 1, keep_dims=True)
+        p_y = tl.sum(inverse * turned_y - along * y, 1, keep_dims=True)
+        p_z = tl.sum(inverse * turned_z - along * z, 1, keep_dims=True)
+        p_x = p_x[:, :, None]
+        p_y = p_y[:, :, None]
+        p_z = p_z[:, :, None]
         total = scale * tl.where(axis == 0, p_x, tl.where(axis == 1, p_y, tl.where(axis == 2, p_z, 0.0)))
         if not LAST:
             total += before

@@ -310,22 +310,19 @@ FEW, MANY = 512, 4096
 """Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; atoms from which on one program
 takes all channels of a row."""
 
-FEWER_REGISTERS, MORE_REGISTERS = 112, 144
-"""Of a thread at most. The compiler orders its work by what it is told: up to 112 made messages up to 6 % faster, up to 144 their
-way back up to 4 % where a program takes few edges, and slower elsewhere."""
+FEWER_REGISTERS = 112
+"""Of a thread at most, forth. The compiler orders its work by what it is told: up to 112 made messages up to 6 % faster."""
 
 
 def default_tiles(capacity: Capacity) -> Tiles:
     """How the kernels are cut where nothing was tuned: what was fastest on an H200 among those tried."""
     if capacity.atoms <= FEW:
-        cut, registers = painn_message.Tiles(edges=8, channels=32, warps=2), MORE_REGISTERS
+        cut = painn_message.Tiles(edges=8, channels=32, warps=2)
     elif capacity.atoms > MANY:
-        cut, registers = painn_message.Tiles(edges=1, channels=128), 0
-    elif capacity.dense:
-        cut, registers = painn_message.Tiles(edges=4, channels=64), 0
+        cut = painn_message.Tiles(edges=1, channels=128)
     else:
-        cut, registers = painn_message.Tiles(edges=2, channels=64), MORE_REGISTERS
-    return Tiles(cut._replace(registers=FEWER_REGISTERS), cut._replace(registers=registers))
+        cut = painn_message.Tiles(edges=4 if capacity.dense else 2, channels=64)
+    return Tiles(cut._replace(registers=FEWER_REGISTERS), cut)
 
 
 def _check(model: PaiNN, precision: str) -> None:
