@@ -22,7 +22,9 @@ EXAMPLES = """Examples:
 def tune(
     size: Annotated[
         list[int] | None,
-        typer.Option("--size", help="Atoms: 32, 256, 512, 2048, 4096 or 16384; may be repeated. Default: all."),
+        typer.Option(
+            "--size", help="Atoms: 32, 128, 256, 512, 1024, 2048, 4096 or 16384; may be repeated. Default: all."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -35,8 +37,9 @@ def tune(
 ) -> None:
     """Find the fastest way to cut the kernels of fast_gpu on this GPU, and keep it in a table.
 
-    Molecules ("sparse") and boxes ("dense") of each size are tuned by themselves.
-    Without it the kernels cut themselves by size. Nothing is tuned unless this is called.
+    Molecules ("sparse") and boxes ("dense") of each size are tuned by themselves, on the
+    smallest and the largest that an entry serves. Without it the kernels cut themselves
+    by size. Nothing is tuned unless this is called.
     """
     from atomjet.engine import tuner, tuning
     from atomjet.errors import ConfigError
@@ -51,14 +54,15 @@ def tune(
     path = output or tuning.user_table()
     assert engine.stages is not None
     name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
-    print(f"{'atoms':12} {'before/ms':>10} {'after/ms':>9}  choices")
+    print(f"{'atoms':12} {'before/ms':>19} {'after/ms':>19}  choices (times of the smallest and the largest served)")
     with track("tune", 2 * len(sizes)) as advance:
         for found in tuner.tune(engine, sizes):
             choices = "; ".join(
                 f"{kernel} " + " ".join(f"{choice} {value}" for choice, value in values.items())
                 for kernel, values in found.choices.items()
             )
-            print(f"{found.key:12} {found.before:10.4f} {found.after:9.4f}  {choices or 'as they are'}", flush=True)
+            before, after = (" ".join(f"{time:9.4f}" for time in times) for times in (found.before, found.after))
+            print(f"{found.key:12} {before:>19} {after:>19}  {choices or 'as they are'}", flush=True)
             tuning.write_table(path, name, key, {found.key: found.choices})
             advance(note=found.key)
     print(f"wrote {path}")

@@ -22,7 +22,7 @@ from atomjet.errors import ConfigError
 from atomjet.models.base import Model, PaddedEvaluator
 
 VERSION = 2
-SIZES = (32, 256, 512, 2048, 4096, 16384)
+SIZES = (32, 128, 256, 512, 1024, 2048, 4096, 16384)
 """Atoms of a capacity: an entry serves those up to its size, the last one all that are larger."""
 
 
