@@ -129,33 +129,32 @@ class PaddedRoute:
         parts = streams.run(
             batches, lambda which, wait: self._start(whole.pick(which), wait), self._finish, self._abandon
         )
-        return streams.in_order([_settled(part) for part in parts], batches)
+        return streams.in_order([_settled(part) for part in parts], batches, whole.counts)
 
     def _check(self, frames: Any) -> list[int]:
         """Atoms of each structure; what the model does not serve is refused by its usual words."""
         if isinstance(frames, list | tuple) and frames and all(hasattr(atoms, "get_positions") for atoms in frames):
-            counts = [len(atoms) for atoms in frames]
-            plain = all(counts)
-            for atoms in frames:
-                plain &= self._serves(atoms.numbers) and "initial_charges" not in atoms.arrays
-                if atoms.info:
-                    plain &= not any(name in atoms.info for name in SAID)
-            if plain:
+            numbers = [atoms.numbers for atoms in frames]
+            counts = [len(own) for own in numbers]
+            silent = not any("initial_charges" in atoms.arrays for atoms in frames) and not any(
+                name in atoms.info for atoms in frames if atoms.info for name in SAID
+            )
+            if silent and all(counts) and self._serves(numbers[0] if len(numbers) == 1 else np.concatenate(numbers)):
                 return counts
         system = System.from_ase(frames, device=self.stages.device)
         self.check(system)
         return system.counts().tolist()
 
     def _serves(self, numbers: np.ndarray) -> bool:
-        """Whether all these elements are known to the model; what was found good is remembered."""
-        key = numbers.tobytes()
+        """Whether all these elements are known to the model; of few atoms, what was found good is remembered."""
+        key = numbers.tobytes() if len(numbers) <= LARGEST_REMEMBERED else b""
         if key in self._good:
             return True
         if not self._served.take(numbers, mode="clip").all():
             return False
         if len(self._good) >= REMEMBERED:
             self._good.clear()
-        if len(numbers) <= LARGEST_REMEMBERED:
+        if key:
             self._good.add(key)
         return True
 

@@ -142,12 +142,13 @@ class _Staged:
             self.pbc[0] = pbc = atoms.pbc
             np.multiply(atoms.cell.array, pbc[:, None], out=self.cell[0])
             return
-        total = sum(counts)
+        number, total = len(frames), sum(counts)
         np.concatenate([atoms.positions for atoms in frames], out=self.positions[:total])
         np.concatenate([atoms.numbers for atoms in frames], out=self.numbers[:total], casting="same_kind")
-        pbc = np.array([atoms.pbc for atoms in frames])
-        self.pbc[: len(frames)] = pbc
-        np.multiply(np.array([atoms.cell.array for atoms in frames]), pbc[:, :, None], out=self.cell[: len(frames)])
+        pbc = np.concatenate([atoms.pbc for atoms in frames]).reshape(-1, 3)
+        self.pbc[:number] = pbc
+        np.concatenate([atoms.cell.array for atoms in frames], out=self.cell[:number].reshape(-1, 3))
+        self.cell[:number] *= pbc[:, :, None]
 
     def _divide(self, counts: Sequence[int]) -> None:
         """Say which atoms belong to which structure."""

@@ -75,17 +75,21 @@ def run(
     return done
 
 
-def in_order(parts: list[Prediction], batches: list[list[int]]) -> Prediction:
-    """Join the batches and put the structures back into the order they were given in."""
-    joined = Prediction.join(parts)
-    given = torch.tensor([structure for batch in batches for structure in batch])
-    structure_of = given[joined.system_index]  # as they were given, of each atom as it was computed
-    atoms = torch.argsort(structure_of, stable=True)
-    structures = torch.argsort(given)
+def in_order(parts: list[Prediction], batches: list[list[int]], counts: Sequence[int]) -> Prediction:
+    """Join the batches and put the structures, of so many atoms, back into the order they were given in."""
+    joined, given = Prediction.join(parts), np.concatenate(batches)
+    if (given[1:] > given[:-1]).all():
+        return joined
+    structures, sizes = np.argsort(given), np.array(counts)
+    before = np.concatenate(
+        [[0], np.cumsum(sizes[given])[:-1]]
+    )  # atoms computed before each structure that was computed
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    atoms = torch.from_numpy(np.repeat(before[structures], sizes) + within)
     return Prediction(
         energy=joined.energy[structures],
         forces=joined.forces[atoms],
         stress=joined.stress[structures],
         atomic_energies=joined.atomic_energies[atoms],
-        system_index=structure_of[atoms],
+        system_index=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
     )
