@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -457,10 +458,12 @@ def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monk
 def test_rounds_alternate_and_warm_up_is_left_out():
     order = []
     calls = {name: lambda turn, name=name: order.append((name, turn)) for name in "abc"}
-    made = interleave(calls, CPU, runs=4, warm_up=2)
-    assert [name for name, _ in order[6:]] == list("abcbcacababc")
-    assert [turn for _, turn in order[6::3]] == [2, 3, 4, 5]
-    assert all(len(series.wall) == len(series.cpu) == 4 for series in made.values())
+    made = interleave(calls, CPU, runs=40, warm_up=2)
+    names = [name for name, _ in order[6:]]
+    assert all(set(names[k : k + 3]) == set("abc") for k in range(0, 120, 3))
+    assert {"".join(pair) for pair in pairwise(names)} >= {"ab", "ac", "ba", "bc", "ca", "cb"}
+    assert [turn for _, turn in order[6::3]] == list(range(2, 42))
+    assert all(len(series.wall) == len(series.cpu) == 40 for series in made.values())
 
 
 def test_a_device_is_asked_for_its_time_after_each_counted_call():

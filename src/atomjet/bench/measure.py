@@ -1,8 +1,9 @@
 """Timing in alternation, and the statistics of it.
 
-Every round calls each contender once, in an order that rotates, so that what disturbs the machine disturbs all alike. On a CPU
-the figure is the processor time of the process (time that others take is not ours); on a GPU it is wall time from call to
-synchronisation. Both are kept. Where a contender says how long the device took, that is the figure.
+Every round calls each contender once, in an order of its own: what disturbs the machine disturbs all alike, and none always comes
+after the same other, with the caches and clocks that this one leaves. On a CPU the figure is the processor time of the
+process (time that others take is not ours); on a GPU it is wall time from call to synchronisation. Both are kept. Where a contender
+says how long the device took, that is the figure.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def interleave(
         made: filled round by round, for those who want it whatever ends the race. between: called after each round.
         on_device: of those that have it, what gives the seconds on the device of the call just synchronised.
     """
-    names, on_device = list(calls), on_device or {}
+    names, on_device, order = list(calls), on_device or {}, np.random.default_rng(0)
     made = {} if made is None else made
     made.update({name: Series() for name in names})
     started = time.perf_counter()
@@ -78,8 +79,7 @@ def interleave(
     for turn in range(runs):
         if turn >= FEWEST and time.perf_counter() - started > seconds:
             break
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]
+        for name in order.permutation(names).tolist():
             synchronize(device)
             wall, cpu = time.perf_counter(), time.process_time()
             calls[name](warm_up + turn)
