@@ -84,6 +84,21 @@ def test_structures_do_not_feel_each_other():
     assert bool(energies[: len(first)].isnan().all())
 
 
+def test_atoms_without_neighbors():
+    model = random_painn(cutoff=3.5, features=32)
+    graph = graph_of([molecule("H"), molecule("O")])
+    padded = PaddedGraph.from_graph(narrow(graph))
+    assert (graph.num_edges, padded.neighbors.shape[0], padded.vectors.shape[0]) == (
+        0,
+        1,
+        1,
+    )  # for those who read ahead
+    energies, gradients = FastGpu(model.float().to(DEVICE), "high").energies_and_gradients(narrow(graph))
+    exact, _ = General(model.double().to(DEVICE)).energies_and_gradients(graph)
+    torch.testing.assert_close(energies.double(), exact, atol=1e-5, rtol=1e-5)
+    assert gradients.shape == (0, 3)
+
+
 def test_memory_is_known():
     fast = FastGpu(random_painn(features=32, layers=3).float().to(DEVICE))
     capacity = Capacity(2, 50, 700, 25)

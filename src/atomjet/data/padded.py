@@ -205,10 +205,13 @@ class PaddedGraph:
 
     @classmethod
     def from_graph(cls, graph: Graph, room: Capacity | None = None) -> PaddedGraph:
-        """The same edges in fixed buffers: exactly large enough, or as large as `room` says."""
+        """The same edges in fixed buffers: exactly large enough, or as large as `room` says.
+
+        Where there are none there is room for one, since kernels read the first of a row before they know that it has none.
+        """
         counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
         largest = int(counts.max()) if graph.num_systems else 0
-        capacity = room or Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, largest)
+        capacity = room or Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), largest)
         padded = cls.empty(capacity, graph.vectors.device)
         atoms, edges = graph.num_atoms, graph.num_edges
         padded.row_ptr.fill_(edges)

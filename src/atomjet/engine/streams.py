@@ -81,11 +81,9 @@ def in_order(parts: list[Prediction], batches: list[list[int]], counts: Sequence
     if (given[1:] > given[:-1]).all():
         return joined
     structures, sizes = np.argsort(given), np.array(counts)
-    before = np.concatenate(
-        [[0], np.cumsum(sizes[given])[:-1]]
-    )  # atoms computed before each structure that was computed
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    atoms = torch.from_numpy(np.repeat(before[structures], sizes) + within)
+    # Of each structure, how many atoms come before its own: as they were computed, and as they were given.
+    computed, wanted = np.cumsum(sizes[given]) - sizes[given], np.cumsum(sizes) - sizes
+    atoms = torch.from_numpy(np.arange(sizes.sum()) + np.repeat(computed[structures] - wanted, sizes))
     return Prediction(
         energy=joined.energy[structures],
         forces=joined.forces[atoms],
