@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,7 @@ def test_interrupt_is_status_130_with_the_way_on(ethanol: Path, small_model: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
     )
     deadline = time.monotonic() + 60
     while not (checkpoint_path(output).exists() and Checkpoint.load(checkpoint_path(output)).step > 0):
