@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atomjet.bench.captured_steps import captured
+from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, PaddedSystem, System
 from atomjet.neighbors import search
 from atomjet.neighbors.padded import PaddedSearch, to_graph
-
-SPARE = 1.05
-"""Room for edges, over those of the first positions."""
 
 
 class CapturedSearch:
@@ -20,7 +17,7 @@ class CapturedSearch:
     def __init__(self, system: System, cutoff: float) -> None:
         edges = search(system, cutoff).num_edges
         largest = int(system.counts().max())
-        capacity = Capacity(system.num_systems, system.num_atoms, int(SPARE * edges) + 64, largest)
+        capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest)
         self.system, self.cutoff = system, cutoff
         self.searcher = PaddedSearch(capacity, cutoff, system.device)
         self.given = PaddedSystem.empty(capacity, system.device)

@@ -8,16 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from atomjet.bench.captured_steps import captured
+from atomjet.bench.captured_steps import captured, room_for
 from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import synchronize
 from atomjet.bench.searches import Search
 from atomjet.data import Graph, System
 from atomjet.neighbors import search
 from atomjet.neighbors.brute_force import assemble, canonical_order, complete_cells
-
-SPARE = 1.05
-"""Room for pairs, over the edges of the first positions."""
 
 ALL_PAIRS = 20_000
 """Atoms beyond which all pairs are not tried."""
@@ -71,7 +68,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
     strategies, periodic = _strategies(first), bool(first.pbc.any())
     box = _box(first, cutoff)
     cells = int(get_cell_dimensions(*box[0].diagonal(), cutoff).prod())
-    room = int(SPARE * search(first, cutoff).num_edges) + 64
+    room = room_for(search(first, cutoff).num_edges)
     positions = first.positions.clone()
 
     def work(strategy: str) -> Found:
