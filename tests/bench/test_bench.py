@@ -455,6 +455,47 @@ def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monk
     assert "pip install torch-cluster" in rows[1]["reason"]
 
 
+def test_searches_within_another_cutoff(tmp_path, capsys):
+    paths = [tmp_path / "own.json", tmp_path / "six.json"]
+    wanted = [
+        "bench",
+        "neighbors",
+        "--device",
+        "cpu",
+        "--settings",
+        "vesin,search",
+        "--max-atoms",
+        "100",
+        "--runs",
+        "5",
+    ]
+    assert main([*wanted, "--json", str(paths[0])]) == 0
+    assert main([*wanted, "--json", str(paths[1]), "--cutoff", "6", "--report", str(tmp_path / "six.md")]) == 0
+    own, six = map(read_result, paths)
+    edges = [{row["accuracy"]["edges"] for row in made.rows if row["case"] == "water 100"} for made in (own, six)]
+    (found,), (more,) = edges
+    assert more / found == pytest.approx((6 / 5) ** 3, rel=0.1)  # pairs of a molecule are within both
+    assert "cutoff" not in own.about
+    assert "cutoff 6 Å" in (tmp_path / "six.md").read_text()
+    with pytest.raises(ConfigError, match=r"cutoff None against 6.0: these cannot be compared"):
+        compare(own, six)
+
+
+def test_a_cutoff_is_for_searches(tmp_path, capsys):
+    path = tmp_path / "latency.json"
+    wanted = ["--device", "cpu", "--settings", "fast_pytorch", "--max-atoms", "10", "--runs", "5", "--json", str(path)]
+    assert main(["bench", "latency", "--cutoff", "6", *wanted]) == 0
+    assert "warning: --cutoff 6.0 has no effect on bench latency" in capsys.readouterr().err
+    assert "cutoff" not in read_result(path).about
+
+
+def test_results_by_different_clocks_are_not_compared():
+    older, newer = steps_by_hand(), steps_by_hand()
+    older.about["clock"] = "wall"
+    with pytest.raises(ConfigError, match="clock 'wall' against 'device': these cannot be compared"):
+        compare(older, newer)
+
+
 def test_rounds_alternate_and_warm_up_is_left_out():
     order = []
     calls = {name: lambda turn, name=name: order.append((name, turn)) for name in "abc"}
@@ -829,6 +870,7 @@ def measured_by_hand(milliseconds):
         (["latency", "--settings", "general@half"], "setting 'general@half' is not known"),
         (["latency", "--settings", "schnetpack@high"], "setting 'schnetpack@high' is not known"),
         (["neighbors", "--settings", "kdtree"], "setting 'kdtree' is no neighbour search; give some of search"),
+        (["neighbors", "--cutoff", "-6"], "cutoff -6.0 is not above zero"),
         (["latency", "--plot", "speed.txt"], "plot speed.txt ends in .txt; name it .png, .pdf or .svg"),
         (["latency", "--max-atoms", "5"], "no case of suite latency has at most 5 atoms; raise --max-atoms"),
         (["ladder", "HEAD", "HEAD", "--precision", "0"], "precision 0.0 is not above zero"),

@@ -133,6 +133,19 @@ def test_a_race_with_others(engine, name):
     assert [line.split(" | ")[1:3] for line in headlines(made)] == [["search", "vesin"], ["search", name]]
 
 
+@pytest.mark.skipif(ON.type != "cuda", reason="needs a CUDA device")
+def test_the_device_is_the_clock_of_searches_on_it(engine):
+    made = race(engine, ["brute_force", "captured"], box())
+    assert made.clock == "device"
+    one, several = made.rows
+    assert one["status"] == several["status"] == "ok"
+    # Replays are enqueued one after the other, so what the host waits for at the end is shared among them.
+    assert max(several["samples"][0]["device"]) < min(one["samples"][0]["device"])
+    assert all(
+        wall > device for wall, device in zip(one["samples"][0]["wall"], one["samples"][0]["device"], strict=True)
+    )
+
+
 def test_one_that_loses_edges_has_no_speed(engine):
     """In a box narrower than two cutoffs an atom sees several images of another; torchmd-net knows the nearest."""
     installed("torchmd_net")

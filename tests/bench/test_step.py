@@ -64,7 +64,7 @@ def clock(monkeypatch):
 
         return replay
 
-    monkeypatch.setattr(captured_steps, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(captured_steps, "captured", captured)
     monkeypatch.setattr(compile_graph, "captured", captured)
     return now

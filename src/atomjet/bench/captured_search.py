@@ -31,11 +31,19 @@ class CapturedSearch:
         self.given.positions.copy_(positions)
         self.replay()
 
-    def graph(self, positions: Tensor) -> Graph:
-        """What a call finds, as any search would give it."""
+    def check(self, positions: Tensor) -> int:
+        """Search, and count the edges.
+
+        Raises:
+            RuntimeError: a search that did not end well.
+        """
         self(positions)
-        found = self.searcher.graph
-        status, edges = torch.cat([found.status.long(), found.needed_edges]).tolist()
+        status, edges = torch.cat([self.searcher.graph.status.long(), self.searcher.graph.needed_edges]).tolist()
         if status:
             raise RuntimeError(f"a captured search of {edges} edges ended with status {status}")
-        return to_graph(found, self.given, self.system.with_positions(positions), self.cutoff, edges)
+        return edges
+
+    def graph(self, positions: Tensor) -> Graph:
+        """What a call finds, as any search would give it."""
+        edges = self.check(positions)
+        return to_graph(self.searcher.graph, self.given, self.system.with_positions(positions), self.cutoff, edges)

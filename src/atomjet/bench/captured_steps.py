@@ -7,9 +7,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.cuda import Event
 
-from atomjet.bench.measure import allocated
+from atomjet.bench.measure import Stopwatch, allocated
 from atomjet.data import PaddedPrediction, Prediction, Status, System
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError
@@ -116,11 +115,10 @@ class CapturedSteps:
     def __init__(self, step: Step, every: Sequence[Tensor]) -> None:
         self.step, self.every, self.replays = step, every, 1
         self.replay = captured(self._take_all)
-        self._start, self._stop = Event(enable_timing=True), Event(enable_timing=True)
+        self._watch = Stopwatch()
         self(0)  # the first replay also moves the graph to the device
-        self._elapsed()
         self(1)
-        self.replays = max(1, round(SAMPLE / self._elapsed()))
+        self.replays = max(1, round(SAMPLE / self._watch.seconds))
 
     @property
     def together(self) -> int:
@@ -129,20 +127,15 @@ class CapturedSteps:
 
     def __call__(self, turn: int) -> None:
         """Enqueue the replays between two events."""
-        self._start.record()
-        for _ in range(self.replays):
-            self.replay()
-        self._stop.record()
+        with self._watch:
+            for _ in range(self.replays):
+                self.replay()
 
     def seconds(self, turn: int) -> float:
         """On the device, of the last call; what it computed is checked, outside of any timing."""
-        elapsed = self._elapsed()
+        elapsed = self._watch.seconds
         self.step.check(self.every)
         return elapsed
-
-    def _elapsed(self) -> float:
-        self._stop.synchronize()
-        return 1e-3 * self._start.elapsed_time(self._stop)
 
     def _take_all(self) -> None:
         for positions in self.every:

@@ -62,7 +62,7 @@ def compare(base: Result, new: Result, threshold: float = THRESHOLD) -> list[Cha
     """Judge every row that both have.
 
     Raises:
-        ConfigError: a threshold that is not positive, another suite or device, or no row in common.
+        ConfigError: a threshold that is not positive, another suite, device, model, cutoff or clock, or no row in common.
     """
     if not 0 < threshold < 10:
         raise ConfigError(f"threshold {threshold} is outside 0 ... 10; 0.05 means 5 %")
@@ -70,6 +70,8 @@ def compare(base: Result, new: Result, threshold: float = THRESHOLD) -> list[Cha
         ("suite", base.about.get("suite"), new.about.get("suite")),
         ("device", base.about["provenance"].get("device"), new.about["provenance"].get("device")),
         ("model", base.about.get("model"), new.about.get("model")),
+        ("cutoff", base.about.get("cutoff"), new.about.get("cutoff")),
+        ("clock", base.clock, new.clock),
     ):
         if one != other:
             raise ConfigError(f"{name} {one!r} against {other!r}: these cannot be compared; measure both alike")

@@ -36,6 +36,25 @@ class Series:
         return np.array(self.device or (self.wall if device.type == "cuda" else self.cpu))
 
 
+class Stopwatch:
+    """Two CUDA events around what is enqueued on the current stream; the time between them leaves out the host's last wait."""
+
+    def __init__(self) -> None:
+        self._start, self._stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def __enter__(self) -> None:
+        self._start.record()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.record()
+
+    @property
+    def seconds(self) -> float:
+        """On the device; waits for it."""
+        self._stop.synchronize()
+        return 1e-3 * self._start.elapsed_time(self._stop)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders, searches
 from atomjet.bench.captured_steps import CapturedSteps, Step
 from atomjet.bench.contenders import Unavailable
-from atomjet.bench.measure import allocated, synchronize
+from atomjet.bench.measure import Stopwatch, allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.bench.suites import Suite
 from atomjet.data import Prediction, System
@@ -232,7 +232,7 @@ def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
 
 def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
-    cutoff, systems = entrants.engine.cutoff, moved(system)
+    cutoff, systems = entrants.suite.cutoff or entrants.engine.cutoff, moved(system)
     made = searches.build(name, systems, cutoff)
 
     def judge() -> dict[str, Any]:
@@ -244,7 +244,17 @@ def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
         }
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    return Racer(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
+    if system.device.type != "cuda":
+        return Racer(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
+    # What the host takes to launch the first of several calls is lost in the others.
+    together, watch = TURNS if made.enqueues else 1, Stopwatch()
+
+    def call(turn: int) -> None:
+        with watch:
+            for number in range(turn * together, (turn + 1) * together):
+                made.call(systems[number % TURNS])
+
+    return Racer(call, made.includes, judge, per_call, together=together, on_device=lambda turn: watch.seconds)
 
 
 RACES = {"predict": _prediction_racer, "move": _dynamics_racer, "step": _step_racer, "search": _search_racer}

@@ -105,7 +105,7 @@ def details(result: Result) -> list[str]:
     clock = {
         "cpu": "processor time of the process",
         "wall": "wall time from call to synchronisation",
-        "device": "time on the device between events around replays enqueued together",
+        "device": "time on the device between events around calls, which are enqueued together where none waits for the host",
     }[result.clock]
     rows = [row for row in result.rows if row["status"] == "ok"]
     lines = [
@@ -154,9 +154,11 @@ def _origin(result: Result) -> str:
     stopped = (
         " The run was stopped before its end; what has no figure was not measured." if about.get("stopped") else ""
     )
+    cutoff = f", cutoff {about['cutoff']:g} Å" if "cutoff" in about else ""
     return (
-        f"model {about['model']}, precision {about['precision']}, commit {(origin.get('commit') or 'unknown')[:12]}{changed}, "
-        f"{origin['time']}. {versions}; clocks as seen: {_clocks(result)}; {load}, {origin.get('threads', '?')} threads."
+        f"model {about['model']}{cutoff}, precision {about['precision']}, "
+        f"commit {(origin.get('commit') or 'unknown')[:12]}{changed}, {origin['time']}. {versions}; "
+        f"clocks as seen: {_clocks(result)}; {load}, {origin.get('threads', '?')} threads."
         f"{stopped}"
     )
 

@@ -25,7 +25,8 @@ class Result:
     """Rows of one suite and where they come from.
 
     Attributes:
-        about: suite, model, settings asked for, and `provenance`; `stopped` where the run did not come to its end.
+        about: suite, model, settings asked for, and `provenance`; `cutoff` where it is not the model's; `stopped` where the run did
+            not come to its end.
         rows: see `atomjet.bench.run`; `samples` holds one entry a process.
         path: where it is saved with each row; None: nowhere.
     """
@@ -41,8 +42,8 @@ class Result:
 
     @property
     def clock(self) -> str:
-        """Which of the times is judged: the suite's own, else "wall" on a GPU and "cpu" on a CPU."""
-        return self.suite.clock or ("wall" if self.about["provenance"]["device_type"] == "cuda" else "cpu")
+        """Which of the times is judged: as the file says where it was read, else the suite's own for the device."""
+        return self.about.get("clock") or self.suite.clock.get(self.about["provenance"]["device_type"], "cpu")
 
     def add(self, *rows: dict[str, Any]) -> None:
         """Take rows of a case, in place of what was said before of their settings; complete its statistics, save."""
@@ -134,7 +135,7 @@ def read_result(path: Path | str) -> Result:
         rows = content.pop("rows")
         if "device_type" not in content["provenance"]:
             raise KeyError("device_type")
-        made = Result({key: value for key, value in content.items() if key not in ("atomjet_benchmark", "clock")}, rows)
+        made = Result({key: value for key, value in content.items() if key != "atomjet_benchmark"}, rows)
         for row in rows:
             _check_row(row, made.clock)
     except (KeyError, TypeError, ValueError) as error:

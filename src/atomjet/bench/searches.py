@@ -23,11 +23,13 @@ class Search:
     Attributes:
         call: what is timed, for the case's structures with other positions. includes: what it does, in words.
         graph: what a call finds, in canonical order.
+        enqueues: whether a call returns before the device is done, so that the next can be enqueued.
     """
 
     call: Callable[[System], Any]
     graph: Callable[[System], Graph]
     includes: str
+    enqueues: bool = False
 
 
 def build(name: str, systems: list[System], cutoff: float) -> Search:
@@ -43,7 +45,7 @@ def build(name: str, systems: list[System], cutoff: float) -> Search:
     if name in ("vesin_torch", "torchmd_net"):
         return getattr(import_module("atomjet.bench.peers.searches"), name)(systems, cutoff)
     if name == "captured":
-        return _captured(systems[0], cutoff)
+        return _captured(systems, cutoff)
     if name == "vesin":
         return _vesin(cutoff)
     device = systems[0].device.type
@@ -78,14 +80,18 @@ def _vesin(cutoff: float) -> Search:
     return Search(lambda system: graph(system).vectors.to(system.device), graph, includes)
 
 
-def _captured(system: System, cutoff: float) -> Search:
-    if system.device.type != "cuda":
+def _captured(systems: list[System], cutoff: float) -> Search:
+    if systems[0].device.type != "cuda":
         raise Unavailable("is a CUDA graph; it needs a GPU")
     from atomjet.bench.captured_search import CapturedSearch
 
-    captured = CapturedSearch(system, cutoff)
+    captured = CapturedSearch(systems[0], cutoff)
+    for system in systems:  # all positions that calls will have: none of them may overflow in silence
+        captured.check(system.positions)
     includes = (
         "positions copied into the fixed buffers, AtomJet's kernels replayed; rows, neighbors, shifts, vectors and reverse edges "
         "stay there, in the order of the search"
     )
-    return Search(lambda moved: captured(moved.positions), lambda moved: captured.graph(moved.positions), includes)
+    return Search(
+        lambda moved: captured(moved.positions), lambda moved: captured.graph(moved.positions), includes, True
+    )

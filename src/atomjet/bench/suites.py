@@ -36,7 +36,8 @@ class Suite:
         gpu_only: what makes it one for GPUs, where it is.
         baseline: contender that ratios are to, where none are named. beside: those that run beside it, by type of device.
         names: contenders that it knows, where it does not know all of `atomjet.bench.contenders`. refusal: what others are told.
-        clock: which of a call's times is judged, where that does not depend on the device.
+        clock: which of a call's times is judged, by type of device: "cpu" (of the process), "wall", or "device".
+        cutoff: Å, of searches; None: the model's.
         patience: of the time left, what first calls may take in any case, for contenders that compile anew for large sizes.
         startup: whether what a fresh process takes before its first call is measured too.
         rates: what throughput is told in, each with its format.
@@ -53,7 +54,8 @@ class Suite:
     beside: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fast_pytorch", "cuda": "fast_pytorch,fast_gpu"})
     names: tuple[str, ...] = ()
     refusal: str = ""
-    clock: str | None = None
+    clock: Mapping[str, str] = field(default_factory=lambda: {"cpu": "cpu", "cuda": "wall"})
+    cutoff: float | None = None
     patience: float = 0.0
     startup: bool = False
     rates: Mapping[str, str] = field(default_factory=lambda: {"atoms/s": ",.4g"})
@@ -178,6 +180,7 @@ SUITES = {
             beside={"cpu": "search,brute_force", "cuda": "search,brute_force,captured"},
             names=("search", "captured", "brute_force", "vesin", *OTHER_SEARCHES),
             refusal="is no neighbour search",
+            clock={"cpu": "cpu", "cuda": "device"},
         ),
         Suite(
             "md",
@@ -198,7 +201,7 @@ SUITES = {
             beside={"cuda": "fast_gpu,fast_gpu@high"},
             names=("compile_graph", "fast_gpu", "fast_gpu@high", "fast_gpu@default"),
             refusal="cannot be captured as a step",
-            clock="device",
+            clock={"cpu": "device", "cuda": "device"},
             patience=0.6,
             rates={"edges/s": ",.4g"},
         ),

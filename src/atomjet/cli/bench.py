@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -35,6 +36,7 @@ EXAMPLES = """Examples:
   atomjet bench latency --json latency.json --report latency.md
   atomjet bench bulk --settings general,fast_pytorch,peers --max-minutes 10 --json bulk.json
   atomjet bench step --json step.json                                      (on a GPU)
+  atomjet bench neighbors --cutoff 6 --settings vesin_torch,captured       (on a GPU)
   atomjet bench latency --max-atoms 200 --processes 8 --json new.json     (to compare revisions by)
 """
 
@@ -79,6 +81,10 @@ def measure(suite: Suite) -> Any:
             int, typer.Option("--processes", help="Fresh processes, one after the other; 8 to compare runs by.")
         ] = 1,
         threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
+        cutoff: Annotated[
+            float | None,
+            typer.Option("--cutoff", help="Å, for suite neighbors.", show_default="the model's"),
+        ] = None,
         process: Annotated[int, typer.Option("--process", hidden=True)] = 0,
         model: Model = DEFAULT_MODEL,
         device: Device = None,
@@ -94,9 +100,13 @@ def measure(suite: Suite) -> Any:
                 options.check_output(output, Path())
         options.check_picture(plot)
         numbers = {"runs": runs, "max_atoms": max_atoms, "processes": processes, "threads": threads}
-        options.check_positive(max_minutes=max_minutes, **numbers)
+        options.check_positive(max_minutes=max_minutes, cutoff=cutoff, **numbers)
+        if suite.race != "search":
+            options.say_unused(f"bench {suite.name}", cutoff=(cutoff, None))
+            cutoff = None
         budget = Budget(60 * max_minutes)
         request = {"settings": settings, "runs": runs, "max_atoms": max_atoms, "threads": threads, "seed": seed}
+        request["cutoff"] = cutoff
         wanted = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
         if processes > 1:
             result = _repeat(suite.name, processes, budget, json_file, request | wanted)
@@ -152,6 +162,7 @@ def _measure(
     threads: int,
     process: int,
     seed: int,
+    cutoff: float | None,
     wanted: dict[str, Any],
 ) -> Result:
     """One process's run."""
@@ -178,7 +189,7 @@ def _measure(
         "precision": engine.precision,
         "settings": names,
         "provenance": provenance(engine.device),
-    }
+    } | ({"cutoff": cutoff} if cutoff else {})
     if suite.startup:
         try:
             start = startup(str(wanted["model"]), engine.device.type, engine.precision)
@@ -189,6 +200,7 @@ def _measure(
             told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
             print(told.format(**start), flush=True)
     result = Result(about, path=json_file)
+    suite = dataclasses.replace(suite, cutoff=cutoff)
     run_suite(suite, cases, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
     return result
 

@@ -101,7 +101,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
         f"positions copied into a fixed buffer, torchmd-net's strategy {chosen} in {str(first.dtype)[6:]}{graphed}: pairs, vectors "
         "and lengths, in no order and padded; no shifts"
     )
-    return Search(call, graph, includes)
+    return Search(call, graph, includes, enqueues=True)
 
 
 def _strategies(system: System) -> list[str]:
