@@ -12,7 +12,7 @@ from ase.io import read, write
 import atomjet
 from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.cli import compute
-from atomjet.engine import Settings
+from atomjet.engine import Engine, Settings
 from atomjet.errors import StructureError
 
 
@@ -46,12 +46,41 @@ def test_predict_prints_forces_where_no_file_is_written(call, ethanol: Path, dia
 
 
 def test_predict_names_the_bad_frame(call, tmp_path: Path):
-    frames = [molecule("H2O"), molecule("H2O"), Atoms("HFe", positions=[[0, 0, 0], [0, 0, 1.5]])]
-    write(tmp_path / "in.extxyz", frames)
-    status, _, err = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
-    assert status == 2
-    assert err.startswith("error: frame 2: atom 1: element Fe (Z = 26) is unknown to this model")
-    assert not (tmp_path / "out.extxyz").exists()
+    bad = Atoms("HFe", positions=[[0, 0, 0], [0, 0, 1.5]])
+    for place, frames in enumerate(([bad, molecule("H2O")], [molecule("H2O"), molecule("CH4"), bad, molecule("H2O")])):
+        where = 2 * place
+        source, output = tmp_path / f"in{place}.extxyz", tmp_path / f"out{place}.extxyz"
+        write(source, frames)
+        status, out, err = call("predict", source, "-o", output)
+        assert status == 2
+        assert err.startswith(f"error: frame {where}: atom 1: element Fe (Z = 26) is unknown to this model")
+        assert output.exists() == (where > 0)
+    assert f"wrote {output}: the first 2 of 4 frames" in out
+    written = read(output, ":")
+    assert [str(frame.symbols) for frame in written] == ["OH2", "CH4"]
+    status, _, _ = call("predict", output, "-o", tmp_path / "again.extxyz")
+    assert status == 0
+    again = read(tmp_path / "again.extxyz", 1)
+    assert again.get_potential_energy() == pytest.approx(written[1].get_potential_energy(), abs=1e-6)
+
+
+def test_an_interrupted_prediction_keeps_what_it_has(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("atomjet.cli.compute.ATOMS_AT_ONCE", 6)
+    predict, calls = Engine.predict, []
+
+    def stop_at_third(self, structures):
+        calls.append(len(structures))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(self, structures)
+
+    monkeypatch.setattr(Engine, "predict", stop_at_third)
+    write(tmp_path / "in.extxyz", [molecule("H2O")] * 8)
+    status, out, _ = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
+    assert status == 130
+    assert calls == [2, 2, 2]
+    assert f"wrote {tmp_path / 'out.extxyz'}: the first 4 of 8 frames" in out
+    assert len(read(tmp_path / "out.extxyz", ":")) == 4
 
 
 def test_outputs_that_cannot_be_are_refused_first(call, ethanol: Path, tmp_path: Path):

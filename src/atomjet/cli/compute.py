@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomjet import Engine
+    from atomjet.data import Prediction
 
 ATOMS_AT_ONCE = 2000
 """Frames are computed together up to this many atoms, which bounds the memory."""
@@ -48,9 +50,11 @@ def predict(
 ) -> None:
     """Compute energy, forces and stress of every frame of a file.
 
-    Forces are printed unless they are written with -o.
+    Forces are printed unless they are written with -o. A frame that cannot be computed ends the run; those before it are
+    written.
     """
     from atomjet.adapters.ase import check_format, read_structures, write_structures
+    from atomjet.stopping import stoppable
 
     if output is not None:
         options.check_output(output, file)
@@ -58,12 +62,19 @@ def predict(
     frames = read_structures(file)
     engine = options.load_engine(model, device, backend, precision, task)
     print(f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula")
-    labelled = []
-    for first, group in _groups(frames):
-        for k, atoms in enumerate(_predict(engine, group, first)):
-            _print_frame(first + k, atoms, with_forces=output is None)
-            if output is not None:
-                labelled.append(atoms)
+    labelled: list[Atoms] = []
+    with stoppable() as heard:
+        try:
+            for index, atoms in enumerate(_predicted(engine, frames)):
+                _print_frame(index, atoms, with_forces=output is None)
+                if output is not None:
+                    labelled.append(atoms)
+        except BaseException:  # a frame that is refused, ctrl-C: those before it are not lost
+            heard()
+            if output is not None and labelled:
+                write_structures(output, labelled)
+                print(f"wrote {output}: the first {len(labelled)} of {len(frames)} frames", flush=True)
+            raise
     if output is not None:
         write_structures(output, labelled)
         print(f"wrote {output}: {len(labelled)} frames")
@@ -143,35 +154,49 @@ def relax(
     print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
 
 
-def _groups(frames: list[Atoms]) -> list[tuple[int, list[Atoms]]]:
-    """Frames to be computed together, each with the index of its first."""
-    groups: list[tuple[int, list[Atoms]]] = []
-    atoms = ATOMS_AT_ONCE + 1
-    for index, frame in enumerate(frames):
-        if atoms + len(frame) > ATOMS_AT_ONCE:
-            groups.append((index, []))
-            atoms = 0
-        groups[-1][1].append(frame)
-        atoms += len(frame)
-    return groups
+def _predicted(engine: Engine, frames: list[Atoms]) -> Iterator[Atoms]:
+    """Copies of the frames that carry what was predicted, computed in groups.
+
+    Raises:
+        AtomJetError: a frame that cannot be computed, after those before it; names the frame.
+    """
+    from atomjet.errors import AtomJetError
+
+    for first, group in _groups(frames):
+        try:
+            predictions = [(group, engine.predict(group))]
+        except AtomJetError:  # found again one by one: those before it are to be had
+            predictions = (([frame], _predict_one(engine, first + k, frame)) for k, frame in enumerate(group))
+        for some, prediction in predictions:
+            yield from _labelled(some, prediction)
 
 
-def _predict(engine: Engine, frames: list[Atoms], first: int) -> list[Atoms]:
-    """Copies of the frames that carry what was predicted."""
-    import torch
-    from ase.calculators.singlepoint import SinglePointCalculator
-
+def _predict_one(engine: Engine, index: int, frame: Atoms) -> Prediction:
     from atomjet.errors import AtomJetError
 
     try:
-        prediction = engine.predict(frames)
+        return engine.predict(frame)
     except AtomJetError as error:
-        if len(frames) == 1:
-            raise type(error)(f"frame {first}: {str(error).removeprefix('structure 0: ')}") from error
-        # Found again one by one, because the message counts within this group.
-        return [labelled for k, frame in enumerate(frames) for labelled in _predict(engine, [frame], first + k)]
+        raise type(error)(f"frame {index}: {str(error).removeprefix('structure 0: ')}") from error
+
+
+def _groups(frames: list[Atoms]) -> Iterator[tuple[int, list[Atoms]]]:
+    """Frames to be computed together, each with the index of its first."""
+    first, atoms = 0, 0
+    for index, frame in enumerate(frames):
+        if index > first and atoms + len(frame) > ATOMS_AT_ONCE:
+            yield first, frames[first:index]
+            first, atoms = index, 0
+        atoms += len(frame)
+    if frames:
+        yield first, frames[first:]
+
+
+def _labelled(frames: list[Atoms], prediction: Prediction) -> Iterator[Atoms]:
+    import torch
+    from ase.calculators.singlepoint import SinglePointCalculator
+
     stresses = prediction.stress.to("cpu", torch.float64).numpy()
-    labelled = []
     for k, frame in enumerate(frames):
         results = {
             "energy": float(prediction.energy[k]),
@@ -181,8 +206,7 @@ def _predict(engine: Engine, frames: list[Atoms], first: int) -> list[Atoms]:
             results["stress"] = stresses[k][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # ASE's order: xx yy zz yz xz xy
         copy = frame.copy()
         copy.calc = SinglePointCalculator(copy, **results)
-        labelled.append(copy)
-    return labelled
+        yield copy
 
 
 def _print_frame(index: int, atoms: Atoms, with_forces: bool) -> None:
