@@ -17,7 +17,7 @@ from atomjet.bench.contenders import Unavailable
 from atomjet.bench.measure import Stopwatch, allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.bench.suites import Suite
-from atomjet.data import Prediction, System
+from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError
 from atomjet.md.device import Replicas
@@ -88,6 +88,7 @@ class Entrants:
         self.built: dict[str, contenders.Contender] = {}
         self.late: dict[str, str] = {}
         self.judged: tuple[System, System | None, Prediction | None] | None = None
+        self.searched: tuple[System, System, Graph] | None = None
 
     def enter(self, name: str, system: System) -> Racer:
         """Make a contender ready for a case.
@@ -114,6 +115,14 @@ class Entrants:
             exact = None if few is None else contenders.reference(self.engine).predict(few)
             self.judged = system, few, exact
         return self.judged[1:]
+
+    def edges(self, system: System, cutoff: float) -> tuple[System, Graph]:
+        """The structures on the CPU, moved, and their edges by the definition, or by vesin where it takes too long; once a case."""
+        if self.searched is None or self.searched[0] is not system:
+            other = moved(system.to("cpu"), 1)[0]
+            find = brute_force if other.num_atoms <= SMALL_ENOUGH else cpu.search
+            self.searched = system, other, find(other, cutoff)
+        return self.searched[1:]
 
 
 def spoken(row: dict[str, Any], clock: str) -> str:
@@ -236,10 +245,9 @@ def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
     made = searches.build(name, systems, cutoff)
 
     def judge() -> dict[str, Any]:
-        few = moved(system.to("cpu"), 1)[0]
-        exact = brute_force(few, cutoff) if few.num_atoms <= SMALL_ENOUGH else cpu.search(few, cutoff)
+        other, exact = entrants.edges(system, cutoff)
         return {
-            "passed": accuracy.same_edges(made.graph(few.to(system.device)), exact),
+            "passed": accuracy.same_edges(made.graph(other.to(system.device)), exact),
             "edges": exact.num_edges,
         }
 
