@@ -97,13 +97,16 @@ def bulk(largest: int, seed: int = 0, bonded: bool = False) -> list[Case]:
 
 
 def neighbors(largest: int, seed: int = 0) -> list[Case]:
-    """Neighbour search alone: boxes of water, one of them triclinic, and a batch of molecules."""
+    """Neighbour search alone: crystals with several images of an atom within reach, boxes of water, one of them triclinic, and
+    batches of molecules.
+    """
     from atomjet.bench import geometries
 
-    cases = _water(((100, 100),), largest, seed) + bulk(largest, seed)
+    cases = _crystals((8, 64), largest, seed) + _water(((100, 100),), largest, seed)
+    water = bulk(largest, seed)
     if largest >= 1000:
-        cases.insert(2, Case("triclinic water 1,000", lambda: geometries.water(1000, seed, triclinic=True)))
-    return cases + _molecules(((20, 64), (20, 1000)), largest, seed)
+        water.insert(1, Case("triclinic water 1,000", lambda: geometries.water(1000, seed, triclinic=True)))
+    return cases + water + _molecules(((20, 64), (20, 1000)), largest, seed)
 
 
 def md(largest: int, seed: int = 0) -> list[Case]:
@@ -125,11 +128,15 @@ def step(largest: int, seed: int = 0) -> list[Case]:
 
 def uma(largest: int, seed: int = 0) -> list[Case]:
     """A crystal of 2,000 atoms, and small ones to see what a call costs at least."""
+    return _crystals((100, 2000), largest, seed, runs=50)
+
+
+def _crystals(sizes: Iterable[int], largest: int, seed: int, runs: int = 100) -> list[Case]:
     from atomjet.bench import geometries
 
     return [
-        Case(f"carbon crystal {size:,}", lambda s=size: geometries.carbon_crystal(s, seed), 50)
-        for size in (100, 2000)
+        Case(f"carbon crystal {size:,}", lambda s=size: geometries.carbon_crystal(s, seed), runs)
+        for size in sizes
         if size <= largest
     ]
 
