@@ -97,6 +97,20 @@ def test_outputs_that_cannot_be_are_refused_first(call, ethanol: Path, tmp_path:
         status, out, err = call(command, ethanol, "-o", tmp_path / "out.nonsense")
         assert (status, out) == (2, "")
         assert "out.nonsense: ASE writes no format of that name; use .extxyz or .traj" in err
+    for name, kind in (("out.cif", "cif"), ("POSCAR", "vasp"), ("out.pdb", "proteindatabank")):
+        status, out, err = call("predict", ethanol, "-o", tmp_path / name)
+        assert (status, out) == (2, "")
+        assert f"{name}: format {kind} keeps no energies and forces; use .extxyz or .traj" in err
+
+
+@pytest.mark.parametrize("name", ["out.extxyz", "out.xyz", "out.traj", "out.json", "out.db"])
+def test_formats_that_are_said_to_keep_results_do(call, ethanol: Path, tmp_path: Path, name: str):
+    write(tmp_path / "two.extxyz", [molecule("H2O"), molecule("CH4")])
+    assert call("predict", tmp_path / "two.extxyz", "-o", tmp_path / name)[0] == 0
+    first, second = read(tmp_path / name, ":")
+    assert first.get_potential_energy() != second.get_potential_energy()
+    assert first.get_forces().shape == (3, 3)
+    assert np.abs(second.get_forces()).max() > 0
 
 
 def test_relax_that_has_converged(call, ethanol: Path, tmp_path: Path):

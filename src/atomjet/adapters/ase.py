@@ -89,8 +89,16 @@ def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
     return frames
 
 
-def check_format(path: str | Path) -> None:
+WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
+"""Formats in which ASE keeps energies and forces of any number of structures."""
+
+
+def check_format(path: str | Path, results: bool = False) -> None:
     """Refuse, before anything is computed, a name whose ending says no format that ASE writes.
+
+    Args:
+        path: of a file to be written.
+        results: whether energies and forces must be kept, too.
 
     Raises:
         StructureError: names it.
@@ -101,6 +109,8 @@ def check_format(path: str | Path) -> None:
         kind = None
     if kind is None or not kind.can_write:
         raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")
+    if results and kind.name not in WITH_RESULTS:
+        raise StructureError(f"{path}: format {kind.name} keeps no energies and forces; use .extxyz or .traj")
 
 
 def write_structures(path: str | Path, frames: list[Atoms]) -> None:

@@ -39,7 +39,8 @@ RELAX_EXAMPLES = """Examples:
 def predict(
     file: Structure,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Extended XYZ with energy, forces and stress of every frame.")
+        Path | None,
+        typer.Option("--output", "-o", help="Extended XYZ (or .traj) with energy, forces and stress of every frame."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
@@ -58,7 +59,7 @@ def predict(
 
     if output is not None:
         options.check_output(output, file)
-        check_format(output)
+        check_format(output, results=True)
     frames = read_structures(file)
     engine = options.load_engine(model, device, backend, precision, task)
     print(f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula")
