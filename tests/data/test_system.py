@@ -5,6 +5,7 @@ import pytest
 import torch
 from ase import Atoms, units
 from ase.build import molecule
+from ase.io import Trajectory, iread, write
 
 import atomjet
 import atomjet.units
@@ -95,8 +96,21 @@ def test_charge_that_is_no_whole_number(key, value):
 def test_foreign_objects():
     with pytest.raises(atomjet.AtomJetError, match="cannot read structures from str"):
         System.from_ase("water.xyz")
-    with pytest.raises(atomjet.AtomJetError, match="cannot read structures from list"):
+    with pytest.raises(
+        atomjet.AtomJetError, match="cannot read structures from list: structure 1 is int; give ase.Atoms"
+    ):
         System.from_ase([molecule("H2O"), 3])
+    with pytest.raises(atomjet.AtomJetError, match="cannot read structures from NoneType; give"):
+        System.from_ase(None)
+
+
+def test_whatever_gives_structures_one_by_one(tmp_path):
+    frames = [molecule("H2O"), molecule("CH4")]
+    write(tmp_path / "two.traj", frames)
+    whole = System.from_ase(frames)
+    with Trajectory(tmp_path / "two.traj") as opened:
+        for form in (tuple(frames), (frame for frame in frames), opened, iread(tmp_path / "two.traj")):
+            assert torch.equal(System.from_ase(form).positions, whole.positions)
 
 
 def test_a_part_keeps_the_names_of_its_structures():

@@ -3,6 +3,16 @@
 from atomjet.data.graph import Graph
 from atomjet.data.padded import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem, Status
 from atomjet.data.prediction import Prediction
-from atomjet.data.system import System
+from atomjet.data.system import System, frames_of
 
-__all__ = ["Capacity", "Graph", "PaddedGraph", "PaddedPrediction", "PaddedSystem", "Prediction", "Status", "System"]
+__all__ = [
+    "Capacity",
+    "Graph",
+    "PaddedGraph",
+    "PaddedPrediction",
+    "PaddedSystem",
+    "Prediction",
+    "Status",
+    "System",
+    "frames_of",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,18 +67,13 @@ class System:
         dtype: torch.dtype = torch.float64,
         labels: Sequence[int] | None = None,
     ) -> System:
-        """Build from one `ase.Atoms`, a list of them, or a `System` (moved to the device and type asked for, its labels kept).
+        """Build from what `frames_of` takes, or from a `System` (moved to the device and type asked for, its labels kept).
 
         `info["charge"]`, `info["spin"]` and `info["task"]` are read; without the first, the sum of the initial charges is.
         """
         if isinstance(structures, System):
             return structures.to(device, dtype)
-        frames = [structures] if hasattr(structures, "get_positions") else structures
-        if not isinstance(frames, Sequence) or not all(hasattr(frame, "get_positions") for frame in frames):
-            kind = type(structures).__name__
-            raise StructureError(
-                f"cannot read structures from {kind}; give ase.Atoms, a list of them, or atomjet.System"
-            )
+        frames = frames_of(structures)
         counts = [len(frame) for frame in frames]
         charges, spins = (
             zip(*map(_charge_and_spin, frames, labels or range(len(frames))), strict=True) if frames else ((), ())
@@ -175,6 +170,26 @@ class System:
             return f"atom {atom}"
         structure = int(self.system_index[atom])
         return f"{self.name(structure)}, atom {atom - int((self.system_index < structure).sum())}"
+
+
+def frames_of(structures: Any) -> Sequence[Any]:
+    """`ase.Atoms` one by one: a single one, or all of a list, generator or open trajectory.
+
+    Raises:
+        StructureError: something else, or something else among them.
+    """
+    if hasattr(structures, "get_positions"):
+        return [structures]
+    kind, wrong = type(structures).__name__, ""
+    if isinstance(structures, Iterable) and not isinstance(structures, str | bytes):
+        frames = structures if isinstance(structures, list | tuple) else list(structures)
+        if all(hasattr(frame, "get_positions") for frame in frames):
+            return frames
+        place = next(place for place, frame in enumerate(frames) if not hasattr(frame, "get_positions"))
+        wrong = f": structure {place} is {type(frames[place]).__name__}"
+    raise StructureError(
+        f"cannot read structures from {kind}{wrong}; give ase.Atoms, a list of them, or atomjet.System"
+    )
 
 
 def _filled(system: System) -> dict[str, Any]:

@@ -164,7 +164,8 @@ class Engine:
         """Compute energy, forces and stress.
 
         Args:
-            structures: ase.Atoms, a list of them (any mix of sizes, cells and periodic directions), or a `System`.
+            structures: ase.Atoms, many of them (a list, a generator, an open trajectory; any mix of sizes, cells and periodic
+                directions), or a `System`.
 
         Raises:
             StructureError: no structures or an empty one, an element, charge, spin or task the model does not know, overlapping

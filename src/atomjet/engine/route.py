@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomjet.data import Capacity, PaddedSystem, Prediction, Status, System
+from atomjet.data import Capacity, PaddedSystem, Prediction, Status, System, frames_of
 from atomjet.engine import streams
 from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
@@ -103,10 +103,10 @@ class PaddedRoute:
     # ------------------------------------------------------------------ from the host
 
     def predict(self, structures: Any) -> Prediction:
-        """Compute `ase.Atoms` or a list of them, with the result on the CPU; or a `System`, with the result where it is."""
+        """Compute what `frames_of` takes, with the result on the CPU; or a `System`, with the result where it is."""
         if isinstance(structures, System):
             return self._predict_system(structures)
-        frames = [structures] if hasattr(structures, "get_positions") else structures
+        frames = frames_of(structures)
         return self._predict_batch(_Batch(frames, self._check(frames)))
 
     def _predict_batch(self, whole: _Batch) -> Prediction:
@@ -131,9 +131,9 @@ class PaddedRoute:
         )
         return streams.in_order([_settled(part) for part in parts], batches, whole.counts)
 
-    def _check(self, frames: Any) -> list[int]:
+    def _check(self, frames: Sequence[Any]) -> list[int]:
         """Atoms of each structure; what the model does not serve is refused by its usual words."""
-        if isinstance(frames, list | tuple) and frames and all(hasattr(atoms, "get_positions") for atoms in frames):
+        if frames:
             numbers = [atoms.numbers for atoms in frames]
             counts = [len(own) for own in numbers]
             silent = not any("initial_charges" in atoms.arrays for atoms in frames) and not any(
