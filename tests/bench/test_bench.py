@@ -15,7 +15,8 @@ import torch
 from atomjet.bench import contenders, geometries, racers, steps, suites
 from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import alone, compare, interval, student, table, verdict
-from atomjet.bench.contenders import EngineContender, expand
+from atomjet.bench.contender import EngineContender, Unavailable, reference
+from atomjet.bench.contenders import expand
 from atomjet.bench.measure import Series, describe, interleave, ratio
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.plots import plot_ladder, plot_result
@@ -377,7 +378,7 @@ def test_fused_kernels_are_a_step_with_the_definitions_forces():
     system = geometries.molecules(10, 2).to(ON)
     step = contenders.build("fused_kernels", engine)
     assert not step.engine.captures
-    made, exact = step.call(step.prepare(system)).to(ON), contenders.reference(engine).predict(system)
+    made, exact = step.call(step.prepare(system)).to(ON), reference(engine).predict(system)
     accuracy = compare_predictions(made, exact, system, "10-bit")
     assert accuracy.passed
     assert accuracy.force_rmse > 0
@@ -390,8 +391,8 @@ def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine,
     assert sorted(len(batch) for batch in prepared) == [1, 2, 2]
     assert [len(batch) for batch in steps.Step("streams", engine).prepare(system)] == [5]
     made = steps.Step("cuda_graph", engine).call(prepared)
-    assert compare_predictions(made, contenders.reference(engine).predict(system), system, "float32").passed
-    with pytest.raises(contenders.Unavailable, match="10 atoms are one batch, with nothing to overlap"):
+    assert compare_predictions(made, reference(engine).predict(system), system, "float32").passed
+    with pytest.raises(Unavailable, match="10 atoms are one batch, with nothing to overlap"):
         steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
 
 
@@ -903,11 +904,11 @@ def test_uma(tmp_path, capsys):
 
 
 def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, capsys, monkeypatch):
-    with pytest.raises(contenders.Unavailable, match="not a file, and not packaged"):
+    with pytest.raises(Unavailable, match="not a file, and not packaged"):
         startup(str(tmp_path / "none.safetensors"), "cpu", "default", times=1)
 
     def fail(*arguments):
-        raise contenders.Unavailable("torch.OutOfMemoryError: CUDA out of memory")
+        raise Unavailable("torch.OutOfMemoryError: CUDA out of memory")
 
     monkeypatch.setattr("atomjet.bench.startup.startup", fail)
     model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"

@@ -8,7 +8,7 @@ import torch
 
 from atomjet.bench import geometries, racers, searches
 from atomjet.bench.accuracy import same_edges
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Unavailable
 from atomjet.bench.peers import searches as peers
 from atomjet.bench.report import headlines, tables
 from atomjet.bench.result import Result

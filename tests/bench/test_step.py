@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 from atomjet.bench import accuracy, captured_steps, contenders, geometries, racers, run
 from atomjet.bench.accuracy import STEP_GATES
 from atomjet.bench.captured_steps import CapturedSteps, OwnStep
+from atomjet.bench.contender import EngineContender, Unavailable, reference
 from atomjet.bench.peers import compile_graph
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import tables
@@ -107,7 +108,7 @@ def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypat
     step = OwnStep(engine, systems)
     assert step.edges == engine.search(systems[-1]).num_edges
     assert step.held > 0 or not HAS_GPU
-    exact = contenders.reference(engine)
+    exact = reference(engine)
     for system in systems:
         step.take(system.positions)
         told = step.prediction(system)
@@ -153,7 +154,7 @@ def plain(engine, clock, monkeypatch):
     monkeypatch.setattr(captured_steps, "SAMPLE", 1e-3)
 
     def enter(factors, cases=("10 atoms x 1",)):
-        class Contender(contenders.EngineContender):
+        class Contender(EngineContender):
             def step(self, systems):
                 return Plain(self.engine, systems, factors[self.name])
 
@@ -219,7 +220,7 @@ def slowly(work, seconds):
 
 def test_a_backend_without_buffers_cannot_step(engine):
     slow = contenders.build("fast_pytorch", engine)
-    with pytest.raises(contenders.Unavailable, match="backend fast_pytorch does not work in fixed buffers"):
+    with pytest.raises(Unavailable, match="backend fast_pytorch does not work in fixed buffers"):
         slow.step([])
 
 
@@ -252,7 +253,7 @@ def peer(engine, clock, monkeypatch):
 
 
 def judged(engine, told, system):
-    return accuracy.compare_predictions(told, contenders.reference(engine).predict(system), system, KIND)
+    return accuracy.compare_predictions(told, reference(engine).predict(system), system, KIND)
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread has no context yet

@@ -13,7 +13,7 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders, searches
 from atomjet.bench.captured_steps import CapturedSteps, Step
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Contender, EngineContender, Unavailable, reference
 from atomjet.bench.measure import Stopwatch, allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
 from atomjet.bench.suites import Suite
@@ -85,7 +85,7 @@ class Entrants:
 
     def __init__(self, suite: Suite, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
-        self.built: dict[str, contenders.Contender] = {}
+        self.built: dict[str, Contender] = {}
         self.late: dict[str, str] = {}
         self.judged: tuple[System, System | None, Prediction | None] | None = None
         self.searched: tuple[System, System, Graph] | None = None
@@ -98,7 +98,7 @@ class Entrants:
         """
         return RACES[self.suite.race](name, system, self)
 
-    def contender(self, name: str) -> contenders.Contender:
+    def contender(self, name: str) -> Contender:
         """The one that serves all cases.
 
         Raises:
@@ -112,7 +112,7 @@ class Entrants:
         """As much of the structures as float64 with autograd allows, moved, and what it says of them; once a case."""
         if self.judged is None or self.judged[0] is not system:
             few = accuracy.first_structures(moved(system, 1)[0], accuracy.LARGEST_REFERENCE[self.engine.device.type])
-            exact = None if few is None else contenders.reference(self.engine).predict(few)
+            exact = None if few is None else reference(self.engine).predict(few)
             self.judged = system, few, exact
         return self.judged[1:]
 
@@ -145,7 +145,7 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
 
 def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
     contender, engine = entrants.contender(name), entrants.engine
-    own = contender.engine if isinstance(contender, contenders.EngineContender) else engine
+    own = contender.engine if isinstance(contender, EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
     turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
     prepared = [contender.prepare(other) for other in moved(system, turns)]
@@ -159,7 +159,7 @@ def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
         return accuracy.compare_predictions(made, exact, few, kind).to_json()
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
-    plain = edges and turns == TURNS and type(contender) is contenders.EngineContender
+    plain = edges and turns == TURNS and type(contender) is EngineContender
     racer = Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call)
     if plain:
         racer.parts = lambda: parts_of_call(own, moved(system, 2))
@@ -168,7 +168,7 @@ def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
 def _dynamics_racer(name: str, system: System, entrants: Entrants) -> Racer:
     contender = entrants.contender(name)
-    if not isinstance(contender, contenders.EngineContender):
+    if not isinstance(contender, EngineContender):
         raise Unavailable("takes part in predictions only, not in dynamics")
     judge = _prediction_racer(name, system, entrants).judge
     atoms = to_ase(system)
@@ -218,7 +218,7 @@ def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
     """Steps on the device, timed by it; the last is judged."""
     contender = entrants.contender(name)
     systems = moved(system, TURNS if system.num_atoms < MANY_ATOMS else 2)[::-1]
-    own = contender.engine if isinstance(contender, contenders.EngineContender) else None
+    own = contender.engine if isinstance(contender, EngineContender) else None
     made: Step = contender.step(systems)  # type: ignore[attr-defined]  # those that the suite knows have it
     steps = CapturedSteps(made, [one.positions for one in systems])
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Unavailable
 from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave, synchronize
 from atomjet.bench.provenance import clocks
 from atomjet.bench.racers import Entrants, Racer, spoken

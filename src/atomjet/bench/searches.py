@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Search, Unavailable
 from atomjet.data import Graph, System
 from atomjet.errors import BackendError
 from atomjet.neighbors import OTHERS, cpu, search
 
 BRUTE = {"cpu": 2000, "cuda": 20_000}
 """Atoms of one structure beyond which all pairs take minutes."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """One that is ready for a case.
-
-    Attributes:
-        call: what is timed, for the case's structures with other positions. includes: what it does, in words.
-        graph: what a call finds, in canonical order.
-        enqueues: whether a call returns before the device is done, so that the next can be enqueued.
-    """
-
-    call: Callable[[System], Any]
-    graph: Callable[[System], Graph]
-    includes: str
-    enqueues: bool = False
 
 
 def build(name: str, systems: list[System], cutoff: float) -> Search:

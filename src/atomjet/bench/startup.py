@@ -7,7 +7,7 @@ import subprocess
 import sys
 from statistics import median
 
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Unavailable
 
 PROGRAM = """
 import sys, time, json

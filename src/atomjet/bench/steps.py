@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from atomjet.adapters.structures import to_ase
-from atomjet.bench.contenders import EngineContender, Unavailable
+from atomjet.bench.contender import EngineContender, Unavailable
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine, streams
 from atomjet.engine.tuning import Tuning

@@ -168,7 +168,8 @@ def _measure(
     """One process's run."""
     import torch
 
-    from atomjet.bench.contenders import Unavailable, chosen
+    from atomjet.bench.contender import Unavailable
+    from atomjet.bench.contenders import chosen
     from atomjet.bench.measure import settle
     from atomjet.bench.provenance import provenance
     from atomjet.bench.result import Result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atomjet.bench.captured_steps import captured
-from atomjet.bench.contenders import GRAPH_CALL, Unavailable, network, predicted
+from atomjet.bench.contender import GRAPH_CALL, Unavailable, network, predicted
 from atomjet.bench.measure import allocated
 from atomjet.data import Graph, Prediction, System
 from atomjet.distill.evaluate import matrix_products

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from atomjet.adapters.structures import to_ase
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Unavailable
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
 

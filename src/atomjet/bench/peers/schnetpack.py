@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atomjet.bench.contenders import GRAPH_CALL, Unavailable
+from atomjet.bench.contender import GRAPH_CALL, Unavailable
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 from atomjet.neighbors import search

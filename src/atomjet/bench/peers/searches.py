@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
-from atomjet.bench.contenders import Unavailable
+from atomjet.bench.contender import Search, Unavailable
 from atomjet.bench.measure import synchronize
-from atomjet.bench.searches import Search
 from atomjet.data import Graph, System
 from atomjet.neighbors import search
 from atomjet.neighbors.brute_force import assemble, canonical_order, complete_cells

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from atomjet.bench.contenders import GRAPH_CALL, Unavailable, network, predicted
+from atomjet.bench.contender import GRAPH_CALL, Unavailable, network, predicted
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 from atomjet.models.base import forces_from_gradients
