@@ -15,7 +15,7 @@ from atomjet import Engine, System
 from atomjet.engine import Settings, capacity, streams
 from atomjet.md import MDSettings, simulate_replicas
 from atomjet.md.device import Replicas
-from atomjet.md.integrators import HALTED
+from atomjet.md.motion import HALTED
 from atomjet.models import file, registry
 from tests.potentials import random_painn
 

@@ -6,7 +6,8 @@ import torch
 from ase import units
 
 from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Status, System
-from atomjet.md.integrators import Flag, Motion, advance_reference, finish_reference
+from atomjet.md.integrators import advance_reference, finish_reference
+from atomjet.md.motion import Flag, Motion
 from atomjet.md.noise import normals, philox, replica_seeds
 from atomjet.units import AMU_A2_PER_FS2, BOLTZMANN
 

@@ -16,7 +16,8 @@ from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Status, Syste
 from atomjet.engine import Engine
 from atomjet.engine.cuda_graph import Replayed
 from atomjet.errors import AtomJetError, SimulationError
-from atomjet.md.integrators import HALTED, Flag, Motion, advance, advance_reference, finish
+from atomjet.md.integrators import advance, advance_reference, finish
+from atomjet.md.motion import HALTED, Flag, Motion
 from atomjet.md.noise import replica_seeds
 from atomjet.md.observables import TEMPERATURE_LIMIT, check_sane
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from atomjet.data import PaddedPrediction
-from atomjet.md.integrators import COLUMNS, Flag, Motion
+from atomjet.md.motion import COLUMNS, Flag, Motion
 
 NOT_FINITE = tl.constexpr(int(Flag.NOT_FINITE))
 FORCE = tl.constexpr(int(Flag.FORCE))

@@ -19,7 +19,7 @@ from atomjet.engine import Engine
 from atomjet.errors import ConfigError, SimulationError
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.device import Replicas, Snapshot, placed
-from atomjet.md.integrators import HALTED
+from atomjet.md.motion import HALTED
 from atomjet.md.observables import Observables, check_sane
 from atomjet.md.recorder import Recorder
 from atomjet.md.settings import MDSettings
