@@ -1,5 +1,7 @@
 """What an engine answers, and what it refuses before it computes."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -67,6 +69,33 @@ def test_what_runs(engine):
     assert "random on cpu" in engine.describe()
     assert "fast_pytorch" in engine.describe()
     assert engine.elements == (1, 6, 8)
+
+
+def test_an_engine_is_copied_and_sent_to_other_processes(engine):
+    frames = [molecule("CH3CH2OH"), molecule("H2O")]
+    told = engine.predict(frames)
+    for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert torch.equal(other.predict(frames).forces, told.forces)
+        assert other.describe() == engine.describe()
+
+
+def test_calls_of_different_sizes_and_models_share_a_threads_buffers():
+    """Those of a larger call, another number of channels or another type were there before."""
+    small, large = molecule("H2O"), molecule("C60")
+    large.rattle(0.05)
+    engines = [
+        Engine(random_painn(features=features), Settings("cpu", "fast_pytorch", precision))
+        for features, precision in ((32, "high"), (64, "high"), (32, "float64"))
+    ]
+    alone: list[torch.Tensor] = []
+    for engine in engines:
+        for atoms in (small, large):
+            thread = threading.Thread(target=lambda e=engine, a=atoms: alone.append(e.predict(a).forces))
+            thread.start()  # a thread of its own has buffers of its own
+            thread.join()
+    for _ in range(2):
+        mixed = [engine.predict(atoms).forces for engine in engines for atoms in (small, large)]
+        assert all(torch.equal(one, other) for one, other in zip(mixed, alone, strict=True))
 
 
 def test_threads_share_an_engine(engine):

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 
-def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
-    """Sum each segment; `rows` (E,) is the segment of every value (the same knowledge as `row_ptr`, both at hand)."""
+def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """Sum each segment; `rows` (E,) is the segment of every value (the same knowledge as `row_ptr`, both at hand).
+
+    `out`, if given, is where the sums go, whatever was there.
+    """
     segments = row_ptr.shape[0] - 1
+    if out is not None and values.is_cuda:
+        return out.copy_(segment_sum(values, row_ptr, rows))
     if values.is_cuda and segments == 1:
         # PyTorch gives each segment to one thread.
         return values.sum(0, keepdim=True)
@@ -21,7 +26,8 @@ def segment_sum(values: Tensor, row_ptr: Tensor, rows: Tensor) -> Tensor:
         # index_add would add atomically there, in an order that changes from run to run.
         flat = values.flatten(1)
         return torch.segment_reduce(flat, "sum", offsets=row_ptr).reshape(segments, *values.shape[1:])
-    return values.new_zeros(segments, *values.shape[1:]).index_add_(0, rows, values)
+    out = values.new_zeros(segments, *values.shape[1:]) if out is None else out.zero_()
+    return out.index_add_(0, rows, values)
 
 
 def scatter_sum(values: Tensor, index: Tensor, rows: int) -> Tensor:

@@ -14,6 +14,8 @@ The same function as `general.py`, rearranged; `docs/concepts/analytic_forces.md
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +30,9 @@ from atomjet.ops.segment_sum import segment_sum
 EDGES_AT_ONCE = {"cpu": 512, "cuda": 131072}
 """Edges processed together: on a CPU as many as the caches hold, on a GPU enough to fill it."""
 
+MOST_VIEWS = 128
+"""Of the buffers for these edges, that are remembered."""
+
 
 def silu_derivative(x: Tensor) -> Tensor:
     """d silu(x) / dx."""
@@ -40,9 +45,9 @@ def _without_dust(x: Tensor) -> Tensor:
     return x.masked_fill_(x.abs() < 1e-30, 0.0)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _dot(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Σ_xyz a ⊙ b of (E, 3, F) and (E, 3, F or 1): three fused multiply-adds write a third of what a product would."""
-    return (a[:, 0] * b[:, 0]).addcmul_(a[:, 1], b[:, 1]).addcmul_(a[:, 2], b[:, 2])
+    torch.mul(a[:, 0], b[:, 0], out=out).addcmul_(a[:, 1], b[:, 1]).addcmul_(a[:, 2], b[:, 2])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,46 @@ class Rows(NamedTuple):
     neighbor: Tensor  # (e,)
 
 
+class Room(NamedTuple):
+    """Where what is computed of a run's edges stands, one run after the other."""
+
+    filters: Tensor  # (e, 3F); (e, 2F) in layer 0, as the next two
+    context: Tensor
+    sent: Tensor
+    vectors: Tensor  # (e, 3, F)
+    other: Tensor  # (e, 3, F)
+    scalar: Tensor  # (e, F)
+
+
+class Rooms:
+    """Buffers for runs of up to so many edges; taken anew for each they would cost a CPU a third of its time, in page faults."""
+
+    def __init__(self, edges: int, features: int, like: Tensor) -> None:
+        self.edges, self.features = edges, features
+        self.flat = [like.new_empty(width * edges * features) for width in (3, 3, 3, 3, 3, 1)]
+        self.views: dict[tuple[int, int], Room] = {}
+
+    def of(self, edges: int, width: int) -> Room:
+        """Views for so many edges and rows of a filter; remembered, as every layer asks for them twice."""
+        if (edges, width) not in self.views:
+            if len(self.views) >= MOST_VIEWS:
+                self.views.clear()
+            wide, vectors = (edges, width), (edges, 3, self.features)
+            shapes = (wide, wide, wide, vectors, vectors, (edges, self.features))
+            views = (flat[: math.prod(shape)].view(shape) for flat, shape in zip(self.flat, shapes, strict=True))
+            self.views[edges, width] = Room(*views)
+        return self.views[edges, width]
+
+
+class _Kept(threading.local):
+    """The buffers that this thread used last; no model's own, so that models can be copied and sent to other processes."""
+
+    rooms: Rooms | None = None
+
+
+_kept = _Kept()
+
+
 class Edges(NamedTuple):
     """What is kept of every edge."""
 
@@ -76,6 +121,7 @@ class Edges(NamedTuple):
     direction: Tensor  # u (E, 3)
     length: Tensor  # d (E,)
     rows: list[Rows]
+    room: Rooms
 
 
 class Kept(NamedTuple):
@@ -167,21 +213,37 @@ class FastPyTorch:
         f_slope = cosine_cutoff_derivative(length, self.model.cutoff)[:, None]
         basis = _without_dust(torch.cat([phi * f, f], dim=1))
         slope = _without_dust(torch.cat([slope * f + phi * f_slope, f_slope], dim=1))
-        return Edges(basis, slope, graph.vectors / length[:, None], length, _rows(graph))
+        rows = _rows(graph)
+        room = self._rooms(max((len(run.neighbor) for run in rows), default=0), basis)
+        return Edges(basis, slope, graph.vectors / length[:, None], length, rows, room)
+
+    def _rooms(self, edges: int, like: Tensor) -> Rooms:
+        """Those that this thread had last, if they will do; a GPU's allocator keeps its own."""
+        kept = None if like.is_cuda else _kept.rooms
+        if kept is None or kept.edges < edges or kept.features != self.features or kept.flat[0].dtype != like.dtype:
+            kept = Rooms(edges, self.features, like)
+        if not like.is_cuda:
+            _kept.rooms = kept
+        return kept
 
     def _message(self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         """q_i += Σ_j a,  μ_i += Σ_j (b ⊗ u + e ⊙ μ_j) with (a, b, e) = c_j ⊙ W."""
         q_sum, mu_sum = torch.empty_like(q), q.new_empty(q.shape[0], 3, q.shape[1])
         for rows in edges.rows:
-            sent = linear(edges.basis[rows.edges], layer.filter).mul_(c.index_select(0, rows.neighbor))
+            room = edges.room.of(len(rows.neighbor), len(layer.filter))
+            filters = torch.mm(edges.basis[rows.edges], layer.filter.T, out=room.filters)
+            there = torch.index_select(c, 0, rows.neighbor, out=room.context)
             u = edges.direction[rows.edges, :, None]
-            a, b, *rest = sent.split(self.features, dim=1)
+            _, b, *rest = filters.mul_(there).split(self.features, dim=1)
+            # The sums want rows that stand beside each other.
+            room.scalar.copy_(filters[:, : self.features])
             if mu_in is None:
-                vectors = b[:, None, :] * u
+                vectors = torch.mul(b[:, None, :], u, out=room.vectors)
             else:
-                vectors = mu_in.index_select(0, rows.neighbor).mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
-            q_sum[rows.atoms] = segment_sum(a, rows.row_ptr, rows.center)
-            mu_sum[rows.atoms] = segment_sum(vectors, rows.row_ptr, rows.center)
+                vectors = torch.index_select(mu_in, 0, rows.neighbor, out=room.vectors)
+                vectors.mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
+            segment_sum(room.scalar, rows.row_ptr, rows.center, out=q_sum[rows.atoms])
+            segment_sum(vectors, rows.row_ptr, rows.center, out=mu_sum[rows.atoms])
         return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in)
 
     def _mix(self, layer: Layer, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor | None, tuple]:
@@ -244,21 +306,25 @@ class FastPyTorch:
         """
         c_bar, mu_sent = torch.empty_like(saved.c), torch.empty_like(mu_bar)
         for rows in edges.rows:
-            received = mu_bar.index_select(0, rows.neighbor)
-            parts = [q_bar.index_select(0, rows.neighbor), _dot(received, -edges.direction[rows.edges, :, None])]
+            room = edges.room.of(len(rows.neighbor), len(layer.filter))
+            received = torch.index_select(mu_bar, 0, rows.neighbor, out=room.vectors)
+            a_bar, b_bar, *e_bar = room.sent.split(self.features, dim=1)
+            a_bar.copy_(torch.index_select(q_bar, 0, rows.neighbor, out=room.scalar))
+            _dot(received, -edges.direction[rows.edges, :, None], out=b_bar)
             if saved.mu_in is not None:
-                parts.append(_dot(received, saved.mu_in[rows.atoms].index_select(0, rows.center)))
-            sent_bar = torch.cat(parts, dim=1)
-            c = saved.c[rows.atoms].index_select(0, rows.center)
-            filters = linear(edges.basis[rows.edges], layer.filter)
+                own = torch.index_select(saved.mu_in[rows.atoms], 0, rows.center, out=room.other)
+                _dot(received, own, out=e_bar[0])
+            c = torch.index_select(saved.c[rows.atoms], 0, rows.center, out=room.context)
+            filters = torch.mm(edges.basis[rows.edges], layer.filter.T, out=room.filters)
             if saved.mu_in is not None:
-                c_bar[rows.atoms] = segment_sum(sent_bar * filters, rows.row_ptr, rows.center)
+                product = torch.mul(room.sent, filters, out=room.other.view(room.sent.shape))
+                segment_sum(product, rows.row_ptr, rows.center, out=c_bar[rows.atoms])
             slope = edges.slope[rows.edges]
-            d_bar[rows.edges] += sent_bar.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
-            _, b, *rest = filters.mul_(c).split(self.features, dim=1)
-            u_bar[rows.edges] += (received * b[:, None, :]).sum(2)
+            d_bar[rows.edges] += room.sent.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
+            b, *e = filters[:, self.features :].mul_(c[:, self.features :]).split(self.features, dim=1)
+            u_bar[rows.edges] += torch.mul(received, b[:, None, :], out=room.other).sum(2)
             if saved.mu_in is not None:
-                mu_sent[rows.atoms] = segment_sum(received.mul_(rest[0][:, None, :]), rows.row_ptr, rows.center)
+                segment_sum(received.mul_(e[0][:, None, :]), rows.row_ptr, rows.center, out=mu_sent[rows.atoms])
         return c_bar, mu_sent
 
 
