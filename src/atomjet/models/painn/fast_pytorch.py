@@ -208,7 +208,7 @@ class FastPyTorch:
 
     def _edges(self, graph: Graph) -> Edges:
         length = graph.lengths
-        phi, slope = self.model.basis(length), self.model.basis.derivative(length)  # type: ignore[operator]
+        phi, slope = self.model.basis.with_derivative(length)  # type: ignore[operator]
         f = cosine_cutoff(length, self.model.cutoff)[:, None]
         f_slope = cosine_cutoff_derivative(length, self.model.cutoff)[:, None]
         basis = _without_dust(torch.cat([phi * f, f], dim=1))

@@ -46,9 +46,10 @@ class GaussianBasis(nn.Module):
         """(E,) Å to (E, K)."""
         return torch.exp(-0.5 * ((lengths[:, None] - self.offsets) / self.widths) ** 2)
 
-    def derivative(self, lengths: Tensor) -> Tensor:
-        """(E,) Å to dφ/dd (E, K)."""
-        return (self.offsets - lengths[:, None]) / self.widths**2 * self(lengths)
+    def with_derivative(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(E,) Å to φ and dφ/dd, (E, K) each."""
+        phi = self(lengths)
+        return phi, (self.offsets - lengths[:, None]).div_(self.widths**2).mul_(phi)
 
 
 class BesselBasis(nn.Module):
@@ -64,10 +65,10 @@ class BesselBasis(nn.Module):
         """(E,) Å to (E, K)."""
         return torch.sin(lengths[:, None] * self.frequencies) / lengths[:, None]
 
-    def derivative(self, lengths: Tensor) -> Tensor:
-        """(E,) Å to dφ/dd (E, K)."""
-        argument = lengths[:, None] * self.frequencies
-        return (self.frequencies * torch.cos(argument) - torch.sin(argument) / lengths[:, None]) / lengths[:, None]
+    def with_derivative(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(E,) Å to φ and dφ/dd, (E, K) each."""
+        phi, length = self(lengths), lengths[:, None]
+        return phi, (self.frequencies * torch.cos(length * self.frequencies)).sub_(phi).div_(length)
 
 
 def cosine_cutoff(lengths: Tensor, cutoff: float) -> Tensor:
