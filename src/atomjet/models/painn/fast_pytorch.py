@@ -85,7 +85,7 @@ class Room(NamedTuple):
 
 
 class Rooms:
-    """Buffers for runs of up to so many edges; taken anew for each they would cost a CPU a third of its time, in page faults."""
+    """Buffers for runs of up to so many edges; taken anew for each they cost a CPU a quarter of its time, in page faults."""
 
     def __init__(self, edges: int, features: int, like: Tensor) -> None:
         self.edges, self.features = edges, features
@@ -172,13 +172,12 @@ class FastPyTorch:
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
+        # What the graph keeps of itself is made before: others may differentiate through it, which that mode rules out.
         with torch.no_grad():
-            assert len(graph.lengths) == len(
-                graph.reverse
-            )  # which the graph keeps: they may not be tensors of that mode
+            assert len(graph.lengths) == len(graph.reverse)
         with torch.inference_mode():  # a tenth faster than no_grad, where operators are many and small
             energies, gradients = self._evaluate(graph)
-        return energies.clone(), gradients.clone()  # which others may differentiate through
+        return energies.clone(), gradients.clone()
 
     def _evaluate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         edges = self._edges(graph)
