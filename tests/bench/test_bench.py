@@ -458,18 +458,7 @@ def test_searches_that_cannot_take_part_are_skipped_with_the_reason(engine, monk
 
 def test_searches_within_another_cutoff(tmp_path, capsys):
     paths = [tmp_path / "own.json", tmp_path / "six.json"]
-    wanted = [
-        "bench",
-        "neighbors",
-        "--device",
-        "cpu",
-        "--settings",
-        "vesin,search",
-        "--max-atoms",
-        "100",
-        "--runs",
-        "5",
-    ]
+    wanted = "bench neighbors --device cpu --settings vesin,search --max-atoms 100 --runs 5".split()
     assert main([*wanted, "--json", str(paths[0])]) == 0
     assert main([*wanted, "--json", str(paths[1]), "--cutoff", "6", "--report", str(tmp_path / "six.md")]) == 0
     own, six = map(read_result, paths)

@@ -88,11 +88,8 @@ def test_atoms_without_neighbors():
     model = random_painn(cutoff=3.5, features=32)
     graph = graph_of([molecule("H"), molecule("O")])
     padded = PaddedGraph.from_graph(narrow(graph))
-    assert (graph.num_edges, padded.neighbors.shape[0], padded.vectors.shape[0]) == (
-        0,
-        1,
-        1,
-    )  # for those who read ahead
+    # There is room for one edge, for those who read ahead.
+    assert (graph.num_edges, padded.neighbors.shape[0], padded.vectors.shape[0]) == (0, 1, 1)
     energies, gradients = FastGpu(model.float().to(DEVICE), "high").energies_and_gradients(narrow(graph))
     exact, _ = General(model.double().to(DEVICE)).energies_and_gradients(graph)
     torch.testing.assert_close(energies.double(), exact, atol=1e-5, rtol=1e-5)

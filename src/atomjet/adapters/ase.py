@@ -15,6 +15,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from atomjet.engine import Engine, load
 from atomjet.errors import StructureError
 
+WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
+"""Formats in which ASE keeps energies and forces of any number of structures."""
+
 
 class AtomJetCalculator(Calculator):
     """AtomJet as an ASE calculator: float64 eV, eV/Å and eV/Å³ (Voigt order xx, yy, zz, yz, xz, xy, ASE's sign).
@@ -87,10 +90,6 @@ def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
     if not frames:
         raise StructureError(f"{path}: holds no structures")
     return frames
-
-
-WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
-"""Formats in which ASE keeps energies and forces of any number of structures."""
 
 
 def check_format(path: str | Path, results: bool = False) -> None:

@@ -259,8 +259,8 @@ def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
     def call(turn: int) -> None:
         with watch:
-            for number in range(turn * together, (turn + 1) * together):
-                made.call(systems[number % TURNS])
+            for one in systems if made.enqueues else [systems[turn % TURNS]]:
+                made.call(one)
 
     return Racer(call, made.includes, judge, per_call, together=together, on_device=lambda turn: watch.seconds)
 

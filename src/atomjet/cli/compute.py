@@ -155,30 +155,24 @@ def relax(
     print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
 
 
-def _predicted(engine: Engine, frames: list[Atoms]) -> Iterator[Atoms]:
-    """Copies of the frames that carry what was predicted, computed in groups.
+def _predicted(engine: Engine, frames: list[Atoms], first: int = 0) -> Iterator[Atoms]:
+    """Copies of the frames, the first of which has this number, that carry what was predicted; computed in groups.
 
     Raises:
         AtomJetError: a frame that cannot be computed, after those before it; names the frame.
     """
     from atomjet.errors import AtomJetError
 
-    for first, group in _groups(frames):
+    for start, group in _groups(frames):
         try:
-            predictions = [(group, engine.predict(group))]
-        except AtomJetError:  # found again one by one: those before it are to be had
-            predictions = (([frame], _predict_one(engine, first + k, frame)) for k, frame in enumerate(group))
-        for some, prediction in predictions:
-            yield from _labelled(some, prediction)
-
-
-def _predict_one(engine: Engine, index: int, frame: Atoms) -> Prediction:
-    from atomjet.errors import AtomJetError
-
-    try:
-        return engine.predict(frame)
-    except AtomJetError as error:
-        raise type(error)(f"frame {index}: {str(error).removeprefix('structure 0: ')}") from error
+            prediction = engine.predict(group)
+        except AtomJetError as error:
+            if len(group) == 1:
+                raise type(error)(f"frame {first + start}: {str(error).removeprefix('structure 0: ')}") from error
+            for k, frame in enumerate(group):  # found again one by one: those before it are to be had
+                yield from _predicted(engine, [frame], first + start + k)
+        else:
+            yield from _labelled(group, prediction)
 
 
 def _groups(frames: list[Atoms]) -> Iterator[tuple[int, list[Atoms]]]:

@@ -31,7 +31,7 @@ EDGES_AT_ONCE = {"cpu": 512, "cuda": 131072}
 """Edges processed together: on a CPU as many as the caches hold, on a GPU enough to fill it."""
 
 MOST_VIEWS = 128
-"""Of the buffers for these edges, that are remembered."""
+"""Numbers of edges whose views of the buffers are remembered."""
 
 
 def silu_derivative(x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Edges(NamedTuple):
     direction: Tensor  # u (E, 3)
     length: Tensor  # d (E,)
     rows: list[Rows]
-    room: Rooms
+    rooms: Rooms
 
 
 class Kept(NamedTuple):
@@ -221,23 +221,23 @@ class FastPyTorch:
         basis = _without_dust(torch.cat([phi * f, f], dim=1))
         slope = _without_dust(torch.cat([slope * f + phi * f_slope, f_slope], dim=1))
         rows = _rows(graph)
-        room = self._rooms(max((len(run.neighbor) for run in rows), default=0), basis)
-        return Edges(basis, slope, graph.vectors / length[:, None], length, rows, room)
+        rooms = self._rooms(max((len(run.neighbor) for run in rows), default=0), basis)
+        return Edges(basis, slope, graph.vectors / length[:, None], length, rows, rooms)
 
     def _rooms(self, edges: int, like: Tensor) -> Rooms:
         """Those that this thread had last, if they will do; a GPU's allocator keeps its own."""
-        kept = None if like.is_cuda else _kept.rooms
+        if like.is_cuda:
+            return Rooms(edges, self.features, like)
+        kept = _kept.rooms
         if kept is None or kept.edges < edges or kept.features != self.features or kept.flat[0].dtype != like.dtype:
-            kept = Rooms(edges, self.features, like)
-        if not like.is_cuda:
-            _kept.rooms = kept
+            kept = _kept.rooms = Rooms(edges, self.features, like)
         return kept
 
     def _message(self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         """q_i += Σ_j a,  μ_i += Σ_j (b ⊗ u + e ⊙ μ_j) with (a, b, e) = c_j ⊙ W."""
         q_sum, mu_sum = torch.empty_like(q), q.new_empty(q.shape[0], 3, q.shape[1])
         for rows in edges.rows:
-            room = edges.room.of(len(rows.neighbor), len(layer.filter))
+            room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
             filters = torch.mm(edges.basis[rows.edges], layer.filter.T, out=room.filters)
             there = torch.index_select(c, 0, rows.neighbor, out=room.context)
             u = edges.direction[rows.edges, :, None]
@@ -313,7 +313,7 @@ class FastPyTorch:
         """
         c_bar, mu_sent = torch.empty_like(saved.c), torch.empty_like(mu_bar)
         for rows in edges.rows:
-            room = edges.room.of(len(rows.neighbor), len(layer.filter))
+            room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
             received = torch.index_select(mu_bar, 0, rows.neighbor, out=room.vectors)
             a_bar, b_bar, *e_bar = room.sent.split(self.features, dim=1)
             a_bar.copy_(torch.index_select(q_bar, 0, rows.neighbor, out=room.scalar))
