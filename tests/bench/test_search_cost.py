@@ -10,7 +10,7 @@ import triton.runtime.interpreter as interpreter
 
 from atomjet.bench.cost import KERNELS, Sizes
 from atomjet.bench.search_cost import SearchSizes, search_costs
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem
+from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, System
 from atomjet.models import edge_forces
 from atomjet.neighbors import brute_force, routes
 from atomjet.neighbors.padded import PaddedSearch
@@ -149,14 +149,21 @@ def test_candidates_by_hand(take):
     take("all pairs")
     sizes = SearchSizes.of(searched(crystal(4, 3, pbc=(True, False)), 2.5)[0])
     # 2.5 / 6.4 of the cell either way: one whole number at most lies in 2 x 0.39.
-    assert (sizes.tests, sizes.periodic_tests) == (64**2 + 27**2, 64**2)
+    assert (sizes.tests, sizes.test_operations) == (64**2 + 27**2, 24 * 64**2 + 9 * 27**2)
     take("one kernel")
     sizes = SearchSizes.of(searched(crystal(2, 3, pbc=(True, False), spacing=4.0), 3.5)[0])
-    assert (sizes.tests, sizes.periodic_tests, sizes.words, sizes.hits) == (8**2 + 27**2, 8**2, 0, 0)
+    assert (sizes.tests, sizes.words, sizes.hits) == (8**2 + 27**2, 0, 0)
+    assert sizes.test_operations == 24 * 8**2 + 9 * 27**2
     take("all pairs")
-    sizes = SearchSizes.of(searched(crystal(4, pbc=(True,)), 4.0)[0])
-    assert sizes.tests == sizes.periodic_tests == 64**2 * 2**3
-    assert sizes.periodic_edges == sizes.edges
+    cube = crystal(4, pbc=(True,))
+    sizes = SearchSizes.of(searched(cube, 4.0)[0])
+    assert (sizes.tests, sizes.test_operations) == (64**2 * 2**3, 27 * 64**2 * 2**3)
+    assert sizes.edge_operations == 46 * sizes.edges
+    # Off the axes a fraction takes four operations more, and so does what a shift adds.
+    leaning = System(cube.positions, cube.atomic_numbers, cube.cell + 1e-6, cube.pbc)
+    sizes = SearchSizes.of(searched(leaning, 4.0)[0])
+    assert sizes.test_operations == 51 * sizes.tests
+    assert sizes.edge_operations == 82 * sizes.edges
     take("cells")
     sizes = SearchSizes.of(searched(crystal(4, pbc=(True,)), 2.0)[0])
     assert (sizes.cells, sizes.around, sizes.listed, sizes.tests) == (8, 27 * 8, 27 * 64, 27 * 8 * 64)

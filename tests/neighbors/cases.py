@@ -27,7 +27,7 @@ def force_route(monkeypatch, name):
 
     monkeypatch.setattr(routes.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
     monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
-    monkeypatch.setattr(routes.AllPairs, "PIECES", 2 if name == "pieces" else 10**6)
+    monkeypatch.setattr(routes.AllPairs, "pieces_of", classmethod(lambda route, capacity: 2 if name == "pieces" else 1))
 
 
 def place(cell, count, spread, seed):

@@ -13,6 +13,8 @@ TYPES = WIDE | LONG | dict.fromkeys(COUNTS, "i32") | {"vectors": "*fp32"}
 def name_of(kernel, capability, warps, registers=None, **constants):
     """The kernel's name, once it is compiled; pointers whose type is not given are to int32."""
     options = {"num_warps": warps, "enable_fp_fusion": False, "maxnreg": registers}
+    if "CHAINED" in kernel.arg_names:
+        constants["CHAINED"] = capability >= 90
     return compiled(kernel, constants, TYPES, "*i32", capability, **options).metadata.name
 
 
@@ -20,10 +22,10 @@ if __name__ == "__main__":
     for capability, size in ((80, 16), (90, 32), (90, 64)):
         cut = {"ALL": size, "COLUMNS": 16, "ROWS": 32, "FILL_ROWS": 8, "SLOTS": size}
         print(name_of(few_atoms.all_pairs_kernel, capability, 4, **cut))
-    for pieces in (1, 8):
-        print(name_of(all_pairs.all_pairs_count_kernel, 90, 1, ROWS=8, PIECES=pieces))
+    for pieces, count, fill, warps in ((1, 8, 8, 4), (4, 4, 2, 1), (8, 8, 4, 1)):
+        print(name_of(all_pairs.all_pairs_count_kernel, 90, 1, ROWS=count, PIECES=pieces))
         print(name_of(rows.rows_kernel, 90, 4, PIECES=pieces))
-        print(name_of(all_pairs.all_pairs_fill_kernel, 90, 4, ROWS=8, SLOTS=32, PIECES=pieces))
+        print(name_of(all_pairs.all_pairs_fill_kernel, 90, warps, ROWS=fill, SLOTS=32, PIECES=pieces))
     for kernel in (cell_order.cells_frame_kernel, cell_order.cells_grid_kernel, cell_list.cells_table_kernel):
         print(name_of(kernel, 90, 1))
     for kernel in (

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 
 pytest.importorskip("triton")
 
 from atomjet import System
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
-from atomjet.data.padded import unpack_shifts
+from atomjet.data.padded import has_images, unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.all_pairs import COUNTS
@@ -381,7 +382,7 @@ def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
 def test_kernels_compile():
     """All of them, for GPUs."""
     names = printed(Path(__file__).with_name("compile_kernels.py")).split()
-    assert len(names) == 21
+    assert len(names) == 24
     of_cells = ("frame", "box", "grid", "bin", "scan", "scatter", "order", "table", "count", "fill")
     of_pairs = ("all_pairs_kernel", "all_pairs_count_kernel", "rows_kernel", "all_pairs_fill_kernel")
     assert set(names) == {*of_pairs, *(f"cells_{name}_kernel" for name in of_cells)}
@@ -390,6 +391,35 @@ def test_kernels_compile():
 def test_more_edges_than_can_be_counted():
     with pytest.raises(StructureError, match="more than one search can hold"):
         PaddedSearch(Capacity(1, 10**6, 2**33, 10**6), 5.0, DEVICE)
+
+
+def test_routes_by_capacity():
+    """One kernel for few atoms without images; rows in pieces where one would be long, whole ones in large batches."""
+
+    def route(*capacity):
+        found = PaddedSearch(Capacity(*capacity), 5.0, DEVICE).route
+        return type(found).__name__, found.pieces
+
+    assert route(1, 20, 380, 20) == ("OneKernel", 1)
+    assert route(1, 64, 8192, 64, True) == ("AllPairs", 8)
+    assert route(1, 8, 256, 8, True) == ("AllPairs", 4)
+    assert route(1, 100, 2460, 100) == ("AllPairs", 4)
+    assert route(1, 1029, 60000, 1029) == ("AllPairs", 8)
+    assert route(64, 1280, 24000, 20) == ("AllPairs", 1)
+    assert route(64, 12288, 10**6, 192) == ("AllPairs", 1)
+    assert route(1, 4000, 2 * 10**5, 4000) == ("Cells", 1)
+
+
+@pytest.mark.parametrize("kind", ["molecule", "crystal", "slab", "wide"])
+def test_images_are_expected_where_cells_are_narrow(kind):
+    cell, pbc, expected = {
+        "molecule": (np.zeros((3, 3)), False, False),
+        "crystal": (3.6 * np.eye(3), True, True),
+        "slab": (np.diag([3.6, 3.6, 0.0]), (True, True, False), True),
+        "wide": (12.0 * np.eye(3), True, False),
+    }[kind]
+    system = System.from_ase([Atoms("Cu", cell=cell, pbc=pbc), Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])])
+    assert bool(has_images(system.cell, system.pbc, 5.0)) == expected
 
 
 @pytest.mark.parametrize("route", ROUTES[1:])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, PaddedSystem, System
+from atomjet.data.padded import has_images
 from atomjet.neighbors import search
 from atomjet.neighbors.padded import PaddedSearch, to_graph
 
@@ -17,7 +18,8 @@ class CapturedSearch:
     def __init__(self, system: System, cutoff: float) -> None:
         edges = search(system, cutoff).num_edges
         largest = int(system.counts().max())
-        capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest)
+        images = bool(has_images(system.cell, system.pbc, cutoff))
+        capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest, images)
         self.system, self.cutoff = system, cutoff
         self.searcher = PaddedSearch(capacity, cutoff, system.device)
         self.given = PaddedSystem.empty(capacity, system.device)

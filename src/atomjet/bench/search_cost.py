@@ -26,10 +26,10 @@ from atomjet.neighbors.padded import PaddedSearch
 from atomjet.neighbors.routes import AllPairs, Cells, OneKernel
 
 FRACTION = 5
-"""Operations of a scalar product: a position along one axis of the lattice."""
+"""Operations of a scalar product: a position along one axis of the lattice. One if lattice vectors lie along Cartesian axes."""
 
 OFFSET = 3 * (FRACTION + 1)
-"""Of a shift times the cell, added to a vector."""
+"""Of a shift times a cell of any shape, added to a vector."""
 
 LATTICE = 240
 """Of a structure's duals and reaches."""
@@ -47,7 +47,7 @@ class SearchSizes:
         rows: an atom has one, or with all pairs several pieces of one.
         words: of 32 candidates each, those of all atoms together; none where one kernel did without. tests: candidates, in words or
             not. hits: words that hold an edge.
-        periodic_tests, periodic_edges: those of structures with images, which all pairs work out for each.
+        test_operations, edge_operations: of all of them, as all pairs work out images for each.
         cells: of the grids. around: cells to look at from each, together. listed: atoms in those, once for each cell.
     """
 
@@ -58,8 +58,8 @@ class SearchSizes:
     words: int
     tests: int
     hits: int
-    periodic_tests: int = 0
-    periodic_edges: int = 0
+    test_operations: int = 0
+    edge_operations: int = 0
     cells: int = 0
     around: int = 0
     listed: int = 0
@@ -83,15 +83,24 @@ class SearchSizes:
 
 
 def _of_pairs(route: AllPairs, atoms: Tensor, edges: Tensor) -> dict[str, int]:
-    """From what was kept of each structure; it has so many atoms and edges."""
-    images, words_of_piece = route.counts.view(-1, COUNTS.value)[: len(atoms), 2:].long().unbind(1)
-    periodic = route.frames.view(-1, FRAME.value)[: len(atoms), 9:].sum(1) > 0  # reaches are zero along open directions
+    """From what was kept of each structure; it has so many atoms and edges.
+
+    A test is three differences, their squares, two sums, a comparison. With images also the lowest shift along each axis, and
+    theirs added; several of them take the number of each along each axis. An edge is three differences; with images the same
+    again, and whether the shift can be stored; with several also as the neighbor sees them.
+    """
+    images, words_of_piece = route.counts.view(-1, COUNTS.value)[: len(atoms), 2:4].long().unbind(1)
+    frames = route.frames.view(-1, FRAME.value)[: len(atoms)]
+    periodic, several = (frames[:, 9:].sum(1) > 0).long(), (images > 1).long()  # reaches are zero along open directions
+    skewed = (frames[:, [1, 2, 3, 5, 6, 7]] != 0).any(1)
+    fraction = torch.where(skewed, FRACTION, 1)
+    lowest, moved = 3 * (fraction + 2), 3 * (fraction + 1)
     tests = atoms**2 * images
     return {
         "words": int((atoms * words_of_piece).sum()) * route.pieces,
         "tests": int(tests.sum()),
-        "periodic_tests": int(tests[periodic].sum()),
-        "periodic_edges": int(edges[periodic].sum()),
+        "test_operations": int((tests * (9 + periodic * (lowest + moved) + several * 3)).sum()),
+        "edge_operations": int((edges * (3 + periodic * (lowest + moved + 6) + several * (lowest + 13))).sum()),
     }
 
 
@@ -119,19 +128,11 @@ def search_costs(search: PaddedSearch) -> dict[str, Cost]:
     return {kernel: cost(sizes) for kernel, cost in KERNELS[type(search.route)].items()}
 
 
-def _tests(s: SearchSizes) -> float:
-    """Three differences, their squares, two sums, a comparison; for images the lowest shift along each axis, and theirs added."""
-    return 9.0 * s.tests + (3 * (FRACTION + 2) + 3 + OFFSET) * s.periodic_tests + LATTICE * s.systems
-
-
-def _vectors(s: SearchSizes) -> float:
-    """Edges again; with images also as the neighbor sees them (ten more operations), and whether a shift can be stored (six)."""
-    return 3.0 * s.edges + (2 * (3 * (FRACTION + 2) + 3) + 10 + OFFSET + 6) * s.periodic_edges
-
-
 def _pairs_count(s: SearchSizes) -> Cost:
     """Positions, cells and periodic directions to words; lattices, and of each row the degree and where its words are."""
-    return Cost(24 * s.atoms + 200 * s.systems + 8 * s.words + 8 * s.rows, _tests(s), "arithmetic")
+    return Cost(
+        24 * s.atoms + 200 * s.systems + 8 * s.words + 8 * s.rows, s.test_operations + LATTICE * s.systems, "arithmetic"
+    )
 
 
 def _rows(s: SearchSizes) -> Cost:
@@ -146,7 +147,7 @@ def _pairs_fill(s: SearchSizes) -> Cost:
     Out go 24 bytes an edge. The search for an edge's word also looks at words without any, how many depends on where they are.
     """
     moved = 8 * s.hits + 8 * s.rows + 36 * s.atoms + 188 * s.systems + 24 * s.edges
-    return Cost(moved, _vectors(s), "arithmetic")
+    return Cost(moved, s.edge_operations, "arithmetic")
 
 
 def _pairs_in_one(s: SearchSizes) -> Cost:
@@ -156,7 +157,7 @@ def _pairs_in_one(s: SearchSizes) -> Cost:
     """
     passed_on = 8 * s.words + 8 * s.rows + 4 * s.atoms + 12 * s.systems if s.words else 0
     moved = 36 * s.atoms + 196 * s.systems + 24 * s.edges + passed_on
-    return Cost(moved, _tests(s) + _vectors(s), "arithmetic")
+    return Cost(moved, s.test_operations + s.edge_operations + LATTICE * s.systems, "arithmetic")
 
 
 def _frame(s: SearchSizes) -> Cost:

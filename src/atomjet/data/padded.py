@@ -45,17 +45,36 @@ DENSE = 40
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much room there is. `atoms_per_system` bounds the atoms of any one structure."""
+    """How much room there is, and what the search should be ready for.
+
+    Attributes:
+        systems, atoms, edges: of all structures together.
+        atoms_per_system: bounds the atoms of any one structure.
+        images: whether cells are so narrow that several images of an atom may be neighbors. Either way the search finds all of
+            them, but how it sets out decides how fast it is where atoms are few.
+    """
 
     systems: int
     atoms: int
     edges: int
     atoms_per_system: int
+    images: bool = False
 
     @property
     def dense(self) -> bool:
         """Whether rows are long, as in liquids and crystals; those of molecules are short."""
         return self.edges >= DENSE * self.atoms
+
+
+def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
+    """Whether a periodic lattice vector of any structure is shorter than two cutoffs, as `Capacity.images` has it.
+
+    Args:
+        cell: (S, 3, 3), Å, rows.
+        pbc: (S, 3), bool.
+        cutoff: Å.
+    """
+    return ((cell.norm(dim=2) < 2 * cutoff) & pbc).any()
 
 
 @dataclass(frozen=True, eq=False)

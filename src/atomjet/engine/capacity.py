@@ -82,10 +82,10 @@ def likely_edges(atoms: int, volume: float | None, cutoff: float) -> int:
     return math.ceil(MARGIN * atoms * (atoms / max(volume, 1e-3)) * sphere)
 
 
-def choose(systems: int, atoms: int, largest: int, edges: int) -> Capacity:
+def choose(systems: int, atoms: int, largest: int, edges: int, images: bool = False) -> Capacity:
     """The smallest buffers that are made for so much; `largest` is the number of atoms of the largest structure."""
     room = size_class(atoms)
-    return Capacity(size_class(systems), room, _edge_class(edges), min(size_class(largest), room))
+    return Capacity(size_class(systems), room, _edge_class(edges), min(size_class(largest), room), images)
 
 
 def grown(capacity: Capacity, needed: int) -> Capacity:

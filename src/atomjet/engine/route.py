@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atomjet.data import Capacity, PaddedSystem, Prediction, Status, System, frames_of
+from atomjet.data.padded import has_images
 from atomjet.engine import streams
 from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
@@ -300,26 +302,28 @@ class PaddedRoute:
         key, capacity = self._known(counts, periodic[0])
         if capacity is not None:
             return capacity
-        volumes = torch.linalg.det(system.cell).abs().tolist() if any(periodic) else [0.0] * len(counts)
-        return self._likely(
-            key, counts, [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
-        )
+        return self._likely(key, counts, periodic, system.cell, system.pbc)
 
     def _capacity(self, batch: _Batch) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
         key, capacity = self._known(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
         if capacity is not None:
             return capacity
-        volumes = [abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else None for atoms in batch.frames]
-        return self._likely(key, batch.counts, volumes)
+        cell = torch.from_numpy(np.array([atoms.cell.array for atoms in batch.frames]))
+        pbc = torch.from_numpy(np.array([atoms.pbc for atoms in batch.frames]))
+        return self._likely(key, batch.counts, pbc.all(1).tolist(), cell, pbc)
 
     def _known(self, counts: list[int], periodic: bool) -> tuple[tuple[int, int, int, bool], Capacity | None]:
         key = (len(counts), sum(counts), max(counts), periodic)
         return key, self._capacities.get(key)
 
-    def _likely(self, key: tuple[int, int, int, bool], counts: list[int], volumes: Sequence[float | None]) -> Capacity:
-        edges = sum(likely_edges(n, volume, self.cutoff) for n, volume in zip(counts, volumes, strict=True))
-        capacity = choose(key[0], key[1], key[2], edges)
+    def _likely(
+        self, key: tuple[int, int, int, bool], counts: list[int], periodic: list[bool], cell: Tensor, pbc: Tensor
+    ) -> Capacity:
+        *volumes, images = torch.cat([torch.linalg.det(cell).abs(), has_images(cell, pbc, self.cutoff)[None]]).tolist()
+        known = [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
+        edges = sum(likely_edges(n, volume, self.cutoff) for n, volume in zip(counts, known, strict=True))
+        capacity = choose(key[0], key[1], key[2], edges, bool(images))
         if len(self._capacities) >= REMEMBERED:
             self._capacities.clear()
         self._capacities[key] = capacity

@@ -24,22 +24,25 @@ from atomjet.neighbors.lattice import (
     NOT_FINITE,
     SHIFTS,
     SLACK,
-    add_shift,
     build_frame,
+    divide,
     find_bit,
     find_last,
-    fraction,
     is_finite,
     join,
     load_lattice,
     pack,
     popcount,
     popcount_below,
+    reciprocal,
 )
 from atomjet.neighbors.rows import add_to_blocks
+from atomjet.ops.chaining import await_previous
 
-# Whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row.
-COUNTS = tl.constexpr(4)
+# Whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row; of which kind it is: periodic,
+# skewed, with several images.
+COUNTS = tl.constexpr(5)
+SKEWED, SEVERAL = tl.constexpr(2**10), tl.constexpr(2**20)
 MOST_CANDIDATES = tl.constexpr(2**30)
 
 
@@ -65,12 +68,19 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         kb = tl.where(bad == 0, kb, 1).to(tl.int32)
         kc = tl.where(bad == 0, kc, 1).to(tl.int32)
         images = tl.where(bad == 0, ka, 1).to(tl.int32) * kb * kc
+        per_image, per_c, per_bc = images.to(tl.uint32), kc.to(tl.uint32), kb.to(tl.uint32)
+        if images > 1:
+            per_image, per_c, per_bc = reciprocal(images), reciprocal(kc), reciprocal(kb * kc)
         words = ((total + 31) // 32 + PIECES - 1) // PIECES  # of a piece
+        lattice = load_lattice(cell + s.to(tl.int64) * 9)
+        skewed = is_skewed(frame, lattice)
         if (tile == 0) & (part == 0):
             tl.store(counts + s * COUNTS, kb)
             tl.store(counts + s * COUNTS + 1, kc)
             tl.store(counts + s * COUNTS + 2, images)
             tl.store(counts + s * COUNTS + 3, words)
+            kinds = tl.where(images > 1, SEVERAL, 0) + tl.where(skewed, SKEWED, 0) + tl.where(periodic, 1, 0)
+            tl.store(counts + s * COUNTS + 4, kinds)
         last = tl.minimum(first + ROWS, end)
         room = (last - first).to(tl.int64) * words
         at = tl.atomic_add(used, room, sem="relaxed")
@@ -92,9 +102,8 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         piece = i * PIECES + part
         tl.store(word_ptr + piece, to.to(tl.int32), live & fits)
         nowhere = radius * 0
-        za, zb, zc = first_image(nowhere, nowhere, nowhere, frame)
+        za, zb, zc = first_image(nowhere, nowhere, nowhere, frame, True)
         itself = (i - begin) * images + (-za * kb - zb).to(tl.int32) * kc - zc.to(tl.int32)
-        lattice = load_lattice(cell + s.to(tl.int64) * 9)
         lane = tl.arange(0, 32)
         one = lane * 0 + 1
         degree = tl.zeros([ROWS], tl.int32)
@@ -102,7 +111,9 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         for number in range(words):
             word = part * words + number
             c = word * 32 + lane
-            local = c // images
+            local = c
+            if images > 1:
+                local = divide(c, images, per_image)
             there = c < total
             from_j = positions + (begin + local).to(tl.int64) * 3
             xj = tl.load(from_j, there, 0)
@@ -113,15 +124,15 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
             y = tl.where(good_j, yj, 0.0)[:, None] - yi[None, :]
             z = tl.where(good_j, zj, 0.0)[:, None] - zi[None, :]
             if periodic:
-                image = c - local * images
-                ia = image // (kb * kc)
-                ib = image // kc - ia * kb
-                ic = image - (ia * kb + ib) * kc
-                sa, sb, sc = first_image(x, y, z, frame)
-                sa += ia[:, None]
-                sb += ib[:, None]
-                sc += ic[:, None]
-                x, y, z = add_shift(x, y, z, sa, sb, sc, lattice)
+                sa, sb, sc = first_image(x, y, z, frame, skewed)
+                if images > 1:
+                    image = c - local * images
+                    ia = divide(image, kb * kc, per_bc)
+                    ib = divide(image, kc, per_c)
+                    sa += ia[:, None]
+                    sb += (ib - ia * kb)[:, None]
+                    sc += (image - ib * kc)[:, None]
+                x, y, z = move(x, y, z, sa, sb, sc, lattice, skewed)
             near = x * x + y * y + z * z < radius * radius
             bits = tl.sum(tl.where(near, (one << lane)[:, None], 0), 0)
             bits = bits & tl.sum(tl.where(good_j, one << lane, 0), 0)
@@ -140,13 +151,35 @@ def images_along(reach):
 
 
 @triton.jit
-def first_image(x, y, z, frame):
+def is_skewed(frame, lattice):
+    """Whether a lattice vector leaves its Cartesian axis: others need but a third of the products, with the same results."""
+    _, day, daz, dbx, _, dbz, dcx, dcy, _, _, _, _ = frame
+    _, ay, az, bx, _, bz, cx, cy, _ = lattice
+    duals = tl.abs(day) + tl.abs(daz) + tl.abs(dbx) + tl.abs(dbz) + tl.abs(dcx) + tl.abs(dcy)
+    return duals + tl.abs(ay) + tl.abs(az) + tl.abs(bx) + tl.abs(bz) + tl.abs(cx) + tl.abs(cy) > 0
+
+
+@triton.jit
+def first_image(x, y, z, frame, skewed):
     """The lowest shifts at which a neighbor at (x, y, z) from its center may lie within reach."""
     dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = frame
-    sa = tl.ceil(-(ta + ta * SLACK + SLACK) - fraction(x, y, z, dax, day, daz))
-    sb = tl.ceil(-(tb + tb * SLACK + SLACK) - fraction(x, y, z, dbx, dby, dbz))
-    sc = tl.ceil(-(tc + tc * SLACK + SLACK) - fraction(x, y, z, dcx, dcy, dcz))
+    fa, fb, fc = x * dax, y * dby, z * dcz
+    if skewed:
+        fa, fb, fc = fa + y * day + z * daz, x * dbx + fb + z * dbz, x * dcx + y * dcy + fc
+    sa = tl.ceil(-(ta + ta * SLACK + SLACK) - fa)
+    sb = tl.ceil(-(tb + tb * SLACK + SLACK) - fb)
+    sc = tl.ceil(-(tc + tc * SLACK + SLACK) - fc)
     return tl.where(ta > 0, sa, 0.0), tl.where(tb > 0, sb, 0.0), tl.where(tc > 0, sc, 0.0)
+
+
+@triton.jit
+def move(x, y, z, a, b, c, lattice, skewed):
+    """`add_shift`, knowing whether the lattice is skewed."""
+    ax, ay, az, bx, by, bz, cx, cy, cz = lattice
+    mx, my, mz = a * ax, b * by, c * cz
+    if skewed:
+        mx, my, mz = mx + b * bx + c * cx, a * ay + my + c * cy, a * az + b * bz + mz
+    return x + mx, y + my, z + mz
 
 
 @triton.jit
@@ -168,10 +201,11 @@ def fill_rows(
     if most > 0:
         s = tl.load(system_index + i, live, 0)
         begin = tl.load(system_ptr + s, live, 0)[:, None]
-        kb = tl.load(counts + s * COUNTS, live, 1)[:, None]
-        kc = tl.load(counts + s * COUNTS + 1, live, 1)[:, None]
-        images = tl.load(counts + s * COUNTS + 2, live, 1)[:, None]
-        words = tl.maximum(tl.load(counts + s * COUNTS + 3, live, 0), 1)
+        to_counts = counts + s * COUNTS
+        kb = tl.load(to_counts, live, 1)[:, None]
+        kc = tl.load(to_counts + 1, live, 1)[:, None]
+        images = tl.load(to_counts + 2, live, 1)
+        words = tl.maximum(tl.load(to_counts + 3, live, 0), 1)
         most_words = tl.max(words, 0)
         skipped = (part * words * 32)[:, None]
         words = words[:, None]
@@ -180,7 +214,14 @@ def fill_rows(
         ta = tl.load(to_frame + 9, live, 0)[:, None]
         tb = tl.load(to_frame + 10, live, 0)[:, None]
         tc = tl.load(to_frame + 11, live, 0)[:, None]
-        periodic = tl.max(ta + tb + tc) > 0
+        # What holds for any row; each of the three is counted in bits of its own.
+        tally = tl.sum(tl.load(to_counts + 4, live, 0), 0)
+        several, skewed, periodic = tally // SEVERAL > 0, tally // SKEWED % SKEWED > 0, tally % SKEWED > 0
+        images = images[:, None]
+        per_image, per_c, per_bc = images.to(tl.uint32), kc.to(tl.uint32), kb.to(tl.uint32)
+        if several:
+            per_image, per_c, per_bc = reciprocal(images), reciprocal(kc), reciprocal(kb * kc)
+        per_word = reciprocal(words)
         from_i = positions + i.to(tl.int64) * 3
         xi = tl.load(from_i, live, 0)[:, None]
         yi = tl.load(from_i + 1, live, 0)[:, None]
@@ -191,7 +232,9 @@ def fill_rows(
             word = find_last(pool, at, words, slot, most_words, inside, True)
             found = tl.load(pool + at + word, inside, 0)
             c = skipped + word * 32 + find_bit(found.to(tl.int32), slot - (found >> 32).to(tl.int32))
-            local = c // images
+            local = c
+            if several:
+                local = divide(c, images, per_image)
             j = begin + local
             from_j = positions + j.to(tl.int64) * 3
             x = tl.load(from_j, inside, 0) - xi
@@ -202,17 +245,17 @@ def fill_rows(
             if periodic:
                 dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = load_lattice(to_frame[:, None])
                 frame = dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
-                image = c - local * images
-                ia = image // (kb * kc)
-                ib = image // kc - ia * kb
-                ic = image - (ia * kb + ib) * kc
-                sa, sb, sc = first_image(x, y, z, frame)
-                sa += ia
-                sb += ib
-                sc += ic
-                za, zb, zc = first_image(-x, -y, -z, frame)
-                back += tl.where(inside, ((-sa - za) * kb + (-sb - zb)) * kc + (-sc - zc), 0).to(tl.int32)
-                x, y, z = add_shift(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64)[:, None] * 9))
+                sa, sb, sc = first_image(x, y, z, frame, skewed)
+                if several:
+                    za, zb, zc = first_image(-x, -y, -z, frame, skewed)
+                    image = c - local * images
+                    ia = divide(image, kb * kc, per_bc)
+                    ib = divide(image, kc, per_c)
+                    sa += ia
+                    sb += ib - ia * kb
+                    sc += image - ib * kc
+                    back += tl.where(inside, ((-sa - za) * kb + (-sb - zb)) * kc + (-sc - zc), 0).to(tl.int32)
+                x, y, z = move(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64)[:, None] * 9), skewed)
                 far = inside & (tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT)
                 if tl.max(far.to(tl.int32)) > 0:
                     tl.atomic_or(status, SHIFTS, sem="relaxed")
@@ -222,7 +265,7 @@ def fill_rows(
             other_word = back >> 5
             other = j
             if PIECES > 1:
-                other_part = other_word // words
+                other_part = divide(other_word, words, per_word)
                 other_word -= other_part * words
                 other = j * PIECES + other_part
             found = tl.load(pool + tl.load(word_ptr + other, inside, 0).to(tl.int64) + other_word, inside, 0)
@@ -256,8 +299,10 @@ def all_pairs_count_kernel(
     pool_size,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """A piece of some rows of one structure a program; of a large one in a batch of small ones, some more."""
+    await_previous(CHAINED)
     program = tl.program_id(0) // PIECES
     s = program // tiles
     number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
@@ -300,8 +345,10 @@ def all_pairs_fill_kernel(
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     PIECES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Some pieces of rows a program; leaves the counters at zero for the next launch."""
+    await_previous(CHAINED)
     group = tl.program_id(0)
     if group == 0:
         tl.store(used, tl.zeros([], tl.int64))

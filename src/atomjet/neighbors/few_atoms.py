@@ -15,9 +15,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.all_pairs import COUNTS, count_tile, fill_rows, first_image, images_along
-from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, add_shift, build_frame, is_finite, load_lattice, pack
+from atomjet.neighbors.all_pairs import COUNTS, count_tile, fill_rows, first_image, images_along, is_skewed, move
+from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_finite, load_lattice, pack
 from atomjet.neighbors.rows import EDGES_PER_WORD, place_rows, wanted_edges
+from atomjet.ops.chaining import await_previous
 
 # One number counts a row's edges, those to atoms before the program's own, and those with shifts too far to be stored; a row has
 # fewer than BEFORE of each.
@@ -28,8 +29,10 @@ FAR = tl.constexpr(2**20)
 @triton.jit
 def only_image(x, y, z, cell, s, frame):
     """The vector to the one image of a neighbor that may lie within reach; its shift; whether that is too far to be stored."""
-    sa, sb, sc = first_image(x, y, z, frame)
-    x, y, z = add_shift(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64) * 9))
+    lattice = load_lattice(cell + s.to(tl.int64) * 9)
+    skewed = is_skewed(frame, lattice)
+    sa, sb, sc = first_image(x, y, z, frame, skewed)
+    x, y, z = move(x, y, z, sa, sb, sc, lattice, skewed)
     far = tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT
     return x, y, z, sa, sb, sc, far
 
@@ -134,8 +137,10 @@ def all_pairs_kernel(
     ROWS: tl.constexpr,
     FILL_ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """A row a program, of at most ALL; the first also writes what all rows have in common."""
+    await_previous(CHAINED)
     row = tl.program_id(0)
     radius = tl.load(cutoff)
     in_use = tl.load(system_ptr + systems)

@@ -115,11 +115,43 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
 def complete_frame(cell, p, q, r, s, cutoff):
     """The same of a structure with some periodic direction."""
     ax, ay, az, bx, by, bz, cx, cy, cz = load_lattice(cell + s.to(tl.int64) * 9)
-    periodic = p + q + r
     finite = is_finite(ax, ay, az) & is_finite(bx, by, bz) & is_finite(cx, cy, cz)
-    ax, ay, az = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)
-    bx, by, bz = tl.where(finite, bx, 0.0), tl.where(finite, by, 0.0), tl.where(finite, bz, 0.0)
-    cx, cy, cz = tl.where(finite, cx, 0.0), tl.where(finite, cy, 0.0), tl.where(finite, cz, 0.0)
+    hax, hay, haz = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)
+    hbx, hby, hbz = tl.where(finite, bx, 0.0), tl.where(finite, by, 0.0), tl.where(finite, bz, 0.0)
+    hcx, hcy, hcz = tl.where(finite, cx, 0.0), tl.where(finite, cy, 0.0), tl.where(finite, cz, 0.0)
+    if p + q + r < 3:
+        rows = hax, hay, haz, hbx, hby, hbz, hcx, hcy, hcz
+        hax, hay, haz, hbx, hby, hbz, hcx, hcy, hcz = complete_rows(rows, p, q, r)
+    long_a = tl.sqrt(hax * hax + hay * hay + haz * haz)
+    long_b = tl.sqrt(hbx * hbx + hby * hby + hbz * hbz)
+    long_c = tl.sqrt(hcx * hcx + hcy * hcy + hcz * hcz)
+    dax, day, daz = cross(hbx, hby, hbz, hcx, hcy, hcz)
+    dbx, dby, dbz = cross(hcx, hcy, hcz, hax, hay, haz)
+    dcx, dcy, dcz = cross(hax, hay, haz, hbx, hby, hbz)
+    volume = hax * dax + hay * day + haz * daz
+    flat = tl.abs(volume) < FLAT * long_a * long_b * long_c
+    flat = flat | (long_a < FLAT) | (long_b < FLAT) | (long_c < FLAT)
+    bad = tl.where(finite, tl.where(flat, SINGULAR, 0), NOT_FINITE)
+    scale = tl.where(bad == 0, 1.0 / tl.where(bad == 0, volume, 1.0), 0.0)
+    dax, day, daz = dax * scale, day * scale, daz * scale
+    dbx, dby, dbz = dbx * scale, dby * scale, dbz * scale
+    dcx, dcy, dcz = dcx * scale, dcy * scale, dcz * scale
+    reach_a = tl.where((p != 0) & (bad == 0), cutoff * tl.sqrt(dax * dax + day * day + daz * daz), 0.0)
+    reach_b = tl.where((q != 0) & (bad == 0), cutoff * tl.sqrt(dbx * dbx + dby * dby + dbz * dbz), 0.0)
+    reach_c = tl.where((r != 0) & (bad == 0), cutoff * tl.sqrt(dcx * dcx + dcy * dcy + dcz * dcz), 0.0)
+    # The definition's own limit, so that it refuses the same cells.
+    most = tl.where(p != 0, 2 * tl.floor(reach_a) + 3, 1.0)
+    most *= tl.where(q != 0, 2 * tl.floor(reach_b) + 3, 1.0)
+    most *= tl.where(r != 0, 2 * tl.floor(reach_c) + 3, 1.0)
+    bad = tl.where((bad == 0) & (most > MOST_IMAGES), IMAGES, bad)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad
+
+
+@triton.jit
+def complete_rows(rows, p, q, r):
+    """Lattice vectors, those of open directions replaced."""
+    ax, ay, az, bx, by, bz, cx, cy, cz = rows
+    periodic = p + q + r
     # Two periodic: the third row stands on both. One: an arbitrary pair that stands on it and on each other.
     bcx, bcy, bcz = cross(bx, by, bz, cx, cy, cz)
     cax, cay, caz = cross(cx, cy, cz, ax, ay, az)
@@ -146,29 +178,7 @@ def complete_frame(cell, p, q, r, s, cutoff):
     hcx = tl.where(r != 0, cx, tl.where(two, abx, tl.where(one, tl.where(q != 0, ux, wx), zero)))
     hcy = tl.where(r != 0, cy, tl.where(two, aby, tl.where(one, tl.where(q != 0, uy, wy), zero)))
     hcz = tl.where(r != 0, cz, tl.where(two, abz, tl.where(one, tl.where(q != 0, uz, wz), zero + 1.0)))
-    long_a = tl.sqrt(hax * hax + hay * hay + haz * haz)
-    long_b = tl.sqrt(hbx * hbx + hby * hby + hbz * hbz)
-    long_c = tl.sqrt(hcx * hcx + hcy * hcy + hcz * hcz)
-    dax, day, daz = cross(hbx, hby, hbz, hcx, hcy, hcz)
-    dbx, dby, dbz = cross(hcx, hcy, hcz, hax, hay, haz)
-    dcx, dcy, dcz = cross(hax, hay, haz, hbx, hby, hbz)
-    volume = hax * dax + hay * day + haz * daz
-    flat = tl.abs(volume) < FLAT * long_a * long_b * long_c
-    flat = flat | (long_a < FLAT) | (long_b < FLAT) | (long_c < FLAT)
-    bad = tl.where(finite, tl.where(flat, SINGULAR, 0), NOT_FINITE)
-    scale = tl.where(bad == 0, 1.0 / tl.where(bad == 0, volume, 1.0), 0.0)
-    dax, day, daz = dax * scale, day * scale, daz * scale
-    dbx, dby, dbz = dbx * scale, dby * scale, dbz * scale
-    dcx, dcy, dcz = dcx * scale, dcy * scale, dcz * scale
-    reach_a = tl.where((p != 0) & (bad == 0), cutoff * tl.sqrt(dax * dax + day * day + daz * daz), 0.0)
-    reach_b = tl.where((q != 0) & (bad == 0), cutoff * tl.sqrt(dbx * dbx + dby * dby + dbz * dbz), 0.0)
-    reach_c = tl.where((r != 0) & (bad == 0), cutoff * tl.sqrt(dcx * dcx + dcy * dcy + dcz * dcz), 0.0)
-    # The definition's own limit, so that it refuses the same cells.
-    most = tl.where(p != 0, 2 * tl.floor(reach_a) + 3, 1.0)
-    most *= tl.where(q != 0, 2 * tl.floor(reach_b) + 3, 1.0)
-    most *= tl.where(r != 0, 2 * tl.floor(reach_c) + 3, 1.0)
-    bad = tl.where((bad == 0) & (most > MOST_IMAGES), IMAGES, bad)
-    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, reach_a, reach_b, reach_c, bad
+    return hax, hay, haz, hbx, hby, hbz, hcx, hcy, hcz
 
 
 @triton.jit
@@ -222,6 +232,19 @@ def find_bit(bits, rank):
     place += tl.where(rank >= below, 2, 0)
     rank -= tl.where(rank >= below, below, 0)
     return place + (rank >= ((v >> place.to(tl.uint32)) & 1).to(tl.int32)).to(tl.int32)
+
+
+@triton.jit
+def reciprocal(divisor):
+    """What `divide` takes beside a divisor."""
+    return (divisor.to(tl.uint32) * 0 + 0xFFFFFFFF) // divisor.to(tl.uint32)
+
+
+@triton.jit
+def divide(number, divisor, inverse):
+    """number // divisor, below 2³¹: a product, which is at most one too low, and a look; devices have no division of integers."""
+    quotient = tl.umulhi(number.to(tl.uint32), inverse).to(tl.int32)
+    return quotient + (number - quotient * divisor >= divisor).to(tl.int32)
 
 
 @triton.jit

@@ -12,6 +12,7 @@ import threading
 import torch
 
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
+from atomjet.data.padded import has_images
 from atomjet.errors import StructureError
 from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 from atomjet.neighbors.rows import canonical_kernel
@@ -51,7 +52,7 @@ class PaddedSearch:
         self.graph = PaddedGraph.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS:
+        elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
             self.route = OneKernel(self.graph, cutoff)
         else:
             self.route = AllPairs(self.graph, cutoff)
@@ -78,9 +79,9 @@ def search(system: System, cutoff: float) -> Graph | None:
     Raises:
         StructureError: more edges than can be counted.
     """
-    largest, edges = _guess(system, cutoff)
+    largest, edges, images = _guess(system, cutoff)
     while True:
-        finder, padded = _room(system, largest, edges, cutoff)
+        finder, padded = _room(system, Capacity(system.num_systems, system.num_atoms, edges, largest, images), cutoff)
         with torch.no_grad():
             padded.fill(system)
         graph = finder.launch(padded)
@@ -102,15 +103,15 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def _room(system: System, largest: int, edges: int, cutoff: float) -> tuple[PaddedSearch, PaddedSystem]:
+def _room(system: System, asked: Capacity, cutoff: float) -> tuple[PaddedSearch, PaddedSystem]:
     """Buffers for so much: those of the last search, where they are large enough and not far too large, else others."""
     device = system.device
     key = (device, cutoff, torch.cuda.current_stream(device) if device.type == "cuda" else None)
-    asked = Capacity(system.num_systems, system.num_atoms, edges, largest)
     if _kept.room is not None and _kept.key == key and _serves(_kept.room[0].capacity, asked):
         return _kept.room
-    small = edges <= KEEP
-    wanted = Capacity(*(_rounded(n) for n in (asked.systems, asked.atoms, edges, largest))) if small else asked
+    small = asked.edges <= KEEP
+    sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
+    wanted = Capacity(*(_rounded(n) for n in sizes), asked.images) if small else asked
     finder = PaddedSearch(wanted, cutoff, device)
     room = finder, PaddedSystem.empty(wanted, device)
     if small:
@@ -122,6 +123,7 @@ def _serves(capacity: Capacity, asked: Capacity) -> bool:
     """Whether a search of some capacity will do for another."""
     enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
     alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
+    alike = alike and asked.images == capacity.images
     return enough and alike and capacity.atoms <= 2 * asked.atoms + 64 and capacity.systems <= 2 * asked.systems + 64
 
 
@@ -130,8 +132,8 @@ def _rounded(number: int) -> int:
     return number + number // 8
 
 
-def _guess(system: System, cutoff: float) -> tuple[int, int]:
-    """Atoms of the largest structure, and about how many edges, rather more."""
+def _guess(system: System, cutoff: float) -> tuple[int, int, bool]:
+    """Atoms of the largest structure; about how many edges, rather more; whether there are images."""
     counts = system.counts()
     a, b, c = system.cell.detach().double().unbind(1)
     volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
@@ -140,9 +142,14 @@ def _guess(system: System, cutoff: float) -> tuple[int, int]:
     # Without images there are no more neighbors than other atoms.
     degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
     if not system.num_systems:
-        return 0, 0
-    largest, edges = torch.stack([counts.max().double(), (counts * degrees).sum()]).tolist()
-    return int(largest), int(edges)
+        return 0, 0, False
+    found = (
+        counts.max().double(),
+        (counts * degrees).sum(),
+        has_images(system.cell.detach(), system.pbc, cutoff).double(),
+    )
+    largest, edges, images = torch.stack(found).tolist()
+    return int(largest), int(edges), bool(images)
 
 
 def to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:

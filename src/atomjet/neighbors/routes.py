@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem
 from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms
+from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
 from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, PLACE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows_kernel
+from atomjet.ops.chaining import can_chain
 
 FREE_WORDS = 16
 """Words of 32 candidates that every atom may take, besides one for every two edges (and all of its structure with all pairs)."""
@@ -47,6 +50,8 @@ class Route:
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used, self.found = self.zeros(2, torch.int64), self.zeros(1)
         self.pieces = pieces
+        # Whether kernels let the next one start early, and the one that places rows is such a one; see `atomjet.ops.chaining`.
+        self.chained = self.early = False
         self.degrees = self.zeros(capacity.atoms * pieces)
         self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
         self.blocks = groups(capacity.atoms * pieces, BLOCK.value)
@@ -87,29 +92,55 @@ class Route:
             self.table_size,
             self.table_free,
             PIECES=self.pieces,
+            CHAINED=self.chained,
             num_warps=4,
+            launch_pdl=self.early,
         )
 
 
 class AllPairs(Route):
     """Three kernels: count, place, fill."""
 
-    ROWS, FILL_ROWS, WARPS, FILL_WARPS, PIECES = 8, 8, 1, 4, 8
-    FEW = 8000
-    """Atoms up to which rows are counted in pieces, so that all of the device has work."""
+    PIECES = 8
+    """Of a row, at most, that different programs count, so that all of the device has work."""
+
+    CHAINED = 512
+    """Atoms up to which rows are placed by programs that start while others still count (Hopper and later): with more, those that
+    wait take the place of those that work."""
 
     def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
         capacity = graph.capacity
         super().__init__(graph, cutoff, self.words(capacity), self.pieces_of(capacity))
+        self.chained = can_chain(self.device)
+        self.early = self.chained and (capacity.atoms <= self.CHAINED or self.pieces == 1)
+        self.rows, self.fill_rows, self.fill_warps = self.cut(capacity.atoms)
         # Programs for the largest structure, but not so many for every structure that most find nothing to do.
-        fair = groups(UNEVEN * capacity.atoms, max(1, self.ROWS * capacity.systems))
-        self.tiles = min(groups(capacity.atoms_per_system, self.ROWS), fair)
-        self.counts, self.word_ptr = self.zeros(4 * capacity.systems), self.zeros(capacity.atoms * self.pieces)
+        fair = groups(UNEVEN * capacity.atoms, max(1, self.rows * capacity.systems))
+        self.tiles = min(groups(capacity.atoms_per_system, self.rows), fair)
+        self.counts, self.word_ptr = (
+            self.zeros(COUNTS.value * capacity.systems),
+            self.zeros(capacity.atoms * self.pieces),
+        )
+
+    def cut(self, atoms: int) -> tuple[int, int, int]:
+        """Rows that a program counts, pieces of rows that one fills, and its warps."""
+        rows = 4 if atoms <= 256 else 8
+        if self.pieces == 1:
+            return rows, 8, 4
+        return rows, 2 if atoms * self.pieces <= 6000 else 4, 1
 
     @classmethod
     def pieces_of(cls, capacity: Capacity) -> int:
-        """Pieces in which a row is counted."""
-        return cls.PIECES if groups(capacity.atoms_per_system, 32) >= cls.PIECES and capacity.atoms <= cls.FEW else 1
+        """Pieces in which a row is counted: not more than it has words, and fewer the more rows there are."""
+        words = cls._candidates(capacity) / 32
+        most = cls.PIECES if capacity.systems <= 4 or words >= 16 else 4
+        return 1 if words <= 1 or capacity.atoms > 8000 else min(most, 1 << (math.ceil(words) - 1).bit_length())
+
+    @staticmethod
+    def _candidates(capacity: Capacity) -> int:
+        """Likely ones of an atom: all atoms of its structure, or where there are images some three for each edge."""
+        around = 3 * groups(capacity.edges, capacity.atoms) if capacity.images else 0
+        return max(capacity.atoms_per_system, around)
 
     @classmethod
     def words(cls, capacity: Capacity) -> int:
@@ -139,13 +170,14 @@ class AllPairs(Route):
                 self.found,
                 self.tiles,
                 self.pool_size,
-                ROWS=self.ROWS,
+                ROWS=self.rows,
                 PIECES=self.pieces,
-                num_warps=self.WARPS,
+                CHAINED=self.chained,
+                num_warps=1,
                 enable_fp_fusion=False,
             )
         self.place_rows(system)
-        all_pairs.all_pairs_fill_kernel[(max(1, groups(capacity.atoms * self.pieces, self.FILL_ROWS)),)](
+        all_pairs.all_pairs_fill_kernel[(max(1, groups(capacity.atoms * self.pieces, self.fill_rows)),)](
             *self._given(system),
             self.frames,
             self.counts,
@@ -159,10 +191,12 @@ class AllPairs(Route):
             self.sums,
             capacity.systems,
             self.blocks,
-            ROWS=self.FILL_ROWS,
+            ROWS=self.fill_rows,
             SLOTS=self.slots,
             PIECES=self.pieces,
-            num_warps=self.FILL_WARPS,
+            CHAINED=self.chained,
+            num_warps=self.fill_warps,
+            launch_pdl=self.chained,
             enable_fp_fusion=False,
         )
 
@@ -174,6 +208,11 @@ class OneKernel(AllPairs):
     ROWS, FILL_ROWS, WARPS, MOST_SLOTS = 32, 8, 4, 64
     COLUMNS = 16
     """Neighbors that each atom is tested with at once."""
+
+    @classmethod
+    def pieces_of(cls, capacity: Capacity) -> int:
+        """Rows are whole."""
+        return 1
 
     def launch(self, system: PaddedSystem) -> None:
         """Enqueue."""
@@ -206,6 +245,7 @@ class OneKernel(AllPairs):
             ROWS=self.ROWS,
             FILL_ROWS=self.FILL_ROWS,
             SLOTS=self.slots,
+            CHAINED=self.chained,
             num_warps=self.WARPS,
             enable_fp_fusion=False,
         )

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.lattice import EDGES, add_shift, load_lattice, load_row, unpack
+from atomjet.ops.chaining import await_previous
 
 BLOCK = tl.constexpr(1024)
 EDGES_PER_WORD = tl.constexpr(2)  # the pool has a word more for so many edges
@@ -92,8 +93,10 @@ def rows_kernel(
     table_size,
     table_free,
     PIECES: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """One block of rows, or of PIECES of each, a program; the first moves what kernels before found to the status."""
+    await_previous(CHAINED)
     block = tl.program_id(0)
     bad = tl.load(found, block == 0, 0)
     number = tl.arange(0, BLOCK)
