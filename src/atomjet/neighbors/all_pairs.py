@@ -43,6 +43,7 @@ from atomjet.ops.chaining import await_previous
 # skewed, with several images.
 COUNTS = tl.constexpr(5)
 SKEWED, SEVERAL = tl.constexpr(2**10), tl.constexpr(2**20)
+ROUND = tl.constexpr(1.5 * 2.0**52)  # whole numbers are all that float64 has there
 MOST_CANDIDATES = tl.constexpr(2**30)
 
 
@@ -101,8 +102,8 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         to = at + row.to(tl.int64) * words
         piece = i * PIECES + part
         tl.store(word_ptr + piece, to.to(tl.int32), live & fits)
-        nowhere = radius * 0
-        za, zb, zc = first_image(nowhere, nowhere, nowhere, frame, True)
+        frame = along_periodic(frame)
+        za, zb, zc = first_image(radius * 0, radius * 0, radius * 0, frame)
         itself = (i - begin) * images + (-za * kb - zb).to(tl.int32) * kc - zc.to(tl.int32)
         lane = tl.arange(0, 32)
         one = lane * 0 + 1
@@ -116,26 +117,26 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
                 local = divide(c, images, per_image)
             there = c < total
             from_j = positions + (begin + local).to(tl.int64) * 3
-            xj = tl.load(from_j, there, 0)
-            yj = tl.load(from_j + 1, there, 0)
-            zj = tl.load(from_j + 2, there, 0)
-            good_j = is_finite(xj, yj, zj) & there
-            x = tl.where(good_j, xj, 0.0)[:, None] - xi[None, :]
-            y = tl.where(good_j, yj, 0.0)[:, None] - yi[None, :]
-            z = tl.where(good_j, zj, 0.0)[:, None] - zi[None, :]
+            x = tl.load(from_j, there, 0)[:, None] - xi[None, :]
+            y = tl.load(from_j + 1, there, 0)[:, None] - yi[None, :]
+            z = tl.load(from_j + 2, there, 0)[:, None] - zi[None, :]
             if periodic:
-                sa, sb, sc = first_image(x, y, z, frame, skewed)
+                fa, fb, fc = fractions(x, y, z, frame, skewed)
                 if images > 1:
+                    sa, sb, sc = first_image(fa, fb, fc, frame)
                     image = c - local * images
                     ia = divide(image, kb * kc, per_bc)
                     ib = divide(image, kc, per_c)
                     sa += ia[:, None]
                     sb += (ib - ia * kb)[:, None]
                     sc += (image - ib * kc)[:, None]
+                else:
+                    sa, sb, sc = nearest_image(fa, fb, fc)
                 x, y, z = move(x, y, z, sa, sb, sc, lattice, skewed)
             near = x * x + y * y + z * z < radius * radius
             bits = tl.sum(tl.where(near, (one << lane)[:, None], 0), 0)
-            bits = bits & tl.sum(tl.where(good_j, one << lane, 0), 0)
+            left = total - word * 32
+            bits = tl.where(left < 32, bits & (((itself * 0 + 1) << tl.maximum(left, 0)) - 1), bits)
             bits = tl.where((itself >> 5) == word, bits & ~((itself * 0 + 1) << (itself & 31)), bits)
             bits = tl.where(good_i, bits, 0)
             tl.store(pool + to + number, join(degree, bits), live & fits)
@@ -160,16 +161,39 @@ def is_skewed(frame, lattice):
 
 
 @triton.jit
-def first_image(x, y, z, frame, skewed):
-    """The lowest shifts at which a neighbor at (x, y, z) from its center may lie within reach."""
+def along_periodic(frame):
+    """The frame without the duals of open directions: fractions along them are zero, and so are shifts."""
     dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = frame
+    dax, day, daz = tl.where(ta > 0, dax, 0.0), tl.where(ta > 0, day, 0.0), tl.where(ta > 0, daz, 0.0)
+    dbx, dby, dbz = tl.where(tb > 0, dbx, 0.0), tl.where(tb > 0, dby, 0.0), tl.where(tb > 0, dbz, 0.0)
+    dcx, dcy, dcz = tl.where(tc > 0, dcx, 0.0), tl.where(tc > 0, dcy, 0.0), tl.where(tc > 0, dcz, 0.0)
+    return dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
+
+
+@triton.jit
+def fractions(x, y, z, frame, skewed):
+    """Whole cells along each axis."""
+    dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, _, _, _ = frame
     fa, fb, fc = x * dax, y * dby, z * dcz
     if skewed:
         fa, fb, fc = fa + y * day + z * daz, x * dbx + fb + z * dbz, x * dcx + y * dcy + fc
+    return fa, fb, fc
+
+
+@triton.jit
+def first_image(fa, fb, fc, frame):
+    """The lowest shifts at which a neighbor so many cells from its center may lie within reach."""
+    _, _, _, _, _, _, _, _, _, ta, tb, tc = frame
     sa = tl.ceil(-(ta + ta * SLACK + SLACK) - fa)
     sb = tl.ceil(-(tb + tb * SLACK + SLACK) - fb)
     sc = tl.ceil(-(tc + tc * SLACK + SLACK) - fc)
-    return tl.where(ta > 0, sa, 0.0), tl.where(tb > 0, sb, 0.0), tl.where(tc > 0, sc, 0.0)
+    return sa, sb, sc
+
+
+@triton.jit
+def nearest_image(fa, fb, fc):
+    """The shifts to the image nearest in fractions: where only one may lie within reach, that one. Adding rounds."""
+    return (ROUND - fa) - ROUND, (ROUND - fb) - ROUND, (ROUND - fc) - ROUND
 
 
 @triton.jit
@@ -244,10 +268,11 @@ def fill_rows(
             back = shift + (i[:, None] - begin) * images
             if periodic:
                 dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz = load_lattice(to_frame[:, None])
-                frame = dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc
-                sa, sb, sc = first_image(x, y, z, frame, skewed)
+                frame = along_periodic((dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc))
+                fa, fb, fc = fractions(x, y, z, frame, skewed)
                 if several:
-                    za, zb, zc = first_image(-x, -y, -z, frame, skewed)
+                    sa, sb, sc = first_image(fa, fb, fc, frame)
+                    za, zb, zc = first_image(-fa, -fb, -fc, frame)
                     image = c - local * images
                     ia = divide(image, kb * kc, per_bc)
                     ib = divide(image, kc, per_c)
@@ -255,6 +280,8 @@ def fill_rows(
                     sb += ib - ia * kb
                     sc += image - ib * kc
                     back += tl.where(inside, ((-sa - za) * kb + (-sb - zb)) * kc + (-sc - zc), 0).to(tl.int32)
+                else:
+                    sa, sb, sc = nearest_image(fa, fb, fc)
                 x, y, z = move(x, y, z, sa, sb, sc, load_lattice(cell + s.to(tl.int64)[:, None] * 9), skewed)
                 far = inside & (tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT)
                 if tl.max(far.to(tl.int32)) > 0:

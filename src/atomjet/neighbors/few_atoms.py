@@ -15,7 +15,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.all_pairs import COUNTS, count_tile, fill_rows, first_image, images_along, is_skewed, move
+from atomjet.neighbors.all_pairs import (
+    COUNTS,
+    along_periodic,
+    count_tile,
+    fill_rows,
+    fractions,
+    images_along,
+    is_skewed,
+    move,
+    nearest_image,
+)
 from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_finite, load_lattice, pack
 from atomjet.neighbors.rows import EDGES_PER_WORD, place_rows, wanted_edges
 from atomjet.ops.chaining import await_previous
@@ -31,7 +41,7 @@ def only_image(x, y, z, cell, s, frame):
     """The vector to the one image of a neighbor that may lie within reach; its shift; whether that is too far to be stored."""
     lattice = load_lattice(cell + s.to(tl.int64) * 9)
     skewed = is_skewed(frame, lattice)
-    sa, sb, sc = first_image(x, y, z, frame, skewed)
+    sa, sb, sc = nearest_image(*fractions(x, y, z, frame, skewed))
     x, y, z = move(x, y, z, sa, sb, sc, lattice, skewed)
     far = tl.maximum(tl.maximum(tl.abs(sa), tl.abs(sb)), tl.abs(sc)) > MOST_SHIFT
     return x, y, z, sa, sb, sc, far
@@ -175,6 +185,7 @@ def all_pairs_kernel(
             tl.store(counts + s * COUNTS + 3, 0)  # there are no words, unless the phases make some
         if simple != 0:
             periodic = ta + tb + tc > 0
+            frame = along_periodic(frame)
             inside = (j >= begin) & (j < end)
             for first in range(begin, end, COLUMNS):
                 k = first + tl.arange(0, COLUMNS)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -101,8 +100,8 @@ class Route:
 class AllPairs(Route):
     """Three kernels: count, place, fill."""
 
-    PIECES = 8
-    """Of a row, at most, that different programs count, so that all of the device has work."""
+    PIECES, FEW = 8, 8000
+    """Pieces of a row, at most, that different programs count, and up to how many atoms, so that all of the device has work."""
 
     CHAINED = 512
     """Atoms up to which rows are placed by programs that start while others still count (Hopper and later): with more, those that
@@ -113,34 +112,24 @@ class AllPairs(Route):
         super().__init__(graph, cutoff, self.words(capacity), self.pieces_of(capacity))
         self.chained = can_chain(self.device)
         self.early = self.chained and (capacity.atoms <= self.CHAINED or self.pieces == 1)
-        self.rows, self.fill_rows, self.fill_warps = self.cut(capacity.atoms)
+        self.rows = 4 if capacity.atoms <= 256 else 8
+        self.fill_rows, self.fill_warps = (8, 4) if self.pieces == 1 else (2, 1)
         # Programs for the largest structure, but not so many for every structure that most find nothing to do.
         fair = groups(UNEVEN * capacity.atoms, max(1, self.rows * capacity.systems))
         self.tiles = min(groups(capacity.atoms_per_system, self.rows), fair)
-        self.counts, self.word_ptr = (
-            self.zeros(COUNTS.value * capacity.systems),
-            self.zeros(capacity.atoms * self.pieces),
-        )
-
-    def cut(self, atoms: int) -> tuple[int, int, int]:
-        """Rows that a program counts, pieces of rows that one fills, and its warps."""
-        rows = 4 if atoms <= 256 else 8
-        if self.pieces == 1:
-            return rows, 8, 4
-        return rows, 2 if atoms * self.pieces <= 6000 else 4, 1
+        self.counts = self.zeros(COUNTS.value * capacity.systems)
+        self.word_ptr = self.zeros(capacity.atoms * self.pieces)
 
     @classmethod
     def pieces_of(cls, capacity: Capacity) -> int:
-        """Pieces in which a row is counted: not more than it has words, and fewer the more rows there are."""
-        words = cls._candidates(capacity) / 32
-        most = cls.PIECES if capacity.systems <= 4 or words >= 16 else 4
-        return 1 if words <= 1 or capacity.atoms > 8000 else min(most, 1 << (math.ceil(words) - 1).bit_length())
-
-    @staticmethod
-    def _candidates(capacity: Capacity) -> int:
-        """Likely ones of an atom: all atoms of its structure, or where there are images some three for each edge."""
+        """Pieces of a row: not more than it has words of candidates, and fewer in batches, which have many rows."""
+        # All atoms of a structure or, where images are expected, some three for each edge: a cube and more around a sphere.
         around = 3 * groups(capacity.edges, capacity.atoms) if capacity.images else 0
-        return max(capacity.atoms_per_system, around)
+        words = groups(max(capacity.atoms_per_system, around), 32)
+        if words <= 1 or capacity.atoms > cls.FEW:
+            return 1
+        most = cls.PIECES if capacity.systems <= 4 or words >= 2 * cls.PIECES else cls.PIECES // 2
+        return min(most, 1 << (words - 1).bit_length())
 
     @classmethod
     def words(cls, capacity: Capacity) -> int:
