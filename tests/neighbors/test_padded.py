@@ -12,12 +12,16 @@ from ase.build import molecule
 
 pytest.importorskip("triton")
 
+import triton
+import triton.language as tl
+
 from atomjet import System
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
 from atomjet.data.padded import has_images, unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.all_pairs import COUNTS
+from atomjet.neighbors.lattice import divide, reciprocal
 from atomjet.neighbors.padded import PaddedSearch
 from tests.compiling import printed
 from tests.neighbors import cases
@@ -408,6 +412,26 @@ def test_routes_by_capacity():
     assert route(64, 1280, 24000, 20) == ("AllPairs", 1)
     assert route(64, 12288, 10**6, 192) == ("AllPairs", 1)
     assert route(1, 4000, 2 * 10**5, 4000) == ("Cells", 1)
+
+
+@triton.jit
+def quotients_kernel(numbers, divisors, out, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    divisor = tl.load(divisors + at)
+    tl.store(out + at, divide(tl.load(numbers + at), divisor, reciprocal(divisor)))
+
+
+def test_divide_is_exact():
+    """Multiples of the divisor and their neighbors, up to the most candidates that there may be."""
+    rng = np.random.default_rng(0)
+    divisors = np.concatenate([[1, 2, 3, 7, 2**10, 2**20, 2**29, 2**30], rng.integers(1, 2**15, 504)])
+    numbers = rng.integers(0, 2**30 // divisors, endpoint=True) * divisors
+    for off in (-1, 0, 1):
+        given = np.clip(numbers + off, 0, 2**30)
+        a, b = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in (given, divisors))
+        out = torch.empty_like(a)
+        quotients_kernel[(1,)](a, b, out, SIZE=len(divisors))
+        np.testing.assert_array_equal(out.cpu().numpy(), given // divisors)
 
 
 @pytest.mark.parametrize("kind", ["molecule", "crystal", "slab", "wide"])
