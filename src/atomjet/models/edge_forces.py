@@ -18,10 +18,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
-from atomjet.ops.chaining import can_chain
+from atomjet.ops.chaining import await_previous, can_chain
 
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
 
@@ -57,9 +56,7 @@ def edge_forces_kernel(
 ):
     """One row a program: force, atomic energy and the six numbers of its virial."""
     i = tl.program_id(0).to(tl.int64)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     if i >= tl.load(num_atoms):
         return
     number = tl.load(atomic_numbers + i).to(tl.int64)
@@ -140,8 +137,7 @@ def edge_forces_sums_kernel(
 ):
     """One structure a program: sums over its atoms."""
     s = tl.program_id(0)
-    if CHAINED:
-        gdc_wait()
+    await_previous(CHAINED)
     flags = tl.load(status)
     if s == 0:
         tl.store(status_out, flags.to(tl.float64))

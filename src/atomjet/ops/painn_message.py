@@ -29,9 +29,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.ops import radial_table
+from atomjet.ops.chaining import await_previous
 from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
 
@@ -183,9 +183,7 @@ def painn_message_fwd_kernel(
     """In the first layer context goes by element, q by embedding, and μ is zero."""
     i = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)
@@ -274,9 +272,7 @@ def painn_message_bwd_kernel(
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)

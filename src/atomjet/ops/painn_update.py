@@ -32,7 +32,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import silu
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from atomjet.ops.chaining import await_previous
 
 ALIGNED = 32
 """Buffers have a multiple of so many rows; kernels that take so many need no masks."""
@@ -238,9 +239,7 @@ def painn_update_fwd_kernel(
     """Mixing of a layer and the context of the next one; q and μ in place, μ once more narrow for the next message."""
     m_v = _matrix(matrices, 0, F, SPLIT)
     m_u = _matrix(matrices, 1, F, SPLIT)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
@@ -308,9 +307,7 @@ def painn_update_last_kernel(
     """Mixing of the last layer, readout, and the way back through both: q̄ takes q's place, μ̄ that of μ, both once more narrow."""
     m_v = _matrix(matrices, 0, F, SPLIT)
     m_u = _matrix(matrices, 1, F, SPLIT)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
@@ -387,9 +384,7 @@ def painn_update_bwd_kernel(
     """
     c2_a = _matrix(transposed, 8, F, SPLIT)
     c2_b = _matrix(transposed, 9, F, SPLIT)
-    if CHAINED:
-        gdc_wait()
-        gdc_launch_dependents()
+    await_previous(CHAINED)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
