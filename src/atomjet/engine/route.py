@@ -302,7 +302,7 @@ class PaddedRoute:
         key, capacity = self._known(counts, periodic[0])
         if capacity is not None:
             return capacity
-        return self._likely(key, counts, periodic, system.cell, system.pbc)
+        return self._likely(key, counts, system.cell.detach().cpu(), system.pbc.cpu())
 
     def _capacity(self, batch: _Batch) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
@@ -311,19 +311,20 @@ class PaddedRoute:
             return capacity
         cell = torch.from_numpy(np.array([atoms.cell.array for atoms in batch.frames]))
         pbc = torch.from_numpy(np.array([atoms.pbc for atoms in batch.frames]))
-        return self._likely(key, batch.counts, pbc.all(1).tolist(), cell, pbc)
+        return self._likely(key, batch.counts, cell, pbc)
 
     def _known(self, counts: list[int], periodic: bool) -> tuple[tuple[int, int, int, bool], Capacity | None]:
         key = (len(counts), sum(counts), max(counts), periodic)
         return key, self._capacities.get(key)
 
-    def _likely(
-        self, key: tuple[int, int, int, bool], counts: list[int], periodic: list[bool], cell: Tensor, pbc: Tensor
-    ) -> Capacity:
-        *volumes, images = torch.cat([torch.linalg.det(cell).abs(), has_images(cell, pbc, self.cutoff)[None]]).tolist()
-        known = [volume if flag else None for volume, flag in zip(volumes, periodic, strict=True)]
-        edges = sum(likely_edges(n, volume, self.cutoff) for n, volume in zip(counts, known, strict=True))
-        capacity = choose(key[0], key[1], key[2], edges, bool(images))
+    def _likely(self, key: tuple[int, int, int, bool], counts: list[int], cell: Tensor, pbc: Tensor) -> Capacity:
+        """From cells (S, 3, 3) and periodic directions (S, 3) on the CPU: a GPU would load a library for the volumes."""
+        volumes, periodic = torch.linalg.det(cell).abs().tolist(), pbc.all(1).tolist()
+        edges = sum(
+            likely_edges(n, volume if flag else None, self.cutoff)
+            for n, volume, flag in zip(counts, volumes, periodic, strict=True)
+        )
+        capacity = choose(key[0], key[1], key[2], edges, bool(has_images(cell, pbc, self.cutoff)))
         if len(self._capacities) >= REMEMBERED:
             self._capacities.clear()
         self._capacities[key] = capacity

@@ -69,9 +69,7 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         kb = tl.where(bad == 0, kb, 1).to(tl.int32)
         kc = tl.where(bad == 0, kc, 1).to(tl.int32)
         images = tl.where(bad == 0, ka, 1).to(tl.int32) * kb * kc
-        per_image, per_c, per_bc = images.to(tl.uint32), kc.to(tl.uint32), kb.to(tl.uint32)
-        if images > 1:
-            per_image, per_c, per_bc = reciprocal(images), reciprocal(kc), reciprocal(kb * kc)
+        per_image, per_c, per_bc = reciprocals(kb, kc, images, images > 1)
         words = ((total + 31) // 32 + PIECES - 1) // PIECES  # of a piece
         lattice = load_lattice(cell + s.to(tl.int64) * 9)
         skewed = is_skewed(frame, lattice)
@@ -124,12 +122,8 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
                 fa, fb, fc = fractions(x, y, z, frame, skewed)
                 if images > 1:
                     sa, sb, sc = first_image(fa, fb, fc, frame)
-                    image = c - local * images
-                    ia = divide(image, kb * kc, per_bc)
-                    ib = divide(image, kc, per_c)
-                    sa += ia[:, None]
-                    sb += (ib - ia * kb)[:, None]
-                    sc += (image - ib * kc)[:, None]
+                    image = (c - local * images)[:, None]
+                    sa, sb, sc = add_image(sa, sb, sc, image, kb, kc, per_c, per_bc)
                 else:
                     sa, sb, sc = nearest_image(fa, fb, fc)
                 x, y, z = move(x, y, z, sa, sb, sc, lattice, skewed)
@@ -207,6 +201,23 @@ def move(x, y, z, a, b, c, lattice, skewed):
 
 
 @triton.jit
+def reciprocals(kb, kc, images, several):
+    """What divides by images in all, along c, along b and c together; where there are none to divide by, anything."""
+    per_image, per_c, per_bc = images.to(tl.uint32), kc.to(tl.uint32), kb.to(tl.uint32)
+    if several:
+        per_image, per_c, per_bc = reciprocal(images), reciprocal(kc), reciprocal(kb * kc)
+    return per_image, per_c, per_bc
+
+
+@triton.jit
+def add_image(sa, sb, sc, image, kb, kc, per_c, per_bc):
+    """The shifts of an image, from those of the first."""
+    ia = divide(image, kb * kc, per_bc)
+    ib = divide(image, kc, per_c)
+    return sa + ia, sb + (ib - ia * kb), sc + (image - ib * kc)
+
+
+@triton.jit
 def fill_rows(
     group, atoms, given, kept, edges, numbers_out, status, ROWS: tl.constexpr, SLOTS: tl.constexpr, PIECES: tl.constexpr
 ):
@@ -242,9 +253,7 @@ def fill_rows(
         tally = tl.sum(tl.load(to_counts + 4, live, 0), 0)
         several, skewed, periodic = tally // SEVERAL > 0, tally // SKEWED % SKEWED > 0, tally % SKEWED > 0
         images = images[:, None]
-        per_image, per_c, per_bc = images.to(tl.uint32), kc.to(tl.uint32), kb.to(tl.uint32)
-        if several:
-            per_image, per_c, per_bc = reciprocal(images), reciprocal(kc), reciprocal(kb * kc)
+        per_image, per_c, per_bc = reciprocals(kb, kc, images, several)
         per_word = reciprocal(words)
         from_i = positions + i.to(tl.int64) * 3
         xi = tl.load(from_i, live, 0)[:, None]
@@ -273,12 +282,7 @@ def fill_rows(
                 if several:
                     sa, sb, sc = first_image(fa, fb, fc, frame)
                     za, zb, zc = first_image(-fa, -fb, -fc, frame)
-                    image = c - local * images
-                    ia = divide(image, kb * kc, per_bc)
-                    ib = divide(image, kc, per_c)
-                    sa += ia
-                    sb += ib - ia * kb
-                    sc += image - ib * kc
+                    sa, sb, sc = add_image(sa, sb, sc, c - local * images, kb, kc, per_c, per_bc)
                     back += tl.where(inside, ((-sa - za) * kb + (-sb - zb)) * kc + (-sc - zc), 0).to(tl.int32)
                 else:
                     sa, sb, sc = nearest_image(fa, fb, fc)

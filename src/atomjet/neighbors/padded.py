@@ -123,7 +123,7 @@ def _serves(capacity: Capacity, asked: Capacity) -> bool:
     """Whether a search of some capacity will do for another."""
     enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
     alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
-    alike = alike and asked.images == capacity.images
+    alike &= asked.images == capacity.images
     return enough and alike and capacity.atoms <= 2 * asked.atoms + 64 and capacity.systems <= 2 * asked.systems + 64
 
 
@@ -135,7 +135,8 @@ def _rounded(number: int) -> int:
 def _guess(system: System, cutoff: float) -> tuple[int, int, bool]:
     """Atoms of the largest structure; about how many edges, rather more; whether there are images."""
     counts = system.counts()
-    a, b, c = system.cell.detach().double().unbind(1)
+    cell = system.cell.detach().double()
+    a, b, c = cell.unbind(1)
     volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
     density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSE)
     degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
@@ -143,11 +144,7 @@ def _guess(system: System, cutoff: float) -> tuple[int, int, bool]:
     degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
     if not system.num_systems:
         return 0, 0, False
-    found = (
-        counts.max().double(),
-        (counts * degrees).sum(),
-        has_images(system.cell.detach(), system.pbc, cutoff).double(),
-    )
+    found = counts.max().double(), (counts * degrees).sum(), has_images(cell, system.pbc, cutoff).double()
     largest, edges, images = torch.stack(found).tolist()
     return int(largest), int(edges), bool(images)
 

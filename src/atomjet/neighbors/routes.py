@@ -194,9 +194,13 @@ class OneKernel(AllPairs):
     """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which each program takes one after the other."""
 
     ALL, SYSTEMS = 64, 2
-    ROWS, FILL_ROWS, WARPS, MOST_SLOTS = 32, 8, 4, 64
+    WARPS, MOST_SLOTS = 4, 64
     COLUMNS = 16
     """Neighbors that each atom is tested with at once."""
+
+    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+        super().__init__(graph, cutoff)
+        self.rows, self.fill_rows = 32, 8  # where one program does everything
 
     @classmethod
     def pieces_of(cls, capacity: Capacity) -> int:
@@ -231,8 +235,8 @@ class OneKernel(AllPairs):
             self.pool_free,
             ALL=max(16, triton.next_power_of_2(capacity.atoms)),
             COLUMNS=self.COLUMNS,
-            ROWS=self.ROWS,
-            FILL_ROWS=self.FILL_ROWS,
+            ROWS=self.rows,
+            FILL_ROWS=self.fill_rows,
             SLOTS=self.slots,
             CHAINED=self.chained,
             num_warps=self.WARPS,
