@@ -120,6 +120,11 @@ class Engine:
         return None if self._route is None else self._route.stages
 
     @property
+    def shortest_allowed(self) -> Tensor:
+        """(119, 119) Å by atomic numbers: atoms nearer to each other are refused."""
+        return self._closest
+
+    @property
     def captures(self) -> bool:
         """Whether what is launched in buffers of fixed size becomes CUDA graphs."""
         return self._route is not None and self._route.pool.capture
