@@ -1,4 +1,4 @@
-"""Run by torchrun: every process evaluates the part it owns of structures that it makes itself, and says how far it is from the whole."""
+"""Run by torchrun: every process evaluates the atoms it owns, and says how far the sum is from one process alone."""
 
 import json
 import sys

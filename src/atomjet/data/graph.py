@@ -31,8 +31,8 @@ class Graph:
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
         task: S names, as in `System`.
-        halo: who owns the other atoms of structures that several processes share; None where all is here. With one, atoms are numbered
-            owned ones first, then ghosts: `row_ptr` is (owned + 1,), centers are owned, neighbors may be ghosts.
+        halo: who owns the other atoms of a structure that several processes share; None where all is here. With one, owned atoms
+            are numbered first, then ghosts: `row_ptr` is (owned + 1,), centers are owned, neighbors may be ghosts.
     """
 
     centers: Tensor

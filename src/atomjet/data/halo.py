@@ -1,7 +1,7 @@
 """Several processes that share one structure: who owns which atoms, and how rows travel between them.
 
-A process owns the atoms 0 ... owned - 1 of its graph. Atoms owned ... total - 1 are ghosts: atoms that another process owns and that
-ours have edges to. A periodic image needs no ghost of its own, since edge vectors say which image is meant.
+A process owns the atoms 0 ... owned - 1 of its graph. Atoms owned ... total - 1 are ghosts: atoms of other processes that ours have
+edges to. A periodic image needs no ghost of its own, since edge vectors say which image is meant.
 
 Every call is collective: all processes make the same calls in the same order, those that own no atoms too. Nothing in here knows
 MPI, torch.distributed or a simulation program; whoever brings one implements `Transport`.

@@ -23,14 +23,12 @@ from atomjet.ops.segment_sum import scatter_sum, segment_sum
 
 
 class Evaluator(Protocol):
-    """A model on one backend: N atomic energies and E derivatives with respect to the edge vectors.
+    """A model on one backend: N atomic energies and E derivatives with respect to the edge vectors."""
 
-    Attributes:
-        exchanges: how often rows travel through a graph's halo in an evaluation, forces aside; None for a backend that cannot evaluate
-            a structure shared between processes.
-    """
-
-    exchanges: int | None
+    @property
+    def exchanges(self) -> int | None:
+        """How often rows travel through a graph's halo, forces aside; None where processes cannot share a structure."""
+        ...
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
@@ -60,13 +58,12 @@ class PaddedEvaluator(Evaluator, Protocol):
 
 
 class Definition(Protocol):
-    """A family's definition: atomic energies that autograd can differentiate.
+    """A family's definition: atomic energies that autograd can differentiate."""
 
-    Attributes:
-        exchanges: see `Evaluator`; forward and backward together.
-    """
-
-    exchanges: int | None
+    @property
+    def exchanges(self) -> int | None:
+        """See `Evaluator`; forward and backward together."""
+        ...
 
     def bytes_by_autograd(self, graph: Graph) -> int:
         """Return an upper estimate of what energies and their derivative take."""

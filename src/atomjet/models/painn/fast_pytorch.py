@@ -312,7 +312,7 @@ class FastPyTorch:
         edges: Edges,
         q_bar: Tensor,
         mu_bar: Tensor,
-        own: int,
+        owned: int,
         d_bar: Tensor,
         u_bar: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -320,7 +320,7 @@ class FastPyTorch:
 
         Row i holds the edges that i *sent* when each is read backwards: its neighbor is the receiver, its direction -u.
         """
-        c_bar, mu_sent = torch.empty_like(saved.c[:own]), torch.empty_like(mu_bar[:own])
+        c_bar, mu_sent = torch.empty_like(saved.c[:owned]), torch.empty_like(mu_bar[:owned])
         for rows in edges.rows:
             room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
             received = torch.index_select(mu_bar, 0, rows.neighbor, out=room.vectors)
