@@ -5,7 +5,8 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-ts = pytest.importorskip("torch_sim")
+pytest.importorskip("torch_sim")
+import torch_sim as ts
 from torch_sim.models.interface import validate_model_outputs
 from torch_sim.testing import (
     assert_model_calculator_consistency,

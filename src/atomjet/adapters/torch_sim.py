@@ -1,6 +1,6 @@
 """AtomJet in torch-sim: `torch_sim.optimize(state, AtomJetModel("organic-xtb"), ...)`, batches of unlike systems on one device.
 
-torch-sim finds how much fits by running out of memory on purpose. AtomJet knows it beforehand: give `model.autobatcher()` to a runner.
+torch-sim finds how much fits by running out of memory on purpose. AtomJet knows it before: give `model.autobatcher()` to a runner.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AtomJetModel(ModelInterface):
         self._memory_scales_with = "n_atoms"
 
     def forward(self, state: SimState, **kwargs: Any) -> dict[str, Tensor]:
-        """Energy (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³, zero without three periodic directions, where torch-sim wants one.
+        """Energy (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³: torch-sim wants one of molecules too, which is zero.
 
         Raises:
             AtomJetError: as `Engine.predict`.

@@ -238,7 +238,9 @@ class Engine:
         side = 6
         places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * DENSITY ** (-1 / 3)
         numbers = torch.full((side**3,), self.elements[0])
-        system = System(places, numbers, cell=torch.eye(3, dtype=torch.float64) * side * DENSITY ** (-1 / 3), pbc=True)
+        system = System(
+            places, numbers, cell=torch.eye(3, dtype=torch.float64) * side * DENSITY ** (-1 / 3), pbc=torch.tensor(True)
+        )
         graph = self.search(self._check_inputs(system.to(self.device)))
         return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
