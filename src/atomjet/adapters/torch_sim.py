@@ -78,8 +78,8 @@ def to_system(state: SimState) -> System:
         cell=state.row_vector_cell.detach(),
         pbc=periodic,
         system_index=state.system_idx,
-        charge=_whole(state, "charge"),
-        spin=_whole(state, "spin"),
+        charge=_whole(state, "charge"),  # type: ignore[arg-type]
+        spin=_whole(state, "spin"),  # type: ignore[arg-type]
     )
 
 

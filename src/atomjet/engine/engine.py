@@ -235,12 +235,10 @@ class Engine:
 
     def bytes_per_atom(self) -> float:
         """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""
-        side = 6
-        places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * DENSITY ** (-1 / 3)
-        numbers = torch.full((side**3,), self.elements[0])
-        system = System(
-            places, numbers, cell=torch.eye(3, dtype=torch.float64) * side * DENSITY ** (-1 / 3), pbc=torch.tensor(True)
-        )
+        side, spacing = 6, DENSITY ** (-1 / 3)
+        places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * spacing
+        cell = torch.eye(3, dtype=torch.float64) * side * spacing
+        system = System(places, torch.full((side**3,), self.elements[0]), cell, torch.tensor(True))
         graph = self.search(self._check_inputs(system.to(self.device)))
         return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
