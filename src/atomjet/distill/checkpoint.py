@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from atomjet.errors import ModelFileError
-from atomjet.models.file import write_atomically
+from atomjet.models.tensor_file import write_atomically
 
 FORMAT = "atomjet-training"
 FORMAT_VERSION = 1

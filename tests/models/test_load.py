@@ -8,25 +8,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import atomjet
-from atomjet.models import file
+from atomjet.models import load, tensor_file
 from tests.potentials import random_painn
 
 
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "model.safetensors"
-    file.write(path, random_painn(elements=(1, 6)), {"name": "thing", "limits": ["ø"]})
+    tensor_file.write(path, random_painn(elements=(1, 6)), {"name": "thing", "limits": ["ø"]})
     return path
 
 
 def refused(path, message):
     with pytest.raises(atomjet.AtomJetError, match=message) as caught:
-        file.read(path)
+        load.read(path)
     assert "\n" not in str(caught.value)
 
 
 def rewritten(path, tensors=None, **metadata):
-    with file.safe_open(path, "pt") as opened:
+    with tensor_file.safe_open(path, "pt") as opened:
         metadata = dict(opened.metadata()) | metadata
     save_file(tensors or load_file(path), path, metadata)
     return path
@@ -35,8 +35,8 @@ def rewritten(path, tensors=None, **metadata):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_round_trip(tmp_path, dtype):
     model = random_painn(radial_basis="bessel").to(dtype)
-    file.write(tmp_path / "m.safetensors", model, {"name": "x", "limits": ["a"]})
-    back, card = file.read(tmp_path / "m.safetensors")
+    tensor_file.write(tmp_path / "m.safetensors", model, {"name": "x", "limits": ["a"]})
+    back, card = load.read(tmp_path / "m.safetensors")
     assert card == {"name": "x", "limits": ["a"]}
     assert back.config == model.config
     for name, tensor in model.state_dict().items():
@@ -86,7 +86,7 @@ def test_weights_that_are_not_the_configuration(path):
 
 
 def test_metadata(path):
-    refused(rewritten(path, atomjet="99"), "has format 99; this version reads format 1")
+    refused(rewritten(path, atomjet="99"), "has format 99; this version reads formats 1 and 2")
     refused(rewritten(path, atomjet="1", family="schnet"), "unknown model family 'schnet'")
     refused(rewritten(path, family="painn", config="{"), "unreadable configuration")
     refused(rewritten(path, config='{"features": -4}'), "unreadable configuration")
