@@ -46,7 +46,7 @@ def problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
     found = "" if isinstance(first["input"], dict) else f", not {short(first['input'])}"
-    return f"{short(where, quote=False)}: {first['msg']}{found}"
+    return f"{short(where, quote=False)}: {first['msg'].removeprefix('Value error, ')}{found}"
 
 
 def short(value: Any, quote: bool = True, limit: int = 80) -> str:
