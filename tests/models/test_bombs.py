@@ -21,7 +21,7 @@ PAINN = Path(__file__).parent / "golden" / "bessel"
 SECONDS, BYTES = 5.0, 1024**3
 
 READER = """
-import json, resource, sys, time
+import json, resource, signal, sys, time
 from pathlib import Path
 import torch
 from atomjet.errors import AtomJetError
@@ -31,6 +31,7 @@ from atomjet.models.painn import schnetpack
 resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 1024**3,) * 2)
 for line in sys.stdin:
     path, config = json.loads(line)
+    signal.alarm(60)
     start, said = time.process_time(), "nothing: it was accepted"
     try:
         load.convert(Path(path), None if config is None else Path(config), Path(path + ".out.safetensors"))
@@ -176,9 +177,9 @@ def test_json_of_brackets(tmp_path, refused, small_model):
         refused(PAINN.with_suffix(".safetensors"), message, path)
     for name, start in (("header", b'{"a":'), ("metadata", b'{"__metadata__": ')):
         path = tmp_path / f"{name}.safetensors"
-        for length, message in ((250_000_000, "a header of 250000000 bytes"), (8_000_000, "nested deeper than")):
+        for length, message in ((250_000_000, "a header of 250000000 bytes"), (2_000_000, "nested deeper than")):
             with path.open("wb") as file:
-                file.write(length.to_bytes(8, "little") + start + b"[" * (min(length, 8_000_000) - len(start)))
+                file.write(length.to_bytes(8, "little") + start + b"[" * (min(length, 2_000_000) - len(start)))
                 file.truncate(length + 8)
             refused(path, message)
 
@@ -206,3 +207,21 @@ def test_a_directory_of_many_records(tmp_path, refused):
     content[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
     (tmp_path / "x.pt").write_bytes(content)
     refused(tmp_path / "x.pt", "its directory has 2147483648 bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("card", '{"limits": [' + "1," * 90_000 + "1]}", "limits.0: Input should be a valid string, not 1"),
+        ("card", '{"limits": [' + "1," * 900_000 + "1]}", "more than 100000 values"),
+        ("config", '{"elements": [' + "[]," * 90_000 + "1]}", "elements.0: Input should be a valid integer, not []"),
+        ("config", '{"elements": [' + "5," * 90_000 + "1]}", "has shape"),
+        ("card", '{"errors": {' + ",".join(f'"{k}":{{}}' for k in range(90_000)) + "}}", "do not match their SHA-256"),
+    ],
+    ids=["faults", "more", "lists", "elements", "objects"],
+)
+def test_long_metadata(name, text, message, tmp_path, refused, small_model):
+    with safe_open(small_model, "pt") as file:
+        metadata = dict(file.metadata()) | {name: text}
+    save_file(load_file(small_model), tmp_path / "x.safetensors", metadata)
+    refused(tmp_path / "x.safetensors", message)

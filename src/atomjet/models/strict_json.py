@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 MAX_DEPTH = 40
+MAX_VALUES = 100_000
+"""Of each of them a schema may find fault, and faults take far more memory than values."""
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -16,7 +18,7 @@ def parse(text: str) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: not JSON, a key that occurs twice in one object, or nesting beyond `MAX_DEPTH`; on one line.
+        ValueError: not JSON, a key that occurs twice in one object, or more values or levels than are allowed; on one line.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)
@@ -24,7 +26,7 @@ def parse(text: str) -> Any:
         raise ValueError(f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
-    _check_depth(value)
+    _check_size(value)
     return value
 
 
@@ -42,8 +44,10 @@ def validated(schema: type[Schema], text: str) -> Schema:
 
 
 def problem(error: ValidationError) -> str:
-    """The first thing that does not fit: where, what was expected, what was found; on one line."""
-    first = error.errors(include_url=False)[0]
+    """What does not fit: where, what was expected, what was found; on one line."""
+    first = max(
+        error.errors(include_url=False), key=lambda fault: len(fault["loc"])
+    )  # of alternatives the one that came farthest
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
     found = "" if isinstance(first["input"], dict) else f", not {short(first['input'])}"
     return f"{short(where, quote=False)}: {first['msg'].removeprefix('Value error, ')}{found}"
@@ -64,8 +68,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
+def _check_size(value: Any) -> None:
+    level, count = [value], 1
     for _ in range(MAX_DEPTH):
         level = [
             inner
@@ -73,6 +77,9 @@ def _check_depth(value: Any) -> None:
             if isinstance(outer, dict | list)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
+        count += len(level)
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values")
         if not level:
             return
     raise ValueError(f"nested deeper than {MAX_DEPTH} levels")

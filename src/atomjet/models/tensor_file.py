@@ -31,7 +31,7 @@ WEIGHTS_ONLY_FORMAT = "1"
 """The format before: its SHA-256 leaves configuration and card out."""
 
 MAX_BYTES = 8 * 1024**3
-MAX_HEADER_BYTES = 8 * 1024**2
+MAX_HEADER_BYTES = 2 * 1024**2
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
