@@ -123,7 +123,7 @@ def convert(
         raise ConfigError(f"output {output} does not end in .safetensors; name it so")
     load.convert(file, config, output)
     options.load_engine(str(output), device, backend, precision)
-    print(f"wrote {output}")
+    print(f"wrote {one_line(str(output))}")
 
 
 def _print_card(card: dict[str, Any], full: bool, indent: int = 0) -> None:
