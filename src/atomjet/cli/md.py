@@ -79,7 +79,7 @@ def md(
 
     Ends with status 1 if the run explodes; what was good until then is kept.
     """
-    from atomjet.md import MDSettings
+    from atomjet.md.settings import MDSettings, check_checkpoint_seconds
 
     settings = MDSettings(
         steps=steps,
@@ -93,6 +93,8 @@ def md(
         seed=seed,
         keep_velocities=keep_velocities,
     )
+    check_checkpoint_seconds(checkpoint_seconds)
+    _check_replicas(replicas, settings)
     log = output.with_suffix(".csv") if log is None else log
     _check_paths(file, output, log, plot)
     atoms = options.read_frame(file, frame)
@@ -166,6 +168,12 @@ def _steps_on_device(engine: Engine, atoms: Atoms, settings: MDSettings, replica
     return not reason
 
 
+def _check_replicas(replicas: int, settings: MDSettings) -> None:
+    from atomjet.md.replicas import check_replicas
+
+    check_replicas(replicas, settings)
+
+
 def _written(output: Path, log: Path, replicas: int) -> list[tuple[Path, Path]]:
     """Trajectory and log of each replica."""
     from atomjet.md.replicas import replica_paths
@@ -177,8 +185,7 @@ def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
     """What decides the forces, and so must be the same when a run is resumed."""
     from atomjet.models.registry import locate
 
-    return {
-        "model": model,
+    return {  # not the model's name: a path may be spelled in many ways, and its weights say all
         "weights": hashlib.sha256(locate(model).read_bytes()).hexdigest(),
         "device": str(engine.device),
         "backend": engine.backend,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +17,8 @@ from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.locking import only_writer
+from atomjet.md.settings import FULLY_PERIODIC
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
@@ -85,6 +91,7 @@ def relax(
 
     Raises:
         StructureError: no atoms, or a cell to relax that is not periodic in three directions.
+        ConfigError: another run is writing the trajectory.
         SimulationError: the calculator refused a structure on the way; says after which step, and its force.
 
     However it ends, `atoms` is the structure of the last step reported, never one that was refused.
@@ -94,9 +101,17 @@ def relax(
     if settings.cell and not atoms.pbc.all():
         raise StructureError(
             f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
-            "leave the cell out, or give a periodic structure"
+            f"leave the cell out, or {FULLY_PERIODIC}"
         )
-    target = FrechetCellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
+    with only_writer(Path(trajectory)) if trajectory else nullcontext():
+        return _descend(atoms, settings, trajectory, report)
+
+
+def _descend(
+    atoms: Atoms, settings: RelaxSettings, trajectory: Path | str | None, report: Callable[[RelaxStep], None]
+) -> tuple[bool, RelaxStep]:
+    """See `relax`, whose checks have passed."""
+    target = _with_cell(atoms, settings.pressure or 0.0) if settings.cell else atoms
     kind = settings.optimizer
     if kind == "auto":
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
@@ -122,3 +137,18 @@ def relax(
         if frames:
             frames.close()
     return now.fmax < settings.fmax, now
+
+
+def _with_cell(atoms: Atoms, pressure: float) -> FrechetCellFilter:
+    """Atoms and cell as one set of coordinates, under a pressure in GPa."""
+    target = FrechetCellFilter(atoms, scalar_pressure=pressure * GPA)
+    logm = target.logm
+
+    def logarithm(matrix: np.ndarray) -> Any:
+        # SciPy says of deformations near one that the last digits are lost, in print or as a warning. They do not matter here.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return logm(matrix)
+
+    target.logm = logarithm
+    return target

@@ -17,13 +17,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, SimulationError
+from atomjet.locking import only_writer
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.device import Replicas, Snapshot, placed
 from atomjet.md.motion import HALTED
-from atomjet.md.observables import Observables, check_sane
+from atomjet.md.observables import Observables, check_sane, exploded
 from atomjet.md.recorder import Recorder
-from atomjet.md.settings import MDSettings
-from atomjet.md.simulation import Summary, checkpoint_path, find_checkpoint, fingerprint, summarise
+from atomjet.md.settings import MDSettings, check_checkpoint_seconds
+from atomjet.md.simulation import Summary, beside, checkpoint_path, find_checkpoint, fingerprint, summarise
 from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
 from atomjet.progress import track
 from atomjet.units import BOLTZMANN, GPA
@@ -90,27 +91,30 @@ def simulate_replicas(
         trajectory, log, resume, overwrite, request, checkpoint_seconds, quiet: see `simulate`.
 
     Raises:
-        ConfigError: files in the way, nothing that this run could resume, or replicas that would all be the same.
+        ConfigError: files in the way, nothing that this run could resume, another run that is writing there, or replicas that would
+            all be the same.
         StructureError: see `MDSettings.check`, and whatever the engine refuses.
         SimulationError: the run exploded; `ReplicasError` where some of several replicas have, after the others are done. What
             was good is kept.
     """
     settings.check(atoms)
-    _check_number(replicas, settings)
+    check_checkpoint_seconds(checkpoint_seconds)
+    check_replicas(replicas, settings)
     trajectory = Path(trajectory)
     log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    about = {"structure": fingerprint(atoms), "log": str(log), "stepped": "on the device", "replicas": replicas}
+    about = {"structure": fingerprint(atoms), "log": beside(trajectory, log), "stepped": "on the device", "replicas": replicas}
     request = settings.identity() | about | (request or {})
     written = replica_paths(trajectory, log, replicas)
-    since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
-    run = _Run(engine, atoms, settings, trajectory, written, request, since)
-    started = time.perf_counter()
-    with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
-        run.go(advance, checkpoint_seconds)
-    logs, seconds = [path for _, path in written], time.perf_counter() - started
-    summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
-    run.complain(summary)
-    return summary
+    with only_writer(trajectory):
+        since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
+        run = _Run(engine, atoms, settings, trajectory, written, request, since)
+        started = time.perf_counter()
+        with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
+            run.go(advance, checkpoint_seconds)
+        logs, seconds = [path for _, path in written], time.perf_counter() - started
+        summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
+        run.complain(summary)
+        return summary
 
 
 class _Run:
@@ -143,8 +147,9 @@ class _Run:
         self.broken: dict[int, SimulationError] = {}
         for replica, frame in enumerate(self.frames):
             if not self.seen.flags[replica]:
-                placed(frame, self.seen, self._part(replica))
-                check_sane(frame, self.seen.forces[self._part(replica)], self.step, self.degrees, settings.temperature)
+                part, energy = self._part(replica), float(self.seen.energy[replica])
+                placed(frame, self.seen, part)
+                check_sane(frame, energy, self.seen.forces[part], self.step, self.degrees, settings.temperature)
         for path in (path for pair in written for path in pair):
             path.parent.mkdir(parents=True, exist_ok=True)
         if since is None:
@@ -302,10 +307,7 @@ class _Run:
         """What happened to a replica that stands still."""
         error = self.broken.get(replica) or self.replicas.explain(self.seen, replica)
         step = int(self.seen.steps[replica]) + 1
-        return error or SimulationError(
-            f"the run exploded at step {step}: a force or the temperature just passed its limit; "
-            "take a shorter timestep, relax the structure first, or use a model trained for such structures"
-        )
+        return error or exploded(step, "a force or the temperature just passed its limit", self.settings.temperature)
 
 
 def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
@@ -320,7 +322,12 @@ def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
     return frames
 
 
-def _check_number(replicas: int, settings: MDSettings) -> None:
+def check_replicas(replicas: int, settings: MDSettings) -> None:
+    """Refuse a number of replicas that cannot be run, or that would all be the same.
+
+    Raises:
+        ConfigError: says which, and the limit.
+    """
     if not 1 <= replicas <= MOST_REPLICAS:
         raise ConfigError(f"replicas {replicas} is outside 1 ... {MOST_REPLICAS}; make several runs with other seeds")
     if replicas > 1 and settings.keep_velocities and settings.ensemble == "nve":
