@@ -11,7 +11,6 @@ from ase.constraints import (
     FixCartesian,
     FixCom,
     FixedLine,
-    FixInternals,
     FixSubsetCom,
     Hookean,
 )
@@ -68,7 +67,6 @@ TRIANGLES = FixBondLengths([(k + a, k + b) for k in (0, 3, 6) for a, b in ((0, 1
         (TRIANGLES, True, {"nve": 15, "nvt": 18}, "xyz"),
         (Hookean(0, 3, k=5.0, rt=2.0), False, {"nve": 21, "nvt": 27}, "xyz"),
         (ExternalForce(0, 3, 0.0), False, {"nve": 21, "nvt": 27}, "xyz"),
-        (FixInternals(bonds=[[None, [0, 1]]]), False, {"nve": 20, "nvt": 26}, "xyz"),
         (FixCom(), False, {"nve": 21, "nvt": 24}, "xyz"),
         (Hookean(0, (0.0, 0.0, 0.0), k=5.0, rt=2.0), False, {"nve": 27, "nvt": 27}, ""),
         (Hookean(0, (0.0, 0.0, 1.0, -7.0), k=5.0), False, {"nve": 27, "nvt": 27}, ""),
@@ -77,7 +75,7 @@ TRIANGLES = FixBondLengths([(k + a, k + b) for k in (0, 3, 6) for a, b in ((0, 1
         (FixedLine([0], (0, 0, 1)), True, {"nve": 24, "nvt": 25}, "z"),
         (FixSubsetCom([0, 1, 2]), False, {"nve": 24, "nvt": 24}, ""),
     ],
-    ids=["rigid", "rigid-pbc", "spring", "pull", "internal", "com", "point", "plane", "fixed", "fixed-z", "line", "subset"],
+    ids=["rigid", "rigid-pbc", "spring", "pull", "com", "point", "plane", "fixed", "fixed-z", "line", "subset"],
 )
 def test_constraints_keep_a_drift_only_where_they_pin_atoms_in_space(constraint, pbc, expected, free):
     for ensemble, degrees in expected.items():

@@ -40,6 +40,8 @@ class Observables:
 
 
 COLUMNS = tuple(field.name for field in fields(Observables))
+ROW = ",".join("%d" if field.type == "int" else "%.8f" for field in fields(Observables)) + "\n"
+"""Format of a row, which `Observables.row` has too."""
 
 
 def measure(atoms: Atoms, step: int, time_fs: float, degrees: int) -> Observables:
