@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from atomjet.errors import ModelFileError
 from atomjet.models.base import Model
 from atomjet.models.families import FAMILIES
+from atomjet.models.skeleton import skeleton
 
 FORMAT = "1"
 MAX_BYTES = 8 * 1024**3
@@ -71,8 +72,7 @@ def read(path: str | Path) -> tuple[Model, dict[str, Any]]:
         card = json.loads(metadata.get("card", "{}"))
     except (ValidationError, json.JSONDecodeError) as error:
         raise ModelFileError(f"{path}: unreadable configuration or card: {first_line(error)}") from None
-    with torch.device("meta"):
-        model: Any = family.model(config)
+    model: Any = skeleton(lambda: family.model(config))
     check_tensors(path, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     if metadata.get("sha256") != digest(tensors):
         raise ModelFileError(f"{path}: the weights do not match their SHA-256; the file is damaged, fetch it again")
