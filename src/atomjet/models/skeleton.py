@@ -1,4 +1,4 @@
-"""`skeleton`: a model that has shapes but no weights yet, made without importing half of PyTorch."""
+"""`skeleton`: a model that has shapes but no weights yet; what is made on the device "meta" without importing half of PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 TABLES = (torch.arange, torch.linspace)
 
 
-class _Unfilled(TorchFunctionMode):
+class ShapesOnly(TorchFunctionMode):
     """Draws no weights, and computes small tables on the CPU.
 
     On the device "meta" both go through Python definitions whose first use imports PyTorch's compiler and sympy, more than all else
@@ -26,11 +26,11 @@ class _Unfilled(TorchFunctionMode):
         if getattr(func, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if func in TABLES:
-            kwargs = {"device": "cpu"} | kwargs
+            kwargs = kwargs | {"device": "cpu"}
         return func(*args, **kwargs)
 
 
 def skeleton(make: Callable[[], T]) -> T:
     """What `make` returns, with parameters and buffers that take no memory; give it tensors with `load_state_dict(assign=True)`."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), ShapesOnly():
         return make()
