@@ -25,9 +25,9 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(output)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match=rf"another run is working on .*run\.traj \(process {holder.pid} on .+\); wait for it"):
-        with only_writer(output):
-            pass
+    words = rf"another run is working on .*run\.traj \(process {holder.pid} on .+\); wait for it"
+    with pytest.raises(ConfigError, match=words), only_writer(output):
+        pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
@@ -39,9 +39,9 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path):
 
 def test_a_directory_is_made_and_locked(tmp_path: Path):
     directory = tmp_path / "new" / "v1.2"
-    with only_run(directory), pytest.raises(ConfigError, match=r"another run is working in .*v1\.2 \("):
-        with only_run(directory):
-            pass
+    words = r"another run is working in .*v1\.2 \("
+    with only_run(directory), pytest.raises(ConfigError, match=words), only_run(directory):
+        pass
     assert list(directory.iterdir()) == []
     with only_run(directory):
         pass

@@ -68,7 +68,9 @@ def _acquire(path: Path, where: str) -> TextIO:
             by = f" ({holder})" if holder else ""
             raise ConfigError(f"another run is working {where}{by}; wait for it or choose another output") from None
         except OSError as error:
-            print(f"warning: {path.parent} knows no locks ({error.strerror}); start no second run there", file=sys.stderr)
+            print(
+                f"warning: {path.parent} knows no locks ({error.strerror}); start no second run there", file=sys.stderr
+            )
             return file
         if _names(path, file):
             return file

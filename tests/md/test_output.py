@@ -30,7 +30,9 @@ def labelled() -> Atoms:
 
 def begun(folder: Path, atoms: Atoms) -> Appender:
     recorder = Recorder(folder / "a.traj", folder / "a.csv")
-    results = {"energy": 1.0, "forces": np.zeros((len(atoms), 3))} | ({"stress": np.zeros(6)} if atoms.pbc.all() else {})
+    results = {"energy": 1.0, "forces": np.zeros((len(atoms), 3))} | (
+        {"stress": np.zeros(6)} if atoms.pbc.all() else {}
+    )
     recorder.frame(atoms, results, 0, 0.0)
     recorder.close()
     return Appender(folder / "a.traj", folder / "a.csv")
@@ -149,9 +151,11 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path: Path, monkeypatc
     while not saved:
         time.sleep(0.01)
     monkeypatch.setattr(output.os, "pwrite", full)
+    written.hand_over()
+    while written._error is None:
+        time.sleep(0.01)
     with pytest.raises(OSError, match="No space left"):
-        for _ in range(10_000):
-            written.hand_over()
+        written.hand_over()
     with pytest.raises(OSError, match="No space left"):
         written.close()
     assert len(read(tmp_path / "a.traj", ":")) == 2

@@ -17,7 +17,11 @@ from atomjet.md.plot import plot_log
         ("nve", ["mean 310 K"], ["target", "volume"]),
         ("nvt", ["mean 310 K", "target 300 K"], ["volume", "density"]),
         # Four copper atoms, 254.184 amu, in 50 Å³ on the mean of 1/V.
-        ("npt", ["target 300 K", "mean 50 Å³", "mean 1.5 GPa", "target 2 GPa", "density / g/cm³", "mean 8.445 g/cm³"], []),
+        (
+            "npt",
+            ["target 300 K", "mean 50 Å³", "mean 1.5 GPa", "target 2 GPa", "density / g/cm³", "mean 8.445 g/cm³"],
+            [],
+        ),
     ],
 )
 def test_picture_shows_what_the_ensemble_holds(tmp_path: Path, ensemble: str, shown: list[str], missing: list[str]):

@@ -72,9 +72,10 @@ class AtomJetCalculator(Calculator):
         if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         elif properties and "stress" in properties:
+            pbc = self.atoms.pbc.tolist()  # type: ignore[union-attr]
             raise NoStressError(
-                f"stress needs three periodic directions, this structure has pbc {self.atoms.pbc.tolist()}; ask for forces only, or make "  # type: ignore[union-attr]
-                "it periodic with vacuum where it ends (atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
+                f"stress needs three periodic directions, this structure has pbc {pbc}; ask for forces only, "
+                "or make it periodic with vacuum where it ends (atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
             )
         self.results = results
 

@@ -49,7 +49,10 @@ def md(
     log: Annotated[
         Path | None, typer.Option("--log", help="CSV of the observables. Default: OUTPUT with the ending .csv.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Energy and temperature (npt: volume, pressure, density too): .png, .pdf or .svg.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Energy and temperature (npt: volume, pressure, density too): .png, .pdf or .svg."),
+    ] = None,
     log_interval: Annotated[int, typer.Option("--log-interval", help="Steps between rows of the log.")] = 10,
     traj_interval: Annotated[int, typer.Option("--traj-interval", help="Steps between frames.")] = 10,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
@@ -111,7 +114,13 @@ def md(
         from atomjet.md.plot import plot_log
 
         kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
-        plot_log(written[0][1], plot, atoms, settings, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
+        plot_log(
+            written[0][1],
+            plot,
+            atoms,
+            settings,
+            f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs",
+        )
         print(f"wrote {plot}")
 
 

@@ -71,9 +71,7 @@ def temperature_limit(target: float) -> float:
     return max(TEMPERATURE_LIMIT, 10.0 * target) if target <= TEMPERATURE_LIMIT else TEMPERATURE_LIMIT
 
 
-def check_sane(
-    atoms: Atoms, energy: float | None, forces: np.ndarray, step: int, degrees: int, target: float
-) -> None:
+def check_sane(atoms: Atoms, energy: float | None, forces: np.ndarray, step: int, degrees: int, target: float) -> None:
     """Stop a run that has exploded.
 
     Args:

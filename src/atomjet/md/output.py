@@ -54,7 +54,7 @@ class Appender:
             capacity *= LIST_GROWTH
         self._places = np.zeros(capacity, np.int64)
         self._places[: self._number] = np.frombuffer(os.pread(self._frames, 8 * self._number, self._list_at), np.int64)
-        self._gathered: list[bytes | np.ndarray] = []
+        self._gathered: list[bytes] = []
         self._gathered_at, self._listed = self._end, self._number
         self._patches: list[tuple[int, bytes]] = []
         self._text: list[str] = []
@@ -68,7 +68,7 @@ class Appender:
         place = self.place()
         if place > self._end:
             self._gathered.append(b"#" * (place - self._end))
-        self._gathered.append(frame)
+        self._gathered.append(frame.tobytes())
         self._end = place + len(frame)
         if self._number < len(self._places):
             self._places[self._number] = place + text_at
@@ -160,7 +160,12 @@ class ReplicaOutput:
         if not (due or now):
             return
         jobs = [job for job in (file.take() for file in self.files) if job is not None]
-        self._put(lambda: [job() for job in jobs] and None)
+
+        def write() -> None:
+            for job in jobs:
+                job()
+
+        self._put(write)
         self._gathered_bytes, self._handed_over = 0, time.monotonic()
 
     def checkpoint(self, save: Callable[[list[Recorded]], None]) -> None:
@@ -192,7 +197,9 @@ class ReplicaOutput:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if self._error is None:  # after an error files are left as they are, for the last checkpoint vouches for what they had
+            if (
+                self._error is None
+            ):  # after an error files are left as they are, for the last checkpoint vouches for what they had
                 try:
                     job()
                 except BaseException as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from atomjet.md.settings import FULLY_PERIODIC
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+LOGARITHM = "logm result may be inaccurate"
 
 LARGEST_FOR_BFGS = 200
 """Atoms. BFGS diagonalises a (3N, 3N) matrix at every step; beyond this size that costs more than the forces."""
@@ -111,7 +113,7 @@ def _descend(
     atoms: Atoms, settings: RelaxSettings, trajectory: Path | str | None, report: Callable[[RelaxStep], None]
 ) -> tuple[bool, RelaxStep]:
     """See `relax`, whose checks have passed."""
-    target = _with_cell(atoms, settings.pressure or 0.0) if settings.cell else atoms
+    target = _CellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
     kind = settings.optimizer
     if kind == "auto":
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
@@ -139,16 +141,29 @@ def _descend(
     return now.fmax < settings.fmax, now
 
 
-def _with_cell(atoms: Atoms, pressure: float) -> FrechetCellFilter:
-    """Atoms and cell as one set of coordinates, under a pressure in GPa."""
-    target = FrechetCellFilter(atoms, scalar_pressure=pressure * GPA)
-    logm = target.logm
+class _CellFilter(FrechetCellFilter):
+    """ASE's filter without what SciPy says of its logarithm: that of a deformation near one the last digits are lost."""
 
-    def logarithm(matrix: np.ndarray) -> Any:
-        # SciPy says of deformations near one that the last digits are lost, in print or as a warning. They do not matter here.
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            return logm(matrix)
+    def get_positions(self) -> Any:
+        with _quiet_logarithm():
+            return super().get_positions()
 
-    target.logm = logarithm
-    return target
+    def set_positions(self, new: Any, **kwargs: Any) -> None:
+        with _quiet_logarithm():
+            super().set_positions(new, **kwargs)
+
+    def get_forces(self, **kwargs: Any) -> Any:
+        with _quiet_logarithm():
+            return super().get_forces(**kwargs)
+
+
+@contextmanager
+def _quiet_logarithm() -> Iterator[None]:
+    """Drop SciPy's words about `logm`, which older versions print and newer ones warn of; all other words pass."""
+    said = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(said):
+        warnings.filterwarnings("ignore", LOGARITHM)
+        yield
+    for line in said.getvalue().splitlines():
+        if not line.startswith(LOGARITHM):
+            print(line)

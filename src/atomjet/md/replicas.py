@@ -104,7 +104,12 @@ def simulate_replicas(
     check_replicas(replicas, settings)
     trajectory = Path(trajectory)
     log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    about = {"structure": fingerprint(atoms), "log": beside(trajectory, log), "stepped": "on the device", "replicas": replicas}
+    about = {
+        "structure": fingerprint(atoms),
+        "log": beside(trajectory, log),
+        "stepped": "on the device",
+        "replicas": replicas,
+    }
     request = settings.identity() | about | (request or {})
     written = replica_paths(trajectory, log, replicas)
     with only_writer(trajectory):
@@ -285,9 +290,7 @@ class _Run:
         self.output.frames(moving, frames, self.template.text_at)
 
     def _record_rows(self, due: bool) -> None:
-        """Write a row for each moving replica, if this step is (due) or is not (not due) one of those with a row, of a step that the
-        device keeps no record of.
-        """
+        """Write a row for each moving replica, as `_record_frames` does; for a step that the device keeps no record of."""
         if (self.step % self.settings.log_interval == 0) == due:
             for replica in self._moving():
                 self.output.files[replica].row(self._row(self.step, *self._values(replica)))
@@ -306,7 +309,17 @@ class _Run:
         # The momentum of the atoms is part of the pressure; stress is positive under tension. Without a volume both are NaN.
         pressure = (2.0 * kinetic / self.volume - trace) / 3.0 / GPA
         total = potential + kinetic
-        return ROW % (step, step * self.settings.timestep, potential, kinetic, total, kelvin, largest, self.volume, pressure)
+        return ROW % (
+            step,
+            step * self.settings.timestep,
+            potential,
+            kinetic,
+            total,
+            kelvin,
+            largest,
+            self.volume,
+            pressure,
+        )
 
     def _save(self) -> Callable[[Sequence[Recorded]], None]:
         """What writes a checkpoint of what was seen last, once it is told how much is on the disk."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixConstraint, Hookean
@@ -112,7 +114,10 @@ def _vanishing(momenta: np.ndarray) -> np.ndarray:
 
 def _tethers(constraint: FixConstraint) -> bool:
     """Whether a spring holds an atom to a point or a plane in space; its force alone shows it, and not at every moment."""
-    return isinstance(constraint, Hookean) and np.ndim(constraint.todict()["kwargs"]["a2"]) > 0
+    if not isinstance(constraint, Hookean):
+        return False
+    arguments: Any = constraint.todict()["kwargs"]
+    return np.ndim(arguments["a2"]) > 0
 
 
 def _rotations(atoms: Atoms) -> int:
