@@ -2,6 +2,7 @@
 # make test   the tests
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
+# make docs   the site of documentation, in site/: every page, link and reference checked
 # make lint   style, types, and that imports point down
 # Each first makes .venv and installs there what it needs.
 
@@ -10,12 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAIRCHEM := .venv-fairchem
 LAMMPS := .venv-lammps
+DOCS := .venv-docs
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
 
 # Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fairchem test-lammps lint clean
+.PHONY: demo test test-fairchem test-lammps docs lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -32,7 +34,12 @@ test-fairchem: $(FAIRCHEM)/installed
 
 # LAMMPS's licence is another one, so it is never among the packages that AtomJet itself is tested with.
 test-lammps: $(LAMMPS)/installed
-	$(LAMMPS)/bin/python -m pytest packages/atomjet-lammps/tests
+	$(LAMMPS)/bin/python -m pytest packages/atomjet-lammps/tests tests/docs/test_lammps_tutorial.py
+
+# The reference is read from the source, so this environment needs no PyTorch.
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	$(DOCS)/bin/python docs/check_site.py site
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -41,7 +48,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) demo
+	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(DOCS) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -62,4 +69,11 @@ $(FAIRCHEM)/installed: pyproject.toml constraints.txt
 $(LAMMPS)/installed: pyproject.toml packages/atomjet-lammps/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LAMMPS)
 	$(LAMMPS)/bin/python -m pip install -q -c constraints.txt 'pytest>=8' -e . -e packages/atomjet-lammps
+	touch $@
+
+# The packages of the extra [docs] alone, without AtomJet's own.
+$(DOCS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/packages
+	$(DOCS)/bin/python -m pip install -q -r $(DOCS)/packages
 	touch $@

@@ -19,9 +19,11 @@ from atomjet.bench.contender import EngineContender, Unavailable, reference
 from atomjet.bench.contenders import expand
 from atomjet.bench.measure import Series, describe, interleave, ratio
 from atomjet.bench.parts import parts_of_call
+from atomjet.bench.page import draw_pictures, newest_for_front, performance_page, read_results, shown_rows
+from atomjet.bench.page_plots import digest, front_rows
 from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
-from atomjet.bench.report import performance_page, tables
+from atomjet.bench.report import tables
 from atomjet.bench.result import Result, read_result
 from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
 from atomjet.bench.startup import startup
@@ -608,7 +610,9 @@ def test_the_device_is_the_clock_of_steps(tmp_path):
     assert "| 20 atoms x 1, 3,300 edges | 8 | 2, × 4 (4 ... 4) |" in text
     assert "Times are time on the device" in text
     assert "| edges/s | memory / MiB | kernels |" in text
-    assert "| step, a GPU | fast_gpu | compile_graph | 4 (4 ... 4)" in performance_page(tmp_path)
+    page = performance_page(tmp_path)
+    assert "| Device step, a GPU | `fast_gpu` | `compile_graph` | 4 | 4 | 4 | 1 |" in page
+    assert "| 20 atoms x 1, 3,300 edges | 8 | 2, × 4 (4 ... 4) |" in page
     (change,) = (one for one in compare(back, steps_by_hand(1.5)) if one.setting == "fast_gpu")
     assert (change.base, change.new, change.verdict) == (2.0, 3.0, "worse")
     plot_result(back, tmp_path / "plot.png")
@@ -798,18 +802,60 @@ def test_the_performance_page_is_what_the_committed_results_make():
     root = Path(__file__).parents[2]
     made = performance_page(root / "benchmarks" / "results")
     assert (root / "docs" / "performance.md").read_text() == made, "run `atomjet bench report`"
+    assert "out of time" not in made
+
+
+def test_the_pictures_are_those_of_the_committed_results():
+    root = Path(__file__).parents[2]
+    results = read_results(root / "benchmarks" / "results")
+    shown = {Path(name).stem: [(one, shown_rows(one))] for name, one in results.items()}
+    steps, searches = newest_for_front(results)
+    assert {searches.about["suite"], searches.clock} == {"neighbors", "device"}
+    shown["front"] = [(steps, front_rows(steps)), (searches, front_rows(searches))]
+    pictures = {path.stem: path for path in (root / "docs" / "pictures").glob("*.svg")}
+    assert set(pictures) == set(shown), "run `atomjet bench report`"
+    for name, sources in shown.items():
+        assert digest(sources) in pictures[name].read_text(), (
+            f"{name}.svg is of other figures; run `atomjet bench report`"
+        )
+
+
+def test_pictures_are_drawn_the_same_each_time_and_show_every_contender(tmp_path):
+    for made, name in ((steps_by_hand(), "step"), (measured_by_hand({"general": 8.0, "fast_pytorch": 4.0}), "latency")):
+        made.path = tmp_path / f"{name}.json"
+        made.save()
+    first = {path.name: path.read_text() for path in draw_pictures(tmp_path, tmp_path / "one")}
+    again = {path.name: path.read_text() for path in draw_pictures(tmp_path, tmp_path / "two")}
+    assert first == again
+    assert sorted(first) == ["latency.svg", "step.svg"]  # the README's needs a search too
+    for contender in ("compile_graph", "fast_gpu"):
+        assert contender in first["step.svg"]
 
 
 def test_the_page_begins_with_what_it_comes_to(tmp_path):
     made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0, "torch_compile": 2.0})
     made.path = tmp_path / "result.json"
     made.save()
-    first, _, rest = performance_page(tmp_path).partition("## latency, cpu")
-    assert "| latency, cpu | fast_pytorch | general | 2 (2 ... 2) | 2 (2 ... 2) | 2 (2 ... 2) | 2 |" in first
-    assert "| latency, cpu | fast_pytorch | torch_compile | 0.5 (0.5 ... 0.5)" in first
+    first, _, rest = performance_page(tmp_path).partition("## Call, molecules, cpu")
+    assert "| Call, molecules, cpu | `fast_pytorch` | `general` | 2 | 2 | 2 | 2 |" in first
+    assert "| Call, molecules, cpu | `fast_pytorch` | `torch_compile` | 0.5 | 0.5 | 0.5 | 2 |" in first
+    assert "| call | `engine.predict` of structures that are on the device" in first
     assert "| 10 atoms x 1 | 8 | 4, × 2 (2 ... 2) | 2, × 4 (4 ... 4) |" in rest
-    assert "- compile_graph, everywhere: skipped: no device" in rest
-    assert rest.count("no device") == 1  # a reason is told once, however many rows have it
+    assert "no device" not in rest  # what a contender does not serve is told by the file and by `--report`
+    assert tables(made).count("no device") == 1  # a reason is told once, however many rows have it
+
+
+def test_the_page_leaves_out_what_there_was_no_time_for_and_tells_what_failed(tmp_path):
+    made = measured_by_hand({"general": 8.0, "fast_pytorch": 4.0, "torch_compile": 2.0})
+    late, failed = (made.row(made.cases[0], name) for name in ("fast_pytorch", "torch_compile"))
+    late |= {"status": "out of time", "reason": "raise --max-minutes"}
+    failed |= {"status": "failed", "reason": "it halted"}
+    made.path = tmp_path / "result.json"
+    made.save()
+    page = performance_page(tmp_path)
+    assert "| 10 atoms x 1 | 8 | – | failed |" in page
+    assert "- torch_compile, 10 atoms x 1: failed: it halted" in page
+    assert "out of time" not in page
 
 
 def test_clocks_are_told_from_the_lowest_to_the_highest():

@@ -1,4 +1,4 @@
-"""The code in README and tutorial, run as a reader would, from a copy of the repository's root."""
+"""The code in README and on the pages, run as a reader would, from a copy of the repository's root."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,32 +14,37 @@ import pytest
 from atomjet.models.registry import packaged
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"(?P<slow><!-- slow -->\n)?```(?P<language>python|sh)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+SNIPPET = re.compile(r'^--8<-- "(?P<file>[^":]+)(?::(?P<section>\w+))?"$', re.MULTILINE)
+PAGES = ("README.md", "docs/index.md", "docs/tutorial.md", "docs/reference/python.md")
+SMALL_UMA = ROOT / "tests/models/escn_md/golden/uma_1p2p1.pt"
 
 needs_student = pytest.mark.skipif("organic-xtb" not in packaged(), reason="organic-xtb is not packaged")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, and the line it begins on."""
+    """A fenced block: its language, its code, the line it begins on, and the comment above it, which says when it can run."""
 
     language: str
     code: str
     line: int
-    slow: bool
+    mark: str
 
 
-def blocks(document: Path) -> list[Block]:
+def blocks(document: Path, mark: str = "") -> list[Block]:
+    """Those that can be run and have this mark."""
     text = document.read_text(encoding="utf-8")
-    return [
-        Block(match["language"], match["code"], text.count("\n", 0, match.start("code")) + 1, bool(match["slow"]))
-        for match in BLOCK.finditer(text)
-    ]
+    found = (
+        Block(one["language"], one["code"], text.count("\n", 0, one.start("code")) + 1, one["mark"] or "")
+        for one in BLOCK.finditer(text)
+    )
+    return [one for one in found if one.mark == mark and one.language in ("python", "sh")]
 
 
 def run_blocks(document: Path, chosen: list[Block], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python blocks share one namespace, shell blocks one directory."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
     monkeypatch.chdir(folder)
     commands = folder / "bin"
     commands.mkdir()
@@ -59,23 +65,60 @@ def run_blocks(document: Path, chosen: list[Block], folder: Path, monkeypatch: p
 
 
 @needs_student
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_code_in_documents_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    chosen = [block for block in blocks(ROOT / name) if not block.slow]
-    assert len(chosen) >= 2
+    chosen = blocks(ROOT / name)
+    assert chosen
     run_blocks(ROOT / name, chosen, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 def test_distillation_in_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    chosen = [block for block in blocks(ROOT / "docs/tutorial.md") if block.slow]
+    chosen = blocks(ROOT / "docs/tutorial.md", "slow")
     assert [block.language for block in chosen] == ["sh", "python"]
     run_blocks(ROOT / "docs/tutorial.md", chosen, tmp_path, monkeypatch)
+
+
+def test_the_crystal_tutorial_runs_on_a_small_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The released checkpoint needs a login; a small one of the same kind, with random weights, stands under its name."""
+    page = ROOT / "docs/tutorials/crystal.md"
+    shutil.copy(SMALL_UMA, tmp_path / "uma-s-1p2p1.pt")
+    chosen = blocks(page, "needs the checkpoint")
+    assert len(chosen) == 5
+    run_blocks(page, chosen, tmp_path, monkeypatch)
+
+
+@needs_student
+@pytest.mark.parametrize("package", ["openmmml", "torch_sim"])
+def test_the_tutorial_of_other_engines_runs(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = ROOT / "docs/tutorials/other_engines.md"
+    chosen = blocks(page, f"needs {package}")
+    assert chosen
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    run_blocks(page, chosen, tmp_path, monkeypatch)
+
+
+def test_every_block_of_the_pages_is_run_by_some_test():
+    marks = {"", "slow", "needs the checkpoint", "needs openmmml", "needs torch_sim", "four ranks"}
+    pages = [ROOT / name for name in PAGES] + [*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/reference/*.md")]
+    for page in pages:
+        for one in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            if one["language"] not in ("python", "sh"):
+                continue
+            mark = one["mark"] or ""
+            assert mark in marks, f"{page.name}: no test runs blocks marked {mark!r}"
+            if not mark:
+                assert str(page.relative_to(ROOT)) in PAGES, f"{page.name} has code that no test runs"
 
 
 def test_documents_point_to_files_that_exist():
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     assert len(documents) > 5
     for document in documents:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name} points to {target}"
+        for one in SNIPPET.finditer(text):
+            included = (ROOT / one["file"]).read_text(encoding="utf-8")
+            assert not one["section"] or f"--8<-- [start:{one['section']}]" in included, f"{document.name}: {one[0]}"

@@ -48,6 +48,10 @@ class AtomJetPotentialImpl(MLPotentialImpl):
         self.options = options
         load(**options)  # says at once what is wrong with them
 
+    def getMLLongRange(self) -> bool:
+        """AtomJet's models act within a cutoff; openmm-ml asks before it mixes them with Ewald sums."""
+        return False
+
     def addForces(
         self,
         topology: openmm.app.Topology,

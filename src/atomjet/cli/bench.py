@@ -335,9 +335,10 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Results.", metavar="FOLDER")] = Path("benchmarks/results"),
     output: Annotated[Path, typer.Option("--output", "-o", help="Markdown.")] = Path("docs/performance.md"),
 ) -> None:
-    """Write the performance page from every result in a folder."""
-    from atomjet.bench.report import performance_page
+    """Write the performance page, and its pictures beside it, from every result in a folder."""
+    from atomjet.bench.page import PICTURES, draw_pictures, performance_page
 
     options.check_output(output, folder)
     output.write_text(performance_page(folder))
-    print(f"wrote {output}")
+    pictures = draw_pictures(folder, output.parent / PICTURES)
+    print(f"wrote {output} and {len(pictures)} pictures in {output.parent / PICTURES}")
