@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 from typing import Any
 
 from latex2mathml.converter import convert
+from markdown.extensions.toc import slugify
+from mkdocs.exceptions import PluginError
 
+FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|(?<![\\$])\$(?P<line>[^$\n]+)\$", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?!\w+:)[^)#\s]+)(?P<place>#[^)]*)?\)")
-PART = re.compile(r'^--8<-- "(?P<file>[^":]+\.md):(?P<section>\w+)"$', re.MULTILINE)
+PART = re.compile(r"^\[[^\]]*\]\((?P<target>\.\./[^)#\s]+)(?:#(?P<heading>[\w-]+))?\)$", re.MULTILINE)
+"""A line that is a link out of docs/ and nothing else: what it leads to is put in its place."""
 
 
 def on_config(config: Any) -> Any:
@@ -41,16 +46,35 @@ def _matching(item: str, pages: list[str], named: set[str]) -> list[str]:
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Parts of other documents are put in, links out of docs/ become paths in the repository, formulas become MathML."""
-    root = Path(config["docs_dir"]).parent
     here = PurePosixPath("docs", page.file.src_uri).parent
+    whole = _linked(_included(markdown, here, Path(config["docs_dir"]).parent), here, here)
+    return _outside(CODE, whole, lambda text: FORMULA.sub(_formula, text))
+
+
+def _outside(code: re.Pattern[str], text: str, change: Callable[[str], str]) -> str:
+    return "".join(part if k % 2 else change(part) for k, part in enumerate(code.split(text)))
+
+
+def _included(markdown: str, here: PurePosixPath, root: Path) -> str:
+    """Scripts become code; of a document comes what stands under the heading."""
 
     def part(match: re.Match[str]) -> str:
-        marks = [f"<!-- --8<-- [{end}:{match['section']}] -->" for end in ("start", "end")]
-        text = (root / match["file"]).read_text(encoding="utf-8")
-        return _linked(text.split(marks[0])[1].split(marks[1])[0], PurePosixPath(match["file"]).parent, here)
+        target = normpath(str(here / match["target"]))
+        text = (root / target).read_text(encoding="utf-8")
+        if target.endswith(".py"):
+            return f"```python\n{text}```"
+        return _linked(_under(match["heading"], text, target), PurePosixPath(target).parent, here)
 
-    parts = CODE.split(PART.sub(part, _linked(markdown, here, here)))
-    return "".join(text if k % 2 else FORMULA.sub(_formula, text) for k, text in enumerate(parts))
+    return _outside(FENCED, markdown, lambda text: PART.sub(part, text))
+
+
+def _under(heading: str, text: str, target: str) -> str:
+    """What stands under a heading of the second level."""
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        if slugify(title, "-") == heading:
+            return body
+    raise PluginError(f"{target} has no heading #{heading}")
 
 
 def _linked(text: str, written: PurePosixPath, here: PurePosixPath) -> str:
@@ -62,7 +86,7 @@ def _linked(text: str, written: PurePosixPath, here: PurePosixPath) -> str:
             return f"[{match['text']}]({relpath(target, here)}{match['place'] or ''})"
         return f"`{target}`" if target == match["text"].strip("`") else f"{match['text']} (`{target}`)"
 
-    return LINK.sub(link, text)
+    return _outside(FENCED, text, lambda part: LINK.sub(link, part))
 
 
 def _formula(match: re.Match[str]) -> str:

@@ -15,7 +15,6 @@ from atomjet.models.registry import packaged
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
-SNIPPET = re.compile(r'^--8<-- "(?P<file>[^":]+)(?::(?P<section>\w+))?"$', re.MULTILINE)
 PAGES = ("README.md", "docs/index.md", "docs/tutorial.md", "docs/reference/python.md")
 SMALL_UMA = ROOT / "tests/models/escn_md/golden/uma_1p2p1.pt"
 
@@ -119,6 +118,3 @@ def test_documents_point_to_files_that_exist():
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name} points to {target}"
-        for one in SNIPPET.finditer(text):
-            included = (ROOT / one["file"]).read_text(encoding="utf-8")
-            assert not one["section"] or f"--8<-- [start:{one['section']}]" in included, f"{document.name}: {one[0]}"
