@@ -18,9 +18,9 @@ from atomjet.bench.compare import alone, compare, interval, student, table, verd
 from atomjet.bench.contender import EngineContender, Unavailable, reference
 from atomjet.bench.contenders import expand
 from atomjet.bench.measure import Series, describe, interleave, ratio
-from atomjet.bench.parts import parts_of_call
 from atomjet.bench.page import draw_pictures, newest_for_front, performance_page, read_results, shown_rows
 from atomjet.bench.page_plots import digest, front_rows
+from atomjet.bench.parts import parts_of_call
 from atomjet.bench.plots import plot_ladder, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import tables
