@@ -2,6 +2,7 @@
 # make test   the tests
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
+# make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
 # make lint   style, types, and that imports point down
 # Each first makes .venv and installs there what it needs.
@@ -12,12 +13,14 @@ BIN := $(VENV)/bin
 FAIRCHEM := .venv-fairchem
 LAMMPS := .venv-lammps
 DOCS := .venv-docs
+WHEEL := .wheel
+CONSTRAINTS := -c constraints.txt
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
 
 # Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fairchem test-lammps docs lint clean
+.PHONY: demo test test-fairchem test-lammps test-wheel docs lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -36,6 +39,14 @@ test-fairchem: $(FAIRCHEM)/installed
 test-lammps: $(LAMMPS)/installed
 	$(LAMMPS)/bin/python -m pytest packages/atomjet-lammps/tests tests/docs/test_lammps_tutorial.py
 
+# What a user has: no source beside it, no packages but the ten. `CONSTRAINTS=` takes the newest ones, of PyTorch the build with CUDA.
+test-wheel:
+	rm -rf $(WHEEL) build
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip wheel -q --no-deps -w $(WHEEL)/dist .
+	$(WHEEL)/bin/python -m pip install -q $(CONSTRAINTS) $(WHEEL)/dist/*.whl
+	cd $(WHEEL) && bin/atomjet info organic-xtb && bin/atomjet predict ../examples/ethanol.xyz --device cpu
+
 # The reference is read from the source, so this environment needs no PyTorch.
 docs: $(DOCS)/installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
@@ -48,7 +59,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(DOCS) demo site
+	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(DOCS) $(WHEEL) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
