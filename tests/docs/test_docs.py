@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from atomjet.bench.result import read_result
 from atomjet.models.registry import packaged
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,16 @@ def test_every_block_of_the_pages_is_run_by_some_test():
             assert mark in marks, f"{page.name}: no test runs blocks marked {mark!r}"
             if not mark:
                 assert str(page.relative_to(ROOT)) in PAGES, f"{page.name} has code that no test runs"
+
+
+def test_figures_in_the_readme_are_those_of_the_committed_results():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    steps = read_result(ROOT / "benchmarks/results/h200-step.json")
+    molecule, water = (steps.row(case, "fast_gpu") for case in ("20 atoms x 1", "water 10,000"))
+    times = [row["statistics"]["median"] for row in (molecule, water)]
+    assert f"takes {1e6 * times[0]:.0f} µs and one of 10,000 atoms of water {1e3 * times[1]:.1f} ms" in text
+    ratios = [row["ratio"]["estimate"] for row in (molecule, water)]
+    assert f"{ratios[0]:.1f} and {ratios[1]:.0f} times as fast" in text
 
 
 def test_documents_point_to_files_that_exist():
