@@ -27,3 +27,6 @@ MEV = 1e-3
 
 KJ_PER_MOL = 0.010364269574711572
 """1 kJ/mol in eV."""
+
+HEAVY_HYDROGEN = {"D": 2.01410177812, "T": 3.01604928199}
+"""amu (NIST). Masses of deuterium and tritium, which files name as if they were elements."""

@@ -61,7 +61,7 @@ def validate(
     """
     import torch
 
-    from atomjet.adapters.ase import read_structures
+    from atomjet.adapters.structure_files import read_structures
     from atomjet.stopping import stoppable
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
