@@ -61,7 +61,9 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
         StructureError: no molfile, or one that ends early; says which line.
     """
     if len(lines) < 4:
-        raise StructureError(f"has {len(lines)} lines; a molfile has a head of three, then the numbers of atoms and bonds")
+        raise StructureError(
+            f"has {len(lines)} lines; a molfile has a head of three, then the numbers of atoms and bonds"
+        )
     table = _v3000(lines) if "V3000" in lines[3] else _v2000(lines)
     numbers = [_number(symbol, place) for place, symbol in enumerate(table.symbols)]
     atoms = Atoms(numbers, np.array(table.positions).reshape(-1, 3))
@@ -76,7 +78,9 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
     odd = (sum(numbers) - charge) % 2
     if unpaired % 2 != odd:
         if table.radicals:
-            remarks["radicals"] = f"`M  RAD` says {unpaired} unpaired electrons of {sum(numbers) - charge}; taken as spin {1 + odd}"
+            remarks["radicals"] = (
+                f"`M  RAD` says {unpaired} unpaired electrons of {sum(numbers) - charge}; taken as spin {1 + odd}"
+            )
         unpaired = odd
     atoms.info = {"charge": charge, "spin": 1 + unpaired}
     if name := lines[0].strip():
@@ -98,7 +102,9 @@ def _v2000(lines: list[str]) -> _Table:
     table = _Table()
     num_atoms, num_bonds = _integer(lines, 3, lines[3][0:3]), _integer(lines, 3, lines[3][3:6] or "0")
     if num_atoms < 0 or num_bonds < 0 or len(lines) < 4 + num_atoms + num_bonds:
-        raise StructureError(f"says {num_atoms} atoms and {num_bonds} bonds, but ends after {len(lines)} lines; it is cut off")
+        raise StructureError(
+            f"says {num_atoms} atoms and {num_bonds} bonds, but ends after {len(lines)} lines; it is cut off"
+        )
     for place in range(num_atoms):
         line = lines[4 + place]
         words = [line[0:10], line[10:20], line[20:30], line[31:34].strip(), line[34:36], line[36:39] or "0"]
@@ -198,7 +204,9 @@ def _remarks(table: _Table, numbers: list[int], flat: bool) -> Remarks:
             valence[place] += 2 if radical in (1, 3) else 1
         lacking = int(np.count_nonzero(valence[np.array(numbers) == 6] < 4))
         if lacking:
-            remarks["hydrogens"] = f"{lacking} carbon atoms have fewer than four bonds: hydrogen atoms are left out; add them"
+            remarks["hydrogens"] = (
+                f"{lacking} carbon atoms have fewer than four bonds: hydrogen atoms are left out; add them"
+            )
     return remarks
 
 

@@ -61,7 +61,9 @@ def read_model(lines: list[str]) -> tuple[Atoms, dict[str, str]]:
     if atoms.pbc.any() and bool((lengths <= NO_CELL).all()):
         atoms.set_cell(np.zeros((3, 3)))
         atoms.set_pbc(False)
-        remarks["dummy cell"] = f"CRYST1 says a cell of {' × '.join(f'{x:g}' for x in lengths)} Å, which means none; taken as not periodic"
+        remarks["dummy cell"] = (
+            f"CRYST1 says a cell of {' × '.join(f'{x:g}' for x in lengths)} Å, which means none; taken as not periodic"
+        )
     return atoms, remarks
 
 

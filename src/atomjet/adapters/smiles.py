@@ -39,7 +39,9 @@ def embed(text: str, seed: int = 0) -> Atoms:
     with rdBase.BlockLogs():
         molecule = Chem.AddHs(molecule)
         if not 0 < molecule.GetNumAtoms() <= MOST_ATOMS:
-            raise StructureError(f"{_short(text)} has {molecule.GetNumAtoms()} atoms; 1 to {MOST_ATOMS} can be embedded")
+            raise StructureError(
+                f"{_short(text)} has {molecule.GetNumAtoms()} atoms; 1 to {MOST_ATOMS} can be embedded"
+            )
         numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
         if 0 in numbers:
             raise StructureError(f"{_short(text)}: atom {numbers.index(0)} is a wildcard; replace it by an element")
@@ -65,7 +67,9 @@ def _molecule(text: str) -> Any:
     try:
         from rdkit import Chem, rdBase
     except ImportError:
-        raise ConfigError("a SMILES needs RDKit: pip install 'atomjet[distill]', or give a file with a geometry") from None
+        raise ConfigError(
+            "a SMILES needs RDKit: pip install 'atomjet[distill]', or give a file with a geometry"
+        ) from None
     if not text or len(text) > LONGEST or not text.isascii() or any(char.isspace() for char in text):
         return None
     with rdBase.BlockLogs():

@@ -22,7 +22,9 @@ def remarks_on(atoms: Atoms) -> Remarks:
         partial = [site for site in sites.values() if isinstance(site, dict) and _is_partial(list(site.values()))]
         if partial:
             said = ", ".join(f"{symbol} {value:g}" for symbol, value in partial[0].items())
-            return {"occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); each is computed as one whole atom"}
+            return {
+                "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); each is computed as one whole atom"
+            }
     for name in ("occupancy", "occupancies"):
         values = atoms.arrays.get(name)
         if values is not None and values.dtype.kind in "fiu" and _is_partial(values):
@@ -35,21 +37,36 @@ def remarks_on(atoms: Atoms) -> Remarks:
     return {}
 
 
+def apply_conditions(atoms: Atoms, charge: int | None, spin: int | None) -> Remarks:
+    """Set `info["charge"]` and `info["spin"]` where the structure says none; say where it says another."""
+    found: Remarks = {}
+    for name, value in (("charge", charge), ("spin", spin)):
+        if value is None:
+            continue
+        if name not in atoms.info:
+            atoms.info[name] = value
+        elif _said(atoms, name) != value:
+            found[name] = f"says {name} {atoms.info[name]} itself, which goes before the {value} of --{name}"
+    return found
+
+
 def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
     """Where a structure is not of the kind that the model computes."""
     found: Remarks = {}
     if not knows_charge_and_spin(engine):
-        electrons = int(atoms.numbers.sum()) - _said(atoms, "charge")
+        electrons = int(atoms.numbers.sum())
         moments = atoms.arrays.get("initial_magmoms")
         crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine) is True
-        if _said(atoms, "spin") == 0:
+        if _said(atoms, "spin") == 0 and _said(atoms, "charge") == 0:  # ions and other spins such a model refuses
             remedy = "it is computed as a neutral closed shell; use a model that knows charge and spin"
             if moments is not None and bool(np.any(moments)):
                 found["unpaired electrons"] = f"has initial magnetic moments, but {remedy}"
             elif electrons % 2 and not crystal:
                 found["unpaired electrons"] = f"has an odd number of electrons, {electrons}, but {remedy}"
     if atoms.pbc.any() and trained_on_periodic(engine) is False:
-        found["periodic"] = "is periodic, but the model was trained on none that are; what it says of solids and liquids is a guess"
+        found["periodic"] = (
+            "is periodic, but the model was trained on none that are; what it says of solids and liquids is a guess"
+        )
     if foreign_task(engine, atoms):
         name = atoms.info["task"]
         known = ", ".join(getattr(engine.model.config, "tasks", ())) or "none"

@@ -269,10 +269,14 @@ def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int]]:
     while start < length:
         words = lines[start].split()
         if not words or not words[0].isdigit() or len(words[0]) > 18:
-            raise StructureError(f"line {start + 1}, {lines[start][:60].strip()!r}, is not the number of atoms of a frame; ASE cannot read it")
+            raise StructureError(
+                f"line {start + 1}, {lines[start][:60].strip()!r}, is not the number of atoms of a frame; ASE cannot read it"
+            )
         end = start + 2 + int(words[0])
         if end > len(lines):
-            raise StructureError(f"says {words[0]} atoms at line {start + 1}, but the file ends after line {length}; it is cut off")
+            raise StructureError(
+                f"says {words[0]} atoms at line {start + 1}, but the file ends after line {length}; it is cut off"
+            )
         while end < length and lines[end].lstrip().startswith("VEC"):
             end += 1
         yield start, end
@@ -313,12 +317,16 @@ def _text(path: Path, name: str) -> str:
             while part := file.read(LONGEST_LINE):
                 first, last = part.find(b"\n"), part.rfind(b"\n")
                 if (since + (len(part) if first < 0 else first)) > LONGEST_LINE:
-                    raise StructureError(f"{name}: a line has more than {LONGEST_LINE} characters; it is no file of structures")
+                    raise StructureError(
+                        f"{name}: a line has more than {LONGEST_LINE} characters; it is no file of structures"
+                    )
                 since = since + len(part) if last < 0 else len(part) - last - 1
                 parts.append(part)
                 size += len(part)
                 if size > most:
-                    raise StructureError(f"{name}: inflates to more than {MOST_INFLATED} times its size; it is no file of structures")
+                    raise StructureError(
+                        f"{name}: inflates to more than {MOST_INFLATED} times its size; it is no file of structures"
+                    )
     except INFLATING as error:
         raise _not_inflated(name, error) from None
     content = b"".join(parts)
@@ -347,7 +355,9 @@ def _stored(stream: BinaryIO, folder: Path, name: str) -> Path:
             if file.tell() <= 1 << 20 and not chunk.strip(b"\0"):
                 raise StructureError(f"{name}: begins with {len(chunk)} zero bytes; it is no file of structures")
             if left == 0:
-                raise StructureError(f"{name}: gives more than {MOST_STREAMED} bytes; write them to a file and give its name")
+                raise StructureError(
+                    f"{name}: gives more than {MOST_STREAMED} bytes; write them to a file and give its name"
+                )
     if raw.stat().st_size == 0:
         raise StructureError(f"{name}: is empty")
     if raw.open("rb").read(2) == b"\x1f\x8b":
@@ -379,7 +389,9 @@ def _sniffed(head: bytes, path: Path, name: str) -> str:
         pass
     if lines and lines[0].split() and smiles.is_smiles(lines[0].split()[0]):
         return ".smi"
-    raise StructureError(f"{name}: its format cannot be told; give xyz, extxyz, sdf, pdb, cif, POSCAR or SMILES, or a file")
+    raise StructureError(
+        f"{name}: its format cannot be told; give xyz, extxyz, sdf, pdb, cif, POSCAR or SMILES, or a file"
+    )
 
 
 def _numbers(line: str, count: int) -> bool:
@@ -397,5 +409,3 @@ def _ending(path: Path) -> str:
 
 def _gist(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-

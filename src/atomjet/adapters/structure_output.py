@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +53,26 @@ def write_structures(path: str | Path, frames: list[Atoms]) -> None:
     Raises:
         StructureError: a format ASE does not know or cannot write.
     """
-    path = Path(path)
     _kind(path)
-    # A directory beside it: formats go by the name of the file, and some write several.
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    with appears_whole(path) as beside:
+        _write(beside, frames, str(path))
+
+
+@contextmanager
+def appears_whole(path: str | Path) -> Iterator[Path]:
+    """A place beside a file to write it at; what is there when the block ends takes the file's name at once.
+
+    A directory holds it until then, because formats go by the name of the file, and some write several.
+    """
+    path = Path(path)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     try:
-        _write(beside / path.name, frames, str(path))
-        for made in sorted(beside.iterdir(), key=lambda made: made.name == path.name):
+        yield folder / path.name
+        for made in sorted(folder.iterdir(), key=lambda made: made.name == path.name):
             _flush(made)
             os.replace(made, path.parent / made.name)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sample_of(frames: list[Atoms], most: int = 20) -> list[Atoms]:
@@ -105,7 +116,7 @@ def _write(path: Path, frames: list[Atoms], name: str) -> None:
 def plain(atoms: Atoms) -> Atoms:
     """A copy that reads back from extended XYZ as it is: texts that would read as something else, or break the line, in JSON."""
     copy = atoms.copy()
-    if atoms.calc is not None:
+    if atoms.calc is not None and not atoms.calc.check_state(atoms):  # results of other positions are none of these
         copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
     copy.info = {}
     for key, value in atoms.info.items():
