@@ -13,7 +13,6 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 
-
 from atomjet.errors import StructureError
 from atomjet.units import HEAVY_HYDROGEN
 
@@ -71,7 +70,7 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
     masses = {k: HEAVY_HYDROGEN[symbol] for k, symbol in enumerate(table.symbols) if symbol in HEAVY_HYDROGEN}
     masses |= {k: isotopes.get(mass, mass) if numbers[k] == 1 else mass for k, mass in table.isotopes.items()}
     if masses:
-        atoms.set_masses([masses.get(k, atomic_masses[z]) for k, z in enumerate(numbers)])
+        atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(numbers)], float))
     remarks = _remarks(table, numbers, flat=lines[1][20:22].upper() == "2D")
     charge = sum(table.charges.values())
     unpaired = sum(UNPAIRED.get(radical, 0) for radical in table.radicals.values())
@@ -190,7 +189,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
 
 
 def _remarks(table: _Table, numbers: list[int], flat: bool) -> Remarks:
-    remarks = {}
+    remarks: Remarks = {}
     if flat:
         remarks["drawing"] = "the file says 2D: a drawing, not a geometry; embed it first (a .smi file is embedded)"
     if table.bonds:

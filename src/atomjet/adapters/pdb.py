@@ -14,7 +14,6 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses
 
-from atomjet.errors import StructureError
 from atomjet.units import HEAVY_HYDROGEN
 
 HEAD = ("CRYST1", "ORIGX")
@@ -56,14 +55,12 @@ def read_model(lines: list[str]) -> tuple[Atoms, dict[str, str]]:
     atoms = ase.io.read(StringIO(text), index=0, format="proteindatabank")
     assert isinstance(atoms, Atoms)
     if masses:
-        atoms.set_masses([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)])
+        atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)]))
     lengths = atoms.cell.lengths()
     if atoms.pbc.any() and bool((lengths <= NO_CELL).all()):
         atoms.set_cell(np.zeros((3, 3)))
         atoms.set_pbc(False)
-        remarks["dummy cell"] = (
-            f"CRYST1 says a cell of {' × '.join(f'{x:g}' for x in lengths)} Å, which means none; taken as not periodic"
-        )
+        remarks["dummy cell"] = "has the cell of 1 Å by which CRYST1 says that there is none; taken as not periodic"
     return atoms, remarks
 
 
@@ -97,8 +94,4 @@ def _symbol(line: str) -> str:
 def _with_symbol(line: str) -> str:
     symbol = _symbol(line)
     symbol = "H" if symbol in HEAVY_HYDROGEN else symbol
-    try:
-        line[30:38] and float(line[30:38])
-    except ValueError:
-        raise StructureError(f"{line[:60]!r} has no coordinates where the format puts them") from None
     return f"{line[:76]:76}{symbol:>2}" if symbol else line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from atomjet.errors import ConfigError, StructureError
@@ -57,7 +58,7 @@ def embed(text: str, seed: int = 0) -> Atoms:
             rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=500)
         atoms = Atoms(numbers, molecule.GetConformer().GetPositions())
         if any(atom.GetIsotope() for atom in molecule.GetAtoms()):
-            atoms.set_masses([atom.GetMass() for atom in molecule.GetAtoms()])
+            atoms.set_array("masses", np.array([atom.GetMass() for atom in molecule.GetAtoms()]))
         unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
         atoms.info = {"charge": Chem.GetFormalCharge(molecule), "spin": 1 + unpaired, "smiles": text}
     return atoms

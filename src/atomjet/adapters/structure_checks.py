@@ -23,7 +23,8 @@ def remarks_on(atoms: Atoms) -> Remarks:
         if partial:
             said = ", ".join(f"{symbol} {value:g}" for symbol, value in partial[0].items())
             return {
-                "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); each is computed as one whole atom"
+                "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); "
+                "each is computed as one whole atom"
             }
     for name in ("occupancy", "occupancies"):
         values = atoms.arrays.get(name)
@@ -51,8 +52,10 @@ def apply_conditions(atoms: Atoms, charge: int | None, spin: int | None) -> Rema
 
 
 def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
-    """Where a structure is not of the kind that the model computes."""
+    """Where a structure is not of the kind that the model computes; nothing of one that the model refuses."""
     found: Remarks = {}
+    if not set(atoms.numbers.tolist()) <= set(engine.elements):
+        return found
     if not knows_charge_and_spin(engine):
         electrons = int(atoms.numbers.sum())
         moments = atoms.arrays.get("initial_magmoms")

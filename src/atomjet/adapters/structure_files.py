@@ -6,7 +6,6 @@ What a file says beyond what ASE makes of it becomes part of the structure (form
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import re
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
@@ -103,7 +103,7 @@ def read_frames(source: str | Path, seed: int = 0, note: Callable[[str], object]
     """Every structure of a file, those included that cannot be read where the format lets the others be.
 
     Args:
-        source: file of any format that ASE reads, .sdf or .mol, .smi; "-" for standard input; where there is no such file, a SMILES.
+        source: file of any format that ASE reads, .sdf, .mol or .smi; "-" for standard input; or a SMILES, if no file is called so.
         seed: of geometries that are made from SMILES.
         note: is told what was left out because there is nothing in it.
 
@@ -248,7 +248,7 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
         results = [_xyz_frame(lines[first:last]) for first, last in frames]
     for (atoms, _, _), masses in zip(results, heavy, strict=True):
         if atoms is not None and masses and not atoms.has("masses"):
-            atoms.set_masses([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)])
+            atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)]))
     return results + ([(None, rest, {})] if rest else [])
 
 
@@ -325,7 +325,7 @@ def _text(path: Path, name: str) -> str:
                 size += len(part)
                 if size > most:
                     raise StructureError(
-                        f"{name}: inflates to more than {MOST_INFLATED} times its size; it is no file of structures"
+                        f"{name}: inflates to over {MOST_INFLATED} times its size; it is no file of structures"
                     )
     except INFLATING as error:
         raise _not_inflated(name, error) from None

@@ -76,7 +76,7 @@ def appears_whole(path: str | Path) -> Iterator[Path]:
 
 
 def sample_of(frames: list[Atoms], most: int = 20) -> list[Atoms]:
-    """A few structures in which everything occurs that a format may not take: periodic directions, kinds of `info` and of arrays."""
+    """A few structures in which all occurs that a format may not take: periodic directions, kinds of `info`, arrays."""
     found: dict[Any, Atoms] = {}
     for atoms in frames:
         info = tuple(sorted((str(key), type(value).__name__) for key, value in atoms.info.items()))

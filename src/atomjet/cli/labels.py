@@ -56,7 +56,7 @@ def labels_of(atoms: Atoms) -> dict[str, Any]:
 def keep_labels(atoms: Atoms, labels: dict[str, Any]) -> None:
     """Labels beside the predictions, as `label_energy` and so on, unless something of that name is there already."""
     for name, value in labels.items():
-        place = atoms.arrays if name == "forces" else atoms.info
+        place: dict[str, Any] = atoms.arrays if name == "forces" else atoms.info
         place.setdefault(f"label_{name}", float(value) if name == "energy" else value)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomjet import Engine
-    from atomjet.adapters.structure_files import Frame
+    from atomjet.adapters.structure_files import Frame as Structured
 
 DEFAULT_MODEL = "organic-xtb"
 
@@ -77,7 +77,7 @@ def load_engine(
 
 def read_frames(
     source: Path, seed: int = 0, charge: int | None = None, spin: int | None = None, strict: bool = False
-) -> list[Frame]:
+) -> list[Structured]:
     """Every structure of a file, with the charge and spin given where it says none; warn of what it may not mean.
 
     With `strict` a structure that would bring a warning is one that is refused.
@@ -92,7 +92,7 @@ def read_frames(
     return judge(frames, strict)
 
 
-def check_for_model(frames: list[Frame], engine: Engine, strict: bool = False) -> list[Frame]:
+def check_for_model(frames: list[Structured], engine: Engine, strict: bool = False) -> list[Structured]:
     """Warn of structures that are not of the kind that the model computes; take out what is meant for other programs.
 
     Returns:
@@ -104,19 +104,21 @@ def check_for_model(frames: list[Frame], engine: Engine, strict: bool = False) -
 
     checked = []
     for frame in frames:
-        if frame.atoms is not None:
-            frame = replace(frame, remarks=remarks_for(engine, frame.atoms))
-            if foreign_task(engine, frame.atoms):
-                frame.atoms.info["task"] = ""
-        checked.append(frame)
+        atoms = frame.atoms
+        if atoms is None:
+            checked.append(frame)
+            continue
+        checked.append(replace(frame, remarks=remarks_for(engine, atoms)))
+        if foreign_task(engine, atoms):
+            atoms.info["task"] = ""
     return judge(checked, strict)
 
 
-def judge(frames: list[Frame], strict: bool) -> list[Frame]:
+def judge(frames: list[Structured], strict: bool) -> list[Structured]:
     """One warning a kind of remark, naming the first structure and how many there are; or a refusal for each."""
     from dataclasses import replace
 
-    kinds: dict[str, list[Frame]] = {}
+    kinds: dict[str, list[Structured]] = {}
     for frame in frames:
         for kind in frame.remarks:
             kinds.setdefault(kind, []).append(frame)
@@ -171,13 +173,13 @@ def read_frame(
 
 def check_atoms(atoms: Atoms, source: Path, engine: Engine, strict: bool = False) -> Atoms:
     """`check_for_model` of one structure, which messages call by its file."""
-    from atomjet.adapters.structure_files import Frame
+    from atomjet.adapters.structure_files import Frame as Structured
 
-    frame = Frame(0, f"{source} ({atoms.get_chemical_formula()})", atoms)
+    frame = Structured(0, f"{source} ({atoms.get_chemical_formula()})", atoms)
     return structure_of(check_for_model([frame], engine, strict)[0])
 
 
-def structure_of(frame: Frame) -> Atoms:
+def structure_of(frame: Structured) -> Atoms:
     """Its structure.
 
     Raises:
