@@ -81,7 +81,7 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
                 f"`M  RAD` says {unpaired} unpaired electrons of {sum(numbers) - charge}; taken as spin {1 + odd}"
             )
         unpaired = odd
-    atoms.info = {"charge": charge, "spin": 1 + unpaired}
+    atoms.info.update(charge=charge, spin=1 + unpaired)
     if name := lines[0].strip():
         atoms.info["name"] = name
     return atoms, remarks

@@ -64,13 +64,18 @@ def appears_whole(path: str | Path) -> Iterator[Path]:
 
     A directory holds it until then, because formats go by the name of the file, and some write several.
     """
-    path = Path(path)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    target = Path(path).resolve()  # a link stays one
+    special = target.exists() and not target.is_file()  # a device or pipe is written into
+    parent = None if special else target.parent
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.", suffix=".partial"))
     try:
-        yield folder / path.name
-        for made in sorted(folder.iterdir(), key=lambda made: made.name == path.name):
-            _flush(made)
-            os.replace(made, path.parent / made.name)
+        yield folder / Path(path).name
+        for made in sorted(folder.iterdir(), key=lambda made: made.name == Path(path).name):
+            if special:
+                target.write_bytes(made.read_bytes())
+            else:
+                _flush(made)
+                os.replace(made, target if made.name == Path(path).name else target.parent / made.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -202,7 +202,7 @@ def check_output(output: Path, source: Path, overwrite: bool = True) -> None:
         raise ConfigError(f"cannot write {output}: it is the input; choose another name")
     if not output.parent.is_dir():
         raise ConfigError(f"cannot write {output}: there is no directory {output.parent}; make it first")
-    if output.exists() and not overwrite:
+    if output.is_file() and not overwrite:  # a device is there to be written to
         raise ConfigError(f"{output} exists already; write over it with --overwrite, or choose another name")
 
 
