@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_masses
+from ase.data import atomic_masses, chemical_symbols
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from atomjet.adapters import molfile, pdb, smiles
@@ -141,6 +141,9 @@ def _named(name: str, read: list[Read], note: Callable[[str], object]) -> list[F
     frames = []
     for number, (atoms, refusal, remarks) in enumerate(read):
         own = f"{name}, frame {number}" if len(read) > 1 else name
+        if atoms is not None and not bool(((atoms.numbers >= 0) & (atoms.numbers < len(chemical_symbols))).all()):
+            atom = int(np.argmax((atoms.numbers < 0) | (atoms.numbers >= len(chemical_symbols))))
+            atoms, refusal = None, f"atom {atom}: atomic number {atoms.numbers[atom]} is that of no element; correct it"
         if atoms is not None:
             own += f" ({atoms.get_chemical_formula()})" if len(atoms) else ""
             remarks = remarks | remarks_on(atoms)
