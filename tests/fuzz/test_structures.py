@@ -151,8 +151,7 @@ def refused_in_time(path: Path, which: str) -> bool:
     except AtomJetError as error:
         lines = [str(error)]
     except OSError as error:
-        assert error.strerror, f"{which}: {error}"
-        lines = [str(error)]
+        lines = [error.strerror or ""]
     assert time.perf_counter() - started < SLOWEST, which
     assert all(line and "\n" not in line and len(line) < 1000 for line in lines), which
     return bool(lines)
@@ -224,6 +223,8 @@ def test_smiles_of_any_letters_are_read_or_refused():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                assert len(smiles.embed(text)) > 0
+                said = str(len(smiles.embed(text)))
             except AtomJetError as error:
-                assert "\n" not in str(error)
+                said = str(error)
+        assert said != "0"
+        assert "\n" not in said

@@ -71,7 +71,7 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
     masses |= {k: isotopes.get(mass, mass) if numbers[k] == 1 else mass for k, mass in table.isotopes.items()}
     if masses:
         atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(numbers)], float))
-    remarks = _remarks(table, numbers, flat=lines[1][20:22].upper() == "2D")
+    remarks = _remarks(table, numbers, flat=lines[1][20:22] == "2D" or lines[1].rstrip().endswith("2D"))
     charge = sum(table.charges.values())
     unpaired = sum(UNPAIRED.get(radical, 0) for radical in table.radicals.values())
     odd = (sum(numbers) - charge) % 2

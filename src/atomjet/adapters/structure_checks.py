@@ -21,7 +21,7 @@ def remarks_on(atoms: Atoms) -> Remarks:
     if isinstance(sites, dict):  # of a CIF, by site
         partial = [site for site in sites.values() if isinstance(site, dict) and _is_partial(list(site.values()))]
         if partial:
-            said = ", ".join(f"{symbol} {value:g}" for symbol, value in partial[0].items())
+            said = ", ".join(f"{symbol} {value}" for symbol, value in partial[0].items())
             return {
                 "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); "
                 "each is computed as one whole atom"
@@ -59,14 +59,14 @@ def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
     if not knows_charge_and_spin(engine):
         electrons = int(atoms.numbers.sum())
         moments = atoms.arrays.get("initial_magmoms")
-        crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine) is True
+        crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine.card) is True
         if _said(atoms, "spin") == 0 and _said(atoms, "charge") == 0:  # ions and other spins such a model refuses
             remedy = "it is computed as a neutral closed shell; use a model that knows charge and spin"
             if moments is not None and bool(np.any(moments)):
                 found["unpaired electrons"] = f"has initial magnetic moments, but {remedy}"
             elif electrons % 2 and not crystal:
                 found["unpaired electrons"] = f"has an odd number of electrons, {electrons}, but {remedy}"
-    if atoms.pbc.any() and trained_on_periodic(engine) is False:
+    if atoms.pbc.any() and trained_on_periodic(engine.card) is False:
         found["periodic"] = (
             "is periodic, but the model was trained on none that are; what it says of solids and liquids is a guess"
         )
@@ -82,16 +82,16 @@ def knows_charge_and_spin(engine: Engine) -> bool:
     return hasattr(engine.model.config, "tasks")
 
 
-def trained_on_periodic(engine: Engine) -> bool | None:
+def trained_on_periodic(card: dict[str, Any]) -> bool | None:
     """Whether the model saw periodic structures in training; None where its card does not say.
 
     Cards say it as `data.periodic`; those written before do in a sentence of their limits.
     """
-    data = engine.card.get("data")
+    data = card.get("data")
     said = data.get("periodic") if isinstance(data, dict) else None
     if isinstance(said, bool):
         return said
-    limits = engine.card.get("limits")
+    limits = card.get("limits")
     for limit in limits if isinstance(limits, list) else []:
         if isinstance(limit, str) and limit.startswith("Trained on frames of"):
             return "atoms, without periodic directions" not in limit
@@ -107,7 +107,15 @@ def foreign_task(engine: Engine, atoms: Atoms) -> bool:
 
 
 def _is_partial(values: Any) -> bool:
-    return bool((np.abs(np.asarray(values, dtype=float) - 1) > WHOLE).any())
+    """Whether any occupancy is other than one; "." and "?", by which a CIF says none, are not."""
+    return any(abs(_occupancy(value) - 1) > WHOLE for value in values)
+
+
+def _occupancy(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 1.0 if value in (".", "?") else 0.0
 
 
 def _said(atoms: Atoms, name: str) -> int:

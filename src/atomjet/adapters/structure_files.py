@@ -178,7 +178,9 @@ def _read_file(path: Path, name: str, seed: int) -> list[Read]:
 def _attempt(read: Callable[[list[str]], tuple[Atoms, dict[str, str]]], lines: list[str]) -> Read:
     """A structure, or why it is refused."""
     try:
-        atoms, remarks = read(lines)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            atoms, remarks = read(lines)
     except AtomJetError as error:
         return None, str(error), {}
     except Exception as error:  # a reader of ASE's raises whatever its parsing meets
@@ -363,7 +365,9 @@ def _stored(stream: BinaryIO, folder: Path, name: str) -> Path:
                 )
     if raw.stat().st_size == 0:
         raise StructureError(f"{name}: is empty")
-    if raw.open("rb").read(2) == b"\x1f\x8b":
+    with raw.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    if compressed:
         packed = raw.rename(folder / "packed.gz")
         raw.write_bytes(_text(packed, name).encode())
     with raw.open("rb") as file:
