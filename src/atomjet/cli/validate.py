@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed, Task
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed, Task
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -48,6 +48,7 @@ def validate(
         typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -69,7 +70,7 @@ def validate(
     options.check_positive(threads=threads)
     for output in (json_file, report):
         if output is not None:
-            options.check_output(output, Path())
+            options.check_output(output, Path(), overwrite)
     structures = [atoms for file in files for atoms in read_structures(file)] if files else default_structures()
     reference = _teacher(teacher)
     torch.set_num_threads(threads)

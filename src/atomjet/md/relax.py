@@ -100,8 +100,8 @@ def relax(
         raise StructureError("the structure has no atoms; give at least one")
     if settings.cell and not atoms.pbc.all():
         raise StructureError(
-            f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; leave --cell out "
-            "(cell=False), or set pbc to [True, True, True], with vacuum along the directions that are not periodic"
+            f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
+            "leave the cell out, or give a periodic structure"
         )
     target = FrechetCellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
     kind = settings.optimizer
