@@ -1,7 +1,6 @@
 """What commands take as structures, what they warn of, and what they do not write over."""
 
 import csv
-import io
 import os
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def test_every_molecule_of_an_sdf_with_its_charge(call, tmp_path: Path):
     status, _, err = call("predict", tmp_path / "m.sdf")
     assert status == 2
     assert err.startswith("error: frame 1: charge 1, but this model knows only neutral structures")
-    status, out, _ = call("predict", tmp_path / "m.sdf", "--skip", "-o", tmp_path / "out.extxyz")
+    status, _, _ = call("predict", tmp_path / "m.sdf", "--skip", "-o", tmp_path / "out.extxyz")
     assert status == 1
     assert len(read(tmp_path / "out.extxyz", ":")) == 2
     assert read(tmp_path / "out.extxyz", 0).info["charge"] == 0
@@ -101,7 +100,7 @@ def test_warnings_name_the_first_structure_and_count_the_rest(call, tmp_path: Pa
         f"warning: {tmp_path / 'in.extxyz'}, frame 1 (CH3): has an odd number of electrons, 9, but it is computed as a neutral "
         "closed shell; use a model that knows charge and spin; likewise 3 more (frames 2, 3, 4)\n"
     )
-    status, out, err = call("predict", tmp_path / "in.extxyz", "--strict")
+    status, _, err = call("predict", tmp_path / "in.extxyz", "--strict")
     assert status == 2
     assert err.startswith(
         "error: frame 1: has an odd number of electrons, 9, but it is computed as a neutral closed shell"
@@ -142,18 +141,18 @@ def test_an_empty_last_model_does_not_end_anything(call, tmp_path: Path):
     line = "HETATM    1  C   MOL A   1       0.000   0.000   0.000  1.00  0.00           C\n"
     (tmp_path / "a.pdb").write_text(f"MODEL        1\n{line}ENDMDL\nMODEL        2\nENDMDL\nEND\n")
     for command in ("predict", "relax"):
-        status, out, err = call(command, tmp_path / "a.pdb", "-o", tmp_path / f"{command}.extxyz")
+        status, _, err = call(command, tmp_path / "a.pdb", "-o", tmp_path / f"{command}.extxyz")
         assert status == 0
         assert err == f"note: {tmp_path / 'a.pdb'}: frame 1 has no atoms; left out\n"
 
 
-def test_standard_input_through_a_pipe(small_model: Path):
-    text = io.StringIO()
-    write(text, molecule("H2O"), format="extxyz")
-    command = [sys.executable, "-m", "atomjet", "predict", "-", "--model", str(small_model), "--device", "cpu"]
-    result = subprocess.run(command, input=text.getvalue(), capture_output=True, text=True, timeout=120)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[2].endswith("  H2O")
+def test_standard_input(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "in.xyz", molecule("H2O"))
+    with (tmp_path / "in.xyz").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        status, out, err = call("relax", "-", "--steps", "0", "--fmax", "100", "-o", tmp_path / "out.xyz")
+    assert (status, err) == (0, "")
+    assert "\n-: H2O, 3 atoms, not periodic\n" in f"\n{out}"
 
 
 def test_a_smiles_in_the_place_of_a_file(call, tmp_path: Path):
@@ -181,19 +180,12 @@ def test_nothing_is_written_over_unless_asked(call, ethanol: Path, tmp_path: Pat
     kept.write_text("dear")
     golden = Path(__file__).parents[1] / "models" / "golden"
     (tmp_path / "kept.safetensors").write_text("dear")
-    convert = [
-        "convert",
-        golden / "gaussian.safetensors",
-        "--config",
-        golden / "gaussian.json",
-        "-o",
-        tmp_path / "kept.safetensors",
-    ]
+    weights, config = golden / "gaussian.safetensors", golden / "gaussian.json"
     for words in (
         ["profile", ethanol, "--json", kept],
         ["validate", "--json", kept],
         ["bench", "latency", "--json", kept],
-        convert,
+        ["convert", weights, "--config", config, "-o", tmp_path / "kept.safetensors"],
     ):
         status, _, err = call(*words, model=False)
         assert (status, "exists already; write over it with --overwrite" in err) == (2, True), words
@@ -267,7 +259,7 @@ def test_many_frames_are_summed_up(call, tmp_path: Path):
     assert "32 frames, 107 atoms" in out
     for quantity in ("energy / eV/atom", "largest force / eV/Å", "pressure / GPa"):
         assert f"\n{quantity}" in out
-    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [row["frame"] for row in rows] == [str(k) for k in range(32)]
     assert (rows[30]["formula"], rows[30]["atoms"], rows[30]["pressure_GPa"]) == ("C2H6O", "9", "")
     assert float(rows[31]["energy_eV"]) == pytest.approx(8 * float(rows[31]["energy_eV_per_atom"]), abs=1e-6)
