@@ -187,13 +187,12 @@ def relax(
     """
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.adapters.structure_output import check_format
-    from atomjet.errors import StructureError
     from atomjet.md.relax import RelaxSettings
 
     settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
     options.check_outputs((output, trajectory), file, overwrite)
     check_format(output)
-    try:
+    with options.skipping(file, skip):
         atoms = options.read_frame(file, frame, seed, charge, spin, strict)
         check_format(output, [atoms])
         engine = options.load_engine(model, device, backend, precision, task)
@@ -201,11 +200,6 @@ def relax(
         atoms = options.check_atoms(atoms, file, engine, strict)
         atoms.calc = AtomJetCalculator(engine)
         _relax(atoms, settings, output, trajectory, own_task)
-    except StructureError as error:
-        if not skip:
-            raise
-        print(f"skipped {file}: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _relax(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,6 +178,20 @@ def check_atoms(atoms: Atoms, source: Path, engine: Engine, strict: bool = False
 
     frame = Structured(0, f"{source} ({atoms.get_chemical_formula()})", atoms)
     return structure_of(check_for_model([frame], engine, strict)[0])
+
+
+@contextmanager
+def skipping(source: Path, skip: bool) -> Iterator[None]:
+    """With `skip`, a structure that is refused ends the command with status 1 and one line, not as an error."""
+    from atomjet.errors import StructureError
+
+    try:
+        yield
+    except StructureError as error:
+        if not skip:
+            raise
+        print(f"skipped {source}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def structure_of(frame: Structured) -> Atoms:
