@@ -280,6 +280,20 @@ def test_forces_below_the_floor_of_float32_are_not_sought_for_ever(call, tmp_pat
     assert status == 0
 
 
+def test_md_reads_as_the_others_do(call, tmp_path: Path):
+    (tmp_path / "m.sdf").write_text(WATER + AMMONIUM)
+    words = ["md", tmp_path / "m.sdf", "--steps", "5", "-o", tmp_path / "a.traj"]
+    status, _, err = call(*words, "--skip")
+    assert (status, err.startswith(f"skipped {tmp_path / 'm.sdf'}: ")) == (1, True)
+    assert "charge 1, but this model knows only neutral structures" in err
+    status, out, _ = call(*words, "--frame", "0", "--spin", "1")
+    assert status == 0
+    assert "frame 0 of 0 ... 1: H2O" in out
+    write(tmp_path / "o2.extxyz", molecule("O2"))
+    status, _, err = call("md", tmp_path / "o2.extxyz", "--steps", "5", "-o", tmp_path / "b.traj", "--strict")
+    assert (status, "has initial magnetic moments" in err) == (2, True)
+
+
 def test_a_pipe_that_is_named_is_read(call, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     write(tmp_path / "in.xyz", molecule("H2O"))
