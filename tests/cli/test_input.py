@@ -13,6 +13,7 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
+import atomjet
 from atomjet.models.registry import packaged
 
 AMMONIUM = """ammonium
@@ -75,6 +76,25 @@ def test_every_molecule_of_an_sdf_with_its_charge(call, tmp_path: Path):
     assert status == 1
     assert len(read(tmp_path / "out.extxyz", ":")) == 2
     assert read(tmp_path / "out.extxyz", 0).info["charge"] == 0
+
+
+UMA = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
+
+
+def test_a_model_that_knows_charges_gets_those_of_the_file(call, tmp_path: Path):
+    (tmp_path / "m.sdf").write_text(AMMONIUM + WATER)
+    output = tmp_path / "out.extxyz"
+    words = ["--model", UMA, "--task", "omol", "--device", "cpu", "--precision", "float64", "--strict", "-o", output]
+    status, _, err = call("predict", tmp_path / "m.sdf", *words, model=False)
+    assert (status, err) == (0, "")
+    ammonium, water = read(output, ":")
+    assert (ammonium.info["charge"], ammonium.info["spin"], water.info["charge"]) == (1, 1, 0)
+    engine = atomjet.load(UMA, device="cpu", precision="float64", task="omol")
+    alone = ammonium.copy()
+    alone.info = {"charge": 1, "spin": 1}
+    assert ammonium.get_potential_energy() == pytest.approx(float(engine.predict(alone).energy[0]), abs=1e-6)
+    alone.info = {"charge": 0, "spin": 2}
+    assert abs(ammonium.get_potential_energy() - float(engine.predict(alone).energy[0])) > 0.01
 
 
 def test_charge_and_spin_for_structures_that_say_none(call, tmp_path: Path):
