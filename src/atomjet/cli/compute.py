@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,11 +93,9 @@ def predict(
     FILE holds are compared with, and kept in OUT as label_energy, label_forces and label_stress. A frame that cannot be
     computed ends the run, unless with --skip; those before it are written.
     """
-    from atomjet.adapters.structure_output import check_format, sample_of
+    from atomjet.adapters.structure_output import appears_whole, check_format, sample_of
     from atomjet.cli import labels
-    from atomjet.errors import AtomJetError, ConfigError
-    from atomjet.progress import track
-    from atomjet.stopping import stoppable
+    from atomjet.errors import ConfigError
 
     options.check_outputs((output, csv, plot), file, overwrite)
     options.check_picture(plot)
@@ -117,6 +115,38 @@ def predict(
         print(
             f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula"
         )
+    done, skipped = _compute(engine, frames, skip, tasks, output, csv)
+    if many and done:
+        print(labels.summary(done))
+        if output is None and csv is None:
+            print("-o OUT.extxyz keeps energies and forces of every frame, --csv OUT.csv energies")
+    if done and (table := labels.errors(done)) is not None:
+        print(table)
+    _write(done, output, csv, f"{len(done)} frames")
+    if plot is not None and any(frame.labels for frame in done):
+        with appears_whole(plot) as beside:
+            labels.plot(done, f"{file.name}, {Path(model).stem}", beside)
+        print(f"wrote {plot}")
+    if skipped:
+        print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
+        raise typer.Exit(1)
+
+
+def _compute(
+    engine: Engine,
+    frames: list[Structured],
+    skip: bool,
+    tasks: dict[int, Any],
+    output: Path | None,
+    csv: Path | None,
+) -> tuple[list[Predicted], list[int]]:
+    """What was predicted, and the numbers of the frames that were skipped; what there is is written whatever ends it."""
+    from atomjet.cli import labels
+    from atomjet.errors import AtomJetError
+    from atomjet.progress import track
+    from atomjet.stopping import stoppable
+
+    many = len(frames) > MOST_LINES
     done: list[Predicted] = []
     skipped: list[int] = []
     with stoppable() as heard, track("predict", len(frames), quiet=not many) as advance:
@@ -141,19 +171,7 @@ def predict(
             heard()
             _write(done, output, csv, f"the first {len(done)} of {len(frames)} frames")
             raise
-    if many and done:
-        print(labels.summary(done))
-        if output is None and csv is None:
-            print("-o OUT.extxyz keeps energies and forces of every frame, --csv OUT.csv energies")
-    if done and (table := labels.errors(done)) is not None:
-        print(table)
-    _write(done, output, csv, f"{len(done)} frames")
-    if plot is not None and any(frame.labels for frame in done):
-        labels.plot(done, f"{file.name}, {Path(model).stem}", plot)
-        print(f"wrote {plot}")
-    if skipped:
-        print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
-        raise typer.Exit(1)
+    return done, skipped
 
 
 def relax(
