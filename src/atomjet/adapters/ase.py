@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine, load
 from atomjet.errors import StructureError
+
+
+class NoStressError(StructureError, PropertyNotImplementedError):
+    """A stress asked of a structure that has none; ASE's own programs catch it by its second name."""
 
 
 class AtomJetCalculator(Calculator):
@@ -63,7 +67,11 @@ class AtomJetCalculator(Calculator):
         if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         elif properties and "stress" in properties:
-            raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
+            pbc = self.atoms.pbc.tolist()  # type: ignore[union-attr]
+            raise NoStressError(
+                f"stress needs three periodic directions, this structure has pbc {pbc}; ask for forces only, "
+                "or make it periodic with vacuum where it ends (atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
+            )
         self.results = results
 
 

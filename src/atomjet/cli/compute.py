@@ -26,6 +26,7 @@ from atomjet.cli.options import (
     Structure,
     Task,
 )
+from atomjet.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -157,7 +158,7 @@ def _compute(
                     text = f"frame {frame.number}: {str(result).removeprefix('structure 0: ')}"
                     if not skip:
                         raise type(result)(text) from result
-                    print(f"skipped {text}", file=sys.stderr)
+                    print(f"skipped {one_line(text)}", file=sys.stderr)
                     skipped.append(frame.number)
                     continue
                 if tasks[frame.number] is not None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomjet.cli.terminal import one_line
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -72,7 +74,7 @@ def load_engine(
     settings: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
     engine = atomjet.load(model, task=task, **settings)
     if not quiet:
-        print(engine.describe(), flush=True)
+        print(one_line(engine.describe()), flush=True)
     return engine
 
 
@@ -168,7 +170,7 @@ def read_frame(
     chosen = judge([chosen], strict)[0]
     atoms = structure_of(chosen)
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
-    print(f"{source}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
+    print(f"{one_line(str(source))}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
     return atoms
 
 
@@ -190,7 +192,7 @@ def skipping(source: Path, skip: bool) -> Iterator[None]:
     except StructureError as error:
         if not skip:
             raise
-        print(f"skipped {source}: {error}", file=sys.stderr)
+        print(f"skipped {one_line(f'{source}: {error}')}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -255,12 +257,12 @@ def check_positive(**values: float | None) -> None:
 
 def warn(message: str) -> None:
     """One line on standard error that does not stop anything."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def note(message: str) -> None:
     """One line on standard error of what needs no care."""
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {one_line(message)}", file=sys.stderr)
 
 
 def say_unused(command: str, **given: Any) -> None:
