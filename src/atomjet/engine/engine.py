@@ -116,7 +116,8 @@ class Engine:
         unknown = sorted(set(changes) - set(names))
         if unknown:
             raise ConfigError(f"setting {unknown[0]!r} is unknown; choose from {', '.join([*names, *defaults])}")
-        return type(self)(self.model, replace(self.settings, **changes), self.card, **defaults)
+        given = {name: value for name, value in defaults.items() if value is not None}
+        return type(self)(self.model, replace(self.settings, **changes), self.card, **given)
 
     def use(self, stages: Stages, capture: bool = True, lenient: Stages | None = None) -> None:
         """Evaluate through buffers of fixed size from now on; see `PaddedRoute`."""

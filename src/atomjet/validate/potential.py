@@ -68,4 +68,9 @@ def repeated(system: System, copies: int) -> System:
         cell=system.cell.repeat(copies, 1, 1),
         pbc=system.pbc.repeat(copies, 1),
         system_index=torch.arange(copies, device=system.device).repeat_interleave(system.num_atoms),
+        charge=system.charge.repeat(copies),
+        spin=system.spin.repeat(copies),
+        task=system.task * copies,
+        charge_given=system.charge_given * copies,
+        spin_given=system.spin_given * copies,
     )
