@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import ModelFileError
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.escn_md import checkpoint
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.general import EscnMd
@@ -62,17 +62,6 @@ BACKBONES = {"eSCNMDMoeBackbone": True, "escnmd_moe_backbone": True, "eSCNMDBack
 HEADS = ("DatasetSpecificMoEWrapper", "DatasetSpecificSingleHeadWrapper", "MLP_EFS_Head")
 
 
-def convert(path: str | Path, out: str | Path) -> EscnMd:
-    """Read a checkpoint and write it as a model file of ours.
-
-    Raises:
-        ModelFileError: see `load`.
-    """
-    model, card = load(Path(path))
-    file.write(out, model, card | {"name": Path(out).stem})
-    return model
-
-
 def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     """Read a checkpoint: the model, and a card with what the file says of itself.
 
@@ -84,8 +73,8 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     tensors = _renamed(path, config, content)
     with torch.device("meta"):
         model = EscnMd(config)
-    file.check_tensors(path, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.load_state_dict(tensors, assign=True)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensor_file.check_tensors(path, tensors, expected)
     card = {
         "name": path.stem,
         "summary": f"{config.model_id or 'eSCN-MD'}, imported from a fairchem checkpoint",
@@ -93,7 +82,7 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
         "tasks": list(config.tasks),
         "limits": ["training data, errors and licence are not recorded in the checkpoint: ask whoever published it"],
     }
-    return file.frozen(model), card
+    return tensor_file.filled(model, tensors), card
 
 
 def _config(path: Path, content: checkpoint.Checkpoint) -> EscnMdConfig:
@@ -288,14 +277,7 @@ def _renamed(path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint) -
     tasks = _tasks(path, content)
     tensors = _head(path, config, content, weights)
     if config.task_embedding:
-        datasets = _mapping(path, content.model["backbone"], "dataset_list")
-        rows = []
-        for task in config.tasks:
-            name = f"backbone.dataset_embedding.dataset_emb_dict.{datasets[task]}.weight"
-            if name not in weights:
-                raise ModelFileError(f"{path}: tensor {name!r} is missing")
-            rows.append(weights[name])
-        tensors["task_embedding.weight"] = torch.cat(rows)
+        tensors["task_embedding.weight"] = _task_embedding(path, config, content, weights)
     for name, tensor in weights.items():
         ours = _our_name(name)
         if ours is not None:
@@ -307,6 +289,24 @@ def _renamed(path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint) -
     tensors["scales"] = torch.tensor([_normalizer(path, tasks[task])[0] for task in config.tasks], dtype=torch.float64)
     tensors["reference_energies"] = torch.stack([_references(path, tasks[task], config.max_z) for task in config.tasks])
     return tensors
+
+
+def _task_embedding(
+    path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint, weights: dict[str, Tensor]
+) -> Tensor:
+    """(tasks, C), of the dataset that each maps to."""
+    datasets = _mapping(path, content.model["backbone"], "dataset_list")
+    rows = []
+    for task in config.tasks:
+        name = f"backbone.dataset_embedding.dataset_emb_dict.{datasets[task]}.weight"
+        if name not in weights:
+            raise ModelFileError(f"{path}: tensor {name!r} is missing")
+        if weights[name].shape != (1, config.channels):
+            raise ModelFileError(
+                f"{path}: tensor {name!r} has shape {tuple(weights[name].shape)}; expected {(1, config.channels)}"
+            )
+        rows.append(weights[name])
+    return torch.cat(rows)
 
 
 REPLACEMENTS = (
