@@ -150,9 +150,7 @@ SAME = 1e-2
 
 def _kernels(engine: Engine, atoms: Atoms) -> Finding:
     """Whether the kernels, as they were compiled for this GPU, say what the same model says without them."""
-    from atomjet.engine import Engine, Settings
-
-    plain = Engine(engine.model, Settings(engine.device, "fast_pytorch", "high"), engine.card, engine.task)
+    plain = engine.with_settings(backend="fast_pytorch", precision="high")
     exact, ours = plain.predict(atoms).forces.double(), engine.predict(atoms).forces.double()
     error = float((ours - exact).norm() / exact.norm())
     says = f"forces differ by {error:.1e} of their size from those of fast_pytorch"

@@ -74,6 +74,11 @@ class Graph:
         return torch.linalg.vector_norm(self.vectors, dim=1)
 
     @cached_property
+    def longest_row(self) -> int:
+        """Neighbours of the atom that has most of them. Waits for the device, once for all graphs with these edges."""
+        return int((self.row_ptr[1:] - self.row_ptr[:-1]).max()) if self.num_atoms else 0
+
+    @cached_property
     def reverse(self) -> Tensor:
         """(E,) int64: the edge from j to i that undoes each edge from i to j; its own inverse.
 
@@ -100,10 +105,9 @@ class Graph:
         return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
-        """Return the same edges, and their reverses where they are known, with other vectors (of another type, or to be
-        differentiated).
-        """
+        """Return the same edges, with what is known of them, and other vectors (of another type, or to be differentiated)."""
         other = replace(self, vectors=vectors)
-        if "reverse" in self.__dict__:
-            other.__dict__["reverse"] = self.reverse
+        for name in ("reverse", "longest_row"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
         return other

@@ -138,9 +138,7 @@ class PaddedRoute:
         if frames:
             numbers = [atoms.numbers for atoms in frames]
             counts = [len(own) for own in numbers]
-            silent = not any("initial_charges" in atoms.arrays for atoms in frames) and not any(
-                name in atoms.info for atoms in frames if atoms.info for name in SAID
-            )
+            silent = not any(name in atoms.info for atoms in frames if atoms.info for name in SAID)
             if silent and all(counts) and self._serves(numbers[0] if len(numbers) == 1 else np.concatenate(numbers)):
                 return counts
         system = System.from_ase(frames, device=self.stages.device)

@@ -95,8 +95,16 @@ class Model(Definition, Protocol):
         """Return the task that structures without their own get; refuse one that the model does not know."""
         ...
 
+    def check_conditions(self, charge: int | None, spin: int | None) -> None:
+        """Refuse a charge and a spin that the model does not know, for structures without their own."""
+        ...
+
     def complete(self, system: System, task: str | None) -> System:
         """Fill in what the structures leave open, or say what in them the model does not know."""
+        ...
+
+    def warn(self, system: System, graph: Graph) -> None:
+        """Warn of what the edges of a structure mean for its result, if anything."""
         ...
 
     def references(self, graph: Graph) -> Tensor:
@@ -120,6 +128,17 @@ def no_task(task: str | None) -> None:
     """
     if task is not None:
         raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
+
+
+def no_conditions(charge: int | None, spin: int | None) -> None:
+    """`Model.check_conditions` of families that know neither charges nor spins.
+
+    Raises:
+        ConfigError: a charge other than 0, or a spin multiplicity other than 1.
+    """
+    for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
+        if value not in (None, 0, neutral):
+            raise ConfigError(f"{name} {value}: this model knows only {name} {neutral}; use a model that knows {name}")
 
 
 def neutral_singlets(system: System) -> System:
