@@ -72,7 +72,9 @@ def test_no_reverse_no_answer(what):
         "another order": torch.arange(graph.num_edges).flip(0),
     }[what]
     edges = {name: getattr(graph, name)[keep] for name in ("centers", "neighbors", "shifts", "vectors")}
-    with pytest.raises(atomjet.AtomJetError, match=r"edge \d+, from atom \d+ to atom \d+ .* has no reverse .*neighbor_list"):
+    with pytest.raises(
+        atomjet.AtomJetError, match=r"edge \d+, from atom \d+ to atom \d+ .* has no reverse .*neighbor_list"
+    ):
         _ = replace(graph, **edges).reverse
 
 

@@ -253,7 +253,9 @@ def test_coordinates_without_digits_are_refused(search, pbc):
         assert neighbor_list(moved, 5.0, neighbors=search).num_edges == expected.num_edges
     for far in (1e15, -1e20, 1e300):
         moved.positions[1, 2] = far
-        with pytest.raises(atomjet.AtomJetError, match=r"structure 1, atom 1: position .* too far out: float64 .*e\+13 Å"):
+        with pytest.raises(
+            atomjet.AtomJetError, match=r"structure 1, atom 1: position .* too far out: float64 .*e\+13 Å"
+        ):
             neighbor_list([atoms, moved], 5.0, neighbors=search)
     narrow = System(torch.tensor([[0, 0, 0], [1e6, 0, 0]], dtype=torch.float32), [1, 1])
     with pytest.raises(atomjet.AtomJetError, match=r"atom 1: .* float32 resolves .* or give float64"):

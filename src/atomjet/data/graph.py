@@ -72,9 +72,9 @@ class Graph:
     def reverse(self) -> Tensor:
         """(E,) int64: the edge from j to i that undoes each edge from i to j; its own inverse.
 
-        A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their reverses, so
-        the sort itself is the map. Shifts need no place in the key: those of one pair stand side by side and rise, so that the last
-        of them undoes the first of the opposite pair.
+        A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their reverses,
+        so the sort itself is the map. Shifts need no place in the key: those of one pair stand side by side and rise, so that the
+        last of them undoes the first of the opposite pair.
 
         Raises:
             StructureError: an edge without its reverse, as where there are rows of some atoms only; or edges in another order.
@@ -106,8 +106,9 @@ class Graph:
         edge = int((~undone | (self.shifts[reverse] != -self.shifts).any(1)).nonzero()[0])
         i, j, shift = int(self.centers[edge]), int(self.neighbors[edge]), self.shifts[edge].tolist()
         return StructureError(
-            f"edge {edge}, from atom {i} to atom {j} with shift {shift}, has no reverse where it should stand: the graph lacks rows of "
-            "some atoms, or its edges are not sorted by center, neighbor and shift; take it from atomjet.neighbor_list, of all atoms"
+            f"edge {edge}, from atom {i} to atom {j} with shift {shift}, has no reverse where it should stand: the graph lacks "
+            "rows of some atoms, or its edges are not sorted by center, neighbor and shift; take it from atomjet.neighbor_list, of all "
+            "atoms"
         )
 
     def to(self, device: torch.device | str) -> Graph:

@@ -45,8 +45,8 @@ def check_resolution(system: System, cutoff: float) -> None:
     position, dtype = [float(f"{x:.5g}") for x in system.positions[atom].tolist()], str(system.dtype)[6:]
     finer = ", or give float64" if system.dtype == torch.float32 else ""
     raise StructureError(
-        f"{system.place(atom)}: position {position} is too far out: {dtype} resolves {RESOLVED} of the cutoff of {cutoff} Å only up to "
-        f"{limit:.3g} Å; move the structure to the origin, or wrap it into its cell{finer}"
+        f"{system.place(atom)}: position {position} is too far out: {dtype} resolves {RESOLVED} of the cutoff of {cutoff} Å only "
+        f"up to {limit:.3g} Å; move the structure to the origin, or wrap it into its cell{finer}"
     )
 
 

@@ -15,8 +15,8 @@ MARGIN = 1e-6
 """Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
 
 MOST_CELLS = 90_000
-"""Cells of a structure, empty ones included, up to which vesin is asked: with more it makes them larger, along thin directions so much
-larger that none is left, and divides by zero.
+"""Cells of a structure, empty ones included, up to which vesin is asked: with more it makes them larger, along thin directions so
+much larger that none is left, and divides by zero.
 """
 
 FEW_CELLS, PER_ATOM = 100, 4
@@ -79,7 +79,7 @@ def _widths(system: System, planes: Tensor, fractions: Tensor) -> Tensor:
 
 
 def _exact(system: System, pieces: list[Pairs], outside: np.ndarray | None, cutoff: float) -> Graph:
-    """Join the structures' edges, for the positions as given; put them in canonical order; test the cutoff as the definition does."""
+    """Join the structures' edges, for positions as given; put them in canonical order; test the cutoff as the definition does."""
     if pieces:
         i, j, shift = (np.concatenate(part) for part in zip(*pieces, strict=True))
     else:

@@ -1,8 +1,8 @@
 """Neighbour search on the CPU for atoms far apart: cells of about the cutoff, of which only those that hold atoms are kept.
 
-Where most of space is empty, a grid would be mostly empty cells, more than memory holds. Here each atom says which cell it is in, and
-cells are looked up in a sorted list. Along each axis two occupied cells with others between them are as good as two with one between
-them: so cells are counted anew, and their numbers stay small however large the space is.
+Where most of space is empty, a grid would be mostly empty cells, more than memory holds. Here each atom says which cell it is in,
+and cells are looked up in a sorted list. Along each axis two occupied cells with others between them are as good as two with one
+between them: so cells are counted anew, and their numbers stay small however large the space is.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def pairs_within(x: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float
     places = numbers[order[starts]]
     for first in range(0, len(offsets), at_once):
         near = places[:, None] + offsets[None, first : first + at_once]
-        # Size zero: an open direction, whose cells have no images.
-        shift = np.where(pbc, near // np.where(pbc, sizes, 1), 0)
-        near = near - shift * sizes
-        inside = ((near >= 0) & (near < sizes)).all(2)
-        a, o = inside.nonzero()
-        b = np.searchsorted(occupied, _key(near[a, o], sizes)).clip(max=len(occupied) - 1)
-        there = occupied[b] == _key(near[a, o], sizes)
+        shift = np.where(pbc, near // sizes, 0)
+        near -= shift * sizes
+        inside = np.logical_and(near >= 0, near < sizes).all(axis=2)
+        a, o = np.nonzero(inside)
+        key = _key(near[a, o], sizes)
+        b = np.searchsorted(occupied, key).clip(max=len(occupied) - 1)
+        there = occupied[b] == key
         a, b, shift = a[there], b[there], shift[a, o][there]
         found += _tested(x, cell, radius, order, starts, counts, a, b, shift)
     i, j, shift = (np.concatenate(part) for part in zip(*found, strict=True)) if found else _nothing()
@@ -62,7 +62,7 @@ def _cells(fraction: np.ndarray, planes: float, periodic: bool, radius: float) -
     """Along one axis: the cell of each atom (n,), how many cells there are, how many to look at on either side."""
     width = radius * (1 + 1e-9)
     if not periodic:
-        # A cell without rows stands for open directions: fractions are Å there.
+        # Rows of open directions have length one: fractions are Å.
         index = np.floor((fraction - fraction.min()) / width).astype(np.int64)
         index, size = _closer(index, None)
         return index, size, 1
