@@ -107,8 +107,8 @@ class Graph:
         i, j, shift = int(self.centers[edge]), int(self.neighbors[edge]), self.shifts[edge].tolist()
         return StructureError(
             f"edge {edge}, from atom {i} to atom {j} with shift {shift}, has no reverse where it should stand: the graph lacks "
-            "rows of some atoms, or its edges are not sorted by center, neighbor and shift; take it from atomjet.neighbor_list, of all "
-            "atoms"
+            "rows of some atoms, or its edges are not sorted by center, neighbor and shift; take it from "
+            "atomjet.neighbor_list, of all atoms"
         )
 
     def to(self, device: torch.device | str) -> Graph:

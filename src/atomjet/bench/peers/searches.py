@@ -57,8 +57,8 @@ def vesin_torch(systems: list[System], cutoff: float) -> Search:
         return _graph(system, centers.long(), neighbors.long(), shifts.long(), cutoff)
 
     includes = (
-        f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts and vectors in tensors of their own, "
-        "in no order"
+        f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts and vectors in tensors of "
+        "their own, in no order"
     )
     return Search(ways[chosen], graph, includes)
 
