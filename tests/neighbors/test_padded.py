@@ -390,10 +390,11 @@ def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
 def test_kernels_compile():
     """All of them, for GPUs."""
     names = printed(Path(__file__).with_name("compile_kernels.py")).split()
-    assert len(names) == 24
+    assert len(names) == 28
     of_cells = ("frame", "box", "grid", "bin", "scan", "scatter", "order", "table", "count", "fill")
     of_pairs = ("all_pairs_kernel", "all_pairs_count_kernel", "rows_kernel", "all_pairs_fill_kernel")
-    assert set(names) == {*of_pairs, *(f"cells_{name}_kernel" for name in of_cells)}
+    of_results = ("degrees_kernel", "starts_kernel", "edges_kernel")
+    assert set(names) == {*of_pairs, *of_results, *(f"cells_{name}_kernel" for name in of_cells)}
 
 
 def test_more_edges_than_can_be_counted():
