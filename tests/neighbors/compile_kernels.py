@@ -10,9 +10,6 @@ COUNTS = ("tiles", "pool_size", "pool_free", "table_size", "table_free", "system
 TYPES = WIDE | LONG | dict.fromkeys(COUNTS, "i32") | {"vectors": "*fp32"}
 
 
-LONG_EDGES = dict.fromkeys(("centers_out", "neighbors_out", "shifts_out", "row_ptr_out"), "*i64") | {"room": "i32"}
-
-
 def name_of(kernel, capability, warps, registers=None, types=None, **constants):
     """The kernel's name, once it is compiled; pointers whose type is not given are to int32."""
     options = {"num_warps": warps, "enable_fp_fusion": False, "maxnreg": registers}
@@ -43,8 +40,8 @@ if __name__ == "__main__":
         print(name_of(cell_list.cells_count_kernel, 90, 1, Cells.REGISTERS, ROWS=count, SPLIT=split))
     for kernel in (canonical.degrees_kernel, canonical.starts_kernel):
         print(name_of(kernel, 90, 8, types={"sums": "*i32"}))
-    for renumbered, kind in ((False, "*fp32"), (True, "*fp64")):
+    for renumbered in (False, True):
         cut = {"RENUMBERED": renumbered, "SLOTS": 64, "OTHERS": 32}
-        print(name_of(canonical.edges_kernel, 80, 2, types=LONG_EDGES | {"vectors_out": kind}, **cut))
+        print(name_of(canonical.edges_kernel, 80, 2, types={"buffer": "*i64", "room": "i32"}, **cut))
     for slots in (16, 128):
         print(name_of(cell_list.cells_fill_kernel, 90, 1, SLOTS=slots))

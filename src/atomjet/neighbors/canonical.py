@@ -8,7 +8,7 @@ One more kernel then moves the rows, each to where it belongs, and works out vec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -51,13 +51,8 @@ class Starts:
         starts_kernel[(self.blocks,)](self.degrees, self.sums, graph.system_ptr, self.row_ptr, systems, num_warps=8)
 
 
-@dataclass(frozen=True)
-class Edges:
-    """What a `Graph` holds of edges, with room for at least as many as there are.
-
-    Attributes:
-        centers, neighbors: (room,) int64. shifts: (room, 3) int64. vectors: (room, 3). row_ptr: (N + 1,) int64.
-    """
+class Edges(NamedTuple):
+    """What a `Graph` holds of E edges: centers, neighbors (E,), shifts (E, 3), row_ptr (N + 1,) int64; vectors (E, 3) float64."""
 
     centers: Tensor
     neighbors: Tensor
@@ -66,55 +61,48 @@ class Edges:
     row_ptr: Tensor
 
     @classmethod
-    def empty(cls, atoms: int, room: int, dtype: torch.dtype, device: torch.device) -> Edges:
-        """Of their own, for what is moved there."""
-        long = {"dtype": torch.int64, "device": device}
+    def of(cls, buffer: Tensor, room: int, atoms: int, edges: int) -> Edges:
+        """Views of a buffer that `move_edges` has filled: the edges in use."""
+        vectors = buffer.view(torch.float64)
         return cls(
-            torch.empty(room, **long),
-            torch.empty(room, **long),
-            torch.empty((room, 3), **long),
-            torch.empty((room, 3), dtype=dtype, device=device),
-            torch.empty(atoms + 1, **long) if atoms else torch.zeros(1, **long),
-        )
-
-    @property
-    def room(self) -> int:
-        """How many edges fit."""
-        return self.centers.shape[0]
-
-    def first(self, edges: int) -> Edges:
-        """Those in use."""
-        if edges == self.room:
-            return self
-        return Edges(
-            self.centers[:edges], self.neighbors[:edges], self.shifts[:edges], self.vectors[:edges], self.row_ptr
+            buffer.as_strided((edges,), (1,), 0),
+            buffer.as_strided((edges,), (1,), room),
+            buffer.as_strided((edges, 3), (3, 1), 2 * room),
+            vectors.as_strided((edges, 3), (3, 1), 5 * room),
+            buffer.as_strided((atoms + 1,), (1,), 8 * room),
         )
 
 
-def move_edges(starts: Starts, given: PaddedSystem, to: Edges) -> None:
-    """Enqueue the move of all edges; those beyond the room of `to` are left out.
+def even(room: int) -> int:
+    """Room for edges in a buffer, so that everything in it is aligned."""
+    return room + room % 2
+
+
+def buffer_for(atoms: int, room: int, device: torch.device) -> Tensor:
+    """A buffer for so many atoms and an even number of edges; one, since making tensors takes the host longer than the device."""
+    return torch.empty(8 * room + atoms + 1, dtype=torch.int64, device=device)
+
+
+def move_edges(starts: Starts, given: PaddedSystem, buffer: Tensor, room: int, atoms: int) -> None:
+    """Enqueue the move of all edges into a buffer; those beyond its room are left out.
 
     Args:
-        starts: after its `enqueue`. given: the structures that were searched. to: as for the atoms in use.
+        starts: after its `enqueue`. given: the structures that were searched. atoms: as many rows are moved, at least those in use.
     """
-    graph, atoms = starts.graph, to.row_ptr.shape[0] - 1
-    if not atoms:
-        return
-    edges_kernel[(atoms,)](
+    graph = starts.graph
+    edges_kernel[(max(1, atoms),)](
         graph.row_ptr,
         graph.neighbors,
         graph.shifts,
         graph.order,
         starts.row_ptr,
+        graph.system_ptr,
         given.positions,
         given.cell,
         given.system_index,
-        to.row_ptr,
-        to.centers,
-        to.neighbors,
-        to.shifts,
-        to.vectors,
-        to.room,
+        buffer,
+        room,
+        graph.capacity.systems,
         RENUMBERED=starts.renumbered,
         SLOTS=64,
         OTHERS=32,
@@ -150,28 +138,34 @@ def starts_kernel(degrees, sums, system_ptr, row_ptr, systems):
         tl.store(row_ptr, 0)
 
 
-@triton.jit(do_not_specialize=["room"])
+@triton.jit(do_not_specialize=["room", "systems"])
 def edges_kernel(
     row_ptr,
     neighbors,
     shifts,
     order,
     new_ptr,
+    system_ptr,
     positions,
     cell,
     system_index,
-    row_ptr_out,
-    centers_out,
-    neighbors_out,
-    shifts_out,
-    vectors_out,
+    buffer,
     room,
+    systems,
     RENUMBERED: tl.constexpr,
     SLOTS: tl.constexpr,
     OTHERS: tl.constexpr,
 ):
     """A row a program. Where atoms were renumbered, each edge counts those of its row that stand before it."""
     row = tl.program_id(0)
+    neighbors_out = buffer + room
+    shifts_out = neighbors_out + room
+    vectors_out = (shifts_out + 3 * room.to(tl.int64)).to(tl.pointer_type(tl.float64))
+    row_ptr_out = shifts_out + 6 * room.to(tl.int64)
+    if row == 0:
+        tl.store(row_ptr_out, (row * 0).to(tl.int64))
+    if row >= tl.load(system_ptr + systems):
+        return
     begin = tl.load(row_ptr + row)
     end = tl.load(row_ptr + row + 1)
     i, to = row, begin
@@ -179,8 +173,6 @@ def edges_kernel(
         i = tl.load(order + row)
         to = tl.load(new_ptr + i)
     tl.store(row_ptr_out + i + 1, (to + end - begin).to(tl.int64))
-    if row == 0:
-        tl.store(row_ptr_out, (row * 0).to(tl.int64))
     at = positions + i.to(tl.int64) * 3
     xi, yi, zi = load_row(at)
     lattice = load_lattice(cell + tl.load(system_index + i).to(tl.int64) * 9)
@@ -202,7 +194,7 @@ def edges_kernel(
                 place += tl.sum(lower.to(tl.int32), 1)
         inside = inside & (place < room)
         place = place.to(tl.int64)
-        tl.store(centers_out + place, (place * 0 + i).to(tl.int64), inside)
+        tl.store(buffer + place, (place * 0 + i).to(tl.int64), inside)
         tl.store(neighbors_out + place, j.to(tl.int64), inside)
         a, b, c = unpack(packed)
         tl.store(shifts_out + place * 3, a.to(tl.int64), inside)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
 from atomjet.data import Capacity, Graph, PaddedSystem, Status, System
 from atomjet.data.padded import has_images
 from atomjet.neighbors.brute_force import RESOLVED
-from atomjet.neighbors.canonical import Edges, Starts, move_edges
+from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
 from atomjet.neighbors.padded import PaddedSearch
 from atomjet.neighbors.routes import Cells
 from atomjet.ops import edge_vectors
@@ -32,6 +33,12 @@ SPARE = 1.02
 """Room for edges in a result, over those of the last search of its size."""
 
 
+COPIED = 200_000
+"""Edges up to which the result is made in buffers that are kept, by the CUDA graph, and copied from there: the host is quicker with
+a copy than with a kernel. With more, moving edges twice takes longer than that.
+"""
+
+
 def search(system: System, cutoff: float) -> Graph | None:
     """Find the same edges as `brute_force` does; None where something else than too many edges is in the way.
 
@@ -39,12 +46,12 @@ def search(system: System, cutoff: float) -> Graph | None:
         StructureError: more edges than can be counted.
     """
     index = system.device.index
-    if index is not None and system.device.type == "cuda" and index != torch.cuda.current_device():
+    if system.device.type == "cuda" and index is not None and index != torch.cuda.current_device():
         with torch.cuda.device(index):  # kernels are launched on the current one
             return search(system, cutoff)
     buffers = _kept.buffers_for(system, float(cutoff))
     while True:
-        edges = buffers.launch(system)
+        result, room = buffers.launch(system)
         status, needed = buffers.wait()
         if status == Status.EDGES:
             buffers = _kept.larger(buffers, needed)
@@ -52,30 +59,30 @@ def search(system: System, cutoff: float) -> Graph | None:
         if status:
             return None
         buffers.last = needed
-        if needed > edges.room:
-            edges = buffers.moved(system, needed)
-        return _graph(system, cutoff, edges.first(needed))
+        if needed > room:
+            result, room = buffers.moved(system, needed)
+        return _graph(system, cutoff, Edges.of(result, room, system.num_atoms, needed))
 
 
 def to_graph(finder: PaddedSearch, given: PaddedSystem, system: System, edges: int) -> Graph:
     """What a search has left in its buffers, of these structures, as a `Graph`."""
     starts = Starts(finder.graph, isinstance(finder.route, Cells))
     starts.enqueue()
-    found = Edges.empty(system.num_atoms, edges, system.dtype, system.device)
-    move_edges(starts, given, found)
-    return _graph(system, finder.cutoff, found)
+    result = buffer_for(system.num_atoms, even(edges), system.device)
+    move_edges(starts, given, result, even(edges), system.num_atoms)
+    return _graph(system, finder.cutoff, Edges.of(result, even(edges), system.num_atoms, edges))
 
 
 def _graph(system: System, cutoff: float, edges: Edges) -> Graph:
     vectors = edges.vectors
     if system.positions.requires_grad or system.cell.requires_grad:
         exact = edge_vectors.Edges(edges.centers, edges.neighbors, edges.shifts, system.system_index[edges.centers])
-        vectors = edge_vectors.edge_vectors(system.positions.double(), system.cell.double(), exact).to(system.dtype)
+        vectors = edge_vectors.edge_vectors(system.positions.double(), system.cell.double(), exact)
     return Graph(
         centers=edges.centers,
         neighbors=edges.neighbors,
         shifts=edges.shifts,
-        vectors=vectors,
+        vectors=vectors.to(system.dtype),
         row_ptr=edges.row_ptr,
         atomic_numbers=system.atomic_numbers,
         system_index=system.system_index,
@@ -119,13 +126,17 @@ class _Buffers:
         self.finder = PaddedSearch(capacity, cutoff, device)
         self.given = PaddedSystem.empty(capacity, device)
         self.starts = Starts(self.finder.graph, isinstance(self.finder.route, Cells))
+        self.room = even(capacity.edges)
+        self.result = buffer_for(capacity.atoms, self.room, device) if capacity.edges <= COPIED else None
         self.status = torch.zeros(1, dtype=torch.int32, pin_memory=on_gpu)
         self.needed = torch.zeros(1, dtype=torch.int64, pin_memory=on_gpu)
+        self.stream = torch.cuda.current_stream(device) if on_gpu else None
         self.known = torch.cuda.Event() if on_gpu else None
         self.replayed = Replayed(self._work, torch.cuda.Stream(device) if on_gpu else None)
         self.composition: _Written | None = None
+        self.cell: _Written | None = None
         self.last = 0
-        owners = (self.finder.graph, self.finder.route, self.given, self.starts)
+        owners = (self, self.finder.graph, self.finder.route, self.given, self.starts)
         tensors = {id(x): x for owner in owners for x in vars(owner).values() if isinstance(x, Tensor)}
         self.bytes = sum(tensor.nbytes for tensor in tensors.values())
 
@@ -139,21 +150,26 @@ class _Buffers:
         self.status.copy_(graph.status, non_blocking=True)
         self.needed.copy_(graph.needed_edges, non_blocking=True)
         self.starts.enqueue()
+        if self.result is not None:
+            move_edges(self.starts, self.given, self.result, self.room, self.capacity.atoms)
 
-    def launch(self, system: System) -> Edges:
-        """Enqueue the search, and the move of about as many edges as the last one found."""
+    def launch(self, system: System) -> tuple[Tensor, int]:
+        """Enqueue the search, and the move of about as many edges as the last one found; where to, and the room there."""
         with torch.no_grad():
             self._fill(system)
         self.replayed.enqueue()
         if self.known is not None:
-            self.known.record()
+            self.known.record(self.stream)
+        if self.result is not None:
+            return self.result.clone(), self.room
         return self.moved(system, min(self.capacity.edges, math.ceil(SPARE * self.last)))
 
-    def moved(self, system: System, room: int) -> Edges:
+    def moved(self, system: System, room: int) -> tuple[Tensor, int]:
         """Enqueue the move of so many edges."""
-        edges = Edges.empty(system.num_atoms, room, system.dtype, system.device)
-        move_edges(self.starts, self.given, edges)
-        return edges
+        room = even(room)
+        result = buffer_for(system.num_atoms, room, system.device)
+        move_edges(self.starts, self.given, result, room, system.num_atoms)
+        return result, room
 
     def wait(self) -> tuple[int, int]:
         """Wait for the search: its status, and the edges there are or need room."""
@@ -171,8 +187,9 @@ class _Buffers:
         if composition is None or not composition.same(self.composition):
             self.given.fill(system)
             self.composition = composition
-        else:
+        elif self.cell is None or not self.cell.same(_Written.of(system.cell)):
             self.given.cell[: system.num_systems].copy_(system.cell)
+        self.cell = _Written.of(system.cell)
         self.given.positions[: system.num_atoms].copy_(positions)
 
 
@@ -182,7 +199,10 @@ def _composition(system: System) -> _Written | None:
 
 
 def _key(device: torch.device, cutoff: float) -> tuple[object, ...]:
-    return device, cutoff, torch.cuda.current_stream(device) if device.type == "cuda" else None
+    # The stream's address as Triton has it: the object takes ten times as long.
+    if device.type != "cuda":
+        return device, cutoff
+    return device, cutoff, driver.active.get_current_stream(device.index)  # type: ignore[attr-defined]
 
 
 class _Kept(threading.local):
