@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from atomjet.data.halo import Halo
 from atomjet.errors import StructureError
 
 MOST = 2**63 - 1
@@ -34,6 +35,8 @@ class Graph:
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
         task: S names, as in `System`.
+        halo: who owns the other atoms of a structure that several processes share; None where all is here. With one, owned atoms
+            are numbered first, then ghosts: `row_ptr` is (owned + 1,), centers are owned, neighbors may be ghosts.
     """
 
     centers: Tensor
@@ -47,11 +50,17 @@ class Graph:
     spin: Tensor
     cutoff: float
     task: tuple[str, ...] = ()
+    halo: Halo | None = None
 
     @property
     def num_atoms(self) -> int:
-        """N."""
+        """N, ghosts included."""
         return self.atomic_numbers.shape[0]
+
+    @property
+    def num_owned(self) -> int:
+        """Atoms that have rows: all but ghosts."""
+        return self.row_ptr.shape[0] - 1
 
     @property
     def num_edges(self) -> int:
@@ -77,8 +86,13 @@ class Graph:
         last of them undoes the first of the opposite pair.
 
         Raises:
-            StructureError: an edge without its reverse, as where there are rows of some atoms only; or edges in another order.
+            StructureError: an edge without its reverse, as where there are rows of some atoms only; or edges in another
+                order. A graph with ghosts, whose rows, and so the reverses of edges to them, are with other processes.
         """
+        if self.halo is not None:
+            raise StructureError(
+                "the reverse of an edge to a ghost is with the process that owns the ghost; use a backend that exchanges rows"
+            )
         pairs = self.centers * self.num_atoms + self.neighbors
         opposite = self.neighbors * self.num_atoms + self.centers
         again = pairs[1:] == pairs[:-1]  # another image of the same pair

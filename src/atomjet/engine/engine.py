@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import fits, free_bytes, refusal
+from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
@@ -118,6 +118,11 @@ class Engine:
     def stages(self) -> Stages | None:
         """What evaluates in buffers of fixed size; None for backends that do not."""
         return None if self._route is None else self._route.stages
+
+    @property
+    def shortest_allowed(self) -> Tensor:
+        """(119, 119) Å by atomic numbers: atoms nearer to each other are refused."""
+        return self._closest
 
     @property
     def captures(self) -> bool:
@@ -227,6 +232,15 @@ class Engine:
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def bytes_per_atom(self) -> float:
+        """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""
+        side, spacing = 6, DENSITY ** (-1 / 3)
+        places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * spacing
+        cell = torch.eye(3, dtype=torch.float64) * side * spacing
+        system = System(places, torch.full((side**3,), self.elements[0]), cell, torch.tensor(True))
+        graph = self.search(self._check_inputs(system.to(self.device)))
+        return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
     def search(self, system: System) -> Graph:
         """Find the neighbours of structures on the engine's device."""
