@@ -187,7 +187,8 @@ def first_image(fa, fb, fc, frame):
 @triton.jit
 def nearest_image(fa, fb, fc):
     """The shifts to the image nearest in fractions: where only one may lie within reach, that one. Adding rounds."""
-    return (ROUND - fa) - ROUND, (ROUND - fb) - ROUND, (ROUND - fc) - ROUND
+    large = tl.full([], ROUND, tl.float64)
+    return (large - fa) - large, (large - fb) - large, (large - fc) - large
 
 
 @triton.jit

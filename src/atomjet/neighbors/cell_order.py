@@ -271,7 +271,7 @@ def cells_bin_kernel(
             tl.where(good, wc - home_c, 0.0),
         )
         # Any difference of two such, and the images looked at, must fit into a packed shift.
-        limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
+        limit = (-tl.maximum(tl.maximum(ra, rb), rc) + MOST_SHIFT) // 2
         far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
         if tl.max(far.to(tl.int32), 0) > 0:
             tl.atomic_or(found, SHIFTS, sem="relaxed")

@@ -136,7 +136,7 @@ def complete_frame(cell, p, q, r, s, cutoff):
     dbx, dby, dbz = cross(hcx, hcy, hcz, hax, hay, haz)
     dcx, dcy, dcz = cross(hax, hay, haz, hbx, hby, hbz)
     volume = hax * dax + hay * day + haz * daz
-    flat = tl.abs(volume) < FLAT * long_a * long_b * long_c
+    flat = tl.abs(volume) < long_a * FLAT * long_b * long_c
     flat = flat | (long_a < FLAT) | (long_b < FLAT) | (long_c < FLAT)
     bad = tl.where(finite, tl.where(flat, SINGULAR, 0), NOT_FINITE)
     scale = tl.where(bad == 0, 1.0 / tl.where(bad == 0, volume, 1.0), 0.0)

@@ -24,6 +24,7 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -49,6 +50,9 @@ ROWS = (8, 16, 32)
 as registers hold, since each program reads all matrices. Buffers have whole tiles of them: no access is masked, and what stands in
 rows that are not in use stays in them.
 """
+
+KNOWN = ("3.6", "3.7", "3.8", "3.9")
+"""Releases of Triton that compile the kernels. Gluon is experimental: any other is tried first."""
 
 CHANNELS = (128,)
 """Numbers of channels served. More would not fit; 64 compile, but were not yet measured."""
@@ -89,6 +93,40 @@ def _described(matrices: Tensor) -> TensorDescriptor:
 def serves(narrow: torch.dtype, channels: int) -> bool:
     """Whether the kernels do such numbers and so many channels, on a GPU of compute capability 9.0."""
     return narrow == torch.float16 and channels in CHANNELS
+
+
+@functools.cache
+def why_not(device: torch.device) -> str:
+    """Why the kernels do not compile with this release of Triton, empty where they do; one that is not known is tried, on no atoms."""
+    version, channels, rows = triton.__version__, CHANNELS[0], ROWS[0]
+    if version.startswith(tuple(f"{known}." for known in KNOWN)):
+        return ""
+
+    def half(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float16, device=device)
+
+    try:
+        atoms = torch.zeros(1, dtype=torch.int32, device=device)
+        q, mu, energies = (half(*shape).float() for shape in ((rows, channels), (rows, 3, channels), (rows,)))
+        q_bar, mu_bar, context, mu_sent = (
+            half(rows, channels),
+            half(rows, 3, channels),
+            half(rows, 3 * channels),
+            half(rows, 3, channels),
+        )
+        kept = Kept(half(rows, 3, 2 * channels), *(half(rows, channels) for _ in range(4)))
+        for matrices, biases in ((11, 8), (7, 6)):
+            m = half(matrices, channels, channels)
+            chain = Chain.of(painn_update.Chain(m, m, half(biases, channels).float(), 1e-8))
+            if chain.back is None:
+                launch_last(atoms, chain, q, mu, energies, q_bar, mu_bar, 1.0, Tiles(), True)
+                continue
+            launch_fwd(atoms, chain, q, mu, kept, context, mu_sent, Tiles(), True)
+            launch_bwd(atoms, chain, q, mu, kept, context, q_bar, mu_bar, Tiles(), True)
+    except Exception as error:  # whatever its compiler raises
+        said = " ".join(str(error).split())[:120]
+        return f"Triton {version} does not compile the kernels for Hopper ({type(error).__name__}: {said}); slower ones run"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
