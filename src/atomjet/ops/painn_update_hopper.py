@@ -97,7 +97,7 @@ def serves(narrow: torch.dtype, channels: int) -> bool:
 
 @functools.cache
 def why_not(device: torch.device) -> str:
-    """Why the kernels do not compile with this release of Triton, empty where they do; one that is not known is tried, on no atoms."""
+    """Why the kernels do not compile with this Triton, empty where they do; a release that is not known is tried, on no atoms."""
     version, channels, rows = triton.__version__, CHANNELS[0], ROWS[0]
     if version.startswith(tuple(f"{known}." for known in KNOWN)):
         return ""
