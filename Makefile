@@ -96,6 +96,6 @@ $(VERSIONS)/newest: | $(BIN)/python
 
 $(VERSIONS)/oldest: pyproject.toml | $(BIN)/python
 	rm -rf $@
-	$(BIN)/python -m pip install -q --target $@.part 'numpy==2.0.*' 'ase==3.26.*' 'vesin==0.6.0' 'safetensors==0.5.*' 'pydantic==2.9.*' \
-	  'typer==0.15.*' 'rich==13.0.*' 'pyyaml==6.0' 'matplotlib==3.9.*'
+	$(BIN)/python -m pip install -q --target $@.part 'numpy==2.0.*' 'ase==3.26.*' 'vesin==0.6.0' 'safetensors==0.5.*' 'pydantic==2.10.*' \
+	  'typer==0.15.*' 'rich==13.0.*' 'pyyaml==6.0.1' 'matplotlib==3.9.*'
 	mv $@.part $@

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     for kernel in (canonical.degrees_kernel, canonical.starts_kernel):
         print(name_of(kernel, 90, 8, types={"sums": "*i32"}))
     for renumbered in (False, True):
-        cut = {"RENUMBERED": renumbered, "SLOTS": 64, "OTHERS": 32}
-        print(name_of(canonical.edges_kernel, 80, 2, types={"buffer": "*i64", "room": "i32"}, **cut))
+        cut = {"RENUMBERED": renumbered, "SLOTS": 32, "OTHERS": 32}
+        print(name_of(canonical.edges_kernel, 80, 1, types={"buffer": "*i64", "room": "i32"}, **cut))
     for slots in (16, 128):
         print(name_of(cell_list.cells_fill_kernel, 90, 1, SLOTS=slots))

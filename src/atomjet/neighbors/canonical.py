@@ -104,9 +104,9 @@ def move_edges(starts: Starts, given: PaddedSystem, buffer: Tensor, room: int, a
         room,
         graph.capacity.systems,
         RENUMBERED=starts.renumbered,
-        SLOTS=64,
+        SLOTS=32,
         OTHERS=32,
-        num_warps=2,
+        num_warps=1,
         enable_fp_fusion=False,
     )
 
@@ -190,8 +190,9 @@ def edges_kernel(
                 o = start + tl.arange(0, OTHERS)
                 other = tl.load(order + tl.load(neighbors + o, o < end, 0), o < end, 0)
                 other_key = (other.to(tl.int64) << 31) + tl.load(shifts + o, o < end, 0)
-                lower = (other_key[None, :] < key[:, None]) & (o < end)[None, :]
-                place += tl.sum(lower.to(tl.int32), 1)
+                # Edges beside each other in the threads: each counts for itself.
+                lower = (other_key[:, None] < key[None, :]) & (o < end)[:, None]
+                place += tl.sum(lower.to(tl.int32), 0)
         inside = inside & (place < room)
         place = place.to(tl.int64)
         tl.store(buffer + place, (place * 0 + i).to(tl.int64), inside)
