@@ -18,6 +18,10 @@ PAIRS_AT_ONCE = 2_000_000
 """Candidates tested together: about 200 MB of temporaries."""
 
 
+MOST_CELLS = 2**52
+"""Cells along an axis, whose numbers float64 holds; a cell of more than that many radii has larger ones."""
+
+
 def pairs_within(x: np.ndarray, cell: np.ndarray, pbc: np.ndarray, radius: float) -> Pairs:
     """Find all pairs closer than a radius, images included, in no order.
 
@@ -66,7 +70,7 @@ def _cells(fraction: np.ndarray, planes: float, periodic: bool, radius: float) -
         index = np.floor((fraction - fraction.min()) / width).astype(np.int64)
         index, size = _closer(index, None)
         return index, size, 1
-    size = max(1, int(planes / width))
+    size = min(max(1, int(planes / width)), MOST_CELLS)
     index = np.floor(fraction * size).astype(np.int64).clip(0, size - 1)
     if size < 3:
         return index, size, int(radius * size / planes) + 1
