@@ -191,6 +191,8 @@ class Engine:
             how = f", without CUDA graphs ({self._route.why_not})" if self._route.why_not else ", CUDA graphs"
         elif self._passed_over and self.device.type == "cuda":
             how = f" ({self._passed_over})"
+        if note := getattr(self.evaluator, "note", ""):
+            how += f" ({note})"
         if self.settings.neighbors != "auto":
             how += f", neighbours by {self.settings.neighbors}"
         return (
