@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 
 from atomjet.data.elements import SYMBOLS
+from atomjet.distill.conditions import Conditions, conditions_in
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
+from atomjet.distill.teacher import default_task
 from atomjet.models import file as model_file
 from atomjet.models.painn import PaiNN
 
 LICENCE = "MIT"
+
+ORDINARY = Conditions()
 
 SEEN = 2.0
 """Å. Pairs that never come nearer than this in training say nothing about overlap."""
@@ -42,10 +46,12 @@ def model_card(
         hardest: what `hardest_molecules` gives.
     """
     elements = [SYMBOLS[number] for number in model.elements]
+    asked = asked_for(frames, default_task(teacher["calculator"]))
+    at = "" if asked == ORDINARY else f" at {asked}"
     return {
         "name": recipe.name,
         "summary": (
-            f"PaiNN student of {teacher['calculator']} for {', '.join(elements)}: "
+            f"PaiNN student of {teacher['calculator']} for {', '.join(elements)}{at}: "
             f"{sum(p.numel() for p in model.parameters()):,} parameters, cutoff {model.cutoff:g} Å"
         ),
         "elements": elements,
@@ -53,6 +59,7 @@ def model_card(
         "data": {
             "recipe": _without_folders(recipe.model_dump(include={"name", "elements", "sample", "label"})),
             "seed": recipe.seed,
+            "conditions": {"charge": asked.charge, "spin": None if asked.spin < 0 else asked.spin, "task": asked.task},
             "frames": count(frames.split),
             "molecules": {str(s): molecules(frames.molecule[frames.split == s]) for s in np.unique(frames.split)},
             "sources": count(frames.source[frames.split == "train"]),
@@ -65,7 +72,7 @@ def model_card(
         "errors": {name: dict(figures) for name, figures in errors.items()},
         "hardest_molecules": {name: dict(figures) for name, figures in hardest.items()},
         "shortest_distances": shortest_distances(frames.select(frames.split == "train")),
-        "limits": limits(frames, elements),
+        "limits": limits(frames, elements, asked, recipe.molecules is not None),
         "licence": LICENCE,
     }
 
@@ -99,13 +106,21 @@ def shortest_distances(train: Frames) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-def limits(frames: Frames, elements: Sequence[str]) -> list[str]:
-    """What the data say the student cannot know, in words."""
+def asked_for(frames: Frames, task: str) -> Conditions:
+    """The conditions of the training frames; there is one only, or the student could not have been trained."""
+    found = conditions_in(frames.select(frames.split == "train"), task)
+    return next(iter(found), ORDINARY)
+
+
+def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecules: bool) -> list[str]:
+    """What the data say the student cannot know, in words; molecules of SMILES are neutral and closed-shell by the recipe's rule."""
     train = frames.select(frames.split == "train")
     said = [
         f"Elements {', '.join(elements)} only; any other is refused.",
         "It is no better than its teacher: the errors here are relative to the teacher, not to experiment.",
-        "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside.",
+        "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside."
+        if of_molecules and asked[:2] in (ORDINARY[:2], (0, 1))
+        else f"The teacher was asked at {asked}: the student computes nothing else, whatever it is told.",
         f"Trained on frames of {int(train.counts.min())} to {int(train.counts.max())} atoms, "
         + ("with and without" if train.pbc.any() and not train.pbc.all() else "with" if train.pbc.any() else "without")
         + " periodic directions."
@@ -153,6 +168,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "## Origin",
         "",
         f"- Teacher: {teacher['calculator']}, version {teacher['version']}" + (f", {options}" if options else ""),
+        f"- Conditions: {_listed(data['conditions'])}",
         f"- Data: seed {data['seed']}; frames: {_listed(data['frames'])}; molecules: {_listed(data['molecules'])}",
         f"- Training frames by source: {_listed(data['sources'])}",
         f"- Training: {_listed({k: v for k, v in training.items() if k not in ('settings', 'student')})}",
@@ -167,7 +183,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
     model_file.write(path, model, dict(card))
-    path.with_suffix(".md").write_text(markdown(card), encoding="utf-8")
+    model_file.write_atomically(path.with_suffix(".md"), markdown(card).encode())
 
 
 def _without_folders(settings: Any) -> Any:
@@ -180,4 +196,4 @@ def _without_folders(settings: Any) -> Any:
 
 
 def _listed(items: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in items.items() if value is not None)
+    return ", ".join(f"{name} {value}" for name, value in items.items() if value not in (None, ""))

@@ -19,12 +19,13 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from atomjet.distill.conditions import NOT_SAID, Conditions, set_conditions
 from atomjet.distill.dataset import Frames, read_dataset, write_shard
 from atomjet.distill.journal import Journal, Record, content_key
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe, TeacherConfig
 from atomjet.distill.sample import only_run, print_counts, write_lines
-from atomjet.distill.teacher import describe_teacher, make_teacher
+from atomjet.distill.teacher import build_teacher, describe, teacher_of_worker
 from atomjet.errors import ConfigError, TeacherError
 from atomjet.progress import track
 
@@ -44,11 +45,11 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
         ConfigError: nothing sampled yet, or another run working in the same directory.
         TeacherError: the teacher cannot be built.
     """
-    teacher, samples = recipe.teacher, recipe.output / "samples.h5"
-    make_teacher(teacher.calculator, teacher.options)  # complain before any worker starts
+    samples = recipe.output / "samples.h5"
     if not samples.exists():
         raise ConfigError(f"no frames at {samples}; sample them first: atomjet sample RECIPE.yaml")
-    about = describe_teacher(teacher.calculator, teacher.options)
+    build_teacher(recipe.teacher)  # complain before any worker starts
+    about = describe(recipe.teacher)
     with only_run(recipe.output):
         frames = read_dataset(samples)
         keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
@@ -70,10 +71,13 @@ def _spoken(outcomes: Counter[str], output: Path) -> str:
     )
 
 
-def _content(frames: Frames, f: int) -> tuple[Array, ...]:
-    """What the label of a frame depends on."""
+def _content(frames: Frames, f: int) -> tuple[Any, ...]:
+    """What the label of a frame depends on; spin and task only where they are said, so that other frames keep the key they had."""
     part = slice(frames.ptr[f], frames.ptr[f + 1])
-    return frames.numbers[part], frames.positions[part], frames.cell[f], frames.pbc[f], frames.charge[f : f + 1]
+    conditions = frames.conditions(f)
+    said = (frames.spin[f : f + 1], conditions.task) if conditions[1:] != Conditions()[1:] else ()
+    structure = frames.numbers[part], frames.positions[part], frames.cell[f], frames.pbc[f]
+    return *structure, frames.charge[f : f + 1], *said
 
 
 def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool) -> None:
@@ -114,30 +118,30 @@ def hessian_key(label_key: bytes, rows: int) -> bytes:
     return content_key("hessian", rows, label_key)
 
 
-def _to_ase(numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array) -> Atoms:
+def _to_ase(
+    numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array, spin: Array | None = None, task: str = ""
+) -> Atoms:
     atoms = Atoms(numbers, positions.astype(float), cell=cell, pbc=pbc)
-    if charge[0]:
-        atoms.info["charge"] = int(charge[0])
-        atoms.set_initial_charges(np.full(len(atoms), charge[0] / len(atoms)))
+    set_conditions(atoms, Conditions(int(charge[0]), NOT_SAID if spin is None else int(spin[0]), task))
     return atoms
 
 
 def _evaluate(teacher: TeacherConfig, atoms: Atoms) -> tuple[float, Array]:
     """Energy and forces by a calculator made for this frame: a label must not depend on what was labelled before it."""
-    atoms.calc = make_teacher(teacher.calculator, teacher.options)
+    atoms.calc = teacher_of_worker(teacher)
     energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
     if not np.isfinite(energy) or not np.isfinite(forces).all():
         raise TeacherError("the teacher returned an energy or force that is not finite")
     return energy, forces
 
 
-def label_frame(teacher: TeacherConfig, *content: Array) -> Record:
+def label_frame(teacher: TeacherConfig, *content: Any) -> Record:
     """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame."""
     energy, forces = _evaluate(teacher, _to_ase(*content))
     return {"energy": energy, "forces": forces.astype(np.float32)}
 
 
-def hessian_rows(teacher: TeacherConfig, *content: Array, count: int) -> Record:
+def hessian_rows(teacher: TeacherConfig, *content: Any, count: int) -> Record:
     """Task of a worker: up to `count` random rows of the Hessian by central differences of the teacher's forces."""
     atoms = _to_ase(*content)
     rng = np.random.default_rng(int.from_bytes(content_key(*content), "little"))

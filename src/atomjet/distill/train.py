@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
+from atomjet.distill.conditions import check_one
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
 from atomjet.distill.evaluate import Errors, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
 from atomjet.distill.reference_energies import fit_reference_energies
-from atomjet.distill.teacher import describe_teacher
+from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Trainer
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
@@ -76,12 +77,13 @@ def read_sources(recipe: Recipe, sources: Sequence[DataSource]) -> tuple[Frames,
     weights = np.repeat([source.weight for source in sources], [len(part) for part in parts])
     unlabelled = ~np.isfinite(frames.energy)
     np.logical_or.at(unlabelled, np.repeat(np.arange(len(frames)), frames.counts), ~np.isfinite(frames.forces).all(1))
-    for bad, what in ((unlabelled, "has no finite energy and forces"), (frames.charge != 0, "is charged")):
-        if bad.any():
-            raise ConfigError(
-                f"frame {int(np.flatnonzero(bad)[0])} ({frames.molecule[bad][0]}) {what} ({int(bad.sum())} such frames); "
-                "PaiNN learns neutral, labelled frames: leave it out, or label it again"
-            )
+    if unlabelled.any():
+        raise ConfigError(
+            f"frame {int(np.flatnonzero(unlabelled)[0])} ({frames.molecule[unlabelled][0]}) has no finite energy and forces "
+            f"({int(unlabelled.sum())} such frames); leave it out, or label it again"
+        )
+    teacher = teacher_of(recipe, sources)
+    check_one(frames, "" if "all" in teacher else default_task(str(teacher["calculator"])))
     if not (frames.split == "train").any():
         raise ConfigError(f"none of the {len(frames)} frames belongs to the training split; lower sample.split.test")
     return frames, weights
@@ -142,7 +144,7 @@ def teacher_of(recipe: Recipe, sources: Sequence[DataSource]) -> dict[str, Any]:
     if len(different) == 1:
         return different[0]
     if not different:
-        return describe_teacher(recipe.teacher.calculator, recipe.teacher.options)
+        return describe(recipe.teacher)
     names, versions = ({key: None for one in different for key in [str(one[k])]} for k in ("calculator", "version"))
     return {"calculator": " + ".join(names), "version": " + ".join(versions), "options": {}, "all": different}
 

@@ -33,6 +33,7 @@ from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import TrainConfig
 from atomjet.errors import ConfigError
+from atomjet.models.file import write_atomically
 from atomjet.models.painn import PaiNN
 from atomjet.progress import track
 
@@ -111,6 +112,7 @@ class Trainer:
                 if not self._run_epoch(advance):
                     self.save()
                     return False
+            self._log_last()
         self.save()
         return True
 
@@ -255,6 +257,13 @@ class Trainer:
             with open(self.log_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def _log_last(self) -> None:
+        """The last line, where a run was killed between its last checkpoint and that line."""
+        logged = json.loads(lines[-1])["step"] if (lines := self._log_lines()) else 0
+        missing = self.ranks.first and logged < self.step
+        if self.ranks.sum(torch.tensor(float(missing), device=self.ranks.device)) > 0:
+            self._log(self.validate())
+
     @property
     def log_path(self) -> Path:
         """One JSON line for each validation."""
@@ -295,9 +304,15 @@ class Trainer:
         self.step, self.epoch, self.batch = header["step"], header["epoch"], header["batch"]
         self.seconds = self.saved_at = header["seconds"]
         if self.ranks.first and self.log_path.exists():
-            lines = [line for line in self.log_path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            self.log_path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in self._log_lines() if json.loads(line)["step"] <= self.step]
+            write_atomically(self.log_path, "".join(line + "\n" for line in lines).encode())
         self.ranks.wait()
+
+    def _log_lines(self) -> list[str]:
+        """Whole lines of the log: a kill can tear the last."""
+        if not self.log_path.exists():
+            return []
+        return self.log_path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
