@@ -243,6 +243,31 @@ def test_labelling_before_sampling_says_what_to_do(write_recipe):
         run_label(write_recipe())
 
 
+LIMITED = """
+import resource, runpy, sys
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), hard))
+runpy.run_module("atomjet", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("limit", [4_000, 20_000], ids=["early", "late"])
+def test_a_full_disk_is_one_line_and_what_was_labelled_is_kept(labelled, tmp_path, limit):
+    recipe = elsewhere(labelled, tmp_path, workers=2)
+    run_sample(recipe, quiet=True)
+    command = [sys.executable, "-c", LIMITED, str(limit), "label", str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("labelling:")]
+    assert done.returncode == 2, done
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: cannot write ")
+    assert errors[0].endswith(
+        "File too large; make room on the disk or choose another output, then run the same again: what is there is kept"
+    )
+    run_label(recipe, quiet=True)
+    assert shards(recipe) == shards(labelled)
+
+
 def test_two_runs_in_one_directory_are_refused(labelled):
     from atomjet.distill.sample import only_run
 

@@ -113,7 +113,7 @@ def asked_for(frames: Frames, task: str) -> Conditions:
 
 
 def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecules: bool) -> list[str]:
-    """What the data say the student cannot know, in words; molecules of SMILES are neutral and closed-shell by the recipe's rule."""
+    """What the data say the student cannot know, in words; molecules of SMILES are neutral and closed-shell by the recipe."""
     train = frames.select(frames.split == "train")
     said = [
         f"Elements {', '.join(elements)} only; any other is refused.",

@@ -2,7 +2,7 @@
 
 A recipe is a text that people pass on, so "package.module:factory" must not mean "call anything". What passes:
 
-- a class that is an ASE calculator, from an installed package, or a class method of one that makes it ("FAIRChemCalculator.from_..."),
+- a class that is an ASE calculator, from an installed package, or a class method of one that makes one ("Calculator.from_file"),
 - a function of an installed package that says it returns an ASE calculator, or, saying nothing, stands in a module that has one,
 - any function or class of a Python file beside the recipe that the user, not the recipe, has named as trusted.
 """

@@ -29,7 +29,6 @@ from atomjet.distill.files import load_yaml, read_text, short
 from atomjet.errors import ConfigError
 from atomjet.models.painn.config import PaiNNConfig
 
-
 LARGEST_RECIPE = 1_000_000
 """Bytes."""
 
