@@ -207,8 +207,7 @@ def frames_from_record(record: Record, split: str, source: str, large: bool = Fa
         ptr=_pointers(record["counts"]),
         forces=np.full((atoms, 3), np.nan),
         energy=np.full(count, np.nan),
-        spin=record.get("spin"),  # records of earlier versions have neither
-        task=record.get("task"),
+        **{name: record[name] for name in ("spin", "task") if name in record},  # not in records of earlier versions
         large=np.full(count, large),
         split=np.array([split] * count),
         source=np.array([source] * count),

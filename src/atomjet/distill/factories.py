@@ -106,9 +106,9 @@ def _attribute(module: ModuleType, name: str, spec: str) -> Any:
         try:
             value = getattr(value, part)
         except AttributeError as error:
-            raise TeacherError(f"teacher {spec!r} cannot be imported: {error}; check the name") from error
+            raise TeacherError(f"teacher {spec!r} cannot be imported: {short(error, 200)}; check the name") from error
         if inspect.ismodule(value):
-            raise TeacherError(f"teacher {spec!r}: {part} is a module; write package.module:factory")
+            raise TeacherError(f"teacher {spec!r}: {short(part)} is a module; write package.module:factory")
     return value
 
 

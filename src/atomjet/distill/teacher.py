@@ -18,6 +18,8 @@ from atomjet.distill.recipe import TeacherConfig
 from atomjet.errors import AtomJetError, TeacherError
 from atomjet.models import registry
 
+LONGEST_SPEC = 300
+
 TBLITE_METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 
 
@@ -71,9 +73,9 @@ def make_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Path] 
         TeacherError: not installed, no such module or factory, nothing that makes a calculator, options that it refuses.
     """
     module_name, _, name = spec.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or len(spec) > LONGEST_SPEC:
         raise TeacherError(
-            f"teacher {spec!r} is not of the form tblite:METHOD, atomjet:MODEL or package.module:factory"
+            f"teacher {short(repr(spec))} is not of the form tblite:METHOD, atomjet:MODEL or package.module:factory"
         )
     if module_name == "tblite":
         return _tblite(name, options)
