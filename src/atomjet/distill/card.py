@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.neighborlist import neighbor_list
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.distill.conditions import Conditions, conditions_in
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
-from atomjet.distill.teacher import default_task
+from atomjet.distill.teacher import default_task, licence_of
 from atomjet.models import file as model_file
 from atomjet.models.painn import PaiNN
 
@@ -47,6 +48,7 @@ def model_card(
     """
     elements = [SYMBOLS[number] for number in model.elements]
     asked = asked_for(frames, default_task(teacher["calculator"]))
+    teachers = licence_of(str(teacher["calculator"]))
     at = "" if asked == ORDINARY else f" at {asked}"
     return {
         "name": recipe.name,
@@ -55,7 +57,7 @@ def model_card(
             f"{sum(p.numel() for p in model.parameters()):,} parameters, cutoff {model.cutoff:g} Å"
         ),
         "elements": elements,
-        "teacher": dict(teacher),
+        "teacher": {**teacher, "licence": teachers},
         "data": {
             "recipe": _without_folders(recipe.model_dump(include={"name", "elements", "sample", "label"})),
             "seed": recipe.seed,
@@ -73,8 +75,14 @@ def model_card(
         "hardest_molecules": {name: dict(figures) for name, figures in hardest.items()},
         "shortest_distances": shortest_distances(frames.select(frames.split == "train")),
         "limits": limits(frames, elements, asked, recipe.molecules is not None),
-        "licence": LICENCE,
+        "licence": recipe.licence
+        or (LICENCE if _permits(teachers) else f"ask its maker; the teacher's is: {teachers}"),
     }
+
+
+def _permits(licence: str) -> bool:
+    """Whether a teacher's licence is that of code which says nothing of what is computed with it, or is not known at all."""
+    return licence == "unknown" or any(word in licence for word in ("MIT", "BSD", "Apache", "GPL", "GNU", "ISC"))
 
 
 def count(labels: Any) -> dict[str, int]:
@@ -95,15 +103,23 @@ def shortest_distances(train: Frames) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for frame in range(len(train)):
-        atoms = slice(int(train.ptr[frame]), int(train.ptr[frame + 1]))
-        numbers, positions = train.numbers[atoms], train.positions[atoms].astype(float)
-        first, second = np.triu_indices(len(numbers), 1)
-        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
-        pairs = np.sort(np.stack([numbers[first], numbers[second]], 1), axis=1)
-        for (a, b), length in zip(pairs[lengths < SEEN].tolist(), lengths[lengths < SEEN].tolist(), strict=True):
-            name = f"{SYMBOLS[a]}-{SYMBOLS[b]}"
+        for a, b, length in zip(*_near_pairs(train, frame), strict=True):
+            name = f"{SYMBOLS[min(a, b)]}-{SYMBOLS[max(a, b)]}"
             found[name] = min(found.get(name, SEEN), round(length, 3))
     return dict(sorted(found.items()))
+
+
+def _near_pairs(train: Frames, frame: int) -> tuple[list[int], list[int], list[float]]:
+    """Atomic numbers and distance of each pair of atoms nearer than `SEEN`, over periodic boundaries too."""
+    atoms = slice(int(train.ptr[frame]), int(train.ptr[frame + 1]))
+    numbers, positions = train.numbers[atoms], train.positions[atoms].astype(float)
+    if train.pbc[frame].any():
+        first, second, lengths = neighbor_list("ijd", train.atoms(frame), SEEN)
+    else:
+        first, second = np.triu_indices(len(numbers), 1)
+        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+    near = lengths < SEEN
+    return numbers[first[near]].tolist(), numbers[second[near]].tolist(), lengths[near].tolist()
 
 
 def asked_for(frames: Frames, task: str) -> Conditions:
@@ -131,8 +147,22 @@ def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecu
         ),
         "Nothing beyond the cutoff is seen except through atoms between: no long-range electrostatics or dispersion.",
     ]
+    said += never_seen(train)
     if not (frames.split == "test").any():
         said.append("No molecules were held out: errors on unseen molecules are unknown.")
+    return said
+
+
+def never_seen(train: Frames) -> list[str]:
+    """Bounds of the training frames beyond which the student only guesses: densities of crystals and liquids, forces."""
+    said, solid = [], train.pbc.all(1)
+    if solid.any():
+        volumes = np.abs(np.linalg.det(train.cell[solid])) / train.counts[solid]
+        said.append(
+            f"Never seen: fully periodic structures outside {volumes.min():.3g} to {volumes.max():.3g} Å³ an atom."
+        )
+    strongest = float(np.linalg.norm(train.forces, axis=1).max())
+    said.append(f"Never seen: forces above {strongest:.3g} eV/Å.")
     return said
 
 
@@ -167,7 +197,9 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Origin",
         "",
-        f"- Teacher: {teacher['calculator']}, version {teacher['version']}" + (f", {options}" if options else ""),
+        f"- Teacher: {teacher['calculator']}, version {teacher['version']}"
+        + (f", {options}" if options else "")
+        + f"; licence: {teacher.get('licence', 'unknown')}",
         f"- Conditions: {_listed(data['conditions'])}",
         f"- Data: seed {data['seed']}; frames: {_listed(data['frames'])}; molecules: {_listed(data['molecules'])}",
         f"- Training frames by source: {_listed(data['sources'])}",

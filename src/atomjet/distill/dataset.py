@@ -31,6 +31,9 @@ from atomjet.models.file import write_atomically
 
 FORMAT = "atomjet-dataset"
 FORMAT_VERSION = 2
+ENOUGH_TO_HOLD_BACK = 5
+"""Frames of a single system from which some are held out unasked."""
+
 READABLE = (1, 2)
 """Versions of the format; the first had neither spin nor task."""
 
@@ -277,7 +280,8 @@ def read_dataset(
 
     Frames of foreign files keep `info["split"]` and `info["molecule"]` where they have them; otherwise the split is
     drawn by a hash of `seed` and the molecule, and the molecule is told by formula and connectivity, so that all frames
-    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules.
+    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules. Where none falls into
+    training, or all do, a tenth of the frames is held out for validation in distribution.
 
     Raises:
         ConfigError: no such file, no shard in a directory, a file that is neither, or a frame without energy and
@@ -333,16 +337,39 @@ def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Fram
     except Exception as error:  # ASE's readers raise anything
         raise ConfigError(f"ASE cannot read {path}: {error}") from error
     parts = []
+    told = False
     for number, atoms in enumerate(structures):
         results = getattr(atoms.calc, "results", {})
         if "energy" not in results or "forces" not in results:
             raise ConfigError(f"{path}, frame {number} has no energy and forces; label it first")
         molecule = str(atoms.info.get("molecule") or connectivity_key(atoms))
+        told = told or bool(atoms.info.get("split"))
         split = str(atoms.info.get("split") or draw_split(seed, molecule, validation, test))
         part = make_frames([atoms], split, str(atoms.info.get("source") or path.name), molecule)
         part.energy[:], part.forces[:] = results["energy"], results["forces"]
         parts.append(part)
-    return concatenate(parts)
+    frames = concatenate(parts)
+    if (
+        not told and "train" not in frames.split
+    ):  # one system or a few, and the draw took them all: learn them nevertheless
+        frames.split[:] = "train"
+    if not told and test + validation > 0:
+        hold_back(frames, seed, 0.0, np.ones(len(frames), dtype=bool))
+    return frames
+
+
+def hold_back(frames: Frames, seed: int, share: float, among: NDArray[np.bool_]) -> None:
+    """Tag a share of the training frames among these for in-distribution validation, by their content.
+
+    Where no frame at all is held out, as with a single system, and there are enough to learn from the others, a tenth of them is:
+    without any, nobody could say how wrong the student is.
+    """
+    candidates = np.flatnonzero((frames.split == "train") & among)
+    content = (frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex() for f in candidates)
+    drawn = np.array([draw_uniform(seed, "in_distribution", text) for text in content])
+    frames.split[candidates[drawn < share]] = "in_distribution"
+    if (frames.split == "train").all() and len(candidates) >= ENOUGH_TO_HOLD_BACK:
+        frames.split[candidates[np.argsort(drawn, kind="stable")[: len(candidates) // 10 or 1]]] = "in_distribution"
 
 
 def draw_split(seed: int, molecule: str, validation: float, test: float) -> str:

@@ -288,6 +288,7 @@ class Recipe(Section):
     """A whole distillation."""
 
     name: Annotated[str, AfterValidator(_file_name)]
+    licence: Annotated[str, AfterValidator(_printable)] | None = None
     seed: Seed = 0
     output: RecipePath
     elements: tuple[Element, ...] = Field(min_length=1)

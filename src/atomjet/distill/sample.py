@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atomjet.distill.conditions import check_one
-from atomjet.distill.dataset import Frames, concatenate, draw_uniform, frames_from_record, write_shard
+from atomjet.distill.dataset import Frames, concatenate, frames_from_record, hold_back, write_shard
 from atomjet.distill.journal import Journal, Record
 from atomjet.distill.left_out import Failures, print_left_out
 from atomjet.distill.molecules import Geometry, read_molecules
@@ -99,7 +98,8 @@ def _gather(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[Frames,
     if "train" not in frames.split[ordinary]:
         remedy = "give more of them, another seed, or sample.split: {validation: 0, test: 0}"
         raise ConfigError(f"no molecule or structure was drawn for training; {remedy}")
-    _hold_back(recipe, frames, ordinary)
+    if share := recipe.sample.split.in_distribution:
+        hold_back(frames, recipe.seed, share, ordinary)
     return frames, failures
 
 
@@ -118,14 +118,6 @@ def _results(what: str, recipe: Recipe, units: Sequence[Unit], quiet: bool) -> I
 def call(function: Callable[..., Record], *arguments: Any) -> Record:
     """What the workers run."""
     return function(*arguments)
-
-
-def _hold_back(recipe: Recipe, frames: Frames, ordinary: NDArray[np.bool_]) -> None:
-    """Tag a share of the training molecules' frames for in-distribution validation, by their content."""
-    for f in np.flatnonzero((frames.split == "train") & ordinary):
-        content = frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex()
-        if draw_uniform(recipe.seed, "in_distribution", content) < recipe.sample.split.in_distribution:
-            frames.split[f] = "in_distribution"
 
 
 @contextmanager

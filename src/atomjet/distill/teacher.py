@@ -16,6 +16,7 @@ from atomjet.distill.factories import find_factory
 from atomjet.distill.files import short
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.errors import AtomJetError, TeacherError
+from atomjet.models import file as model_file
 from atomjet.models import registry
 
 LONGEST_SPEC = 300
@@ -154,3 +155,19 @@ def describe_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Pa
         with path.open("rb") as file:
             described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return described
+
+
+def licence_of(spec: str) -> str:
+    """Licence of the teacher: of one of our own models what its card says, of a package what its metadata say."""
+    try:
+        if spec.startswith("atomjet:"):
+            path = registry.locate(_model_and_settings(spec.partition(":")[2])[0])
+            if path.suffix == ".pt":
+                return "not recorded in its checkpoint; ask its publisher"
+            return str(model_file.read(path)[1].get("licence") or "unknown")
+        metadata = importlib.metadata.metadata(spec.partition(":")[0].partition(".")[0])
+    except (AtomJetError, importlib.metadata.PackageNotFoundError, ValueError):
+        return "unknown"
+    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
+    said = metadata.get("License-Expression") or metadata.get("License") or next(iter(classifiers), "")
+    return short(said, 60) or "unknown"
