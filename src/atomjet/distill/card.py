@@ -185,6 +185,12 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"| {name} | {e['frames']} | {e['energy_mae_meV_atom']:.2f} / {e['energy_rmse_meV_atom']:.2f} "
             f"| {e['force_mae_meV_A']:.1f} / {e['force_rmse_meV_A']:.1f} | {relative} |"
         )
+    if stresses := {name: e for name, e in card["errors"].items() if "stress_mae_meV_A3" in e}:
+        lines += ["", "Stress, MAE in meV/Å³, and relative to that of zero:", ""]
+        lines += [
+            f"- {name}: {e['stress_mae_meV_A3']:.3g}, {e.get('stress_mae_over_zero', float('nan')):.3f}"
+            for name, e in stresses.items()
+        ]
     if card["hardest_molecules"]:
         lines += ["", "Held-out molecules with the largest errors (force MAE meV/Å, energy MAE meV/atom):", ""]
         lines += [

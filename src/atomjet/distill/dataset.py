@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from atomjet.distill.conditions import NOT_SAID, Conditions, read_conditions, set_conditions
@@ -54,6 +55,7 @@ DTYPES = {
     "split": np.dtype("<U16"),
     "source": np.dtypes.StringDType(),
     "molecule": np.dtypes.StringDType(),
+    "stress": np.float64,
     "hessian_frame": np.int64,
     "hessian_atom": np.int32,
     "hessian_axis": np.int8,
@@ -88,6 +90,7 @@ class Frames:
         hessian_rows: (sum of the frames' N over the rows, 3) float32, d²E/dx_(atom, axis) dx_j, eV/Å².
         spin: (F,) int16, multiplicity 2S + 1, or -1 where it was not said. Default: not said.
         task: (F,) strings, the teacher's task, "" where it was not said. Default: not said.
+        stress: (F, 3, 3) float64, eV/Å³, ASE's sign; NaN where not labelled. Default: not labelled.
     """
 
     ptr: Array
@@ -110,12 +113,14 @@ class Frames:
     hessian_rows: Array
     spin: Array = None  # type: ignore[assignment]
     task: Array = None  # type: ignore[assignment]
+    stress: Array = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Fill the defaults and bring every array to its type."""
         count = len(self.ptr) - 1
         self.spin = np.full(count, NOT_SAID) if self.spin is None else self.spin
         self.task = np.array([""] * count, dtype=DTYPES["task"]) if self.task is None else self.task
+        self.stress = np.full((count, 3, 3), np.nan) if self.stress is None else self.stress
         for field in fields(self):
             setattr(self, field.name, np.asarray(getattr(self, field.name), dtype=DTYPES[field.name]))
 
@@ -135,7 +140,7 @@ class Frames:
         begin = np.searchsorted(self.hessian_frame[rows_of], np.arange(len(self) + 1))
         rows = rows_of[_ranges(begin, index)]
         atoms, hessian = _ranges(self.ptr, index), _ranges(self.hessian_ptr, rows)
-        kinds = ("energy", "cell", "pbc", "charge", "spin", "task")
+        kinds = ("energy", "stress", "cell", "pbc", "charge", "spin", "task")
         per_frame = (*kinds, "reactive", "large", "split", "source", "molecule")
         return Frames(
             ptr=_pointers(self.counts[index]),
@@ -171,7 +176,10 @@ class Frames:
             set_conditions(made, conditions)
         if np.isfinite(self.energy[frame]):
             forces = self.forces[part].astype(float)
-            made.calc = SinglePointCalculator(made, energy=float(self.energy[frame]), forces=forces)
+            labels = {"energy": float(self.energy[frame]), "forces": forces}
+            if np.isfinite(self.stress[frame]).all():
+                labels["stress"] = full_3x3_to_voigt_6_stress(self.stress[frame])
+            made.calc = SinglePointCalculator(made, **labels)
         return made
 
     def __iter__(self) -> Iterator[Atoms]:
@@ -347,6 +355,8 @@ def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Fram
         split = str(atoms.info.get("split") or draw_split(seed, molecule, validation, test))
         part = make_frames([atoms], split, str(atoms.info.get("source") or path.name), molecule)
         part.energy[:], part.forces[:] = results["energy"], results["forces"]
+        if "stress" in results and atoms.pbc.all():
+            part.stress[:] = voigt_6_to_full_3x3_stress(results["stress"])
         parts.append(part)
     frames = concatenate(parts)
     if (

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import CalculatorError
 from numpy.typing import NDArray
 
 from atomjet.distill.conditions import NOT_SAID, Conditions, set_conditions
@@ -136,9 +137,21 @@ def _evaluate(teacher: TeacherConfig, atoms: Atoms) -> tuple[float, Array]:
 
 
 def label_frame(teacher: TeacherConfig, *content: Any) -> Record:
-    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame."""
-    energy, forces = _evaluate(teacher, _to_ase(*content))
-    return {"energy": energy, "forces": forces.astype(np.float32)}
+    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame; of a fully periodic one stress (3, 3), eV/Å³, too."""
+    atoms = _to_ase(*content)
+    energy, forces = _evaluate(teacher, atoms)
+    return {"energy": energy, "forces": forces.astype(np.float32), **_stress(atoms)}
+
+
+def _stress(atoms: Atoms) -> Record:
+    """Stress, where the structure has one and the teacher computes it."""
+    if not atoms.pbc.all():
+        return {}
+    try:
+        stress = np.asarray(atoms.get_stress(voigt=False))
+    except (NotImplementedError, CalculatorError):  # it has none, or not for this structure
+        return {}
+    return {"stress": stress} if np.isfinite(stress).all() else {}
 
 
 def hessian_rows(teacher: TeacherConfig, *content: Any, count: int) -> Record:
@@ -200,6 +213,7 @@ def _labelled(recipe: Recipe, frames: Frames, chosen: Array, keys: Sequence[byte
     for i, f in enumerate(chosen):
         record = journal[keys[f]]
         part.energy[i], part.forces[part.ptr[i] : part.ptr[i + 1]] = record["energy"], record["forces"]
+        part.stress[i] = record.get("stress", np.nan)
     if rows:
         counts = [len(record["atom"]) for _, record in rows]
         part.hessian_frame = np.repeat([i for i, _ in rows], counts)

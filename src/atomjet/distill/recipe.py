@@ -252,11 +252,13 @@ class TrainConfig(Section):
     clip_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     energy_weight: float = Field(default=2.0, ge=0)
     force_weight: float = Field(default=1.0, ge=0)
+    stress_weight: float = Field(default=0.2, ge=0, description="of frames that have a stress label")
     hessian_weight: float = Field(default=0.0, ge=0, description="needs frames with Hessian rows")
     energy_delta: float = Field(
         default=0.005, gt=0, description="eV/atom: error where the loss turns from square to linear"
     )
     force_delta: float = Field(default=0.01, gt=0, description="eV/Å: the same for the length of a force error")
+    stress_delta: float = Field(default=0.01, gt=0, description="eV/atom: the same for the virial of an atom")
     hessian_delta: float = Field(default=0.1, gt=0, description="eV/Å²: the same for a 3-vector of a Hessian row")
     force_cap: float = Field(default=10.0, gt=0, description="eV/Å: labels beyond it count by their relative error")
     validation_interval: Count = Field(default=1, description="epochs")

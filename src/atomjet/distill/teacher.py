@@ -165,9 +165,9 @@ def licence_of(spec: str) -> str:
             if path.suffix == ".pt":
                 return "not recorded in its checkpoint; ask its publisher"
             return str(model_file.read(path)[1].get("licence") or "unknown")
-        metadata = importlib.metadata.metadata(spec.partition(":")[0].partition(".")[0])
+        metadata = importlib.metadata.metadata(spec.partition(":")[0].partition(".")[0]).json
     except (AtomJetError, importlib.metadata.PackageNotFoundError, ValueError):
         return "unknown"
-    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
-    said = metadata.get("License-Expression") or metadata.get("License") or next(iter(classifiers), "")
+    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get("classifier", ()) if c.startswith("License ::")]
+    said = metadata.get("license_expression") or metadata.get("license") or next(iter(classifiers), "")
     return short(said, 60) or "unknown"

@@ -20,7 +20,7 @@ from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
 from atomjet.distill.conditions import check_one
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
-from atomjet.distill.evaluate import Errors, errors, groups, hardest_molecules, predict
+from atomjet.distill.evaluate import Errors, Predicted, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
@@ -116,17 +116,17 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     ranks, model = trainer.ranks, trainer.averaged
     heldout = frames.select((frames.split != "train") & _known(frames, model.elements))
     store = FrameStore(heldout, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
-    energy, forces = predict(model, store, ranks)
+    predicted = predict(model, store, ranks)
     masks = groups(heldout)
-    found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
-    hardest = hardest_molecules(store, energy, forces, (heldout.split == "test") & ~heldout.large)
+    found = {name: errors(store, predicted, mask) for name, mask in masks.items()}
+    hardest = hardest_molecules(store, predicted, (heldout.split == "test") & ~heldout.large)
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
         write_model(path, model, card)
         _print_errors(found)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
-        _pictures(trainer, store, energy, forces, masks)
+        _pictures(trainer, store, predicted, masks)
     ranks.wait()
     return path
 
@@ -166,7 +166,7 @@ def _known(frames: Frames, elements: Sequence[int]) -> NDArray[np.bool_]:
     return known
 
 
-def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, masks: dict[str, Any]) -> None:
+def _pictures(trainer: Trainer, store: FrameStore, predicted: Predicted, masks: dict[str, Any]) -> None:
     """Learning curve and parity plot; a GPU node without matplotlib goes without."""
     try:
         plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
@@ -174,8 +174,10 @@ def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, mas
         if title:
             chosen, sizes = masks[title], store.sizes[masks[title]]
             atoms = np.repeat(chosen, store.sizes)
-            energies = (store.energy.cpu().numpy()[chosen] / sizes, energy[chosen] / sizes)
-            plot_parity(energies, (store.frames.forces[atoms], forces[atoms]), title, trainer.folder / "parity.png")
+            energies = (store.energy.cpu().numpy()[chosen] / sizes, predicted.energy[chosen] / sizes)
+            plot_parity(
+                energies, (store.frames.forces[atoms], predicted.forces[atoms]), title, trainer.folder / "parity.png"
+            )
         print(f"pictures in {trainer.folder}")
     except ImportError as error:
         print(f"no pictures ({error}); install matplotlib to have them")
@@ -211,6 +213,8 @@ def _print_errors(found: dict[str, Errors]) -> None:
         relative = ""
         if "force_cosine" in e:
             relative = f", cosine {e['force_cosine']:.4f}, {e['force_mae_over_zero']:.3f} of predicting zero"
+        if "stress_mae_meV_A3" in e:
+            relative += f", stress MAE {e['stress_mae_meV_A3']:.3g} meV/Å³"
         print(
             f"{name}: {e['frames']} frames, energy MAE {e['energy_mae_meV_atom']:.2f} meV/atom, "
             f"force MAE {e['force_mae_meV_A']:.1f} RMSE {e['force_rmse_meV_A']:.1f} meV/Å" + relative

@@ -80,8 +80,8 @@ class Trainer:
         self.optimizer = FlatAdamW(model, self.averaged, config.weight_decay, config.ema_decay, config.clip_norm)
         ranks.from_first(self.optimizer.weights)
         ranks.from_first(self.optimizer.average)
-        # Losses (energy, forces, Hessian, total) and steps since the last line of the log.
-        self.sums = torch.zeros(5, device=ranks.device)
+        # Losses (energy, forces, Hessian, stress, total) and steps since the last line of the log.
+        self.sums = torch.zeros(6, device=ranks.device)
         self.epoch = self.batch = self.step = 0
         self.seconds, self.since = 0.0, time.monotonic()
         self.saved_at = 0.0
@@ -235,15 +235,15 @@ class Trainer:
         """Errors of the averaged weights on the validation frames."""
         if self.validation is None:
             return {}
-        energy, forces = predict(self.averaged, self.validation, self.ranks)
-        return errors(self.validation, energy, forces, np.ones(len(self.validation), dtype=bool))
+        predicted = predict(self.averaged, self.validation, self.ranks)
+        return errors(self.validation, predicted, np.ones(len(self.validation), dtype=bool))
 
     def _log(self, found: Errors) -> None:
         sums = self.ranks.sum(self.sums.clone()).tolist()
         self.sums.zero_()
         self._agree()
-        steps = max(1.0, sums[4])
-        names = ("energy_loss_eV_atom", "force_loss_eV_A", "hessian_loss_eV_A2", "loss")
+        steps = max(1.0, sums[5])
+        names = ("energy_loss_eV_atom", "force_loss_eV_A", "hessian_loss_eV_A2", "stress_loss_eV_atom", "loss")
         line = {
             "step": self.step,
             "epoch": round(self.epoch + self.batch / self.batches_per_epoch, 4),
