@@ -67,7 +67,8 @@ def model_card(
             "sources": count(frames.source[frames.split == "train"]),
         },
         "training": {
-            "settings": recipe.train.model_dump(mode="json", exclude={"data"}),
+            "settings": recipe.train.model_dump(mode="json", exclude={"data", "start_from"}),
+            "start_from": Path(recipe.train.start_from).name if recipe.train.start_from else None,
             "student": model.config.model_dump(mode="json"),
             **training,
         },

@@ -8,6 +8,8 @@ workers or on interruptions. What is left out or remarkable stands with its reas
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +93,9 @@ def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool)
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
     if rows:
         with Journal(recipe.output / "labels") as journal:
-            wanted = {hessian_key(key, rows): f for f, key in enumerate(keys) if "error" not in journal[key]}
+            wanted = {
+                hessian_key(key, rows): f for f, key in enumerate(keys) if key in journal and not journal.failed(key)
+            }
         new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
         print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
 
@@ -108,10 +112,21 @@ def _run_missing(
     journals, retry = recipe.output / "labels", recipe.label.retry_failures
     with Journal(journals) as journal:
         missing = {key: f for key, f in wanted.items() if key not in journal or (retry and journal.failed(key))}
-    tasks = (Task(key, (recipe.teacher, *_content(frames, f))) for key, f in missing.items())
-    with track(what, len(wanted), done=len(wanted) - len(missing), quiet=quiet) as advance:
+    done, most, hours = len(wanted) - len(missing), recipe.label.max_labels, recipe.label.max_hours
+    # Where not all can be labelled, the keys, which are digests, draw from all slices alike, and the same frames in every run.
+    chosen = sorted(missing)[: max(0, most - done)] if most is not None else sorted(missing) if hours else list(missing)
+    ends = time.monotonic() + 3600 * hours if hours else math.inf
+    in_time = itertools.takewhile(lambda _: time.monotonic() < ends, chosen)
+    tasks = (Task(key, (recipe.teacher, *_content(frames, missing[key]))) for key in in_time)
+    with track(what, len(wanted), done=done, quiet=quiet) as advance:
         run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
-    return len(missing)
+    with Journal(journals) as journal:
+        left = sum(key not in journal for key in wanted)
+    if left:
+        print(
+            f"{what}: {_budget(recipe)} reached, {left} of {len(wanted)} frames have none; raise it and run again to have them"
+        )
+    return len(missing) - left
 
 
 def hessian_key(label_key: bytes, rows: int) -> bytes:
@@ -170,6 +185,12 @@ def hessian_rows(teacher: TeacherConfig, *content: Any, count: int) -> Record:
     return {"atom": chosen // 3, "axis": chosen % 3, "rows": np.array(rows, dtype=np.float32)}
 
 
+def _budget(recipe: Recipe) -> str:
+    """The budgets of labelling, in words."""
+    given = {"label.max_labels": recipe.label.max_labels, "label.max_hours": recipe.label.max_hours}
+    return " or ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+
+
 def _write(
     recipe: Recipe, frames: Frames, keys: Sequence[bytes], about: dict[str, Any]
 ) -> tuple[Frames, list[dict[str, Any]]]:
@@ -178,7 +199,8 @@ def _write(
     kept: list[int] = []
     with Journal(recipe.output / "labels") as journal:
         for f, key in enumerate(keys):
-            reason, outcome = _judge(recipe, frames, f, journal[key])
+            record = journal[key] if key in journal else {"error": f"not labelled: {_budget(recipe)} was reached"}
+            reason, outcome = _judge(recipe, frames, f, record)
             if outcome != "left out":
                 kept.append(f)
             if reason:
@@ -228,6 +250,6 @@ def _labelled(recipe: Recipe, frames: Frames, chosen: Array, keys: Sequence[byte
 def _rows(recipe: Recipe, chosen: Array, keys: Sequence[bytes], journal: Journal) -> Iterator[tuple[int, Record]]:
     """Index within the shard, and Hessian record, of the frames that have one."""
     for i, f in enumerate(chosen if recipe.label.hessian_rows else ()):
-        record = journal[hessian_key(keys[f], recipe.label.hessian_rows)]
-        if "error" not in record:
-            yield i, record
+        key = hessian_key(keys[f], recipe.label.hessian_rows)
+        if key in journal and not journal.failed(key):
+            yield i, journal[key]

@@ -27,6 +27,7 @@ from pydantic import (
 
 from atomjet.distill.files import load_yaml, read_text, short
 from atomjet.errors import ConfigError
+from atomjet.models import registry
 from atomjet.models.painn.config import PaiNNConfig
 
 LARGEST_RECIPE = 1_000_000
@@ -36,6 +37,11 @@ LARGEST_RECIPE = 1_000_000
 def _beside_recipe(path: Path, info: ValidationInfo) -> Path:
     _printable(str(path))
     return Path(os.path.normpath(Path((info.context or {}).get("directory", ".")) / path))
+
+
+def _model_name(name: str, info: ValidationInfo) -> str:
+    """A packaged model's name as it is, any other as a file beside the recipe."""
+    return name if _printable(name) in registry.packaged() else str(_beside_recipe(Path(name), info))
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -213,7 +219,8 @@ class SampleConfig(Section):
 class LabelConfig(Section):
     """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å.
 
-    What failed is not tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
+    What a budget (`max_labels`, `max_hours`) leaves unlabelled is left out, until a later run with a larger one. What failed is not
+    tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
     """
 
     workers: Workers | None = None
@@ -222,6 +229,8 @@ class LabelConfig(Section):
     wall_max_force: float = Field(default=200.0, gt=0)
     hessian_rows: int = Field(default=0, ge=0, le=100_000, description="random rows of the Hessian per frame")
     retry_failures: bool = False
+    max_labels: Count | None = Field(default=None, description="frames labelled at most, drawn evenly from all")
+    max_hours: float | None = Field(default=None, gt=0, description="a run hands out no more frames after it")
 
 
 class DataSource(Section):
@@ -241,6 +250,12 @@ class TrainConfig(Section):
     """
 
     data: tuple[DataSource, ...] = Field(default=(), description="by default what `label` wrote")
+    start_from: Annotated[str, AfterValidator(_model_name)] | None = Field(
+        default=None, description="a packaged model, or a model file beside the recipe, whose weights are the first"
+    )
+    target_force_mae: float | None = Field(
+        default=None, gt=0, description="meV/Å on the validation frames: training ends when it is reached"
+    )
     epochs: Count | None = None
     max_minutes: float | None = Field(default=None, gt=0)
     batch_size: Count = 256

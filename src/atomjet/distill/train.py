@@ -27,6 +27,7 @@ from atomjet.distill.recipe import DataSource, Recipe
 from atomjet.distill.reference_energies import fit_reference_energies
 from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Trainer
+from atomjet.distill.warm_start import read_start, take_over
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
 
@@ -66,6 +67,9 @@ def run_train(
         if not trainer.fit():
             _say(ranks, f"stopped at epoch {trainer.epoch}, step {trainer.step}; run the same again to go on")
             raise KeyboardInterrupt
+        if trainer.reached:
+            target = recipe.train.target_force_mae
+            _say(ranks, f"train.target_force_mae {target:g} meV/Å reached at epoch {trainer.epoch}: training ends")
         return finish(recipe, sources, frames, trainer)
 
 
@@ -96,16 +100,24 @@ def make_trainer(
     training = frames.split == "train"
     if recipe.train.hessian_weight and not np.isin(frames.hessian_frame, np.flatnonzero(training)).any():
         raise ConfigError("train.hessian_weight is set but no training frame has Hessian rows; set label.hessian_rows")
-    train = frames.select(training)
-    config = recipe.student.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
+    train, start = frames.select(training), read_start(recipe)
+    architecture = recipe.student if start is None else start.config
+    config = architecture.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
     reference = fit_reference_energies(train, config.max_z)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = PaiNN(config)
     model.reference_energies.copy_(torch.as_tensor(reference))
     model.to(ranks.device)
+    if start is not None:
+        _say(ranks, take_over(model, start.to(ranks.device), train, ranks))
+        reference = model.reference_energies.cpu().numpy()
     store = FrameStore(train, reference, config.cutoff, ranks.device)
     validation = _watched(frames, recipe.train.validation_frames, config.elements)
+    if recipe.train.target_force_mae and not len(validation):
+        raise ConfigError(
+            "train.target_force_mae needs validation frames; raise sample.split.in_distribution or leave it out"
+        )
     watched = FrameStore(validation, reference, config.cutoff, ranks.device) if len(validation) else None
     folder = recipe.output / "training"
     return Trainer(model, store, weights[training], watched, recipe.train, recipe.seed, folder, ranks, quiet)

@@ -43,7 +43,7 @@ HEARTBEAT = 20
 MOST_SKIPPED = 20
 """Steps in a row that may be skipped because their gradient is not finite."""
 
-MAY_CHANGE = {"validation_interval", "validation_frames", "checkpoint_minutes", "data"}
+MAY_CHANGE = {"validation_interval", "validation_frames", "checkpoint_minutes", "data", "target_force_mae"}
 """Settings that a resumed run may give anew; the data have a fingerprint of their own."""
 
 
@@ -88,6 +88,7 @@ class Trainer:
         self.shown = 0  # how far the progress bar is
         self.asked = self.stopping = False  # this rank got a signal; all ranks know that one did
         self.batches_per_epoch = max(1, draws_per_epoch(weights) // config.batch_size)
+        self.reached = False  # the target
         self.compiled: CompiledLoss | None = None
         if config.compile:
             most = -(-draws_per_epoch(weights) // self.batches_per_epoch)
@@ -142,7 +143,11 @@ class Trainer:
         ended = self.progress() >= 1
         if ended or self.epoch % self.config.validation_interval == 0:
             self._check_skipped()
-            self._log(self.validate())
+            found = self.validate()
+            self._log(found)
+            target = self.config.target_force_mae
+            self.reached = bool(target and found) and found["force_mae_meV_A"] <= (target or 0)
+            ended = ended or self.reached
         return ended or not self.stopping
 
     def _train_on(self, indices: NDArray[np.int64]) -> None:
@@ -168,7 +173,9 @@ class Trainer:
     # -------------------------------------------------------------- the schedule
 
     def progress(self) -> float:
-        """How much of the run is over, 0 ... 1: by epochs or by time, whichever is further."""
+        """How much of the run is over, 0 ... 1: by epochs or by time, whichever is further; 1 where the target is reached."""
+        if self.reached:
+            return 1.0
         by_epochs = self.step / (self.config.epochs * self.batches_per_epoch) if self.config.epochs else 0.0
         by_time = self.seconds / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
         return max(by_epochs, by_time)
@@ -279,7 +286,7 @@ class Trainer:
         sums = self.ranks.sum(self.sums.clone())
         self.saved_at = self.seconds
         if self.ranks.first:
-            header = {name: getattr(self, name) for name in ("step", "epoch", "batch", "seconds")}
+            header = {name: getattr(self, name) for name in ("step", "epoch", "batch", "seconds", "reached")}
             write_checkpoint(
                 self.checkpoint_path, {**self.optimizer.state(), "sums": sums}, {**header, "run": self._run()}
             )
@@ -303,6 +310,7 @@ class Trainer:
             self.sums.copy_(tensors["sums"])
         self.step, self.epoch, self.batch = header["step"], header["epoch"], header["batch"]
         self.seconds = self.saved_at = header["seconds"]
+        self.reached = header.get("reached", False) and self.config.target_force_mae is not None
         if self.ranks.first and self.log_path.exists():
             lines = [line for line in self._log_lines() if json.loads(line)["step"] <= self.step]
             write_atomically(self.log_path, "".join(line + "\n" for line in lines).encode())
