@@ -47,8 +47,8 @@ class FrameStore:
         np.maximum.at(strongest, frame_of_atom, np.linalg.norm(frames.forces, axis=1))
         self.energy = torch.as_tensor(residual.astype(np.float32), device=device)
         self.strongest = torch.as_tensor(strongest, device=device)
-        volume = np.asarray(abs(np.linalg.det(frames.cell))).reshape(-1, 1, 1)
-        self.stressed = np.isfinite(frames.stress).all((1, 2))
+        volume = np.abs(np.linalg.det(frames.cell)).reshape(-1, 1, 1)
+        self.stressed: NDArray[np.bool_] = np.isfinite(frames.stress).reshape(-1, 9).all(axis=1)
         virial = np.where(self.stressed[:, None, None], frames.stress, 0.0) * volume
         self.virial = torch.as_tensor(virial.astype(np.float32), device=device)
         self.has_virial = torch.as_tensor(self.stressed.astype(np.float32), device=device)
