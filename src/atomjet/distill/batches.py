@@ -48,7 +48,7 @@ class FrameStore:
         self.energy = torch.as_tensor(residual.astype(np.float32), device=device)
         self.strongest = torch.as_tensor(strongest, device=device)
         volume = np.abs(np.linalg.det(frames.cell)).reshape(-1, 1, 1)
-        self.stressed: NDArray[np.bool_] = np.isfinite(frames.stress).reshape(-1, 9).all(axis=1)
+        self.stressed = np.isfinite(frames.stress.sum(axis=(1, 2)))
         virial = np.where(self.stressed[:, None, None], frames.stress, 0.0) * volume
         self.virial = torch.as_tensor(virial.astype(np.float32), device=device)
         self.has_virial = torch.as_tensor(self.stressed.astype(np.float32), device=device)

@@ -33,6 +33,9 @@ from atomjet.models.painn.config import PaiNNConfig
 LARGEST_RECIPE = 1_000_000
 """Bytes."""
 
+LONGEST_TEXT = 1000
+"""Characters of a name or path."""
+
 
 def _beside_recipe(path: Path, info: ValidationInfo) -> Path:
     _printable(str(path))
@@ -51,7 +54,9 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _printable(text: str) -> str:
-    """Refuse characters that would do something to the terminal they are printed on."""
+    """Refuse what cannot be printed on one line: control characters, which a terminal would obey, and pages of text."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"has {len(text):,} characters, the most is {LONGEST_TEXT}")
     if not text.isprintable():
         raise ValueError("has control characters; remove them")
     return text
