@@ -15,7 +15,7 @@ from atomjet.distill.recipe import load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.teacher import licence_of
 from atomjet.distill.train import run_train
-from atomjet.models.file import read
+from atomjet.models.load import read
 
 RECIPE = """
 name: copper

@@ -19,7 +19,7 @@ from atomjet.distill.recipe import TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.train import run_train
 from atomjet.errors import ConfigError
-from atomjet.models.file import read
+from atomjet.models.load import read
 
 UMA = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
 

@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_line_and_what_was_labelled_is_kept(labelled, tmp_pat
 
 
 def test_two_runs_in_one_directory_are_refused(labelled):
-    from atomjet.distill.sample import only_run
+    from atomjet.locking import only_run
 
     with only_run(labelled.output), pytest.raises(ConfigError, match="another run is working in"):
         run_label(labelled, quiet=True)

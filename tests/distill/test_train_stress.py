@@ -17,8 +17,9 @@ from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.recipe import TeacherConfig, TrainConfig, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.train import run_train
-from atomjet.models.file import read, write
+from atomjet.models.load import read
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.models.tensor_file import write
 
 EMT_TEACHER = TeacherConfig(calculator="ase.calculators.emt:EMT", options={})
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from atomjet.distill.recipe import Recipe, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.train import make_trainer, read_sources, run_train
 from atomjet.errors import ConfigError
-from atomjet.models.file import read
+from atomjet.models.load import read
 from tests.distill.labelled import labelled_frames, recipe
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -17,6 +17,10 @@ from atomjet.errors import StructureError
 
 WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
 """Formats in which ASE keeps energies and forces of any number of structures."""
+
+
+class NoStressError(StructureError, PropertyNotImplementedError):
+    """A stress asked of a structure that has none; ASE's own programs catch it by its second name."""
 
 
 class AtomJetCalculator(Calculator):
@@ -68,7 +72,11 @@ class AtomJetCalculator(Calculator):
         if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         elif properties and "stress" in properties:
-            raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
+            pbc = self.atoms.pbc.tolist()  # type: ignore[union-attr]
+            raise NoStressError(
+                f"stress needs three periodic directions, this structure has pbc {pbc}; ask for forces only, "
+                "or make it periodic with vacuum where it ends (atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
+            )
         self.results = results
 
 

@@ -15,7 +15,7 @@ from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.teacher import default_task, licence_of
-from atomjet.models import file as model_file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN
 
 LICENCE = "MIT"
@@ -221,8 +221,8 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
-    model_file.write(path, model, dict(card))
-    model_file.write_atomically(path.with_suffix(".md"), markdown(card).encode())
+    tensor_file.write(path, model, dict(card))
+    tensor_file.write_atomically(path.with_suffix(".md"), markdown(card).encode())
 
 
 def _without_folders(settings: Any) -> Any:

@@ -28,7 +28,7 @@ from atomjet.distill.conditions import NOT_SAID, Conditions, read_conditions, se
 from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record
 from atomjet.errors import ConfigError
-from atomjet.models.file import write_atomically
+from atomjet.models.tensor_file import write_atomically
 
 FORMAT = "atomjet-dataset"
 FORMAT_VERSION = 2

@@ -16,7 +16,7 @@ from atomjet.distill.factories import find_factory
 from atomjet.distill.files import short
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.errors import AtomJetError, TeacherError
-from atomjet.models import file as model_file
+from atomjet.models import load as model_load
 from atomjet.models import registry
 
 LONGEST_SPEC = 500
@@ -164,7 +164,7 @@ def licence_of(spec: str) -> str:
             path = registry.locate(_model_and_settings(spec.partition(":")[2])[0])
             if path.suffix == ".pt":
                 return "not recorded in its checkpoint; ask its publisher"
-            return str(model_file.read(path)[1].get("licence") or "unknown")
+            return str(model_load.read(path)[1].get("licence") or "unknown")
         metadata = importlib.metadata.metadata(spec.partition(":")[0].partition(".")[0]).json
     except (AtomJetError, importlib.metadata.PackageNotFoundError, ValueError):
         return "unknown"

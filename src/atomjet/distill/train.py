@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Trainer
 from atomjet.distill.warm_start import read_start, take_over
 from atomjet.errors import ConfigError
+from atomjet.locking import only_run
 from atomjet.models.painn import PaiNN
 
 HEADLINES = ("held-out molecules", "training molecules, held-out frames", "validation molecules")
@@ -50,10 +52,10 @@ def run_train(
         The model file.
 
     Raises:
-        ConfigError: no data, data that cannot be learned from, or a checkpoint of another run.
+        ConfigError: no data, data that cannot be learned from, a checkpoint of another run, or another run at work there.
         KeyboardInterrupt: a signal ended the run early; a checkpoint was written.
     """
-    with join(device) as ranks:
+    with join(device) as ranks, only_run(recipe.output) if ranks.first else nullcontext():
         sources = recipe.train.data or (DataSource(path=recipe.output / "dataset", weight=1.0),)
         frames, weights = read_sources(recipe, sources)
         started = time.monotonic()

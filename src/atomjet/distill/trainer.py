@@ -33,8 +33,8 @@ from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import TrainConfig
 from atomjet.errors import ConfigError
-from atomjet.models.file import write_atomically
 from atomjet.models.painn import PaiNN
+from atomjet.models.tensor_file import write_atomically
 from atomjet.progress import track
 
 HEARTBEAT = 20

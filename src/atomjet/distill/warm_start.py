@@ -16,7 +16,7 @@ from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.reference_energies import fit_reference_energies
 from atomjet.errors import ConfigError
-from atomjet.models import file as model_file
+from atomjet.models import load as model_load
 from atomjet.models import registry
 from atomjet.models.painn import PaiNN, PaiNNConfig
 
@@ -31,7 +31,7 @@ def read_start(recipe: Recipe) -> PaiNN | None:
     name = recipe.train.start_from
     if name is None:
         return None
-    start, _ = model_file.read(registry.locate(name))
+    start, _ = model_load.read(registry.locate(name))
     if not isinstance(start, PaiNN):
         raise ConfigError(f"train.start_from: {name} is no PaiNN, as the student is; start from one, or leave it out")
     if "student" in recipe.model_fields_set:

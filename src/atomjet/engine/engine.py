@@ -14,14 +14,16 @@ from torch import Tensor
 
 from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import fits, free_bytes, refusal
+from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
+from atomjet.engine.fork import survive_forks
 from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
-from atomjet.models import file, registry
+from atomjet.models import registry, tensor_file
 from atomjet.models.base import Evaluator, Model, PaddedEvaluator, forces_from_gradients, virials_from_gradients
 from atomjet.models.families import FAMILIES
+from atomjet.models.load import read
 from atomjet.neighbors import search
 
 NOTHING_TO_DO = nullcontext()
@@ -44,12 +46,12 @@ def load(
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
 
     Raises:
-        ModelFileError: see `atomjet.models.file.read`.
+        ModelFileError: see `atomjet.models.load.read`.
         BackendError: a device or backend that cannot serve this model.
         ConfigError: an unknown setting or task.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
-    network, card = file.read(registry.locate(model))
+    network, card = read(registry.locate(model))
     return Engine(network, settings, card, task)
 
 
@@ -72,12 +74,13 @@ class Engine:
         task: str | None = None,
     ) -> None:
         """Take a model (copied, so that the caller's stays as it is), settings, card and task."""
+        survive_forks()
         self.settings = settings or Settings()
         self.card = card or {}
         self.task = model.check_task(task)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
-        self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
+        self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
         self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
@@ -118,6 +121,11 @@ class Engine:
     def stages(self) -> Stages | None:
         """What evaluates in buffers of fixed size; None for backends that do not."""
         return None if self._route is None else self._route.stages
+
+    @property
+    def shortest_allowed(self) -> Tensor:
+        """(119, 119) Å by atomic numbers: atoms nearer to each other are refused."""
+        return self._closest
 
     @property
     def captures(self) -> bool:
@@ -227,6 +235,15 @@ class Engine:
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
         return self._prediction(system, graph, energies, gradients)
+
+    def bytes_per_atom(self) -> float:
+        """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""
+        side, spacing = 6, DENSITY ** (-1 / 3)
+        places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * spacing
+        cell = torch.eye(3, dtype=torch.float64) * side * spacing
+        system = System(places, torch.full((side**3,), self.elements[0]), cell, torch.tensor(True))
+        graph = self.search(self._check_inputs(system.to(self.device)))
+        return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
     def search(self, system: System) -> Graph:
         """Find the neighbours of structures on the engine's device."""

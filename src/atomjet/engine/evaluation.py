@@ -98,6 +98,7 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
     """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
     from atomjet.engine.tuning import Tuning
     from atomjet.models import edge_forces
+    from atomjet.models.skeleton import ShapesOnly
     from atomjet.neighbors.padded import PaddedSearch
 
     device, references = closest.device, model.reference_energies
@@ -115,7 +116,8 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
     @functools.lru_cache(maxsize=1024)  # asked before every new batch, and slow to answer
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
-        search = PaddedSearch(capacity, model.cutoff, "meta")
+        with ShapesOnly():
+            search = PaddedSearch(capacity, model.cutoff, "meta")
         owned = {
             id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
         }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,9 +17,13 @@ from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.locking import only_writer
+from atomjet.md.settings import FULLY_PERIODIC
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+LOGARITHM = "logm result may be inaccurate"
 
 LARGEST_FOR_BFGS = 200
 """Atoms. BFGS diagonalises a (3N, 3N) matrix at every step; beyond this size that costs more than the forces."""
@@ -85,6 +93,7 @@ def relax(
 
     Raises:
         StructureError: no atoms, or a cell to relax that is not periodic in three directions.
+        ConfigError: another run is writing the trajectory.
         SimulationError: the calculator refused a structure on the way; says after which step, and its force.
 
     However it ends, `atoms` is the structure of the last step reported, never one that was refused.
@@ -94,9 +103,17 @@ def relax(
     if settings.cell and not atoms.pbc.all():
         raise StructureError(
             f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
-            "leave the cell out, or give a periodic structure"
+            f"leave the cell out, or {FULLY_PERIODIC}"
         )
-    target = FrechetCellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
+    with only_writer(Path(trajectory)) if trajectory else nullcontext():
+        return _descend(atoms, settings, trajectory, report)
+
+
+def _descend(
+    atoms: Atoms, settings: RelaxSettings, trajectory: Path | str | None, report: Callable[[RelaxStep], None]
+) -> tuple[bool, RelaxStep]:
+    """See `relax`, whose checks have passed."""
+    target = _CellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
     kind = settings.optimizer
     if kind == "auto":
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
@@ -122,3 +139,31 @@ def relax(
         if frames:
             frames.close()
     return now.fmax < settings.fmax, now
+
+
+class _CellFilter(FrechetCellFilter):
+    """ASE's filter without what SciPy says of its logarithm: that of a deformation near one the last digits are lost."""
+
+    def get_positions(self) -> Any:
+        with _quiet_logarithm():
+            return super().get_positions()
+
+    def set_positions(self, new: Any, **kwargs: Any) -> None:
+        with _quiet_logarithm():
+            super().set_positions(new, **kwargs)
+
+    def get_forces(self, **kwargs: Any) -> Any:
+        with _quiet_logarithm():
+            return super().get_forces(**kwargs)
+
+
+@contextmanager
+def _quiet_logarithm() -> Iterator[None]:
+    """Drop SciPy's words about `logm`, which older versions print and newer ones warn of; all other words pass."""
+    said = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(said):
+        warnings.filterwarnings("ignore", LOGARITHM)
+        yield
+    for line in said.getvalue().splitlines():
+        if not line.startswith(LOGARITHM):
+            print(line)

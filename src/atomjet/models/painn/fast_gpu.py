@@ -85,6 +85,8 @@ class FastGpu:
         BackendError: a device or precision that the kernels do not serve.
     """
 
+    exchanges = None
+
     def __init__(self, model: PaiNN, precision: str = "default", tiles: Tiles | None = None) -> None:
         _check(model, precision)
         self.model = model
