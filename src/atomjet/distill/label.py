@@ -55,6 +55,8 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
     build_teacher(recipe.teacher)  # complain before any worker starts
     about = describe(recipe.teacher)
     with only_run(recipe.output):
+        for torn in recipe.output.rglob(".*.partial"):  # of a run that was killed while it wrote
+            torn.unlink(missing_ok=True)
         frames = read_dataset(samples)
         keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
         _compute(recipe, frames, keys, quiet)

@@ -101,6 +101,9 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end; return False where a signal ended it before (a checkpoint is written then)."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.ranks.first:
+            for torn in self.folder.parent.rglob(".*.partial"):  # of a run that was killed while it wrote
+                torn.unlink(missing_ok=True)
         total, self.shown = self._scale(), self._done()
         precision = "high" if self.config.tf32 and self.ranks.device.type == "cuda" else "highest"
         quiet = self.quiet or not self.ranks.first
