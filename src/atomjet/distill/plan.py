@@ -19,7 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from atomjet.adapters.ase import read_structures
+from atomjet.adapters.structure_files import read_structures
 from atomjet.distill import slices
 from atomjet.distill.conditions import Conditions, read_conditions, unsaid
 from atomjet.distill.dataset import connectivity_key, draw_split, draw_uniform
