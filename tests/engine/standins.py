@@ -5,10 +5,11 @@ from itertools import pairwise
 
 import torch
 
-from atomjet.data import Graph, PaddedGraph, Status, System
-from atomjet.data.padded import unpack_shifts
+from atomjet.data import Conditions, Graph, PaddedGraph, Status, System
+from atomjet.data.buffers import unpack_shifts
 from atomjet.engine.evaluation import Stages
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
+from atomjet.models.contract import Atomic, Segment
 from atomjet.models.painn.fast_pytorch import FastPyTorch
 from atomjet.neighbors.brute_force import brute_force
 
@@ -79,28 +80,37 @@ class Search:
         return graph
 
 
-class Evaluator(FastPyTorch):
+class Buffered(FastPyTorch):
     """FastPyTorch in fixed buffers."""
 
+    precision, storage_dtype, tuning, silent_conditions = "high", torch.float32, None, (0, 0, 0, 0)
+
+    def admit(self, system, task):
+        return Conditions.of(self.model.complete(system, task))
+
     def workspace(self, capacity):
-        return torch.zeros(capacity.atoms), torch.zeros(capacity.edges, 3)
+        return torch.zeros(capacity.atoms), torch.zeros(1, capacity.edges, 4)
 
     def bytes_of(self, capacity):
         return 1000 * capacity.atoms + 100 * capacity.edges
 
-    def launch(self, padded, workspace):
-        energies, reverse_gradients = workspace
-        energies.fill_(torch.nan)  # what is not in use must not matter
-        reverse_gradients.fill_(torch.nan)
-        if int(padded.status) == 0:
-            graph = as_graph(padded)
-            atomic, gradients = self.energies_and_gradients(graph)
-            energies[: graph.num_atoms] = atomic
-            reverse_gradients[: graph.num_edges] = gradients[padded.reverse[: graph.num_edges].long()]
-        return energies, reverse_gradients
+    def segments(self, padded, conditions, workspace):
+        energies, gradients = workspace
+
+        def launch():
+            energies.fill_(torch.nan)  # what is not in use must not matter
+            gradients.fill_(torch.nan)
+            if int(padded.status) == 0:
+                graph = as_graph(padded)
+                energies[: graph.num_atoms], gradients[0, : graph.num_edges, :3] = self.energies_and_gradients(graph)
+
+        return [Segment(launch)]
+
+    def result(self, workspace):
+        return Atomic(*workspace, of_reverse=False)
 
 
-class Pairs(Evaluator):
+class Pairs(Buffered):
     """Springs between all atoms within the cutoff, ending smoothly there: what an atom feels is its own row's business only, to the
     last bit, which products of matrices on a CPU do not promise.
     """
@@ -113,7 +123,7 @@ class Pairs(Evaluator):
         return energy, slope[:, None] * graph.vectors
 
 
-def assemble(references, closest, system, padded, energies, reverse_gradients, prediction):
+def assemble(references, closest, system, padded, found, prediction):
     """Sums in float64."""
     prediction.buffer[1:] = torch.nan
     status = int(padded.status)
@@ -123,12 +133,16 @@ def assemble(references, closest, system, padded, energies, reverse_gradients, p
         if bool((graph.lengths < closest[z[graph.centers], z[graph.neighbors]]).any()):
             status = int(Status.OVERLAP)
         wide = graph.with_vectors(graph.vectors.double())
-        gradients = reverse_gradients[: graph.num_edges][padded.reverse[: graph.num_edges].long()].double()
-        atomic = energies[: graph.num_atoms].double() + references[z]
+        gradients = found.gradients[:, : graph.num_edges, :3].double().sum(0)
+        gradients = gradients[padded.reverse[: graph.num_edges].long()] if found.of_reverse else gradients
+        atomic = found.energies[: graph.num_atoms].double() + references[z]
         prediction.atomic_energies[: graph.num_atoms] = atomic
         prediction.forces[: graph.num_atoms] = forces_from_gradients(wide, gradients)
         total = torch.zeros(graph.num_systems, dtype=torch.float64).index_add_(0, graph.system_index, atomic)
-        prediction.energy[: graph.num_systems] = total if status == 0 else torch.nan
+        broken = torch.zeros(graph.num_systems).index_add_(
+            0, graph.system_index[graph.centers], gradients.sum(1).float()
+        )
+        prediction.energy[: graph.num_systems] = torch.where(broken.isfinite() & (status == 0), total, torch.nan)
         cell = system.cell[: graph.num_systems]
         stress = virials_from_gradients(wide, gradients) / torch.linalg.det(cell).abs()[:, None, None]
         periodic = system.pbc[: graph.num_systems].bool().all(1)[:, None, None]
@@ -136,11 +150,11 @@ def assemble(references, closest, system, padded, energies, reverse_gradients, p
     prediction.status[0] = status
 
 
-def stages(engine, evaluator=Evaluator, **changed) -> Stages:
+def stages(engine, backend=Buffered, **changed) -> Stages:
     """All three for an engine on the CPU."""
     given = {
         "search": partial(Search, engine.cutoff),
-        "evaluator": evaluator(engine.model),
+        "backend": backend(engine.model),
         "sums": lambda capacity: partial(assemble, engine.model.reference_energies, engine._closest),
         "device": torch.device("cpu"),
         "bytes_beside": lambda capacity: 32 * capacity.edges,

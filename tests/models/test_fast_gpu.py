@@ -5,9 +5,10 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, PaddedGraph
+from atomjet.data import Capacity, ConditionBuffers, PaddedGraph
 from atomjet.errors import BackendError
 from atomjet.models.base import General
+from atomjet.models.contract import evaluate
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
@@ -63,8 +64,8 @@ def test_room_to_spare_changes_nothing():
         workspace = fast.workspace(padded.capacity)
         for tensor in (workspace.q, workspace.mu, workspace.energies, workspace.gradients):
             tensor.fill_(float("nan"))
-        energies, gradients = fast.launch(padded, workspace)
-        results.append((energies[: graph.num_atoms], gradients[:, : graph.num_edges]))
+        found = evaluate(fast, padded, ConditionBuffers.empty(1, 1, DEVICE), workspace)
+        results.append((found.energies[: graph.num_atoms], found.gradients[:, : graph.num_edges]))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
 

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from atomjet import System
 from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
-from atomjet.data.padded import has_images, unpack_shifts
+from atomjet.data.buffers import has_images, unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
 from atomjet.neighbors.all_pairs import COUNTS

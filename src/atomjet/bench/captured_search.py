@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, PaddedSystem, System
-from atomjet.data.padded import has_images
+from atomjet.data.buffers import has_images
 from atomjet.neighbors import search
 from atomjet.neighbors.padded import PaddedSearch, to_graph
 

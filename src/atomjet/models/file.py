@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from atomjet.errors import ModelFileError
-from atomjet.models.base import Model
+from atomjet.models.contract import Model
 from atomjet.models.families import FAMILIES
 
 FORMAT = "1"

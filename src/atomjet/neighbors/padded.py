@@ -12,7 +12,7 @@ import threading
 import torch
 
 from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
-from atomjet.data.padded import has_images
+from atomjet.data.buffers import has_images
 from atomjet.errors import StructureError
 from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 from atomjet.neighbors.rows import canonical_kernel

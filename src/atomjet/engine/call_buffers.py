@@ -1,4 +1,4 @@
-"""`Step`: one evaluation with its buffers on both sides, one copy in and one copy out."""
+"""`CallBuffers`: one evaluation with its buffers on both sides, one copy in and one copy out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Prediction, System
+from atomjet.data import Capacity, Conditions, PaddedPrediction, PaddedSystem, Prediction, System
 from atomjet.engine.cuda_graph import Replayed
 from atomjet.engine.evaluation import Evaluation, Stages
 
@@ -36,11 +36,36 @@ class Composition:
         return same and self.versions == other.versions and self.task == other.task
 
 
-class Step:
+@dataclass(frozen=True)
+class Contents:
+    """What stands in the buffers on the device, positions aside.
+
+    Attributes:
+        atoms: the composition that was put in.
+        conditions: those it was put in with.
+        cell, version: the tensor that the cells were copied from, and how often it had been written to.
+    """
+
+    atoms: Composition
+    conditions: Conditions | None
+    cell: torch.Tensor
+    version: int
+
+    def holds(self, atoms: Composition, conditions: Conditions | None) -> bool:
+        """Whether these structures stand there but for their positions and cells."""
+        return self.conditions is conditions and self.atoms.same(atoms)
+
+    def has_cell(self, cell: torch.Tensor) -> bool:
+        """Whether these cells stand there."""
+        return cell is self.cell and not cell.is_inference() and cell._version == self.version
+
+
+class CallBuffers:
     """Everything that one call uses, so that two calls at a time need two of them.
 
     On the host stand two buffers in pinned memory: what goes in, all arrays one after the other, and what comes out. One replay
-    copies the first to the device, evaluates, and copies the second back.
+    copies the first to the device, evaluates, and copies the second back; of a call whose structures and result are on the device
+    it copies back status and energies only.
 
     Args:
         stages: what evaluates.
@@ -56,13 +81,15 @@ class Step:
         self._sent = torch.zeros(size, dtype=torch.uint8, pin_memory=on_gpu)
         self._received = torch.zeros(size, dtype=torch.uint8, device=stages.device)
         self.evaluation = Evaluation(stages, PaddedSystem.over(self._received, capacity))
+        self._silent = stages.backend.silent_conditions
         answer = PaddedPrediction.empty(capacity, "cpu").buffer
         self._answer = answer.pin_memory() if on_gpu else answer
         self._numbers = self._answer.numpy()
-        self._staged = _Staged(PaddedSystem.over(self._sent, capacity))
-        self._inside: Composition | None = None
-        self._round_trip = Replayed(self._work, self.stream, capture)
-        self._on_device = Replayed(self.evaluation.launch, self.stream, capture)
+        self._staged = _Staged(PaddedSystem.over(self._sent, capacity), self._silent)
+        self._contents: Contents | None = None
+        self._systems = 0
+        self._round_trip = Replayed(self._there_and_back, self.stream, capture)
+        self._on_device = Replayed(self._stay_there, self.stream, capture)
         if on_gpu:
             torch.cuda.current_stream(
                 stages.device
@@ -73,10 +100,10 @@ class Step:
         """How calls from the host are enqueued."""
         return self._round_trip
 
-    def start(self, frames: Sequence[Any], counts: Sequence[int]) -> None:
-        """Put `ase.Atoms` in and enqueue; returns at once."""
-        self._staged.fill(frames, counts)
-        self._inside = None
+    def start(self, frames: Sequence[Any], counts: Sequence[int], conditions: Conditions | None) -> None:
+        """Put `ase.Atoms` in and enqueue; returns at once. Without conditions they are those of what says nothing of itself."""
+        self._staged.fill(frames, counts, conditions)
+        self._contents, self._systems = None, len(counts)
         self._round_trip.run()
         # Tensors for the result are made while the device computes.
         if len(counts) == 1:
@@ -84,12 +111,8 @@ class Step:
         else:
             index = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
         self._result = np.empty_like(self._numbers)
-        self._prediction = PaddedPrediction(torch.from_numpy(self._result), self.capacity).cut(len(counts), index)
-
-    def _work(self) -> None:
-        self._received.copy_(self._sent, non_blocking=True)
-        self.evaluation.launch()
-        self._answer.copy_(self.evaluation.prediction.buffer, non_blocking=True)
+        views = self.evaluation.prediction.like(torch.from_numpy(self._result))
+        self._prediction = views.in_use(len(counts), index)
 
     def finish(self) -> int:
         """Wait for the device; return the `Status` bits."""
@@ -97,44 +120,80 @@ class Step:
             self.stream.synchronize()
         return int(self._numbers[0])
 
+    @property
+    def finite(self) -> bool:
+        """Whether every number of a finished call is, if its status is zero."""
+        return bool(np.isfinite(self._numbers[1 : 1 + self._systems].sum()))
+
     def take(self) -> Prediction:
-        """The result of a finished call, on the CPU; later calls leave it as it is."""
+        """The result of a finished call from the host, on the CPU; later calls leave it as it is."""
         self._result[:] = self._numbers
         return self._prediction
 
-    def predict(self, system: System) -> tuple[int, Prediction]:
+    def predict(self, system: System, conditions: Conditions | None) -> tuple[int, Prediction]:
         """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream."""
-        inside = Composition.of(system)
-        if inside is not None and self._inside is not None and inside.same(self._inside):
-            self.evaluation.system.move(system)
-        else:
-            self._inside = None
-            self.evaluation.system.fill(system)
-            self._inside = inside
+        self._put(system, conditions)
+        self._systems = system.num_systems
         self._on_device.enqueue()
-        padded = PaddedPrediction(self.evaluation.prediction.buffer.clone(), self.capacity)
-        return int(padded.status), padded.cut(system.num_systems, system.system_index)
+        views = self.evaluation.prediction
+        prediction = views.like(views.buffer.clone()).in_use(self._systems, system.system_index)
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).synchronize()
+        return int(self._numbers[0]), prediction
 
     def drop(self) -> None:
         """Give the graphs back."""
         self._round_trip.drop()
         self._on_device.drop()
 
+    def _put(self, system: System, conditions: Conditions | None) -> None:
+        """Copy structures on the device into the buffers; of those that stand there only what may be new."""
+        buffers, contents, atoms = self.evaluation.system, self._contents, Composition.of(system)
+        with torch.no_grad():
+            if atoms is not None and contents is not None and contents.holds(atoms, conditions):
+                buffers.positions[: system.num_atoms].copy_(system.positions)
+                if contents.has_cell(system.cell):
+                    return
+                buffers.cell[: system.num_systems].copy_(system.cell)
+            else:
+                self._contents = None
+                buffers.fill(system, conditions or Conditions.silent(self._silent, system.num_systems))
+        if atoms is not None and not system.cell.is_inference():
+            self._contents = Contents(atoms, conditions, system.cell, system.cell._version)
+
+    def _there_and_back(self) -> None:
+        self._received.copy_(self._sent, non_blocking=True)
+        self.evaluation.launch()
+        self._answer.copy_(self.evaluation.prediction.buffer, non_blocking=True)
+
+    def _stay_there(self) -> None:
+        head = self.evaluation.prediction.head
+        self.evaluation.launch()
+        self._answer[: len(head)].copy_(head, non_blocking=True)
+
 
 class _Staged:
     """The buffer that goes to the device, as numpy sees it."""
 
-    def __init__(self, system: PaddedSystem) -> None:
+    def __init__(self, system: PaddedSystem, silent: Sequence[int] | None) -> None:
         self.positions, self.cell = system.positions.numpy(), system.cell.numpy()
         self.numbers, self.pbc = system.atomic_numbers.numpy(), system.pbc.numpy()
         self.index, self.ptr = system.system_index.numpy(), system.system_ptr.numpy()
+        self.conditions = system.conditions.numpy()
+        self.silent, self.said = np.array(silent or (0, 0, 0, 0), np.int32)[:, None], True
         self.empty = system.capacity.systems
         self.counts: list[int] = []
 
-    def fill(self, frames: Sequence[Any], counts: Sequence[int]) -> None:
+    def fill(self, frames: Sequence[Any], counts: Sequence[int], conditions: Conditions | None) -> None:
         """Write structures; `counts` are their atoms."""
         if self.counts != counts:
             self._divide(counts)
+        if conditions is not None:
+            self.conditions[:, : len(counts)] = conditions.values
+            self.said = True
+        elif self.said:
+            self.conditions[:] = self.silent
+            self.said = False
         if len(frames) == 1:
             atoms, number = frames[0], counts[0]
             self.positions[:number] = atoms.positions
