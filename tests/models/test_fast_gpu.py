@@ -5,10 +5,9 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, ConditionBuffers, PaddedGraph
+from atomjet.data import Capacity, PaddedGraph
 from atomjet.errors import BackendError
 from atomjet.models.base import General
-from atomjet.models.contract import evaluate
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
@@ -50,24 +49,6 @@ def test_equals_the_definition(config, precision):
     ours, our_gradients = fast.energies_and_gradients(narrow(graph))
     assert float((our_gradients - gradients).norm() / gradients.norm()) < BOUNDS[precision]
     assert float((ours - energies).norm() / energies.norm()) < BOUNDS[precision]
-
-
-def test_room_to_spare_changes_nothing():
-    """What is not in use is never read: it is NaN here, and the result is the same to the last bit."""
-    fast = FastGpu(random_painn(features=32, layers=2, cutoff=3.5).float().to(DEVICE))
-    graph = narrow(graph_of(frames()))
-    exact = PaddedGraph.from_graph(graph)
-    roomy = PaddedGraph.from_graph(graph, Capacity(9, graph.num_atoms + 40, graph.num_edges + 77, 30))
-    roomy.vectors[graph.num_edges :] = float("nan")
-    results = []
-    for padded in (exact, roomy):
-        workspace = fast.workspace(padded.capacity)
-        for tensor in (workspace.q, workspace.mu, workspace.energies, workspace.gradients):
-            tensor.fill_(float("nan"))
-        found = evaluate(fast, padded, ConditionBuffers.empty(1, 1, DEVICE), workspace)
-        results.append((found.energies[: graph.num_atoms], found.gradients[:, : graph.num_edges]))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_structures_do_not_feel_each_other():

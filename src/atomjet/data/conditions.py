@@ -24,7 +24,7 @@ class Lease(Protocol):
         ...
 
     def release(self) -> None:
-        """Give up one hold."""
+        """Give up one hold; at any time, also while this thread is in another method, as when something is collected there."""
         ...
 
 

@@ -11,6 +11,7 @@ is admitted by the backend first, and what it says is remembered.
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +115,7 @@ class CapturedPath:
         self.lenient = lenient or stages
         self.stages, self.cutoff, self.check, self.slow, self.not_finite = stages, cutoff, check, slow, not_finite
         self.pool = BufferPool(stages, capture)
-        self._admit = admit
+        self._weights = _Weights(admit, stages.device)
         self._silent = stages.backend.silent_conditions is not None
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
@@ -189,25 +190,14 @@ class CapturedPath:
         """What is staged of structures that are known to be served; None where it needs weights that cannot be held now."""
         key = _key(batch.frames, batch.counts)
         known = None if key is None else self._admitted.get(key)
-        if known is not None and known.renew():
+        if known is not None and self._weights.renew(known):
             return known
-        found = self._wait_for_weights(System.from_ase(batch.frames, labels=batch.labels), wait)
+        found = self._weights.admit(System.from_ase(batch.frames, labels=batch.labels), wait)
         if found is not None and key is not None:
             if len(self._admitted) >= REMEMBERED:
                 self._admitted.clear()
             self._admitted[key] = found
         return found
-
-    def _wait_for_weights(self, system: System, wait: bool) -> Conditions | None:
-        """Admit structures, a single one after waiting for other calls where it must; None where several are too unlike."""
-        while True:
-            found = self._admit(system)
-            if found is not None or not wait or system.num_systems > 1:
-                return found
-            if not self.pool.wait():
-                raise BackendError(
-                    f"{system.name(0)}: there is no room for its weights on {self.stages.device}; use another backend or device"
-                )
 
     def _start(self, batch: _Batch, wait: bool) -> _Call | None:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
@@ -219,10 +209,10 @@ class CapturedPath:
         try:
             call = self._enqueue(batch, conditions, wait)
         except BaseException:
-            _release(conditions)
+            self._weights.release(conditions)
             raise
         if call is None or call.buffers is None:
-            _release(conditions)
+            self._weights.release(conditions)
         return call
 
     def _enqueue(self, batch: _Batch, conditions: Conditions | None, wait: bool) -> _Call | None:
@@ -278,7 +268,7 @@ class CapturedPath:
     def _release(self, buffers: CallBuffers, conditions: Conditions | None) -> None:
         """Give back what a call held that has finished."""
         self.why_not = buffers.replayed.why_not
-        _release(conditions)
+        self._weights.release(conditions)
         self.pool.release(buffers)
 
     # ------------------------------------------------------------------ on the device
@@ -304,7 +294,7 @@ class CapturedPath:
         try:
             status, prediction = self._run(system, known, conditions)
         finally:
-            _release(conditions)
+            self._weights.release(conditions)
         if prediction is None or status == 0:
             return prediction
         if status != Status.EDGES:
@@ -313,9 +303,9 @@ class CapturedPath:
 
     def _held(self, system: System, known: _KnownComposition) -> Conditions | None:
         """The conditions of the last call, where what they need is still there, or anew; None for structures too unlike."""
-        if known.conditions is not None and known.conditions.renew():
+        if known.conditions is not None and self._weights.renew(known.conditions):
             return known.conditions
-        found = self._wait_for_weights(system, wait=True)
+        found = self._weights.admit(system, wait=True)
         if found is not None and known.atoms is not None:
             self._known = replace(known, conditions=found)
         return found
@@ -371,24 +361,26 @@ class CapturedPath:
             if capacity is None:
                 capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
             self._afford(sum(known.counts), capacity)
-            evaluation = Evaluation(self.lenient, PaddedSystem.empty(capacity, self.stages.device), conditions)
-        except BaseException:
-            _release(conditions)
-            raise
-        _release_with(evaluation, conditions)
+            evaluation = self._evaluation(PaddedSystem.empty(capacity, self.stages.device), conditions)
+        finally:
+            self._weights.release(conditions)
         silent = self.stages.backend.silent_conditions
         evaluation.system.fill(system, conditions or Conditions.silent(silent, system.num_systems))
+        return evaluation
+
+    def _evaluation(self, buffers: PaddedSystem, conditions: Conditions | None) -> Evaluation:
+        """One that holds its weights as long as it lasts, beside whoever holds them now."""
+        evaluation = Evaluation(self.lenient, buffers, conditions)
+        if conditions is not None:
+            assert conditions.renew(), "held by the caller"
+            weakref.finalize(evaluation, conditions.release)
         return evaluation
 
     def enlarged(self, evaluation: Evaluation) -> Evaluation:
         """The same structures with room for the edges that the last search found."""
         capacity = grown(evaluation.capacity, evaluation.needed_edges())
         self._afford(int(evaluation.system.system_ptr[-1]), capacity)
-        conditions = evaluation.conditions
-        assert conditions is None or conditions.renew(), "held by the evaluation before"
-        larger = Evaluation(self.lenient, replace(evaluation.system, capacity=capacity), conditions)
-        _release_with(larger, conditions)
-        return larger
+        return self._evaluation(replace(evaluation.system, capacity=capacity), evaluation.conditions)
 
     def _afford(self, atoms: int, capacity: Capacity) -> None:
         if not self.pool.make_room(self.stages.bytes_of(capacity)):
@@ -475,15 +467,47 @@ def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
     return tuple(counts), b"".join([atoms.numbers.tobytes() for atoms in frames]), tuple(said)
 
 
-def _release(conditions: Conditions | None) -> None:
-    if conditions is not None:
-        conditions.release()
+class _Weights:
+    """The weights that calls hold, and whoever waits for them."""
 
+    def __init__(self, admit: Admit, device: torch.device) -> None:
+        self._admit, self._device = admit, device
+        self._changed, self._holders = threading.Condition(), 0
 
-def _release_with(evaluation: Evaluation, conditions: Conditions | None) -> None:
-    """Release what an evaluation holds when it is gone."""
-    if conditions is not None:
-        weakref.finalize(evaluation, conditions.release)
+    def admit(self, system: System, wait: bool) -> Conditions | None:
+        """Admit structures, a single one after waiting for other calls where it must; None where it would have to, or where several
+        are too unlike.
+        """
+        with self._changed:
+            while True:
+                found = self._admit(system)
+                if found is not None:
+                    self._holders += found.lease is not None
+                    return found
+                if not wait or system.num_systems > 1:
+                    return None
+                if not self._holders:
+                    raise BackendError(
+                        f"{system.name(0)}: there is no room for its weights on {self._device}; use another backend or device"
+                    )
+                self._changed.wait()
+
+    def renew(self, conditions: Conditions) -> bool:
+        """Hold what was admitted before once more; False where it is gone."""
+        if conditions.lease is None:
+            return True
+        with self._changed:
+            there = conditions.renew()
+            self._holders += there
+            return there
+
+    def release(self, conditions: Conditions | None) -> None:
+        """A call has finished."""
+        if conditions is not None and conditions.lease is not None:
+            with self._changed:
+                conditions.release()
+                self._holders -= 1
+                self._changed.notify_all()
 
 
 def wrapped(system: System) -> System:

@@ -132,6 +132,11 @@ class Engine:
         return None if self._path is None else self._path.stages
 
     @property
+    def shortest_allowed(self) -> Tensor:
+        """(119, 119) Å by atomic numbers: atoms nearer to each other are refused."""
+        return self._closest
+
+    @property
     def captures(self) -> bool:
         """Whether what is launched in buffers of fixed size becomes CUDA graphs."""
         return self._path is not None and self._path.pool.capture

@@ -75,7 +75,7 @@ class Evaluation:
         system: to be filled before `launch`.
         graph: the edges of the last launch.
         prediction: filled by `launch`.
-        staged: what the kernels see of conditions.
+        staged: what the kernels see of conditions. workspace: the backend's.
         conditions: what the structures were admitted with, held as long as this is; None for what says nothing of itself.
     """
 
@@ -87,10 +87,10 @@ class Evaluation:
         self._search = stages.search(system.capacity)
         self._sums = stages.sums(system.capacity)
         backend = stages.backend_for(system.capacity)
-        workspace = backend.workspace(system.capacity)
+        self.workspace = backend.workspace(system.capacity)
         self.staged = ConditionBuffers(system.conditions, system.system_index)
-        self._segments = backend.segments(self._search.graph, self.staged, workspace)
-        self._atomic = backend.result(workspace)
+        self._segments = backend.segments(self._search.graph, self.staged, self.workspace)
+        self._atomic = backend.result(self.workspace)
 
     @property
     def graph(self) -> PaddedGraph:

@@ -64,14 +64,6 @@ class BufferPool:
         """Take buffers back that nothing is running on."""
         self._give_back(buffers)
 
-    def wait(self) -> bool:
-        """Wait until some call gives buffers back; False at once where none holds any."""
-        with self._changed:
-            lent = self._lent > 0
-            if lent:
-                self._changed.wait()
-            return lent
-
     def has(self, capacity: Capacity) -> bool:
         """Whether a set of this capacity is idle, so that a call which takes it takes no memory."""
         with self._changed:
