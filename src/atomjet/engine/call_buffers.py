@@ -30,10 +30,18 @@ class Composition:
             return None
         return cls(tensors, tuple(tensor._version for tensor in tensors), system.task)
 
-    def same(self, other: Composition) -> bool:
-        """Whether both are the same tensors, unchanged in between."""
-        same = all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
-        return same and self.versions == other.versions and self.task == other.task
+    def describes(self, system: System) -> bool:
+        """Whether a system's are the very same tensors, unchanged since."""
+        numbers, index, pbc, charge, spin = self.tensors
+        return (
+            system.atomic_numbers is numbers
+            and system.system_index is index
+            and system.pbc is pbc
+            and system.charge is charge
+            and system.spin is spin
+            and self.versions == (numbers._version, index._version, pbc._version, charge._version, spin._version)
+            and system.task == self.task
+        )
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,7 @@ class Contents:
     """What stands in the buffers on the device, positions aside.
 
     Attributes:
-        atoms: the composition that was put in.
-        conditions: those it was put in with.
+        atoms: the composition that was put in. conditions: those it was put in with.
         cell, version: the tensor that the cells were copied from, and how often it had been written to.
     """
 
@@ -51,13 +58,9 @@ class Contents:
     cell: torch.Tensor
     version: int
 
-    def holds(self, atoms: Composition, conditions: Conditions | None) -> bool:
-        """Whether these structures stand there but for their positions and cells."""
-        return self.conditions is conditions and self.atoms.same(atoms)
-
     def has_cell(self, cell: torch.Tensor) -> bool:
         """Whether these cells stand there."""
-        return cell is self.cell and not cell.is_inference() and cell._version == self.version
+        return cell is self.cell and cell._version == self.version
 
 
 class CallBuffers:
@@ -130,9 +133,16 @@ class CallBuffers:
         self._result[:] = self._numbers
         return self._prediction
 
-    def predict(self, system: System, conditions: Conditions | None) -> tuple[int, Prediction]:
-        """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream."""
-        self._put(system, conditions)
+    def predict(
+        self, system: System, atoms: Composition | None, conditions: Conditions | None
+    ) -> tuple[int, Prediction]:
+        """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream.
+
+        Args:
+            system: structures. atoms: their composition as it is now, the same object as long as it is the same.
+            conditions: they were admitted with; None for those of what says nothing of itself.
+        """
+        self._put(system, atoms, conditions)
         self._systems = system.num_systems
         self._on_device.enqueue()
         views = self.evaluation.prediction
@@ -146,11 +156,12 @@ class CallBuffers:
         self._round_trip.drop()
         self._on_device.drop()
 
-    def _put(self, system: System, conditions: Conditions | None) -> None:
+    def _put(self, system: System, atoms: Composition | None, conditions: Conditions | None) -> None:
         """Copy structures on the device into the buffers; of those that stand there only what may be new."""
-        buffers, contents, atoms = self.evaluation.system, self._contents, Composition.of(system)
+        buffers, contents = self.evaluation.system, self._contents
+        there = contents is not None and contents.atoms is atoms and contents.conditions is conditions
         with torch.no_grad():
-            if atoms is not None and contents is not None and contents.holds(atoms, conditions):
+            if contents is not None and there:
                 buffers.positions[: system.num_atoms].copy_(system.positions)
                 if contents.has_cell(system.cell):
                     return

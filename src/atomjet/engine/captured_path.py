@@ -276,18 +276,21 @@ class CapturedPath:
     def _predict_system(self, given: System) -> Prediction:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
         system = given.to(self.stages.device)
-        self._composition(system)  # refuses whatever the model does not serve before anything is divided
+        known = self._composition(system)  # refuses what the model does not serve before anything is divided
+        prediction = self._on_device(system, known)
+        if prediction is None:
 
-        def some(first: int, last: int) -> Prediction | None:
-            whole = last - first == system.num_systems
-            return self._on_device(system if whole else system.part(first, last))
+            def some(first: int, last: int) -> Prediction | None:
+                if last - first == system.num_systems:
+                    return None
+                part = system.part(first, last)
+                return self._on_device(part, self._composition(part))
 
-        prediction = streams.halved(system.num_systems, some)
+            prediction = streams.halved(system.num_systems, some)
         return prediction if given.device == system.device else prediction.to(given.device)
 
-    def _on_device(self, system: System) -> Prediction | None:
+    def _on_device(self, system: System, known: _KnownComposition) -> Prediction | None:
         """None where several structures are too many at once."""
-        known = self._composition(system)
         conditions = None if known.silent else self._held(system, known)
         if conditions is None and not known.silent:
             return None
@@ -299,7 +302,7 @@ class CapturedPath:
             return prediction
         if status != Status.EDGES:
             return self._slowly(system, status)
-        return self._on_device(system)
+        return self._on_device(system, known)
 
     def _held(self, system: System, known: _KnownComposition) -> Conditions | None:
         """The conditions of the last call, where what they need is still there, or anew; None for structures too unlike."""
@@ -324,7 +327,7 @@ class CapturedPath:
                 raise self._refusal(known.counts[0], capacity, system.labels)
             return 0, None
         try:
-            status, prediction = buffers.predict(system, conditions)
+            status, prediction = buffers.predict(system, known.atoms, conditions)
             if status == Status.EDGES:
                 self._capacities[key] = grown(capacity, buffers.evaluation.needed_edges())
             elif status == 0 and not buffers.finite:
@@ -394,9 +397,10 @@ class CapturedPath:
         One question to the device settles all of it, where the answer is that all is well. It is not asked again of the very
         tensors that it was asked of last, if nothing was written to them: new positions for the same atoms are the usual case.
         """
-        atoms, known = Composition.of(system), self._known
-        if atoms is not None and known is not None and known.atoms is not None and atoms.same(known.atoms):
+        known = self._known
+        if known is not None and known.atoms is not None and known.atoms.describes(system):
             return known
+        atoms = Composition.of(system)
         bounds = torch.arange(system.num_systems + 1, device=system.device)
         counts = torch.searchsorted(system.system_index, bounds).diff()
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all() & (counts > 0).all()
@@ -407,8 +411,7 @@ class CapturedPath:
             self.check(system)
         counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
         found = _KnownComposition(atoms, counts, periodic, silent)
-        if atoms is not None:
-            self._known = found
+        self._known = found if atoms is not None else None
         return found
 
     def _capacity(self, batch: _Batch) -> Capacity:
