@@ -275,7 +275,8 @@ class CapturedPath:
 
     def _predict_system(self, given: System) -> Prediction:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
-        system = given.to(self.stages.device)
+        here = given.positions.device == self.stages.device
+        system = given if here else given.to(self.stages.device)
         known = self._composition(system)  # refuses what the model does not serve before anything is divided
         prediction = self._on_device(system, known)
         if prediction is None:
@@ -287,7 +288,7 @@ class CapturedPath:
                 return self._on_device(part, self._composition(part))
 
             prediction = streams.halved(system.num_systems, some)
-        return prediction if given.device == system.device else prediction.to(given.device)
+        return prediction if here else prediction.to(given.device)
 
     def _on_device(self, system: System, known: _KnownComposition) -> Prediction | None:
         """None where several structures are too many at once."""
