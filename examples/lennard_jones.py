@@ -33,7 +33,7 @@ class LennardJonesConfig(BaseModel):
 class LennardJones(nn.Module):
     """The definition: atomic energies that autograd can differentiate with respect to the edge vectors."""
 
-    family = "lennard_jones"
+    family, exchanges = "lennard_jones", None
     reference_energies: Tensor
 
     def __init__(self, config: LennardJonesConfig) -> None:

@@ -241,7 +241,7 @@ class PaddedGraph:
         Raises:
             StructureError: a graph with ghosts, atoms without rows: nothing here says which edge undoes one that leads to a ghost.
         """
-        ghosts = graph.num_atoms - (graph.row_ptr.shape[0] - 1)
+        ghosts = graph.num_atoms - graph.num_owned
         if ghosts:
             raise StructureError(
                 f"{ghosts} of {graph.num_atoms} atoms are ghosts, which have no rows; buffers of fixed size hold whole structures: "
