@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import atomjet
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGraph, System
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.base import General, neutral_singlets, no_task
 from atomjet.models.contract import Atomic, Segment
 from atomjet.models.families import FAMILIES, BackendChoice, Family
@@ -134,7 +134,7 @@ def main() -> None:
     register()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lennard-jones.safetensors"
-        file.write(
+        tensor_file.write(
             path, LennardJones(LennardJonesConfig()), {"name": "Lennard-Jones", "elements": ["H", "C", "N", "O"]}
         )
         engine = atomjet.load(path, device="cpu")

@@ -14,7 +14,7 @@ from atomjet.distill.train import make_trainer, read_sources, run_train
 from atomjet.distill.trainer import MOST_SKIPPED, Trainer
 from atomjet.engine import load
 from atomjet.errors import ConfigError, ModelFileError
-from atomjet.models.file import read
+from atomjet.models.load import read
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from tests.distill.labelled import labelled_frames, recipe
 

@@ -14,7 +14,7 @@ import atomjet
 from atomjet import Engine, System
 from atomjet.engine import Settings
 from atomjet.engine.capacity import free_bytes
-from atomjet.models import file
+from atomjet.models import tensor_file
 from tests.potentials import random_painn
 
 
@@ -171,7 +171,7 @@ def test_settings(field, value, message):
 
 
 def test_load(tmp_path):
-    file.write(tmp_path / "m.safetensors", random_painn(), {"name": "m"})
+    tensor_file.write(tmp_path / "m.safetensors", random_painn(), {"name": "m"})
     engine = atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="general", precision="float64")
     assert (engine.backend, engine.precision, engine.card["name"]) == ("general", "float64", "m")
     with pytest.raises(atomjet.AtomJetError, match="task 'omol': this model knows no tasks"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomjet.cli.terminal import one_line
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -51,7 +53,7 @@ def load_engine(
     settings: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
     engine = atomjet.load(model, task=task, **settings)
     if not quiet:
-        print(engine.describe(), flush=True)
+        print(one_line(engine.describe()), flush=True)
     return engine
 
 
@@ -67,7 +69,7 @@ def read_frame(path: Path, frame: int) -> Atoms:
         )
     atoms: Atoms = frames[frame]
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
-    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
+    print(f"{one_line(str(path))}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
     return atoms
 
 
@@ -106,7 +108,7 @@ def check_positive(**values: float | None) -> None:
 
 def warn(message: str) -> None:
     """One line on standard error that does not stop anything."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def say_unused(command: str, **given: Any) -> None:

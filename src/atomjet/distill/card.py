@@ -12,7 +12,7 @@ from atomjet.data.elements import SYMBOLS
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
-from atomjet.models import file as model_file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN
 
 LICENCE = "MIT"
@@ -166,7 +166,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
-    model_file.write(path, model, dict(card))
+    tensor_file.write(path, model, dict(card))
     path.with_suffix(".md").write_text(markdown(card), encoding="utf-8")
 
 
