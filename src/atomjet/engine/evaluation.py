@@ -112,6 +112,7 @@ class Evaluation:
 def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stages:
     """Search and sums by Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
     from atomjet.models import edge_forces
+    from atomjet.models.skeleton import ShapesOnly
     from atomjet.neighbors.padded import PaddedSearch
 
     device, references = closest.device, torch.atleast_2d(model.reference_energies)
@@ -127,7 +128,8 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
     @functools.lru_cache(maxsize=1024)  # asked before every new batch, and slow to answer
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
-        search = PaddedSearch(capacity, model.cutoff, "meta")
+        with ShapesOnly():
+            search = PaddedSearch(capacity, model.cutoff, "meta")
         owned = {
             id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
         }

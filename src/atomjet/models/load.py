@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from atomjet.errors import AtomJetError, ConfigError, ModelFileError
 from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.card import card_from_json
 from atomjet.models.contract import Model
 from atomjet.models.families import FAMILIES
+from atomjet.models.skeleton import skeleton
 from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled, first_line
 
 READABLE = (tensor_file.FORMAT, tensor_file.WEIGHTS_ONLY_FORMAT)
@@ -95,8 +94,7 @@ def _described(file: TensorFile) -> tuple[Any, dict[str, Any]]:
         raise ModelFileError(
             f"{file.path}: unreadable {part}: {first_line(error)}; the file is damaged, fetch it again"
         ) from None
-    with torch.device("meta"):
-        return FAMILIES[name].model(config), card
+    return skeleton(lambda: FAMILIES[name].model(config)), card
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:

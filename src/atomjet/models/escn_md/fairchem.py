@@ -20,6 +20,7 @@ from atomjet.models import tensor_file
 from atomjet.models.escn_md import checkpoint
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.skeleton import skeleton
 
 FIXED = {
     "distance_function": ("gaussian", "gaussian"),
@@ -50,8 +51,7 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     content = checkpoint.read(path)
     config = _config(path, content)
     tensors = _renamed(path, config, content)
-    with torch.device("meta"):
-        model = EscnMd(config)
+    model = skeleton(lambda: EscnMd(config))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensor_file.check_tensors(path, tensors, expected)
     card = {

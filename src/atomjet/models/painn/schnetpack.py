@@ -15,6 +15,7 @@ from atomjet.errors import AtomJetError, ConfigError, ModelFileError
 from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.painn.config import PaiNNConfig
 from atomjet.models.painn.general import PaiNN
+from atomjet.models.skeleton import skeleton
 from atomjet.models.torch_archive import Pending
 
 MAX_JSON_BYTES = 1024**2
@@ -68,10 +69,8 @@ def load(path: Path, config: Path) -> PaiNN:
         raise ModelFileError(f"{path}: tensor {refused[0]!r}: embeddings of charge and spin are not supported")
     references = _references(path, hyper, state)
     settings = _config(path, hyper, state)
-    with torch.device(
-        "meta"
-    ):  # shapes first: the hyperparameters may ask for more than the weights, and for any amount of memory
-        model = PaiNN(settings)
+    # Shapes first: the hyperparameters may ask for more than the weights, and for any amount of memory.
+    model = skeleton(lambda: PaiNN(settings))
     tensors = _renamed(path, hyper, state, type(model.basis)(settings.num_radial, settings.cutoff))
     tensors["reference_energies"] = references
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
