@@ -212,7 +212,11 @@ def test_a_batch_that_does_not_fit_is_split(engine, monkeypatch):
 
 def test_a_structure_that_does_not_fit_is_refused_with_figures(engine, monkeypatch):
     monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 100_000)
-    refused(engine, molecule("C6H6"), r"12 atoms with \d+ edges need 0.00 GiB on cpu, 0.00 GiB are free; use backend")
+    refused(
+        engine,
+        molecule("C6H6"),
+        r"12 atoms with \d+ edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend",
+    )
 
 
 def test_free_memory_is_known_here():

@@ -1,6 +1,6 @@
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
-"""`PaddedGraph` to the tensors of a `Graph`: atoms numbered as given, edges by center, neighbor, shift; whole numbers in 64 bits.
+"""`GraphBuffers` to the tensors of a `Graph`: atoms numbered as given, edges by center, neighbor, shift; whole numbers in 64 bits.
 
 Where the search numbered atoms anew, rows change places: `Starts` finds where each begins, in kernels that a CUDA graph can hold.
 One more kernel then moves the rows, each to where it belongs, and works out vectors in float64.
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.data import PaddedGraph, PaddedSystem
+from atomjet.data import GraphBuffers, SystemBuffers
 from atomjet.neighbors.lattice import add_shift, load_lattice, load_row, unpack
 from atomjet.neighbors.rows import BLOCK
 
@@ -31,7 +31,7 @@ class Starts:
         renumbered: whether that search numbers atoms anew.
     """
 
-    def __init__(self, graph: PaddedGraph, renumbered: bool) -> None:
+    def __init__(self, graph: GraphBuffers, renumbered: bool) -> None:
         self.graph, self.renumbered, self.row_ptr = graph, renumbered, graph.row_ptr
         self.blocks = -(-graph.capacity.atoms // BLOCK.value)
         if renumbered:
@@ -83,7 +83,7 @@ def buffer_for(atoms: int, room: int, device: torch.device) -> Tensor:
     return torch.empty(8 * room + atoms + 1, dtype=torch.int64, device=device)
 
 
-def move_edges(starts: Starts, given: PaddedSystem, buffer: Tensor, room: int, atoms: int) -> None:
+def move_edges(starts: Starts, given: SystemBuffers, buffer: Tensor, room: int, atoms: int) -> None:
     """Enqueue the move of all edges into a buffer; those beyond its room are left out.
 
     Args:

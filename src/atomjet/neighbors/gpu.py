@@ -14,17 +14,14 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from atomjet.data import Capacity, Graph, PaddedSystem, Status, System
-from atomjet.data.padded import has_images
+from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
+from atomjet.data.buffers import DENSITY, has_images
 from atomjet.neighbors.brute_force import RESOLVED
 from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
 from atomjet.neighbors.padded import PaddedSearch
 from atomjet.neighbors.routes import Cells
 from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
-
-DENSE = 0.12
-"""Atoms per Å³ where no cell says: those of liquids and molecules."""
 
 KEPT_SHARE, KEPT_ON_CPU = 0.05, 256 << 20
 """Of a device's memory, what a thread keeps for searches of sizes that it met; bytes on a CPU."""
@@ -64,7 +61,7 @@ def search(system: System, cutoff: float) -> Graph | None:
         return _graph(system, cutoff, Edges.of(result, room, system.num_atoms, needed))
 
 
-def to_graph(finder: PaddedSearch, given: PaddedSystem, system: System, edges: int) -> Graph:
+def to_graph(finder: PaddedSearch, given: SystemBuffers, system: System, edges: int) -> Graph:
     """What a search has left in its buffers, of these structures, as a `Graph`."""
     starts = Starts(finder.graph, isinstance(finder.route, Cells))
     starts.enqueue()
@@ -124,7 +121,7 @@ class _Buffers:
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device) -> None:
         on_gpu, self.key = device.type == "cuda", _key(device, cutoff)
         self.finder = PaddedSearch(capacity, cutoff, device)
-        self.given = PaddedSystem.empty(capacity, device)
+        self.given = SystemBuffers.empty(capacity, device)
         self.starts = Starts(self.finder.graph, isinstance(self.finder.route, Cells))
         self.room = even(capacity.edges)
         self.result = buffer_for(capacity.atoms, self.room, device) if capacity.edges <= COPIED else None
@@ -270,7 +267,7 @@ def _likely(system: System, cutoff: float) -> Capacity:
     cell = system.cell.detach().double()
     a, b, c = cell.unbind(1)
     volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
-    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSE)
+    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSITY)
     degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
     # Without images there are no more neighbors than other atoms.
     degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))

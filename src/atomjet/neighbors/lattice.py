@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.data.padded import SHIFT_LIMIT, Status
+from atomjet.data.buffers import SHIFT_LIMIT, Status
 from atomjet.data.system import SINGULAR_CELL
 from atomjet.neighbors.brute_force import MAX_IMAGES, SURELY_RESOLVED
 

@@ -1,11 +1,11 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
-"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated."""
+"""`SystemBuffers` to `GraphBuffers`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated."""
 
 from __future__ import annotations
 
 import torch
 
-from atomjet.data import Capacity, PaddedGraph, PaddedSystem
+from atomjet.data import Capacity, GraphBuffers, SystemBuffers
 from atomjet.errors import StructureError
 from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 
@@ -37,7 +37,7 @@ class PaddedSearch:
             )
         self.capacity, self.cutoff = capacity, float(cutoff)
         self.device = torch.device(device)
-        self.graph = PaddedGraph.empty(capacity, device)
+        self.graph = GraphBuffers.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
         elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
@@ -45,7 +45,7 @@ class PaddedSearch:
         else:
             self.route = AllPairs(self.graph, cutoff)
 
-    def launch(self, system: PaddedSystem) -> PaddedGraph:
+    def launch(self, system: SystemBuffers) -> GraphBuffers:
         """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.
 
         Args:
