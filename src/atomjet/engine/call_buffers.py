@@ -17,7 +17,7 @@ from atomjet.ops.cuda_graph import Replayed
 
 @dataclass(frozen=True)
 class Composition:
-    """What a `System` consists of: which tensors say it, how often each was written to, and its words; positions and cells aside."""
+    """What a `System` consists of, positions and cells aside: its tensors, how often each was written to, and its words."""
 
     tensors: tuple[torch.Tensor, ...]
     versions: tuple[int, ...]
