@@ -80,7 +80,7 @@ class Graph:
     @cached_property
     def longest_row(self) -> int:
         """Neighbours of the atom that has most of them. Waits for the device, once for all graphs with these edges."""
-        return int((self.row_ptr[1:] - self.row_ptr[:-1]).max()) if self.num_atoms else 0
+        return int((self.row_ptr[1:] - self.row_ptr[:-1]).max()) if self.num_owned else 0
 
     @cached_property
     def reverse(self) -> Tensor:

@@ -102,9 +102,9 @@ class Blends:
 
 
 def rows_of_systems(graph: Graph) -> Tensor:
-    """(S + 1,) where the atoms of each system begin."""
+    """(S + 1,) where the owned atoms of each system begin."""
     systems = torch.arange(graph.num_systems + 1, device=graph.system_index.device)
-    return torch.searchsorted(graph.system_index, systems)
+    return torch.searchsorted(graph.system_index[: graph.num_owned], systems)
 
 
 def runs(model: EscnMd, graph: Graph) -> list[Run]:
@@ -124,9 +124,11 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
 
 def _kinds(model: EscnMd, graph: Graph) -> list[Kind]:
     size = model.config.max_z
-    place = graph.system_index * size + graph.atomic_numbers
+    place = (graph.system_index * size + graph.atomic_numbers)[: graph.num_owned]
     # Not bincount, which waits for the device to learn how long its result is.
     flat = place.new_zeros(graph.num_systems * size).scatter_add_(0, place, torch.ones_like(place))
+    if graph.halo is not None:
+        graph.halo.sum(flat)
     told = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
     kinds = []
     for (*counts, charge, spin), task in zip(told, graph.task, strict=True):

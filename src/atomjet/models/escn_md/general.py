@@ -33,6 +33,7 @@ from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
 from atomjet.data import Graph, System
+from atomjet.data.halo import summed, with_ghosts
 from atomjet.models.escn_md import memory, neighbor_limit, structures
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, rows_of_systems, runs
@@ -171,13 +172,12 @@ class EscnMd(nn.Module):
     """
 
     family = "escn_md"
-    exchanges = None
     reference_energies: Tensor
     scales: Tensor
 
     def __init__(self, config: EscnMdConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.exchanges = config, 2 * config.layers
         channels, edge, tasks = config.channels, config.edge_channels, len(config.tasks)
         self.sphere_embedding = nn.Embedding(config.max_z, channels)
         self.charge_embedding = nn.Embedding(len(range(*structures.LIMITS["charge"])) + 1, channels)
@@ -317,14 +317,15 @@ class EscnMd(nn.Module):
             graph.system_index
         ]
 
-        system_ptr = rows_of_systems(graph)
-        scalars = self.sphere_embedding(graph.atomic_numbers) + embedding
+        system_ptr, own = rows_of_systems(graph), graph.num_owned
+        scalars = self.sphere_embedding(graph.atomic_numbers[:own]) + embedding[:own]
         x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), wigner.shape[2] - 1, scalars.shape[1])], dim=1)
         degree = self.edge_degree(z).unflatten(1, (self.config.lmax + 1, -1)) / RESCALE
         m0 = wigner[:, : self.config.lmax + 1]
         x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.row_ptr, graph.centers)
         for index, block in enumerate(self.blocks):
-            y = block.norm_1(x)  # type: ignore[operator]
+            (everywhere,) = with_ghosts(graph.halo, x)
+            y = block.norm_1(everywhere)  # type: ignore[operator]
             y = torch.cat([y[:, :1] + embedding[:, None], y[:, 1:]], dim=1)
             x = x + self._messages(index, y, z, wigner, envelope, graph, parts)
             x = x + block.atom_wise(block.norm_2(x))  # type: ignore[operator]
@@ -341,7 +342,7 @@ class EscnMd(nn.Module):
         graph: Graph,
         parts: list[tuple[Run, Blend]],
     ) -> Tensor:
-        """(N, M, C) sums over the edges of every atom, run by run."""
+        """(owned, M, C) sums over the edges of every atom, run by run."""
         block: Block = self.blocks[index]  # type: ignore[assignment]
         number = len(block.conv_1.degrees)
         start = 2 * number * index
@@ -379,18 +380,20 @@ class EscnMd(nn.Module):
     def balance(self, x: Tensor, graph: Graph, system_ptr: Tensor) -> Tensor:
         """Shift a few scalar channels of every atom of a system alike, so that they sum to its charge, or spin minus one."""
         targets = ((self.config.charge_channels, graph.charge), (self.config.spin_channels, graph.spin - 1))
+        index = graph.system_index[: graph.num_owned]
+        atoms = summed(graph.halo, system_ptr.diff())
         for (start, stop), target in targets:
             if stop > start:
                 part = x[:, 0, start:stop]
-                sums = segment_sum(part, system_ptr, graph.system_index)
-                surplus = (sums - target[:, None]) / (system_ptr[1:] - system_ptr[:-1])[:, None]
-                scalars = torch.cat([x[:, 0, :start], part - surplus[graph.system_index], x[:, 0, stop:]], dim=1)
+                sums = summed(graph.halo, segment_sum(part, system_ptr, index))
+                surplus = (sums - target[:, None]) / atoms[:, None]
+                scalars = torch.cat([x[:, 0, :start], part - surplus[index], x[:, 0, stop:]], dim=1)
                 x = torch.cat([scalars[:, None], x[:, 1:]], dim=1)
         return x
 
     def _read_out(self, scalars: Tensor, graph: Graph) -> Tensor:
         """(N, C) to (N,) float64 eV, with the head and scale of each system's task."""
-        tasks = self.tasks_of(graph)[graph.system_index]
+        tasks = self.tasks_of(graph)[graph.system_index[: graph.num_owned]]
         energies = torch.zeros(len(scalars), dtype=torch.float64, device=scalars.device)
         for number in sorted({self.config.tasks.index(task) for task in graph.task}):
             atoms = (tasks == number).nonzero().flatten()
