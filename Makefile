@@ -1,5 +1,6 @@
 # make demo   two thousand steps of ethanol with the packaged student: trajectory, log and plot under demo/
-# make test   the tests
+# make test   the tests, but for the slow ones
+# make test-slow   those that take minutes
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
 # make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
@@ -18,7 +19,9 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
 # Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fairchem test-lammps test-versions lint clean
+CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+
+.PHONY: demo test test-slow test-fairchem test-lammps test-versions lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -27,7 +30,10 @@ demo: $(VENV)/installed
 	  --log-interval 5 --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES)
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n $(CORES) -m slow
 
 # Its pins would pull ours about, so it never enters the other environment.
 test-fairchem: $(FAIRCHEM)/installed
@@ -42,17 +48,17 @@ test-versions: $(TRITONS:%=compiled-by-triton-%) tested-with-newest tested-with-
 
 compiled-by-triton-%: $(VENV)/installed-test $(VERSIONS)/triton-%
 	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -c 'import triton; assert triton.__version__.startswith("$*."), triton.__file__'
-	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -m pytest -k kernels_compile tests/ops/test_painn_hopper.py \
+	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -m pytest -n $(CORES) -k kernels_compile tests/ops/test_painn_hopper.py \
 	  tests/neighbors/test_padded.py
 
 tested-with-newest: $(VENV)/installed-test $(VERSIONS)/newest
-	PYTHONPATH=$(VERSIONS)/newest $(BIN)/python -m pytest tests/data tests/ops tests/adapters/test_ase.py tests/neighbors \
+	PYTHONPATH=$(VERSIONS)/newest $(BIN)/python -m pytest -n $(CORES) tests/data tests/ops tests/adapters/test_ase.py tests/neighbors \
 	  -k 'not kernels_compile and not test_padded or search_'
 	for python in python3.12 python3.13; do \
 	  if $$python -c '' 2> /dev/null; then $$python -W error tests/compiles.py src tests || exit 1; fi; done
 
 tested-with-oldest: $(VENV)/installed-test $(VERSIONS)/oldest
-	PYTHONPATH=$(VERSIONS)/oldest $(BIN)/python -m pytest tests/data tests/adapters/test_ase.py tests/neighbors/test_neighbors.py \
+	PYTHONPATH=$(VERSIONS)/oldest $(BIN)/python -m pytest -n $(CORES) tests/data tests/adapters/test_ase.py tests/neighbors/test_neighbors.py \
 	  tests/engine/test_engine.py tests/cli/test_main.py
 
 lint: $(VENV)/installed-dev
