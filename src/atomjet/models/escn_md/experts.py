@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Graph
+from atomjet.data import Graph, System
 
 if TYPE_CHECKING:
     from atomjet.models.escn_md.general import EscnMd
@@ -109,7 +109,7 @@ def rows_of_systems(graph: Graph) -> Tensor:
 
 def runs(model: EscnMd, graph: Graph) -> list[Run]:
     """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
-    kinds = _kinds(model, graph)
+    kinds = kinds_of(model, graph)
     atom_ptr = rows_of_systems(graph)
     # Every look at the device waits for it: one for all numbers of a kind.
     atom_stops, edge_stops = torch.stack([atom_ptr, graph.row_ptr[atom_ptr]]).tolist()
@@ -122,7 +122,8 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
     return found
 
 
-def _kinds(model: EscnMd, graph: Graph) -> list[Kind]:
+def kinds_of(model: EscnMd, graph: Graph | System) -> list[Kind]:
+    """What decides the blend of each system. Waits for the device."""
     size = model.config.max_z
     place = graph.system_index * size + graph.atomic_numbers
     # Not bincount, which waits for the device to learn how long its result is.

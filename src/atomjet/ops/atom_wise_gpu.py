@@ -1,0 +1,277 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
+"""What an eSCN-MD's layer does within each atom, for lmax = 2, on tensor cores: norm, two linear maps by degree, a gate between.
+
+    z = norm(x),   u = linear_1(z),   v_0 = silu(u_0),   v_k = u_k sigmoid(silu(gate(z_0)))_l(k),   x' = x + linear_2(v)
+
+x (N̂, 9, C) float32; linear_1 (3, C -> H) and linear_2 (3, H -> C), a matrix for each degree, biases for l = 0; gate C -> 2 H. One
+coefficient k of some atoms is one program: what coefficients share (the norm, the gate of their degree) each computes for itself.
+
+The derivative gives dE/dz in two tensors, z̄ (N̂, 9, C) from linear_1 and `gate_bar` (N̂, 8, C), which belongs to l = 0 and comes from
+the gate of each of the other coefficients: `degree_norm_gpu` adds them up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from atomjet.ops.degree_norm_gpu import EPSILON, inverse_rms
+
+
+class Weights(NamedTuple):
+    """Of one layer, float32; every matrix both ways round.
+
+    Attributes:
+        norm: (3, C). norm_bias: (C,).
+        gate: (C, 2H). gate_bias: (2H,). first: (3, C, H). first_bias: (H,). second: (3, H, C). second_bias: (C,).
+        gate_back: (2H, C). first_back: (3, H, C). second_back: (3, C, H).
+    """
+
+    norm: Tensor
+    norm_bias: Tensor
+    gate: Tensor
+    gate_bias: Tensor
+    first: Tensor
+    first_bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+    gate_back: Tensor
+    first_back: Tensor
+    second_back: Tensor
+
+
+@triton.jit
+def normalised_scalars(x, n, weight, bias, epsilon, C: tl.constexpr):
+    """l = 0 of the norm of some atoms (n, C), one over their rms and their mean (n,)."""
+    c = tl.arange(0, C)[None, :]
+    p = x + n[:, None] * (9 * C) + c
+    x0 = tl.load(p)
+    mean = tl.sum(x0, 1) / C
+    x0 -= mean[:, None]
+    s0 = tl.sum(x0 * x0, 1)
+    s1 = tl.zeros_like(s0)
+    s2 = tl.zeros_like(s0)
+    for k in tl.static_range(1, 4):
+        xk = tl.load(p + k * C)
+        s1 += tl.sum(xk * xk, 1)
+    for k in tl.static_range(4, 9):
+        xk = tl.load(p + k * C)
+        s2 += tl.sum(xk * xk, 1)
+    inverse = inverse_rms(s0, s1, s2, C, epsilon)
+    return x0 * inverse[:, None] * tl.load(weight + c) + tl.load(bias + c), inverse
+
+
+@triton.jit
+def _matrix(p, ROWS: tl.constexpr, COLUMNS: tl.constexpr, stride):
+    return tl.load(p + tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :])
+
+
+@triton.jit
+def atom_wise_fwd_kernel(
+    x,
+    norm,
+    norm_bias,
+    gate,
+    gate_bias,
+    first,
+    first_bias,
+    second,
+    second_bias,
+    num_atoms,
+    out,
+    epsilon,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    ATOMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Some atoms and one coefficient a program."""
+    k = tl.program_id(1)
+    degree = (k > 0).to(tl.int32) + (k > 3).to(tl.int32)
+    begin = tl.program_id(0).to(tl.int64) * ATOMS
+    count = tl.load(num_atoms)
+    if begin >= count:
+        return
+    n = begin + tl.arange(0, ATOMS).to(tl.int64)
+    inside = (n < count)[:, None]
+    n = tl.where(n < count, n, begin)
+    c = tl.arange(0, C)[None, :]
+    h = tl.arange(0, H)[None, :]
+    z, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
+    xk = tl.load(x + n[:, None] * (9 * C) + k * C + c)
+    if k > 0:
+        g = tl.dot(z, _matrix(gate + (degree - 1) * H, C, H, 2 * H), input_precision=PRECISION)
+        g += tl.load(gate_bias + (degree - 1) * H + h)
+        g = tl.sigmoid(g * tl.sigmoid(g))
+        z = xk * inverse[:, None] * tl.load(norm + degree * C + c)
+        u = tl.dot(z, _matrix(first + degree * C * H, C, H, H), input_precision=PRECISION)
+        v = u * g
+    else:
+        u = tl.dot(z, _matrix(first, C, H, H), input_precision=PRECISION) + tl.load(first_bias + h)
+        v = u * tl.sigmoid(u)
+    o = tl.dot(v, _matrix(second + degree * C * H, H, C, C), input_precision=PRECISION)
+    if k == 0:
+        o += tl.load(second_bias + c)
+    tl.store(out + n[:, None] * (9 * C) + k * C + c, xk + o, inside)
+
+
+@triton.jit
+def atom_wise_bwd_kernel(
+    x_bar,
+    shift,
+    system_index,
+    x,
+    norm,
+    norm_bias,
+    gate,
+    gate_bias,
+    first,
+    first_bias,
+    gate_back,
+    first_back,
+    second_back,
+    num_atoms,
+    z_bar,
+    gate_bar,
+    epsilon,
+    SHIFTED: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    ATOMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Some atoms and one coefficient a program."""
+    k = tl.program_id(1)
+    degree = (k > 0).to(tl.int32) + (k > 3).to(tl.int32)
+    begin = tl.program_id(0).to(tl.int64) * ATOMS
+    count = tl.load(num_atoms)
+    if begin >= count:
+        return
+    n = begin + tl.arange(0, ATOMS).to(tl.int64)
+    inside = (n < count)[:, None]
+    n = tl.where(n < count, n, begin)
+    c = tl.arange(0, C)[None, :]
+    h = tl.arange(0, H)[None, :]
+    z, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
+    place = n[:, None] * (9 * C) + k * C + c
+    b = tl.load(x_bar + place)
+    if SHIFTED:
+        if k == 0:
+            system = tl.load(system_index + n).to(tl.int64)
+            b -= tl.load(shift + system[:, None] * C + c)
+    v_bar = tl.dot(b, _matrix(second_back + degree * C * H, C, H, H), input_precision=PRECISION)
+    if k > 0:
+        g = tl.dot(z, _matrix(gate + (degree - 1) * H, C, H, 2 * H), input_precision=PRECISION)
+        g += tl.load(gate_bias + (degree - 1) * H + h)
+        s = tl.sigmoid(g)
+        slope = s * (1.0 + g * (1.0 - s))
+        g = tl.sigmoid(g * s)
+        z = tl.load(x + place) * inverse[:, None] * tl.load(norm + degree * C + c)
+        u = tl.dot(z, _matrix(first + degree * C * H, C, H, H), input_precision=PRECISION)
+        before = v_bar * u * g * (1.0 - g) * slope
+        by_gate = tl.dot(before, _matrix(gate_back + (degree - 1) * H * C, H, C, C), input_precision=PRECISION)
+        tl.store(gate_bar + n[:, None] * (8 * C) + (k - 1) * C + c, by_gate, inside)
+        u_bar = v_bar * g
+    else:
+        u = tl.dot(z, _matrix(first, C, H, H), input_precision=PRECISION) + tl.load(first_bias + h)
+        s = tl.sigmoid(u)
+        u_bar = v_bar * s * (1.0 + u * (1.0 - s))
+    out = tl.dot(u_bar, _matrix(first_back + degree * C * H, H, C, C), input_precision=PRECISION)
+    tl.store(z_bar + place, out, inside)
+
+
+def launch_fwd(
+    *, x: Tensor, weights: Weights, num_atoms: Tensor, out: Tensor, atoms: int = 16, precision: str = "tf32x3"
+) -> None:
+    """Enqueue: x (N̂, 9, C) float32 to x' in `out`, another tensor; num_atoms (1,) in use; `atoms` of a program."""
+    w, width = weights, x.shape[2]
+    atom_wise_fwd_kernel[(triton.cdiv(x.shape[0], atoms), 9)](
+        x,
+        w.norm,
+        w.norm_bias,
+        w.gate,
+        w.gate_bias,
+        w.first,
+        w.first_bias,
+        w.second,
+        w.second_bias,
+        num_atoms,
+        out,
+        EPSILON,
+        C=width,
+        H=w.first.shape[2],
+        ATOMS=atoms,
+        PRECISION=precision,
+        num_warps=4,
+    )
+
+
+def launch_bwd(
+    *,
+    x_bar: Tensor,
+    shift: Tensor | None,
+    system_index: Tensor,
+    x: Tensor,
+    weights: Weights,
+    num_atoms: Tensor,
+    z_bar: Tensor,
+    gate_bar: Tensor,
+    atoms: int = 16,
+    precision: str = "tf32x3",
+) -> None:
+    """Enqueue.
+
+    Args:
+        x_bar: (N̂, 9, C) float32, dE/dx', from whose l = 0 shift (Ŝ, C) of the structure is taken, if there is any.
+        system_index: (N̂,). x: as forward.
+        z_bar: (N̂, 9, C), gate_bar: (N̂, 8, C) float32, filled.
+    """
+    w, width = weights, x.shape[2]
+    atom_wise_bwd_kernel[(triton.cdiv(x.shape[0], atoms), 9)](
+        x_bar,
+        x_bar if shift is None else shift,
+        system_index,
+        x,
+        w.norm,
+        w.norm_bias,
+        w.gate,
+        w.gate_bias,
+        w.first,
+        w.first_bias,
+        w.gate_back,
+        w.first_back,
+        w.second_back,
+        num_atoms,
+        z_bar,
+        gate_bar,
+        EPSILON,
+        SHIFTED=shift is not None,
+        C=width,
+        H=w.first.shape[2],
+        ATOMS=atoms,
+        PRECISION=precision,
+        num_warps=4,
+    )
+
+
+def weights_of(norm: torch.nn.Module, step: torch.nn.Module) -> Weights:
+    """From the definition's modules, `RMSNorm` and `AtomWise`."""
+    gate, gate_bias, first, first_bias, second, second_bias = (w.detach().float() for w in step.weights)
+    return Weights(
+        norm.affine_weight.detach().float(),
+        norm.affine_bias.detach().float(),
+        gate.T.contiguous(),
+        gate_bias,
+        first.mT.contiguous(),
+        first_bias,
+        second.mT.contiguous(),
+        second_bias,
+        gate.contiguous(),
+        first.contiguous(),
+        second.contiguous(),
+    )

@@ -1,0 +1,382 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
+"""`node_to_edge_wigner_permute` and the radial factors behind it, fused, for lmax = 2 and mmax = 1 or 2.
+
+    p_e = (D_e [y_neighbor | y_center]) ⊙ [W_source | W_target](d_e)
+
+y (N, 9, C) float32 l-major; p (Ê, R, 2C) in half precision, rows m-major, R = 9 or 7; factors of tables (`radial_pages`), the same for
+m and -m. D[reverse] = S D with signs S (`edge_frames`), so an atom that turns its features into the frame of its edge e has both its
+share of row e, as the center, and that of row reverse(e), as the neighbor: it is read once and nothing is gathered.
+
+The derivative takes p̄_e in units of its own, s_e p̄_e = dE/dp_e. For atom n and each edge e of its row, with r = reverse(e):
+
+    q_e  = (s_e p̄_e[target] ⊙ W_target + S s_r p̄_r[source] ⊙ W_source)     rows in the frame of e
+    ȳ_n  = Σ_e D_eᵀ q_e
+    along_e  += Σ D_e y_n ⊙ (s_e p̄_e[target] ⊙ W'_target + S s_r p̄_r[source] ⊙ W'_source)
+    torque_e += Σ L q_e (D_e y_n)ᵀ
+
+`along` and `torque` at e are those of turning and stretching atom n's features along e: what belongs to the reverse edge's vector is
+counted here as well, with the opposite sign, which neither forces nor virials feel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from atomjet.ops.edge_frames import from_frame, load_frame, to_frame, torques, value_and_slope
+
+WIDTH = tl.constexpr(36)
+WORDS_OF_PAGE = tl.constexpr(64)
+
+
+@triton.jit
+def _pair_row(page, knot, start, ROW: tl.constexpr):
+    """Where the row of a knot begins, in words; a row is so many of them."""
+    return page.to(tl.int64) * WORDS_OF_PAGE + start + knot.to(tl.int64) * ROW
+
+
+@triton.jit
+def _factor(words, word_place, column, offset):
+    value, slope = value_and_slope(tl.load(words + word_place + column))
+    return value + offset * slope
+
+
+@triton.jit(do_not_specialize=["num_edges"])
+def node_to_edge_wigner_permute_fwd_kernel(
+    y,
+    frames,
+    centers,
+    reverse,
+    pages,
+    knots,
+    num_edges,
+    words,
+    packed,
+    start,
+    C: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    EDGES: tl.constexpr,
+    MMAX: tl.constexpr,
+):
+    """A few edges and channels a program."""
+    ROWS: tl.constexpr = 5 + 2 * MMAX
+    ROW: tl.constexpr = 3 * (4 + MMAX) * C
+    first = tl.program_id(0).to(tl.int64) * EDGES
+    count = tl.load(num_edges)
+    if first >= count:
+        return
+    e = first + tl.arange(0, EDGES).to(tl.int64)
+    inside = (e < count)[:, None]
+    e = tl.where(e < count, e, first)
+    c = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    n = tl.load(centers + e).to(tl.int64)
+    back = tl.load(reverse + e).to(tl.int64)
+    knot = tl.load(knots + e)
+    own = _pair_row(tl.load(pages + e), knot, start, ROW)[:, None]
+    theirs = _pair_row(tl.load(pages + back), knot, start, ROW)[:, None]
+    p = (frames + e * WIDTH)[:, None]
+    offset = tl.load(p + 35)
+    w = load_frame(p)
+    x = y + n[:, None] * (9 * C) + c
+    rows = to_frame(
+        w,
+        tl.load(x),
+        tl.load(x + C),
+        tl.load(x + 2 * C),
+        tl.load(x + 3 * C),
+        tl.load(x + 4 * C),
+        tl.load(x + 5 * C),
+        tl.load(x + 6 * C),
+        tl.load(x + 7 * C),
+        tl.load(x + 8 * C),
+    )
+    s0 = _factor(words, theirs, c, offset)
+    s1 = _factor(words, theirs, 2 * C + c, offset)
+    s2 = _factor(words, theirs, 4 * C + c, offset)
+    s3 = _factor(words, theirs, 6 * C + c, offset)
+    s4 = _factor(words, theirs, 8 * C + c, offset)
+    t0 = _factor(words, own, C + c, offset)
+    t1 = _factor(words, own, 3 * C + c, offset)
+    t2 = _factor(words, own, 5 * C + c, offset)
+    t3 = _factor(words, own, 7 * C + c, offset)
+    t4 = _factor(words, own, 9 * C + c, offset)
+    there = packed + (back * (ROWS * 2 * C))[:, None] + c
+    here = packed + (e * (ROWS * 2 * C))[:, None] + (C + c)
+    if MMAX == 2:
+        s5 = _factor(words, theirs, 10 * C + c, offset)
+        t5 = _factor(words, own, 11 * C + c, offset)
+        tl.store(here + 14 * C, (t5 * rows[7]).to(tl.float16), inside)
+        tl.store(here + 16 * C, (t5 * rows[8]).to(tl.float16), inside)
+        tl.store(there + 14 * C, (s5 * rows[7]).to(tl.float16), inside)
+        tl.store(there + 16 * C, (-s5 * rows[8]).to(tl.float16), inside)
+    tl.store(here, (t0 * rows[0]).to(tl.float16), inside)
+    tl.store(here + 2 * C, (t1 * rows[1]).to(tl.float16), inside)
+    tl.store(here + 4 * C, (t2 * rows[2]).to(tl.float16), inside)
+    tl.store(here + 6 * C, (t3 * rows[3]).to(tl.float16), inside)
+    tl.store(here + 8 * C, (t4 * rows[4]).to(tl.float16), inside)
+    tl.store(here + 10 * C, (t3 * rows[5]).to(tl.float16), inside)
+    tl.store(here + 12 * C, (t4 * rows[6]).to(tl.float16), inside)
+    tl.store(there, (s0 * rows[0]).to(tl.float16), inside)
+    tl.store(there + 2 * C, (-s1 * rows[1]).to(tl.float16), inside)
+    tl.store(there + 4 * C, (s2 * rows[2]).to(tl.float16), inside)
+    tl.store(there + 6 * C, (-s3 * rows[3]).to(tl.float16), inside)
+    tl.store(there + 8 * C, (s4 * rows[4]).to(tl.float16), inside)
+    tl.store(there + 10 * C, (s3 * rows[5]).to(tl.float16), inside)
+    tl.store(there + 12 * C, (-s4 * rows[6]).to(tl.float16), inside)
+
+
+@triton.jit
+def _row_pair(own, theirs, place: tl.constexpr, share_own, share_theirs, C: tl.constexpr):
+    """Both shares of a row of p̄ with their units; the sign of the reverse is in its unit."""
+    mine = tl.load(own + 2 * place * C).to(tl.float32) * share_own
+    other = tl.load(theirs + 2 * place * C).to(tl.float32) * share_theirs
+    return mine, other
+
+
+@triton.jit
+def _factor_and_slope(words, halves, place, column, offset, CURVES: tl.constexpr):
+    value, slope = value_and_slope(tl.load(words + place + column))
+    curvature = tl.load(halves + 2 * place + (CURVES + column)).to(tl.float32)
+    return value + offset * slope, slope + offset * curvature
+
+
+@triton.jit(do_not_specialize=["num_atoms", "edges"])
+def node_to_edge_wigner_permute_bwd_kernel(
+    packed_bar,
+    share,
+    y,
+    frames,
+    row_ptr,
+    reverse,
+    pages,
+    knots,
+    num_atoms,
+    words,
+    halves,
+    y_bar,
+    gathered,
+    start,
+    edges,
+    C: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    MMAX: tl.constexpr,
+):
+    """One atom and some channels a program; `gathered` (parts, Ê, 4) is added to."""
+    ROWS: tl.constexpr = 5 + 2 * MMAX
+    ROW: tl.constexpr = 3 * (4 + MMAX) * C
+    CURVES: tl.constexpr = 2 * (4 + MMAX) * 2 * C
+    n = tl.program_id(0).to(tl.int64)
+    if n >= tl.load(num_atoms):
+        return
+    part = tl.program_id(1)
+    c = part * CHANNELS + tl.arange(0, CHANNELS)
+    x = y + n * (9 * C) + c
+    y0 = tl.load(x)
+    y1 = tl.load(x + C)
+    y2 = tl.load(x + 2 * C)
+    y3 = tl.load(x + 3 * C)
+    y4 = tl.load(x + 4 * C)
+    y5 = tl.load(x + 5 * C)
+    y6 = tl.load(x + 6 * C)
+    y7 = tl.load(x + 7 * C)
+    y8 = tl.load(x + 8 * C)
+    a0 = tl.zeros((CHANNELS,), tl.float32)
+    a1 = tl.zeros((CHANNELS,), tl.float32)
+    a2 = tl.zeros((CHANNELS,), tl.float32)
+    a3 = tl.zeros((CHANNELS,), tl.float32)
+    a4 = tl.zeros((CHANNELS,), tl.float32)
+    a5 = tl.zeros((CHANNELS,), tl.float32)
+    a6 = tl.zeros((CHANNELS,), tl.float32)
+    a7 = tl.zeros((CHANNELS,), tl.float32)
+    a8 = tl.zeros((CHANNELS,), tl.float32)
+    for at in range(tl.load(row_ptr + n), tl.load(row_ptr + n + 1)):
+        e = tl.full((), at, tl.int64)
+        back = tl.load(reverse + e).to(tl.int64)
+        knot = tl.load(knots + e)
+        own = _pair_row(tl.load(pages + e), knot, start, ROW)
+        theirs = _pair_row(tl.load(pages + back), knot, start, ROW)
+        p = frames + e * WIDTH
+        offset = tl.load(p + 35)
+        w = load_frame(p)
+        mine = tl.load(share + e)
+        other = tl.load(share + back)
+        here = packed_bar + e * (ROWS * 2 * C) + (C + c)
+        there = packed_bar + back * (ROWS * 2 * C) + c
+        x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
+
+        ft, st = _factor_and_slope(words, halves, own, C + c, offset, CURVES)
+        fs, ss = _factor_and_slope(words, halves, theirs, c, offset, CURVES)
+        mt, ms = _row_pair(here, there, 0, mine, other, C)
+        q0 = mt * ft + ms * fs
+        along = x0 * (mt * st + ms * ss)
+
+        ft, st = _factor_and_slope(words, halves, own, 3 * C + c, offset, CURVES)
+        fs, ss = _factor_and_slope(words, halves, theirs, 2 * C + c, offset, CURVES)
+        mt, ms = _row_pair(here, there, 1, mine, -other, C)
+        q1 = mt * ft + ms * fs
+        along += x1 * (mt * st + ms * ss)
+
+        ft, st = _factor_and_slope(words, halves, own, 5 * C + c, offset, CURVES)
+        fs, ss = _factor_and_slope(words, halves, theirs, 4 * C + c, offset, CURVES)
+        mt, ms = _row_pair(here, there, 2, mine, other, C)
+        q2 = mt * ft + ms * fs
+        along += x2 * (mt * st + ms * ss)
+
+        ft, st = _factor_and_slope(words, halves, own, 7 * C + c, offset, CURVES)
+        fs, ss = _factor_and_slope(words, halves, theirs, 6 * C + c, offset, CURVES)
+        mt, ms = _row_pair(here, there, 3, mine, -other, C)
+        q3 = mt * ft + ms * fs
+        along += x3 * (mt * st + ms * ss)
+        mt, ms = _row_pair(here, there, 5, mine, other, C)
+        q5 = mt * ft + ms * fs
+        along += x5 * (mt * st + ms * ss)
+
+        ft, st = _factor_and_slope(words, halves, own, 9 * C + c, offset, CURVES)
+        fs, ss = _factor_and_slope(words, halves, theirs, 8 * C + c, offset, CURVES)
+        mt, ms = _row_pair(here, there, 4, mine, other, C)
+        q4 = mt * ft + ms * fs
+        along += x4 * (mt * st + ms * ss)
+        mt, ms = _row_pair(here, there, 6, mine, -other, C)
+        q6 = mt * ft + ms * fs
+        along += x6 * (mt * st + ms * ss)
+
+        if MMAX == 2:
+            ft, st = _factor_and_slope(words, halves, own, 11 * C + c, offset, CURVES)
+            fs, ss = _factor_and_slope(words, halves, theirs, 10 * C + c, offset, CURVES)
+            mt, ms = _row_pair(here, there, 7, mine, other, C)
+            q7 = mt * ft + ms * fs
+            along += x7 * (mt * st + ms * ss)
+            mt, ms = _row_pair(here, there, 8, mine, -other, C)
+            q8 = mt * ft + ms * fs
+            along += x8 * (mt * st + ms * ss)
+        else:
+            q7 = tl.zeros((CHANNELS,), tl.float32)
+            q8 = tl.zeros((CHANNELS,), tl.float32)
+
+        b0, b1, b2, b3, b4, b5, b6, b7, b8 = from_frame(w, q0, q1, q2, q3, q4, q5, q6, q7, q8)
+        a0 += b0
+        a1 += b1
+        a2 += b2
+        a3 += b3
+        a4 += b4
+        a5 += b5
+        a6 += b6
+        a7 += b7
+        a8 += b8
+        about_x, about_z = torques(
+            (q0, q1, q2, q3, q4, q5, q6, q7, q8), (x0, x1, x2, x3, x4, x5, x6, x7, x8)
+        )
+        g = gathered + (part.to(tl.int64) * edges + e) * 4
+        tl.store(g, tl.load(g) + tl.sum(along, 0))
+        tl.store(g + 1, tl.load(g + 1) + tl.sum(about_x, 0))
+        tl.store(g + 2, tl.load(g + 2) + tl.sum(about_z, 0))
+    out = y_bar + n * (9 * C) + c
+    tl.store(out, a0)
+    tl.store(out + C, a1)
+    tl.store(out + 2 * C, a2)
+    tl.store(out + 3 * C, a3)
+    tl.store(out + 4 * C, a4)
+    tl.store(out + 5 * C, a5)
+    tl.store(out + 6 * C, a6)
+    tl.store(out + 7 * C, a7)
+    tl.store(out + 8 * C, a8)
+
+
+def launch_fwd(
+    *,
+    y: Tensor,
+    frames: Tensor,
+    centers: Tensor,
+    reverse: Tensor,
+    pages: Tensor,
+    knots: Tensor,
+    num_edges: Tensor,
+    tables: Tensor,
+    start: int,
+    packed: Tensor,
+    mmax: int,
+    edges: int = 2,
+    channels: int = 128,
+    warps: int = 2,
+) -> None:
+    """Enqueue.
+
+    Args:
+        y: (N̂, 9, C) float32.
+        frames, centers, reverse, pages, knots: of `edge_frames`.
+        num_edges: (1,) in use.
+        tables: halves, of the first pair of elements. start: where the rows of this network begin in it, in halves.
+        packed: (Ê, R, 2C) float16, filled in the rows in use.
+    """
+    width = y.shape[2]
+    block = min(channels, width)
+    node_to_edge_wigner_permute_fwd_kernel[(triton.cdiv(packed.shape[0], edges), width // block)](
+        y,
+        frames,
+        centers,
+        reverse,
+        pages,
+        knots,
+        num_edges,
+        tables.view(torch.int32),
+        packed,
+        start // 2,
+        C=width,
+        CHANNELS=block,
+        EDGES=edges,
+        MMAX=mmax,
+        num_warps=warps,
+    )
+
+
+def launch_bwd(
+    *,
+    packed_bar: Tensor,
+    share: Tensor,
+    y: Tensor,
+    frames: Tensor,
+    row_ptr: Tensor,
+    reverse: Tensor,
+    pages: Tensor,
+    knots: Tensor,
+    num_atoms: Tensor,
+    tables: Tensor,
+    start: int,
+    y_bar: Tensor,
+    gathered: Tensor,
+    mmax: int,
+) -> None:
+    """Enqueue.
+
+    Args:
+        packed_bar: (Ê, R, 2C) float16, in units of share (Ê,) float32.
+        row_ptr, num_atoms: rows of edges, and how many are in use.
+        y_bar: (N̂, 9, C) float32, filled.
+        gathered: (parts, Ê, 4) float32, along and torques about x and z, added to; each part sums C / parts channels.
+        For the rest see `launch_fwd`.
+    """
+    width, parts = y.shape[2], gathered.shape[0]
+    node_to_edge_wigner_permute_bwd_kernel[(y.shape[0], parts)](
+        packed_bar,
+        share,
+        y,
+        frames,
+        row_ptr,
+        reverse,
+        pages,
+        knots,
+        num_atoms,
+        tables.view(torch.int32),
+        tables,
+        y_bar,
+        gathered,
+        start // 2,
+        gathered.shape[1],
+        C=width,
+        CHANNELS=width // parts,
+        MMAX=mmax,
+        num_warps=1,
+    )
