@@ -67,8 +67,15 @@ def normalised_scalars(x, n, weight, bias, epsilon, C: tl.constexpr):
 
 
 @triton.jit
-def _matrix(p, ROWS: tl.constexpr, COLUMNS: tl.constexpr, stride):
-    return tl.load(p + tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :])
+def columns(p, h, ROWS: tl.constexpr, stride):
+    """Some columns of a matrix."""
+    return tl.load(p + tl.arange(0, ROWS)[:, None] * stride + h[None, :])
+
+
+@triton.jit
+def rows(p, h, COLUMNS: tl.constexpr):
+    """Some rows of a matrix."""
+    return tl.load(p + h[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :])
 
 
 @triton.jit
@@ -88,6 +95,7 @@ def atom_wise_fwd_kernel(
     C: tl.constexpr,
     H: tl.constexpr,
     ATOMS: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Some atoms and one coefficient a program."""
@@ -101,20 +109,23 @@ def atom_wise_fwd_kernel(
     inside = (n < count)[:, None]
     n = tl.where(n < count, n, begin)
     c = tl.arange(0, C)[None, :]
-    h = tl.arange(0, H)[None, :]
-    z, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
+    z0, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
     xk = tl.load(x + n[:, None] * (9 * C) + k * C + c)
-    if k > 0:
-        g = tl.dot(z, _matrix(gate + (degree - 1) * H, C, H, 2 * H), input_precision=PRECISION)
-        g += tl.load(gate_bias + (degree - 1) * H + h)
-        g = tl.sigmoid(g * tl.sigmoid(g))
-        z = xk * inverse[:, None] * tl.load(norm + degree * C + c)
-        u = tl.dot(z, _matrix(first + degree * C * H, C, H, H), input_precision=PRECISION)
-        v = u * g
-    else:
-        u = tl.dot(z, _matrix(first, C, H, H), input_precision=PRECISION) + tl.load(first_bias + h)
-        v = u * tl.sigmoid(u)
-    o = tl.dot(v, _matrix(second + degree * C * H, H, C, C), input_precision=PRECISION)
+    z = xk * inverse[:, None] * tl.load(norm + degree * C + c)
+    if k == 0:
+        z = z0
+    o = tl.zeros((ATOMS, C), tl.float32)
+    for start in range(0, H, WIDTH):
+        h = start + tl.arange(0, WIDTH)
+        u = tl.dot(z, columns(first + degree * C * H, h, C, H), input_precision=PRECISION)
+        if k > 0:
+            g = tl.dot(z0, columns(gate + (degree - 1) * H, h, C, 2 * H), input_precision=PRECISION)
+            g += tl.load(gate_bias + (degree - 1) * H + h)[None, :]
+            v = u * tl.sigmoid(g * tl.sigmoid(g))
+        else:
+            u += tl.load(first_bias + h)[None, :]
+            v = u * tl.sigmoid(u)
+        o = tl.dot(v, rows(second + degree * C * H, h, C), o, input_precision=PRECISION)
     if k == 0:
         o += tl.load(second_bias + c)
     tl.store(out + n[:, None] * (9 * C) + k * C + c, xk + o, inside)
@@ -143,6 +154,7 @@ def atom_wise_bwd_kernel(
     C: tl.constexpr,
     H: tl.constexpr,
     ATOMS: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Some atoms and one coefficient a program."""
@@ -156,33 +168,44 @@ def atom_wise_bwd_kernel(
     inside = (n < count)[:, None]
     n = tl.where(n < count, n, begin)
     c = tl.arange(0, C)[None, :]
-    h = tl.arange(0, H)[None, :]
-    z, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
+    z0, inverse = normalised_scalars(x, n, norm, norm_bias, epsilon, C)
     place = n[:, None] * (9 * C) + k * C + c
+    z = tl.load(x + place) * inverse[:, None] * tl.load(norm + degree * C + c)
     b = tl.load(x_bar + place)
-    if SHIFTED:
-        if k == 0:
+    if k == 0:
+        z = z0
+        if SHIFTED:
             system = tl.load(system_index + n).to(tl.int64)
             b -= tl.load(shift + system[:, None] * C + c)
-    v_bar = tl.dot(b, _matrix(second_back + degree * C * H, C, H, H), input_precision=PRECISION)
+    found = tl.zeros((ATOMS, C), tl.float32)
+    by_gate = tl.zeros((ATOMS, C), tl.float32)
+    for start in range(0, H, WIDTH):
+        h = start + tl.arange(0, WIDTH)
+        v_bar = tl.dot(b, columns(second_back + degree * C * H, h, C, H), input_precision=PRECISION)
+        u = tl.dot(z, columns(first + degree * C * H, h, C, H), input_precision=PRECISION)
+        if k > 0:
+            g = tl.dot(z0, columns(gate + (degree - 1) * H, h, C, 2 * H), input_precision=PRECISION)
+            g += tl.load(gate_bias + (degree - 1) * H + h)[None, :]
+            s = tl.sigmoid(g)
+            slope = s * (1.0 + g * (1.0 - s))
+            g = tl.sigmoid(g * s)
+            before = v_bar * u * g * (1.0 - g) * slope
+            back = rows(gate_back + (degree - 1) * H * C, h, C)
+            by_gate = tl.dot(before, back, by_gate, input_precision=PRECISION)
+            u_bar = v_bar * g
+        else:
+            u += tl.load(first_bias + h)[None, :]
+            s = tl.sigmoid(u)
+            u_bar = v_bar * s * (1.0 + u * (1.0 - s))
+        found = tl.dot(u_bar, rows(first_back + degree * C * H, h, C), found, input_precision=PRECISION)
     if k > 0:
-        g = tl.dot(z, _matrix(gate + (degree - 1) * H, C, H, 2 * H), input_precision=PRECISION)
-        g += tl.load(gate_bias + (degree - 1) * H + h)
-        s = tl.sigmoid(g)
-        slope = s * (1.0 + g * (1.0 - s))
-        g = tl.sigmoid(g * s)
-        z = tl.load(x + place) * inverse[:, None] * tl.load(norm + degree * C + c)
-        u = tl.dot(z, _matrix(first + degree * C * H, C, H, H), input_precision=PRECISION)
-        before = v_bar * u * g * (1.0 - g) * slope
-        by_gate = tl.dot(before, _matrix(gate_back + (degree - 1) * H * C, H, C, C), input_precision=PRECISION)
         tl.store(gate_bar + n[:, None] * (8 * C) + (k - 1) * C + c, by_gate, inside)
-        u_bar = v_bar * g
-    else:
-        u = tl.dot(z, _matrix(first, C, H, H), input_precision=PRECISION) + tl.load(first_bias + h)
-        s = tl.sigmoid(u)
-        u_bar = v_bar * s * (1.0 + u * (1.0 - s))
-    out = tl.dot(u_bar, _matrix(first_back + degree * C * H, H, C, C), input_precision=PRECISION)
-    tl.store(z_bar + place, out, inside)
+    tl.store(z_bar + place, found, inside)
+
+
+def block(hidden: int) -> int:
+    """Hidden channels that a program takes at a time: what all of a matrix would take in registers spills."""
+    return 32 if hidden > 32 else 16
 
 
 def launch_fwd(
@@ -206,8 +229,10 @@ def launch_fwd(
         C=width,
         H=w.first.shape[2],
         ATOMS=atoms,
+        WIDTH=block(w.first.shape[2]),
         PRECISION=precision,
         num_warps=4,
+        num_stages=2,
     )
 
 
@@ -254,8 +279,10 @@ def launch_bwd(
         C=width,
         H=w.first.shape[2],
         ATOMS=atoms,
+        WIDTH=block(w.first.shape[2]),
         PRECISION=precision,
         num_warps=4,
+        num_stages=2,
     )
 
 

@@ -21,9 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from atomjet.ops.edge_frames import ROOT, value_and_slope
+from atomjet.ops.radial_pages import PAGE
 
 WIDTH = tl.constexpr(36)
-WORDS_OF_PAGE = tl.constexpr(64)
+WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
 
 
 @triton.jit
@@ -93,14 +94,14 @@ def edge_degrees_fwd_kernel(
     tl.store(out + 8 * C, a8)
 
 
-@triton.jit(do_not_specialize=["num_edges", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "edges"])
 def edge_degrees_bwd_kernel(
     x_bar,
     frames,
-    centers,
+    row_ptr,
     pages,
     knots,
-    num_edges,
+    num_atoms,
     words,
     halves,
     vectors,
@@ -113,21 +114,14 @@ def edge_degrees_bwd_kernel(
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     C: tl.constexpr,
-    EDGES: tl.constexpr,
 ):
-    """A few edges a program."""
-    first = tl.program_id(0).to(tl.int64) * EDGES
-    count = tl.load(num_edges)
-    if first >= count:
+    """Some edges of one atom a program."""
+    n = tl.program_id(0).to(tl.int64)
+    if n >= tl.load(num_atoms):
         return
-    one = first + tl.arange(0, EDGES).to(tl.int64)
-    valid = one < count
-    one = tl.where(valid, one, first)
-    e = one[:, None]
-    c = tl.arange(0, C)[None, :]
-    n = tl.load(centers + one).to(tl.int64)[:, None]
-    p = frames + e * WIDTH
+    c = tl.arange(0, C)
     x = x_bar + n * (9 * C) + c
+    x0 = tl.load(x)
     x1 = tl.load(x + C)
     x2 = tl.load(x + 2 * C)
     x3 = tl.load(x + 3 * C)
@@ -136,57 +130,67 @@ def edge_degrees_bwd_kernel(
     x6 = tl.load(x + 6 * C)
     x7 = tl.load(x + 7 * C)
     x8 = tl.load(x + 8 * C)
-    t0 = tl.load(x)
-    t1 = tl.load(p + 3) * x1 + tl.load(p + 4) * x2 + tl.load(p + 5) * x3
-    t3 = tl.load(p + 6) * x1 + tl.load(p + 7) * x2 + tl.load(p + 8) * x3
-    t5 = tl.load(p) * x1 + tl.load(p + 1) * x2 + tl.load(p + 2) * x3
-    t2 = tl.load(p + 19) * x4 + tl.load(p + 20) * x5 + tl.load(p + 21) * x6 + tl.load(p + 22) * x7
-    t2 += tl.load(p + 23) * x8
-    t4 = tl.load(p + 24) * x4 + tl.load(p + 25) * x5 + tl.load(p + 26) * x6 + tl.load(p + 27) * x7
-    t4 += tl.load(p + 28) * x8
-    t6 = tl.load(p + 14) * x4 + tl.load(p + 15) * x5 + tl.load(p + 16) * x6 + tl.load(p + 17) * x7
-    t6 += tl.load(p + 18) * x8
-    offset = tl.load(p + 35)
-    place = tl.load(pages + one).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + one).to(tl.int64) * (9 * C // 2)
-    row = words + place[:, None] + c
-    curves = halves + 2 * place[:, None] + (6 * C + c)
-    v0, s0 = value_and_slope(tl.load(row))
-    v1, s1 = value_and_slope(tl.load(row + C))
-    v2, s2 = value_and_slope(tl.load(row + 2 * C))
-    r0 = v0 + offset * s0
-    r1 = v1 + offset * s1
-    r2 = v2 + offset * s2
-    slope = t0 * (s0 + offset * tl.load(curves).to(tl.float32))
-    slope += t1 * (s1 + offset * tl.load(curves + C).to(tl.float32))
-    slope += t2 * (s2 + offset * tl.load(curves + 2 * C).to(tl.float32))
-    f = tl.load(frames + one * WIDTH + 34) * share
-    along = f * tl.sum(slope, 1)
-    by_envelope = share * tl.sum(r0 * t0 + r1 * t1 + r2 * t2, 1)
-    about_x = f * tl.sum(-r1 * t3 - ROOT * (r2 * t4), 1)
-    about_z = f * tl.sum(r1 * t5 + ROOT * (r2 * t6), 1)
-    for part in tl.static_range(PARTS):
-        g = gathered + (tl.full((), part, tl.int64) * edges + one) * 4
-        along += tl.load(g)
-        about_x += tl.load(g + 1)
-        about_z += tl.load(g + 2)
-        by_envelope += tl.load(g + 3)
-    x = tl.load(vectors + 3 * one)
-    y = tl.load(vectors + 3 * one + 1)
-    z = tl.load(vectors + 3 * one + 2)
-    d = tl.sqrt_rn(x * x + y * y + z * z)
-    u = d / cutoff
-    slope_of_envelope = tl.where(u < 1.0, -105.0 * u * u * u * u * (1.0 - u) * (1.0 - u) / cutoff, 0.0)
-    if WEIGHTED:
-        slope_of_envelope *= tl.load(weights + one)
-    along += by_envelope * slope_of_envelope
-    about_x /= d
-    about_z /= d
-    q = frames + one * WIDTH
-    out = gradients + one * 4
-    tl.store(out, along * tl.load(q + 3) + about_z * tl.load(q) - about_x * tl.load(q + 6), valid)
-    tl.store(out + 1, along * tl.load(q + 4) + about_z * tl.load(q + 1) - about_x * tl.load(q + 7), valid)
-    tl.store(out + 2, along * tl.load(q + 5) + about_z * tl.load(q + 2) - about_x * tl.load(q + 8), valid)
-    tl.store(out + 3, tl.zeros((EDGES,), tl.float32), valid)
+    for at in range(tl.load(row_ptr + n) + tl.program_id(1), tl.load(row_ptr + n + 1), tl.num_programs(1)):
+        e = tl.full((), at, tl.int64)
+        p = frames + e * WIDTH
+        offset = tl.load(p + 35)
+        place = tl.load(pages + e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
+        row = words + place + c
+        curves = halves + 2 * place + (6 * C + c)
+        v0, s0 = value_and_slope(tl.load(row))
+        v1, s1 = value_and_slope(tl.load(row + C))
+        v2, s2 = value_and_slope(tl.load(row + 2 * C))
+        r_xx = tl.load(p)
+        r_xy = tl.load(p + 1)
+        r_xz = tl.load(p + 2)
+        r_yx = tl.load(p + 3)
+        r_yy = tl.load(p + 4)
+        r_yz = tl.load(p + 5)
+        r_zx = tl.load(p + 6)
+        r_zy = tl.load(p + 7)
+        r_zz = tl.load(p + 8)
+        t1 = r_yx * x1 + r_yy * x2 + r_yz * x3
+        t3 = r_zx * x1 + r_zy * x2 + r_zz * x3
+        t5 = r_xx * x1 + r_xy * x2 + r_xz * x3
+        t2 = tl.load(p + 19) * x4 + tl.load(p + 20) * x5 + tl.load(p + 21) * x6 + tl.load(p + 22) * x7
+        t2 += tl.load(p + 23) * x8
+        t4 = tl.load(p + 24) * x4 + tl.load(p + 25) * x5 + tl.load(p + 26) * x6 + tl.load(p + 27) * x7
+        t4 += tl.load(p + 28) * x8
+        t6 = tl.load(p + 14) * x4 + tl.load(p + 15) * x5 + tl.load(p + 16) * x6 + tl.load(p + 17) * x7
+        t6 += tl.load(p + 18) * x8
+        r0 = v0 + offset * s0
+        r1 = v1 + offset * s1
+        r2 = v2 + offset * s2
+        slope = x0 * (s0 + offset * tl.load(curves).to(tl.float32))
+        slope += t1 * (s1 + offset * tl.load(curves + C).to(tl.float32))
+        slope += t2 * (s2 + offset * tl.load(curves + 2 * C).to(tl.float32))
+        f = tl.load(p + 34) * share
+        along = f * tl.sum(slope, 0)
+        by_envelope = share * tl.sum(r0 * x0 + r1 * t1 + r2 * t2, 0)
+        about_x = -f * tl.sum(r1 * t3 + ROOT * (r2 * t4), 0)
+        about_z = f * tl.sum(r1 * t5 + ROOT * (r2 * t6), 0)
+        for part in tl.static_range(PARTS):
+            g = gathered + (tl.full((), part, tl.int64) * edges + e) * 4
+            along += tl.load(g)
+            about_x += tl.load(g + 1)
+            about_z += tl.load(g + 2)
+            by_envelope += tl.load(g + 3)
+        v_x = tl.load(vectors + 3 * e)
+        v_y = tl.load(vectors + 3 * e + 1)
+        v_z = tl.load(vectors + 3 * e + 2)
+        d = tl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z)
+        u = d / cutoff
+        slope_of_envelope = tl.where(u < 1.0, -105.0 * u * u * u * u * (1.0 - u) * (1.0 - u) / cutoff, 0.0)
+        if WEIGHTED:
+            slope_of_envelope *= tl.load(weights + e)
+        along += by_envelope * slope_of_envelope
+        about_x /= d
+        about_z /= d
+        out = gradients + e * 4
+        tl.store(out, along * r_yx + about_z * r_xx - about_x * r_zx)
+        tl.store(out + 1, along * r_yy + about_z * r_xy - about_x * r_zy)
+        tl.store(out + 2, along * r_yz + about_z * r_xz - about_x * r_zz)
+        tl.store(out + 3, 0.0)
 
 
 def launch_fwd(
@@ -242,10 +246,10 @@ def launch_bwd(
     *,
     x_bar: Tensor,
     frames: Tensor,
-    centers: Tensor,
+    row_ptr: Tensor,
     pages: Tensor,
     knots: Tensor,
-    num_edges: Tensor,
+    num_atoms: Tensor,
     tables: Tensor,
     vectors: Tensor,
     weights: Tensor | None,
@@ -253,8 +257,7 @@ def launch_bwd(
     gradients: Tensor,
     rescale: float,
     cutoff: float,
-    edges: int = 4,
-    warps: int = 4,
+    split: int = 1,
 ) -> None:
     """Enqueue.
 
@@ -263,15 +266,16 @@ def launch_bwd(
         gathered: (parts, Ê, 4) float32 of all layers: along, torques about x and z, f̄.
         vectors: (Ê, 3) float32, Å. weights: as in `edge_frames`.
         gradients: (1, Ê, 4) float32, filled: dE/dr and a zero.
+        split: programs that share the edges of an atom.
         For the rest see `launch_fwd`.
     """
-    edge_degrees_bwd_kernel[(triton.cdiv(gradients.shape[1], edges),)](
+    edge_degrees_bwd_kernel[(x_bar.shape[0], split)](
         x_bar,
         frames,
-        centers,
+        row_ptr,
         pages,
         knots,
-        num_edges,
+        num_atoms,
         tables.view(torch.int32),
         tables,
         vectors,
@@ -284,6 +288,5 @@ def launch_bwd(
         PARTS=gathered.shape[0],
         WEIGHTED=weights is not None,
         C=x_bar.shape[2],
-        EDGES=edges,
-        num_warps=warps,
+        num_warps=1,
     )

@@ -15,7 +15,7 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
 
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
-frame (Ê, 36) float32, centers, pages, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`.
+frame (Ê, 36) float32, pages, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`.
 """
 
 from __future__ import annotations
@@ -138,7 +138,6 @@ def edge_frames_kernel(
     atomic_numbers,
     weights,
     radial_pages,
-    centers,
     frames,
     pages,
     knots,
@@ -229,7 +228,6 @@ def edge_frames_kernel(
         tl.store(p + 34, envelope, inside)
         tl.store(p + 35, d - knot.to(tl.float32) / per_length, inside)
         tl.store(knots + e, knot, inside)
-        tl.store(centers + e, tl.full((EDGES,), 0, tl.int32) + i.to(tl.int32), inside)
         j = tl.load(neighbors + e).to(tl.int64)
         pair = tl.load(atomic_numbers + j) * kinds + number
         tl.store(pages + e, tl.load(radial_pages + pair), inside)
@@ -247,7 +245,6 @@ def launch(
     radial_pages: Tensor,
     cutoff: float,
     last_knot: int,
-    centers: Tensor,
     frames: Tensor,
     pages: Tensor,
     knots: Tensor,
@@ -260,7 +257,7 @@ def launch(
         weights: (Ê,) float32 by which the envelope is multiplied; None for ones.
         radial_pages: (Z, Z) int32 by elements of neighbor and center.
         cutoff: Å. last_knot: number of the knot at the cutoff.
-        centers, frames, pages, knots: filled.
+        frames, pages, knots: filled.
     """
     edge_frames_kernel[(row_ptr.shape[0] - 1,)](
         row_ptr,
@@ -271,7 +268,6 @@ def launch(
         atomic_numbers,
         frames if weights is None else weights,
         radial_pages,
-        centers,
         frames,
         pages,
         knots,

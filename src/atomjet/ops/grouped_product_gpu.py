@@ -19,6 +19,12 @@ import triton.language as tl
 from torch import Tensor
 
 
+ALIGNED_TO = 64
+"""Numbers by which the starts of matrices are divisible."""
+
+ALIGNED = tl.constexpr(ALIGNED_TO)
+
+
 @dataclass(frozen=True)
 class Parts:
     """The products of a convolution.
@@ -50,7 +56,7 @@ def grouped_product_tiles_kernel(row_ptr, system_ptr, tile_ptr, systems, ROWS: t
         before += tl.sum(tiles, 0)
 
 
-@triton.jit(do_not_specialize=["systems"])
+@triton.jit(do_not_specialize=["systems", "start"])
 def grouped_product_kernel(
     x,
     weights,
@@ -92,35 +98,21 @@ def grouped_product_kernel(
     begin = first + (tile - tl.load(tile_ptr + low)) * ROWS
     slot = tl.load(slots + low).to(tl.int64)
 
-    depth = tl.zeros((), tl.int32) + X_0
-    x_start = tl.zeros((), tl.int32)
-    place = tl.zeros((), tl.int32)
-    width = tl.zeros((), tl.int32) + Y_0
-    inner = column
-    if column >= Y_0 + Y_1:
-        depth = tl.zeros((), tl.int32) + X_2
-        x_start = tl.zeros((), tl.int32) + (X_0 + X_1)
-        place = tl.zeros((), tl.int32) + (X_0 * Y_0 + X_1 * Y_1)
-        width = tl.zeros((), tl.int32) + Y_2
-        inner = column - (Y_0 + Y_1)
-    elif column >= Y_0:
-        depth = tl.zeros((), tl.int32) + X_1
-        x_start = tl.zeros((), tl.int32) + X_0
-        place = tl.zeros((), tl.int32) + X_0 * Y_0
-        width = tl.zeros((), tl.int32) + Y_1
-        inner = column - Y_0
-    depth = tl.multiple_of(depth, 32)
-    x_start = tl.multiple_of(x_start, 32)
-    place = tl.multiple_of(place, 32)
-    width = tl.multiple_of(width, 32)
-    inner = tl.multiple_of(inner, 32)
+    # Selected, not branched to, so that the compiler sees by what these are divisible.
+    last = column >= Y_0 + Y_1
+    second = column >= Y_0
+    depth = tl.where(last, X_2, tl.where(second, X_1, X_0))
+    x_start = tl.where(last, X_0 + X_1, tl.where(second, X_0, 0))
+    place = tl.where(last, X_0 * Y_0 + X_1 * Y_1, tl.where(second, X_0 * Y_0, 0))
+    width = tl.where(last, Y_2, tl.where(second, Y_1, Y_0))
+    inner = column - tl.where(last, Y_0 + Y_1, tl.where(second, Y_0, 0))
     e = begin + tl.arange(0, ROWS).to(tl.int64)
     inside = (e < stop)[:, None]
     safe = tl.where(e < stop, e, begin)
     k = tl.arange(0, DEPTH)
     c = tl.arange(0, COLUMNS)
     a = x + safe[:, None] * (X_0 + X_1 + X_2) + (x_start + k[None, :])
-    w = weights + slot * SIZE + start + place
+    w = weights + slot * SIZE + (start * ALIGNED + place)
     if BACKWARD:
         b = w + k[:, None] * width + (inner + c[None, :])
         step = DEPTH * width
@@ -184,7 +176,7 @@ def launch(
         tile_ptr,
         slots,
         systems,
-        parts.start,
+        parts.start // ALIGNED_TO,
         SIZE=parts.size,
         X_0=given[0],
         X_1=given[1],

@@ -27,15 +27,17 @@ import triton.language as tl
 from torch import Tensor
 
 from atomjet.ops.edge_frames import from_frame, load_frame, to_frame, torques, value_and_slope
+from atomjet.ops.radial_pages import PAGE
 
 WIDTH = tl.constexpr(36)
-WORDS_OF_PAGE = tl.constexpr(64)
+WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
+HALVES_OF_PAGE = PAGE // 2
 
 
 @triton.jit
 def _pair_row(page, knot, start, ROW: tl.constexpr):
     """Where the row of a knot begins, in words; a row is so many of them."""
-    return page.to(tl.int64) * WORDS_OF_PAGE + start + knot.to(tl.int64) * ROW
+    return (page.to(tl.int64) + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW
 
 
 @triton.jit
@@ -44,88 +46,82 @@ def _factor(words, word_place, column, offset):
     return value + offset * slope
 
 
-@triton.jit(do_not_specialize=["num_edges"])
+@triton.jit(do_not_specialize=["num_atoms", "start"])
 def node_to_edge_wigner_permute_fwd_kernel(
     y,
     frames,
-    centers,
+    row_ptr,
     reverse,
     pages,
     knots,
-    num_edges,
+    num_atoms,
     words,
     packed,
     start,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
-    EDGES: tl.constexpr,
     MMAX: tl.constexpr,
 ):
-    """A few edges and channels a program."""
+    """Some edges of one atom and some channels a program; as many programs share an atom as the grid has in its third dimension."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
     ROW: tl.constexpr = 3 * (4 + MMAX) * C
-    first = tl.program_id(0).to(tl.int64) * EDGES
-    count = tl.load(num_edges)
-    if first >= count:
+    n = tl.program_id(0).to(tl.int64)
+    if n >= tl.load(num_atoms):
         return
-    e = first + tl.arange(0, EDGES).to(tl.int64)
-    inside = (e < count)[:, None]
-    e = tl.where(e < count, e, first)
-    c = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
-    n = tl.load(centers + e).to(tl.int64)
-    back = tl.load(reverse + e).to(tl.int64)
-    knot = tl.load(knots + e)
-    own = _pair_row(tl.load(pages + e), knot, start, ROW)[:, None]
-    theirs = _pair_row(tl.load(pages + back), knot, start, ROW)[:, None]
-    p = (frames + e * WIDTH)[:, None]
-    offset = tl.load(p + 35)
-    w = load_frame(p)
-    x = y + n[:, None] * (9 * C) + c
-    rows = to_frame(
-        w,
-        tl.load(x),
-        tl.load(x + C),
-        tl.load(x + 2 * C),
-        tl.load(x + 3 * C),
-        tl.load(x + 4 * C),
-        tl.load(x + 5 * C),
-        tl.load(x + 6 * C),
-        tl.load(x + 7 * C),
-        tl.load(x + 8 * C),
-    )
-    s0 = _factor(words, theirs, c, offset)
-    s1 = _factor(words, theirs, 2 * C + c, offset)
-    s2 = _factor(words, theirs, 4 * C + c, offset)
-    s3 = _factor(words, theirs, 6 * C + c, offset)
-    s4 = _factor(words, theirs, 8 * C + c, offset)
-    t0 = _factor(words, own, C + c, offset)
-    t1 = _factor(words, own, 3 * C + c, offset)
-    t2 = _factor(words, own, 5 * C + c, offset)
-    t3 = _factor(words, own, 7 * C + c, offset)
-    t4 = _factor(words, own, 9 * C + c, offset)
-    there = packed + (back * (ROWS * 2 * C))[:, None] + c
-    here = packed + (e * (ROWS * 2 * C))[:, None] + (C + c)
-    if MMAX == 2:
-        s5 = _factor(words, theirs, 10 * C + c, offset)
-        t5 = _factor(words, own, 11 * C + c, offset)
-        tl.store(here + 14 * C, (t5 * rows[7]).to(tl.float16), inside)
-        tl.store(here + 16 * C, (t5 * rows[8]).to(tl.float16), inside)
-        tl.store(there + 14 * C, (s5 * rows[7]).to(tl.float16), inside)
-        tl.store(there + 16 * C, (-s5 * rows[8]).to(tl.float16), inside)
-    tl.store(here, (t0 * rows[0]).to(tl.float16), inside)
-    tl.store(here + 2 * C, (t1 * rows[1]).to(tl.float16), inside)
-    tl.store(here + 4 * C, (t2 * rows[2]).to(tl.float16), inside)
-    tl.store(here + 6 * C, (t3 * rows[3]).to(tl.float16), inside)
-    tl.store(here + 8 * C, (t4 * rows[4]).to(tl.float16), inside)
-    tl.store(here + 10 * C, (t3 * rows[5]).to(tl.float16), inside)
-    tl.store(here + 12 * C, (t4 * rows[6]).to(tl.float16), inside)
-    tl.store(there, (s0 * rows[0]).to(tl.float16), inside)
-    tl.store(there + 2 * C, (-s1 * rows[1]).to(tl.float16), inside)
-    tl.store(there + 4 * C, (s2 * rows[2]).to(tl.float16), inside)
-    tl.store(there + 6 * C, (-s3 * rows[3]).to(tl.float16), inside)
-    tl.store(there + 8 * C, (s4 * rows[4]).to(tl.float16), inside)
-    tl.store(there + 10 * C, (s3 * rows[5]).to(tl.float16), inside)
-    tl.store(there + 12 * C, (-s4 * rows[6]).to(tl.float16), inside)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    x = y + n * (9 * C) + c
+    y0 = tl.load(x)
+    y1 = tl.load(x + C)
+    y2 = tl.load(x + 2 * C)
+    y3 = tl.load(x + 3 * C)
+    y4 = tl.load(x + 4 * C)
+    y5 = tl.load(x + 5 * C)
+    y6 = tl.load(x + 6 * C)
+    y7 = tl.load(x + 7 * C)
+    y8 = tl.load(x + 8 * C)
+    for at in range(tl.load(row_ptr + n) + tl.program_id(2), tl.load(row_ptr + n + 1), tl.num_programs(2)):
+        e = tl.full((), at, tl.int64)
+        back = tl.load(reverse + e).to(tl.int64)
+        knot = tl.load(knots + e)
+        own = _pair_row(tl.load(pages + e), knot, start, ROW)
+        theirs = _pair_row(tl.load(pages + back), knot, start, ROW)
+        p = frames + e * WIDTH
+        offset = tl.load(p + 35)
+        w = load_frame(p)
+        s0 = _factor(words, theirs, c, offset)
+        s1 = _factor(words, theirs, 2 * C + c, offset)
+        s2 = _factor(words, theirs, 4 * C + c, offset)
+        s3 = _factor(words, theirs, 6 * C + c, offset)
+        s4 = _factor(words, theirs, 8 * C + c, offset)
+        t0 = _factor(words, own, C + c, offset)
+        t1 = _factor(words, own, 3 * C + c, offset)
+        t2 = _factor(words, own, 5 * C + c, offset)
+        t3 = _factor(words, own, 7 * C + c, offset)
+        t4 = _factor(words, own, 9 * C + c, offset)
+        x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
+        there = packed + back * (ROWS * 2 * C) + c
+        here = packed + e * (ROWS * 2 * C) + (C + c)
+        if MMAX == 2:
+            s5 = _factor(words, theirs, 10 * C + c, offset)
+            t5 = _factor(words, own, 11 * C + c, offset)
+            tl.store(here + 14 * C, (t5 * x7).to(tl.float16))
+            tl.store(here + 16 * C, (t5 * x8).to(tl.float16))
+            tl.store(there + 14 * C, (s5 * x7).to(tl.float16))
+            tl.store(there + 16 * C, (-s5 * x8).to(tl.float16))
+        tl.store(here, (t0 * x0).to(tl.float16))
+        tl.store(here + 2 * C, (t1 * x1).to(tl.float16))
+        tl.store(here + 4 * C, (t2 * x2).to(tl.float16))
+        tl.store(here + 6 * C, (t3 * x3).to(tl.float16))
+        tl.store(here + 8 * C, (t4 * x4).to(tl.float16))
+        tl.store(here + 10 * C, (t3 * x5).to(tl.float16))
+        tl.store(here + 12 * C, (t4 * x6).to(tl.float16))
+        tl.store(there, (s0 * x0).to(tl.float16))
+        tl.store(there + 2 * C, (-s1 * x1).to(tl.float16))
+        tl.store(there + 4 * C, (s2 * x2).to(tl.float16))
+        tl.store(there + 6 * C, (-s3 * x3).to(tl.float16))
+        tl.store(there + 8 * C, (s4 * x4).to(tl.float16))
+        tl.store(there + 10 * C, (s3 * x5).to(tl.float16))
+        tl.store(there + 12 * C, (-s4 * x6).to(tl.float16))
 
 
 @triton.jit
@@ -143,7 +139,7 @@ def _factor_and_slope(words, halves, place, column, offset, CURVES: tl.constexpr
     return value + offset * slope, slope + offset * curvature
 
 
-@triton.jit(do_not_specialize=["num_atoms", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "edges"])
 def node_to_edge_wigner_permute_bwd_kernel(
     packed_bar,
     share,
@@ -289,46 +285,45 @@ def launch_fwd(
     *,
     y: Tensor,
     frames: Tensor,
-    centers: Tensor,
+    row_ptr: Tensor,
     reverse: Tensor,
     pages: Tensor,
     knots: Tensor,
-    num_edges: Tensor,
+    num_atoms: Tensor,
     tables: Tensor,
     start: int,
     packed: Tensor,
     mmax: int,
-    edges: int = 2,
     channels: int = 128,
-    warps: int = 2,
+    split: int = 1,
 ) -> None:
     """Enqueue.
 
     Args:
         y: (N̂, 9, C) float32.
-        frames, centers, reverse, pages, knots: of `edge_frames`.
-        num_edges: (1,) in use.
+        frames, pages, knots: of `edge_frames`. reverse: (Ê,) int32.
+        row_ptr, num_atoms: rows of edges, and how many are in use.
         tables: halves, of the first pair of elements. start: where the rows of this network begin in it, in halves.
         packed: (Ê, R, 2C) float16, filled in the rows in use.
+        channels: of a program. split: programs that share the edges of an atom.
     """
     width = y.shape[2]
     block = min(channels, width)
-    node_to_edge_wigner_permute_fwd_kernel[(triton.cdiv(packed.shape[0], edges), width // block)](
+    node_to_edge_wigner_permute_fwd_kernel[(y.shape[0], width // block, split)](
         y,
         frames,
-        centers,
+        row_ptr,
         reverse,
         pages,
         knots,
-        num_edges,
+        num_atoms,
         tables.view(torch.int32),
         packed,
-        start // 2,
+        start // HALVES_OF_PAGE,
         C=width,
         CHANNELS=block,
-        EDGES=edges,
         MMAX=mmax,
-        num_warps=warps,
+        num_warps=1,
     )
 
 
@@ -373,7 +368,7 @@ def launch_bwd(
         tables,
         y_bar,
         gathered,
-        start // 2,
+        start // HALVES_OF_PAGE,
         gathered.shape[1],
         C=width,
         CHANNELS=width // parts,

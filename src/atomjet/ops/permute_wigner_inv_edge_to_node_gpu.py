@@ -110,91 +110,89 @@ def permute_wigner_inv_edge_to_node_fwd_kernel(
         tl.store(out + at + 8 * C, x8)
 
 
-@triton.jit(do_not_specialize=["num_edges", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "edges"])
 def permute_wigner_inv_edge_to_node_bwd_kernel(
     x_bar,
     unit,
     o,
     bias,
     frames,
-    centers,
-    num_edges,
+    row_ptr,
+    num_atoms,
     o_bar,
     share,
     gathered,
     edges,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
-    EDGES: tl.constexpr,
     MMAX: tl.constexpr,
 ):
-    """A few edges and some channels a program; `gathered` (parts, Ê, 4) is added to."""
+    """Some edges of one atom and some channels a program; `gathered` (parts, Ê, 4) is added to."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
-    first = tl.program_id(0).to(tl.int64) * EDGES
-    count = tl.load(num_edges)
-    if first >= count:
+    n = tl.program_id(0).to(tl.int64)
+    if n >= tl.load(num_atoms):
         return
-    one = first + tl.arange(0, EDGES).to(tl.int64)
-    valid = one < count
-    one = tl.where(valid, one, first)
-    e = one[:, None]
-    inside = valid[:, None]
     part = tl.program_id(1)
-    c = (part * CHANNELS + tl.arange(0, CHANNELS))[None, :]
-    center = tl.load(centers + one).to(tl.int64)
-    n = center[:, None]
-    w = load_frame(frames + e * WIDTH)
+    c = part * CHANNELS + tl.arange(0, CHANNELS)
     x = x_bar + n * (9 * C) + c
-    t = to_frame(
-        w,
-        tl.load(x),
-        tl.load(x + C),
-        tl.load(x + 2 * C),
-        tl.load(x + 3 * C),
-        tl.load(x + 4 * C),
-        tl.load(x + 5 * C),
-        tl.load(x + 6 * C),
-        tl.load(x + 7 * C),
-        tl.load(x + 8 * C),
-    )
-    q = o + e * (ROWS * C) + c
-    r0 = tl.load(q).to(tl.float32) + tl.load(bias + c)
-    r1 = tl.load(q + C).to(tl.float32) + tl.load(bias + C + c)
-    r2 = tl.load(q + 2 * C).to(tl.float32) + tl.load(bias + 2 * C + c)
-    r3 = tl.load(q + 3 * C).to(tl.float32)
-    r4 = tl.load(q + 4 * C).to(tl.float32)
-    r5 = tl.load(q + 5 * C).to(tl.float32)
-    r6 = tl.load(q + 6 * C).to(tl.float32)
-    if MMAX == 2:
-        r7 = tl.load(q + 7 * C).to(tl.float32)
-        r8 = tl.load(q + 8 * C).to(tl.float32)
-    else:
-        r7 = tl.zeros((EDGES, CHANNELS), tl.float32)
-        r8 = tl.zeros((EDGES, CHANNELS), tl.float32)
-    s = tl.load(unit + center)
-    inverse = (1.0 / s)[:, None]
-    out = o_bar + e * (ROWS * C) + c
-    tl.store(out, (t[0] * inverse).to(tl.float16), inside)
-    tl.store(out + C, (t[1] * inverse).to(tl.float16), inside)
-    tl.store(out + 2 * C, (t[2] * inverse).to(tl.float16), inside)
-    tl.store(out + 3 * C, (t[3] * inverse).to(tl.float16), inside)
-    tl.store(out + 4 * C, (t[4] * inverse).to(tl.float16), inside)
-    tl.store(out + 5 * C, (t[5] * inverse).to(tl.float16), inside)
-    tl.store(out + 6 * C, (t[6] * inverse).to(tl.float16), inside)
-    if MMAX == 2:
-        tl.store(out + 7 * C, (t[7] * inverse).to(tl.float16), inside)
-        tl.store(out + 8 * C, (t[8] * inverse).to(tl.float16), inside)
-    along = r0 * t[0] + r1 * t[1] + r2 * t[2] + r3 * t[3] + r4 * t[4] + r5 * t[5] + r6 * t[6]
-    if MMAX == 2:
-        along += r7 * t[7] + r8 * t[8]
-    about_x, about_z = torques((r0, r1, r2, r3, r4, r5, r6, r7, r8), t)
-    f = tl.load(frames + one * WIDTH + 34)
-    if part == 0:
-        tl.store(share + one, f * s, valid)
-    g = gathered + (part.to(tl.int64) * edges + one) * 4
-    tl.store(g + 1, tl.load(g + 1) + f * tl.sum(about_x, 1), valid)
-    tl.store(g + 2, tl.load(g + 2) + f * tl.sum(about_z, 1), valid)
-    tl.store(g + 3, tl.load(g + 3) + tl.sum(along, 1), valid)
+    x0 = tl.load(x)
+    x1 = tl.load(x + C)
+    x2 = tl.load(x + 2 * C)
+    x3 = tl.load(x + 3 * C)
+    x4 = tl.load(x + 4 * C)
+    x5 = tl.load(x + 5 * C)
+    x6 = tl.load(x + 6 * C)
+    x7 = tl.load(x + 7 * C)
+    x8 = tl.load(x + 8 * C)
+    b0 = tl.load(bias + c)
+    b1 = tl.load(bias + C + c)
+    b2 = tl.load(bias + 2 * C + c)
+    s = tl.load(unit + n)
+    inverse = 1.0 / s
+    for at in range(tl.load(row_ptr + n) + tl.program_id(2), tl.load(row_ptr + n + 1), tl.num_programs(2)):
+        e = tl.full((), at, tl.int64)
+        p = frames + e * WIDTH
+        f = tl.load(p + 34)
+        w = load_frame(p)
+        q = o + e * (ROWS * C) + c
+        r0 = tl.load(q).to(tl.float32) + b0
+        r1 = tl.load(q + C).to(tl.float32) + b1
+        r2 = tl.load(q + 2 * C).to(tl.float32) + b2
+        r3 = tl.load(q + 3 * C).to(tl.float32)
+        r4 = tl.load(q + 4 * C).to(tl.float32)
+        r5 = tl.load(q + 5 * C).to(tl.float32)
+        r6 = tl.load(q + 6 * C).to(tl.float32)
+        if MMAX == 2:
+            r7 = tl.load(q + 7 * C).to(tl.float32)
+            r8 = tl.load(q + 8 * C).to(tl.float32)
+        else:
+            r7 = tl.zeros((CHANNELS,), tl.float32)
+            r8 = tl.zeros((CHANNELS,), tl.float32)
+        g = gathered + (part.to(tl.int64) * edges + e) * 4
+        g1 = tl.load(g + 1)
+        g2 = tl.load(g + 2)
+        g3 = tl.load(g + 3)
+        t = to_frame(w, x0, x1, x2, x3, x4, x5, x6, x7, x8)
+        along = r0 * t[0] + r1 * t[1] + r2 * t[2] + r3 * t[3] + r4 * t[4] + r5 * t[5] + r6 * t[6]
+        if MMAX == 2:
+            along += r7 * t[7] + r8 * t[8]
+        about_x, about_z = torques((r0, r1, r2, r3, r4, r5, r6, r7, r8), t)
+        out = o_bar + e * (ROWS * C) + c
+        tl.store(out, (t[0] * inverse).to(tl.float16))
+        tl.store(out + C, (t[1] * inverse).to(tl.float16))
+        tl.store(out + 2 * C, (t[2] * inverse).to(tl.float16))
+        tl.store(out + 3 * C, (t[3] * inverse).to(tl.float16))
+        tl.store(out + 4 * C, (t[4] * inverse).to(tl.float16))
+        tl.store(out + 5 * C, (t[5] * inverse).to(tl.float16))
+        tl.store(out + 6 * C, (t[6] * inverse).to(tl.float16))
+        if MMAX == 2:
+            tl.store(out + 7 * C, (t[7] * inverse).to(tl.float16))
+            tl.store(out + 8 * C, (t[8] * inverse).to(tl.float16))
+        if part == 0:
+            tl.store(share + e, f * s)
+        tl.store(g + 1, g1 + f * tl.sum(about_x, 0))
+        tl.store(g + 2, g2 + f * tl.sum(about_z, 0))
+        tl.store(g + 3, g3 + tl.sum(along, 0))
 
 
 def launch_fwd(
@@ -231,39 +229,38 @@ def launch_bwd(
     o: Tensor,
     bias: Tensor,
     frames: Tensor,
-    centers: Tensor,
-    num_edges: Tensor,
+    row_ptr: Tensor,
+    num_atoms: Tensor,
     o_bar: Tensor,
     share: Tensor,
     gathered: Tensor,
     mmax: int,
-    edges: int = 8,
-    warps: int = 4,
+    split: int = 1,
 ) -> None:
     """Enqueue.
 
     Args:
         x_bar: (N̂, 9, C) float32. unit: (N̂,) float32, s.
-        o, bias, frames: as in `launch_fwd`. centers: (Ê,) int32. num_edges: (1,) in use.
+        o, bias, frames, row_ptr, num_atoms: as in `launch_fwd`.
         o_bar: (Ê, R, C) float16, filled. share: (Ê,) float32, filled.
         gathered: (parts, Ê, 4) float32: torques about x and z and f̄ in its last three columns, added to.
+        split: programs that share the edges of an atom.
     """
     width, parts = x_bar.shape[2], gathered.shape[0]
-    permute_wigner_inv_edge_to_node_bwd_kernel[(triton.cdiv(o.shape[0], edges), parts)](
+    permute_wigner_inv_edge_to_node_bwd_kernel[(x_bar.shape[0], parts, split)](
         x_bar,
         unit,
         o,
         bias,
         frames,
-        centers,
-        num_edges,
+        row_ptr,
+        num_atoms,
         o_bar,
         share,
         gathered,
         gathered.shape[1],
         C=width,
         CHANNELS=width // parts,
-        EDGES=edges,
         MMAX=mmax,
-        num_warps=warps,
+        num_warps=1,
     )

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from atomjet.ops.atom_wise_gpu import block, columns, rows
 from atomjet.ops.degree_norm_gpu import EPSILON, inverse_rms
 
 
@@ -39,11 +40,6 @@ class Weights(NamedTuple):
     first_back: Tensor
     second_back: Tensor
     scales: Tensor
-
-
-@triton.jit
-def _matrix(p, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    return tl.load(p + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :])
 
 
 @triton.jit
@@ -71,6 +67,7 @@ def task_head_kernel(
     C: tl.constexpr,
     H: tl.constexpr,
     ATOMS: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Some atoms a program."""
@@ -105,20 +102,29 @@ def task_head_kernel(
     energy = tl.zeros((ATOMS,), tl.float32)
     z_bar = tl.zeros((ATOMS, C), tl.float32)
     # Mostly all atoms are of one task; those of others count nothing in its turn.
-    for t in range(tl.min(task, 0), tl.max(task, 0) + 1):
+    for t in tl.range(tl.min(task, 0), tl.max(task, 0) + 1, num_stages=1):
         at = tl.full((), t, tl.int64)
-        a = tl.dot(z, _matrix(first + at * (C * H), C, H), input_precision=PRECISION) + tl.load(first_bias + h)
-        s = tl.sigmoid(a)
-        b = tl.dot(a * s, _matrix(second + at * (H * H), H, H), input_precision=PRECISION) + tl.load(second_bias + h)
+        b = tl.zeros((ATOMS, H), tl.float32) + tl.load(second_bias + h)
+        for start in range(0, H, WIDTH):
+            k = start + tl.arange(0, WIDTH)
+            a = tl.dot(z, columns(first + at * (C * H), k, C, H), input_precision=PRECISION)
+            a += tl.load(first_bias + k)[None, :]
+            b = tl.dot(a * tl.sigmoid(a), rows(second + at * (H * H), k, H), b, input_precision=PRECISION)
         q = tl.sigmoid(b)
         w3 = tl.load(third + at * H + h)
         scale = tl.load(scales + at)
         found = (tl.sum(b * q * w3, 1) + tl.load(third_bias)) * scale
         energy = tl.where(task == t, found, energy)
         b_bar = q * (1.0 + b * (1.0 - q)) * (w3 * scale)
-        a_bar = tl.dot(b_bar, _matrix(second_back + at * (H * H), H, H), input_precision=PRECISION)
-        a_bar *= s * (1.0 + a * (1.0 - s))
-        found_bar = tl.dot(a_bar, _matrix(first_back + at * (C * H), H, C), input_precision=PRECISION)
+        found_bar = tl.zeros((ATOMS, C), tl.float32)
+        for start in range(0, H, WIDTH):
+            k = start + tl.arange(0, WIDTH)
+            a = tl.dot(z, columns(first + at * (C * H), k, C, H), input_precision=PRECISION)
+            a += tl.load(first_bias + k)[None, :]
+            s = tl.sigmoid(a)
+            a_bar = tl.dot(b_bar, columns(second_back + at * (H * H), k, H, H), input_precision=PRECISION)
+            a_bar *= s * (1.0 + a * (1.0 - s))
+            found_bar = tl.dot(a_bar, rows(first_back + at * (C * H), k, C), found_bar, input_precision=PRECISION)
         z_bar = tl.where((task == t)[:, None], found_bar, z_bar)
     tl.store(energies + n, energy, valid)
     u = z_bar * tl.load(norm + c)
@@ -168,6 +174,8 @@ def launch(
         C=width,
         H=w.first.shape[2],
         ATOMS=atoms,
+        WIDTH=block(w.first.shape[2]),
         PRECISION=precision,
         num_warps=4,
+        num_stages=2,
     )

@@ -66,8 +66,9 @@ class Tiles:
     """How the kernels are tiled.
 
     Attributes:
-        parts: programs that share the channels of an atom or edge.
-        rows, warps, stages: of the products.
+        parts: programs that share the channels of an atom. split: that share its edges, where nothing is summed over them.
+        channels: of a program that packs. gate_edges: of a program of the gate.
+        rows, columns, depth, warps, stages: of the products.
         atoms: of a program of what atoms do alone.
         precision: of its products.
         output: type of what the second product gives.
@@ -84,12 +85,9 @@ class Tiles:
     precision: str = "tf32x3"
     output: torch.dtype = torch.float16
     dense: int = 32768
-    pack_edges: int = 2
-    pack_warps: int = 2
-    unpack_bwd_edges: int = 8
-    unpack_bwd_warps: int = 4
-    gate_edges: int = 4
-    sum_channels: int = 128
+    split: int = 4
+    channels: int = 128
+    gate_edges: int = 8
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Workspace:
     """Everything that an evaluation writes; R rows of an edge, L layers.
 
     Attributes:
-        frames (Ê, 36) float32; centers, pages, knots (Ê,) int32; share (Ê,) float32: of edges.
+        frames (Ê, 36) float32; pages, knots (Ê,) int32; share (Ê,) float32: of edges.
         gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê, R, 2C) float16, also its derivative. rows: (Ê, R, C or H) float16, two of them. opened: (Ê, 2 + R, H) float16.
         h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C).
@@ -110,7 +108,6 @@ class Workspace:
     capacity: Capacity
     tiles: Tiles
     frames: Tensor
-    centers: Tensor
     pages: Tensor
     knots: Tensor
     share: Tensor
@@ -206,7 +203,8 @@ class FastGpu:
             return self.tiles
         channels = self.model.config.channels
         parts = 1 if capacity.atoms >= MANY else 2 if capacity.atoms > FEW else 4
-        return Tiles(parts=max(1, min(parts, channels // 32)), rows=128 if capacity.systems == 1 else 64)
+        split = 4 if capacity.atoms >= MANY else 8 if capacity.atoms > FEW else 16
+        return Tiles(parts=max(1, min(parts, channels // 32)), split=split, rows=128 if capacity.systems == 1 else 64)
 
     def _dense(self, capacity: Capacity, tiles: Tiles) -> bool:
         """Whether cuBLAS multiplies: it does not know how many rows are in use, nor more than one blend."""
@@ -246,7 +244,6 @@ class FastGpu:
             capacity=capacity,
             tiles=tiles,
             frames=new(edges, edge_frames.FRAME),
-            centers=whole(edges),
             pages=whole(edges),
             knots=whole(edges),
             share=new(edges),
@@ -351,10 +348,10 @@ class _Call:
         edge_degrees_gpu.launch_bwd(
             x_bar=w.x_bar,
             frames=w.frames,
-            centers=w.centers,
             pages=w.pages,
             knots=w.knots,
-            num_edges=self.num_edges,
+            row_ptr=self.graph.row_ptr,
+            num_atoms=self.num_atoms,
             tables=b.tables.first,
             vectors=self.graph.vectors,
             weights=None,
@@ -362,6 +359,7 @@ class _Call:
             gradients=w.gradients,
             rescale=RESCALE,
             cutoff=b.model.cutoff,
+            split=w.tiles.split,
         )
 
     def _start(self) -> None:
@@ -384,7 +382,6 @@ class _Call:
             radial_pages=b.tables.pages,
             cutoff=b.model.cutoff,
             last_knot=KNOTS - 1,
-            centers=w.centers,
             frames=w.frames,
             pages=w.pages,
             knots=w.knots,
@@ -424,12 +421,10 @@ class _Call:
         pack.launch_fwd(
             y=w.y[layer],
             **self._edges(),
-            centers=w.centers,
-            num_edges=self.num_edges,
             start=b.tables.starts[1 + layer],
             packed=w.packed,
-            edges=w.tiles.pack_edges,
-            warps=w.tiles.pack_warps,
+            channels=w.tiles.channels,
+            split=w.tiles.split,
         )
         self._product(first, w.packed, w.h[layer], backward=False)
         gated = self._rows(0, self.hidden)
@@ -446,7 +441,7 @@ class _Call:
             x=w.x[layer],
             out=w.middle[layer],
             mmax=b.mmax,
-            channels=min(w.tiles.sum_channels, self.width // w.tiles.parts),
+            channels=self.width // w.tiles.parts,
         )
         after = w.x[layer + 1] if layer + 1 < len(w.x) else w.last
         atom_wise_gpu.launch_fwd(
@@ -495,14 +490,13 @@ class _Call:
             o=w.o[layer],
             bias=b.biases[layer][1],
             frames=w.frames,
-            centers=w.centers,
-            num_edges=self.num_edges,
+            row_ptr=graph.row_ptr,
+            num_atoms=self.num_atoms,
             o_bar=o_bar,
             share=w.share,
             gathered=w.gathered,
             mmax=b.mmax,
-            edges=w.tiles.unpack_bwd_edges,
-            warps=w.tiles.unpack_bwd_warps,
+            split=w.tiles.split,
         )
         self._product(second, o_bar, q_bar, backward=True)
         so2_gate_gpu.launch_bwd(
@@ -520,8 +514,6 @@ class _Call:
             share=w.share,
             y=w.y[layer],
             **self._edges(),
-            row_ptr=graph.row_ptr,
-            num_atoms=self.num_atoms,
             start=b.tables.starts[1 + layer],
             y_bar=w.y_bar,
             gathered=w.gathered,
@@ -544,6 +536,8 @@ class _Call:
         b, w = self.backend, self.w
         return {
             "frames": w.frames,
+            "row_ptr": self.graph.row_ptr,
+            "num_atoms": self.num_atoms,
             "reverse": self.graph.reverse,
             "pages": w.pages,
             "knots": w.knots,
