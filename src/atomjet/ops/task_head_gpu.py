@@ -106,10 +106,10 @@ def task_head_kernel(
         at = tl.full((), t, tl.int64)
         b = tl.zeros((ATOMS, H), tl.float32) + tl.load(second_bias + h)
         for start in range(0, H, WIDTH):
-            k = start + tl.arange(0, WIDTH)
-            a = tl.dot(z, columns(first + at * (C * H), k, C, H), input_precision=PRECISION)
-            a += tl.load(first_bias + k)[None, :]
-            b = tl.dot(a * tl.sigmoid(a), rows(second + at * (H * H), k, H), b, input_precision=PRECISION)
+            some = start + tl.arange(0, WIDTH)
+            a = tl.dot(z, columns(first + at * (C * H), some, C, H), input_precision=PRECISION)
+            a += tl.load(first_bias + some)[None, :]
+            b = tl.dot(a * tl.sigmoid(a), rows(second + at * (H * H), some, H), b, input_precision=PRECISION)
         q = tl.sigmoid(b)
         w3 = tl.load(third + at * H + h)
         scale = tl.load(scales + at)
@@ -118,13 +118,13 @@ def task_head_kernel(
         b_bar = q * (1.0 + b * (1.0 - q)) * (w3 * scale)
         found_bar = tl.zeros((ATOMS, C), tl.float32)
         for start in range(0, H, WIDTH):
-            k = start + tl.arange(0, WIDTH)
-            a = tl.dot(z, columns(first + at * (C * H), k, C, H), input_precision=PRECISION)
-            a += tl.load(first_bias + k)[None, :]
+            some = start + tl.arange(0, WIDTH)
+            a = tl.dot(z, columns(first + at * (C * H), some, C, H), input_precision=PRECISION)
+            a += tl.load(first_bias + some)[None, :]
             s = tl.sigmoid(a)
-            a_bar = tl.dot(b_bar, columns(second_back + at * (H * H), k, H, H), input_precision=PRECISION)
+            a_bar = tl.dot(b_bar, columns(second_back + at * (H * H), some, H, H), input_precision=PRECISION)
             a_bar *= s * (1.0 + a * (1.0 - s))
-            found_bar = tl.dot(a_bar, rows(first_back + at * (C * H), k, C), found_bar, input_precision=PRECISION)
+            found_bar = tl.dot(a_bar, rows(first_back + at * (C * H), some, C), found_bar, input_precision=PRECISION)
         z_bar = tl.where((task == t)[:, None], found_bar, z_bar)
     tl.store(energies + n, energy, valid)
     u = z_bar * tl.load(norm + c)
