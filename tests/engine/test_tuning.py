@@ -7,7 +7,7 @@ import torch
 
 from atomjet import Engine
 from atomjet.data import Capacity
-from atomjet.data.buffers import DENSE
+from atomjet.data.buffers import LONG_ROW
 from atomjet.engine import Settings, tuner, tuning
 from atomjet.errors import AtomJetError, BackendError, ConfigError
 from atomjet.models.contract import Segment
@@ -133,7 +133,7 @@ def test_boxes_are_sane():
     assert (pieces.counts().tolist(), bool(pieces.pbc.any()), bool(box.pbc.all())) == ([20] * 12 + [16], False, True)
     for system in (pieces, box):
         assert search(system, 1.4).num_edges == 0
-    assert search(pieces, 5.0).num_edges < DENSE * 256 < search(box, 5.0).num_edges
+    assert search(pieces, 5.0).num_edges < LONG_ROW * 256 < search(box, 5.0).num_edges
     for atoms in (8, 33, 257, 2049):  # filled, whatever their number
         density = atoms / abs(float(torch.linalg.det(tuner.box(one, atoms).cell[0])))
         assert 0.085 < density < 0.101

@@ -3,6 +3,7 @@
 from atomjet.data.buffers import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem, Status
 from atomjet.data.conditions import CONDITIONS, ConditionBuffers, Conditions, Lease
 from atomjet.data.graph import Graph
+from atomjet.data.halo import ExchangeHalo, Halo, Transport
 from atomjet.data.prediction import Prediction
 from atomjet.data.system import System, frames_of
 
@@ -11,7 +12,9 @@ __all__ = [
     "Capacity",
     "ConditionBuffers",
     "Conditions",
+    "ExchangeHalo",
     "Graph",
+    "Halo",
     "Lease",
     "PaddedGraph",
     "PaddedPrediction",
@@ -19,5 +22,6 @@ __all__ = [
     "Prediction",
     "Status",
     "System",
+    "Transport",
     "frames_of",
 ]

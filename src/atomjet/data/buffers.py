@@ -41,8 +41,11 @@ class Status(IntFlag):
     SLOT = 128  # the weights of a structure are in no slot
 
 
-DENSE = 40
-"""Edges of an atom from which on rows are long: below, a program that takes several edges at a time finds too few of them."""
+LONG_ROW = 40
+"""Edges of an atom, from which on programs that take several edges at a time find enough of them."""
+
+DENSITY = 0.12
+"""Atoms per Å³ of liquids and of compact molecules with their hydrogens: what is expected where no cell says."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Capacity:
     @property
     def dense(self) -> bool:
         """Whether rows are long, as in liquids and crystals; those of molecules are short."""
-        return self.edges >= DENSE * self.atoms
+        return self.edges >= LONG_ROW * self.atoms
 
 
 def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
@@ -241,7 +244,7 @@ class PaddedGraph:
         Raises:
             StructureError: a graph with ghosts, atoms without rows: nothing here says which edge undoes one that leads to a ghost.
         """
-        ghosts = graph.num_atoms - (graph.row_ptr.shape[0] - 1)
+        ghosts = graph.num_atoms - graph.num_owned
         if ghosts:
             raise StructureError(
                 f"{ghosts} of {graph.num_atoms} atoms are ghosts, which have no rows; buffers of fixed size hold whole structures: "

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atomjet.data.halo import Halo
+from atomjet.errors import StructureError
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -28,6 +31,8 @@ class Graph:
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
         task: S names, as in `System`.
+        halo: who owns the other atoms of a structure that several processes share; None where all is here. With one, owned atoms
+            are numbered first, then ghosts: `row_ptr` is (owned + 1,), centers are owned, neighbors may be ghosts.
     """
 
     centers: Tensor
@@ -41,11 +46,17 @@ class Graph:
     spin: Tensor
     cutoff: float
     task: tuple[str, ...] = ()
+    halo: Halo | None = None
 
     @property
     def num_atoms(self) -> int:
-        """N."""
+        """N, ghosts included."""
         return self.atomic_numbers.shape[0]
+
+    @property
+    def num_owned(self) -> int:
+        """Atoms that have rows: all but ghosts."""
+        return self.row_ptr.shape[0] - 1
 
     @property
     def num_edges(self) -> int:
@@ -68,7 +79,14 @@ class Graph:
 
         A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their
         reverses, so the sort itself is the map.
+
+        Raises:
+            StructureError: a graph with ghosts, whose rows, and so the reverses of edges to them, are with other processes.
         """
+        if self.halo is not None:
+            raise StructureError(
+                "the reverse of an edge to a ghost is with the process that owns the ghost; use a backend that exchanges rows"
+            )
         span = int(self.shifts.abs().max()) * 2 + 1 if self.num_edges else 1
         code = -self.shifts + span // 2
         shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +52,14 @@ class Contents:
     Attributes:
         atoms: the composition that was put in. conditions: those it was put in with.
         cell, version: the tensor that the cells were copied from, and how often it had been written to.
+        positions: where those of these atoms stand, (N, 3).
     """
 
     atoms: Composition
     conditions: Conditions | None
     cell: torch.Tensor
     version: int
+    positions: torch.Tensor
 
     def has_cell(self, cell: torch.Tensor) -> bool:
         """Whether these cells stand there."""
@@ -126,7 +129,7 @@ class CallBuffers:
     @property
     def finite(self) -> bool:
         """Whether every number of a finished call is, if its status is zero."""
-        return bool(np.isfinite(self._numbers[1 : 1 + self._systems].sum()))
+        return math.isfinite(self._numbers[1 : 1 + self._systems].sum())
 
     def take(self) -> Prediction:
         """The result of a finished call from the host, on the CPU; later calls leave it as it is."""
@@ -159,18 +162,19 @@ class CallBuffers:
     def _put(self, system: System, atoms: Composition | None, conditions: Conditions | None) -> None:
         """Copy structures on the device into the buffers; of those that stand there only what may be new."""
         buffers, contents = self.evaluation.system, self._contents
-        there = contents is not None and contents.atoms is atoms and contents.conditions is conditions
-        with torch.no_grad():
-            if contents is not None and there:
-                buffers.positions[: system.num_atoms].copy_(system.positions)
-                if contents.has_cell(system.cell):
-                    return
-                buffers.cell[: system.num_systems].copy_(system.cell)
-            else:
-                self._contents = None
+        if contents is not None and contents.atoms is atoms and contents.conditions is conditions:
+            positions = system.positions
+            contents.positions.copy_(positions.detach() if positions.requires_grad else positions)
+            if contents.has_cell(system.cell):
+                return
+            buffers.cell[: system.num_systems].copy_(system.cell.detach())
+        else:
+            self._contents = None
+            with torch.no_grad():
                 buffers.fill(system, conditions or Conditions.silent(self._silent, system.num_systems))
         if atoms is not None and not system.cell.is_inference():
-            self._contents = Contents(atoms, conditions, system.cell, system.cell._version)
+            there = buffers.positions[: system.num_atoms]
+            self._contents = Contents(atoms, conditions, system.cell, system.cell._version, there)
 
     def _there_and_back(self) -> None:
         self._received.copy_(self._sent, non_blocking=True)

@@ -11,7 +11,6 @@ is admitted by the backend first, and what it says is remembered.
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from torch import Tensor
 from atomjet.data import Capacity, Conditions, PaddedSystem, Prediction, Status, System, frames_of
 from atomjet.data.buffers import has_images
 from atomjet.engine import streams
+from atomjet.engine.admission import Admission, Admit
 from atomjet.engine.call_buffers import CallBuffers, Composition
 from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
@@ -36,12 +36,6 @@ REMEMBERED, LARGEST_REMEMBERED = 4096, 256
 at most."""
 
 EVERYWHERE = [True, True, True]
-
-SAID = ("charge", "spin", "task")
-"""What `info` may say of a structure."""
-
-Admit = Callable[[System], Conditions | None]
-"""Refuses structures, or says what is staged of them; None where they need more weights at once than can be held now."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +109,13 @@ class CapturedPath:
         self.lenient = lenient or stages
         self.stages, self.cutoff, self.check, self.slow, self.not_finite = stages, cutoff, check, slow, not_finite
         self.pool = BufferPool(stages, capture)
-        self._weights = _Weights(admit, stages.device)
-        self._silent = stages.backend.silent_conditions is not None
+        self.admission = Admission(admit, stages.device, stages.backend.silent_conditions is not None)
         self._served = np.zeros(max(elements) + 2, bool)
         self._served[list(elements)] = True
         self._served[-1] = False
         self._known: _KnownComposition | None = None
         self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
-        self._admitted: dict[tuple[Any, ...], Conditions] = {}
         self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
         self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
 
@@ -160,14 +152,14 @@ class CapturedPath:
 
     def _check(self, frames: Sequence[Any]) -> tuple[list[int], bool]:
         """Atoms of each structure, and whether all are silent; what the model does not serve is refused by its usual words."""
-        silent = self._silent and _silent(frames)
+        silent = self.admission.silent(frames)
         if frames:
             numbers = [atoms.numbers for atoms in frames]
             counts = [len(own) for own in numbers]
             if silent:
                 if all(counts) and self._serves(numbers[0] if len(numbers) == 1 else np.concatenate(numbers)):
                     return counts, True
-            elif self._admitted and _key(frames, counts) in self._admitted:
+            elif self.admission.knows(frames, counts):
                 return counts, False
         system = System.from_ase(frames, self.stages.device)
         self.check(system)
@@ -186,33 +178,20 @@ class CapturedPath:
             self._good.add(key)
         return True
 
-    def _conditions(self, batch: _Batch, wait: bool) -> Conditions | None:
-        """What is staged of structures that are known to be served; None where it needs weights that cannot be held now."""
-        key = _key(batch.frames, batch.counts)
-        known = None if key is None else self._admitted.get(key)
-        if known is not None and self._weights.renew(known):
-            return known
-        found = self._weights.admit(System.from_ase(batch.frames, labels=batch.labels), wait)
-        if found is not None and key is not None:
-            if len(self._admitted) >= REMEMBERED:
-                self._admitted.clear()
-            self._admitted[key] = found
-        return found
-
     def _start(self, batch: _Batch, wait: bool) -> _Call | None:
         """Enqueue; None where memory is lent out and this call may not wait for it."""
         conditions = None
         if not batch.silent:
-            conditions = self._conditions(batch, wait)
+            conditions = self.admission.of_frames(batch.frames, batch.counts, batch.labels, wait)
             if conditions is None:
                 return _Call(None, batch) if wait else None
         try:
             call = self._enqueue(batch, conditions, wait)
         except BaseException:
-            self._weights.release(conditions)
+            self.admission.release(conditions)
             raise
         if call is None or call.buffers is None:
-            self._weights.release(conditions)
+            self.admission.release(conditions)
         return call
 
     def _enqueue(self, batch: _Batch, conditions: Conditions | None, wait: bool) -> _Call | None:
@@ -268,14 +247,15 @@ class CapturedPath:
     def _release(self, buffers: CallBuffers, conditions: Conditions | None) -> None:
         """Give back what a call held that has finished."""
         self.why_not = buffers.replayed.why_not
-        self._weights.release(conditions)
+        self.admission.release(conditions)
         self.pool.release(buffers)
 
     # ------------------------------------------------------------------ on the device
 
     def _predict_system(self, given: System) -> Prediction:
         """The same for tensors, copied to the device and the result back where that is not where they are."""
-        system = given.to(self.stages.device)
+        here = given.positions.device == self.stages.device
+        system = given if here else given.to(self.stages.device)
         known = self._composition(system)  # refuses what the model does not serve before anything is divided
         prediction = self._on_device(system, known)
         if prediction is None:
@@ -287,7 +267,7 @@ class CapturedPath:
                 return self._on_device(part, self._composition(part))
 
             prediction = streams.halved(system.num_systems, some)
-        return prediction if given.device == system.device else prediction.to(given.device)
+        return prediction if here else prediction.to(given.device)
 
     def _on_device(self, system: System, known: _KnownComposition) -> Prediction | None:
         """None where several structures are too many at once."""
@@ -297,7 +277,7 @@ class CapturedPath:
         try:
             status, prediction = self._run(system, known, conditions)
         finally:
-            self._weights.release(conditions)
+            self.admission.release(conditions)
         if prediction is None or status == 0:
             return prediction
         if status != Status.EDGES:
@@ -306,9 +286,9 @@ class CapturedPath:
 
     def _held(self, system: System, known: _KnownComposition) -> Conditions | None:
         """The conditions of the last call, where what they need is still there, or anew; None for structures too unlike."""
-        if known.conditions is not None and self._weights.renew(known.conditions):
+        if known.conditions is not None and self.admission.renew(known.conditions):
             return known.conditions
-        found = self._weights.admit(system, wait=True)
+        found = self.admission.admit(system, wait=True)
         if found is not None and known.atoms is not None:
             self._known = replace(known, conditions=found)
         return found
@@ -366,7 +346,7 @@ class CapturedPath:
             self._afford(sum(known.counts), capacity)
             evaluation = self._evaluation(PaddedSystem.empty(capacity, self.stages.device), conditions)
         finally:
-            self._weights.release(conditions)
+            self.admission.release(conditions)
         silent = self.stages.backend.silent_conditions
         evaluation.system.fill(system, conditions or Conditions.silent(silent, system.num_systems))
         return evaluation
@@ -406,7 +386,7 @@ class CapturedPath:
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all() & (counts > 0).all()
         silent = (system.charge == 0).all() & (system.spin == 0).all()
         *numbers, well, silent = torch.cat([counts, system.pbc.all(1), served[None], silent[None]]).tolist()
-        silent = bool(silent) and self._silent and not any(system.task)
+        silent = bool(silent) and self.admission.has_silent and not any(system.task)
         if not (well and silent and numbers):
             self.check(system)
         counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
@@ -451,66 +431,6 @@ class CapturedPath:
 
 def _computed(found: Prediction | Callable[[], Prediction]) -> Prediction:
     return found if isinstance(found, Prediction) else found()
-
-
-def _silent(frames: Sequence[Any]) -> bool:
-    """Whether none says anything of itself beside its atoms."""
-    return not any("initial_charges" in atoms.arrays for atoms in frames) and not any(
-        name in atoms.info for atoms in frames if atoms.info for name in SAID
-    )
-
-
-def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
-    """What the conditions of few atoms follow from; None where that is too much to remember."""
-    if sum(counts) > LARGEST_REMEMBERED or any("initial_charges" in atoms.arrays for atoms in frames):
-        return None
-    said = [atoms.info.get(name) for atoms in frames for name in SAID]
-    if not all(value is None or isinstance(value, int | float | str | np.number) for value in said):
-        return None
-    return tuple(counts), b"".join([atoms.numbers.tobytes() for atoms in frames]), tuple(said)
-
-
-class _Weights:
-    """The weights that calls hold, and whoever waits for them."""
-
-    def __init__(self, admit: Admit, device: torch.device) -> None:
-        self._admit, self._device = admit, device
-        self._changed, self._holders = threading.Condition(), 0
-
-    def admit(self, system: System, wait: bool) -> Conditions | None:
-        """Admit structures, a single one after waiting for other calls where it must; None where it would have to, or where several
-        are too unlike.
-        """
-        with self._changed:
-            while True:
-                found = self._admit(system)
-                if found is not None:
-                    self._holders += found.lease is not None
-                    return found
-                if not wait or system.num_systems > 1:
-                    return None
-                if not self._holders:
-                    raise BackendError(
-                        f"{system.name(0)}: there is no room for its weights on {self._device}; use another backend or device"
-                    )
-                self._changed.wait()
-
-    def renew(self, conditions: Conditions) -> bool:
-        """Hold what was admitted before once more; False where it is gone."""
-        if conditions.lease is None:
-            return True
-        with self._changed:
-            there = conditions.renew()
-            self._holders += there
-            return there
-
-    def release(self, conditions: Conditions | None) -> None:
-        """A call has finished."""
-        if conditions is not None and conditions.lease is not None:
-            with self._changed:
-                conditions.release()
-                self._holders -= 1
-                self._changed.notify_all()
 
 
 def wrapped(system: System) -> System:

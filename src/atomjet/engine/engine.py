@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atomjet.data import Conditions, Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import fits, free_bytes, refusal
+from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
 from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
@@ -253,6 +253,15 @@ class Engine:
         if not bool((prediction.energy.sum() + prediction.forces.sum()).isfinite()):
             raise self._not_finite(prediction, system.labels)
         return prediction
+
+    def bytes_per_atom(self) -> float:
+        """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""
+        side, spacing = 6, DENSITY ** (-1 / 3)
+        places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * spacing
+        cell = torch.eye(3, dtype=torch.float64) * side * spacing
+        system = System(places, torch.full((side**3,), self.elements[0]), cell, torch.tensor(True))
+        graph = self.search(self._check_inputs(system.to(self.device)))
+        return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
     def search(self, system: System) -> Graph:
         """Find the neighbours of structures on the engine's device."""

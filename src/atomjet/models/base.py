@@ -8,7 +8,7 @@ from torch import Tensor
 from atomjet.data import Graph, System
 from atomjet.errors import ConfigError, StructureError
 from atomjet.models.contract import Definition
-from atomjet.ops.segment_sum import segment_sum
+from atomjet.ops.segment_sum import scatter_sum, segment_sum
 
 
 def no_task(task: str | None) -> None:
@@ -49,7 +49,7 @@ class General:
     """The `general` backend of any family: its definition in the type of its weights, differentiated by autograd."""
 
     def __init__(self, model: Definition, precision: str = "high") -> None:
-        self.model = model
+        self.model, self.exchanges = model, model.exchanges
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
@@ -65,16 +65,25 @@ class General:
 
 
 def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:
-    """Forces (N, 3) from dE/d(edge vectors) (E, 3); differentiable, and sums to zero as closely as addition allows."""
+    """Forces (owned, 3) from dE/d(edge vectors) (E, 3); differentiable, and sums to zero as closely as addition allows.
+
+    With a halo what edges do to ghosts goes home to their owners, one exchange; not differentiable then.
+    """
+    if graph.halo is not None:
+        forces = scatter_sum(-gradients, graph.neighbors, graph.num_atoms)
+        forces[: graph.num_owned] += segment_sum(gradients, graph.row_ptr, graph.centers)
+        graph.halo.fold(forces)
+        return forces[: graph.num_owned]
     return segment_sum(gradients - gradients[graph.reverse], graph.row_ptr, graph.centers)
 
 
 def virials_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:
-    """dE/dstrain (S, 3, 3) in eV from dE/d(edge vectors) (E, 3), symmetric."""
+    """dE/dstrain (S, 3, 3) in eV from dE/d(edge vectors) (E, 3), symmetric; with a halo the share of this process."""
     per_edge = graph.vectors[:, :, None] * gradients[:, None, :]
     per_atom = segment_sum(per_edge.reshape(-1, 9), graph.row_ptr, graph.centers)
     # Atoms of one structure stand together: a second segmented sum, over structures.
-    atoms = torch.bincount(graph.system_index, minlength=graph.num_systems)
+    owned = graph.system_index[: graph.num_owned]
+    atoms = torch.bincount(owned, minlength=graph.num_systems)
     system_ptr = torch.cat([atoms.new_zeros(1), torch.cumsum(atoms, 0)])
-    virials = segment_sum(per_atom, system_ptr, graph.system_index).reshape(-1, 3, 3)
+    virials = segment_sum(per_atom, system_ptr, owned).reshape(-1, 3, 3)
     return 0.5 * (virials + virials.transpose(1, 2))

@@ -33,6 +33,11 @@ from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGr
 class Definition(Protocol):
     """A family's definition: atomic energies that autograd can differentiate."""
 
+    @property
+    def exchanges(self) -> int | None:
+        """See `Backend`; forward and backward together."""
+        ...
+
     def bytes_by_autograd(self, graph: Graph) -> int:
         """Return an upper estimate of what energies and their derivative take."""
         ...
@@ -87,6 +92,11 @@ class Model(Definition, Protocol):
 
 class Backend(Protocol):
     """A model on one backend, for any graph."""
+
+    @property
+    def exchanges(self) -> int | None:
+        """How often rows travel through a graph's halo, forces aside; None where processes cannot share a structure."""
+        ...
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and (E, 3) eV/Å: dE/d(vector) of every edge."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -109,12 +109,13 @@ class CapturedConformance:
         """Room to spare, and NaN wherever nothing was written: the same bits."""
         system = System.from_ase(self.frames()[:2], device=engine.device, dtype=torch.float64)
         reserved = engine.reserve(system)
+        stages = replace(reserved.stages, tuning=None)  # choices for another size add up in another order
         roomy = reserved.capacity
         roomy = Capacity(roomy.systems + 3, roomy.atoms + 40, roomy.edges + 77, roomy.atoms_per_system, roomy.images)
         results = []
         for capacity in (reserved.capacity, roomy):
             buffers = PaddedSystem.empty(capacity, engine.device)
-            evaluation = Evaluation(reserved.stages, buffers, reserved.conditions)
+            evaluation = Evaluation(stages, buffers, reserved.conditions)
             buffers.fill(system, engine.stages.backend.admit(system, engine.task))  # type: ignore[union-attr]
             poison(evaluation)
             for _ in range(2 if self.thorough else 1):

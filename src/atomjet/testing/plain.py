@@ -47,6 +47,7 @@ class Buffered:
     precision: str = "high"
     storage_dtype: torch.dtype = torch.float64
     tuning: None = None
+    exchanges: None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

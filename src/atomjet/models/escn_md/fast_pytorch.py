@@ -41,6 +41,8 @@ class FastPyTorch:
         BackendError: the model has other degrees or orders than lmax = mmax = 2.
     """
 
+    exchanges = None
+
     def __init__(self, model: EscnMd, precision: str = "high") -> None:
         config = model.config
         if (config.lmax, config.mmax) != (2, 2):

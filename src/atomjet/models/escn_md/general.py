@@ -167,6 +167,7 @@ class EscnMd(nn.Module):
     """
 
     family = "escn_md"
+    exchanges = None
     reference_energies: Tensor
     scales: Tensor
 

@@ -83,6 +83,7 @@ class FastGpu:
         BackendError: a device or precision that the kernels do not serve.
     """
 
+    exchanges = None
     silent_conditions = (0, 0, 0, 0)
 
     def __init__(self, model: PaiNN, precision: str = "default", tiles: Tiles | None = None) -> None:

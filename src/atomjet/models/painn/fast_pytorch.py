@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from atomjet.data import Graph
+from atomjet.data.halo import with_ghosts
 from atomjet.models.painn.general import PaiNN, cosine_cutoff, cosine_cutoff_derivative
 from atomjet.ops.segment_sum import segment_sum
 
@@ -145,6 +146,7 @@ class FastPyTorch:
             self.model = model
             self.features = model.config.features
             self.layers = [self._rearranged(index) for index in range(model.config.layers)]
+            self.exchanges = 2 * model.config.layers - 1
             first = self.layers[0]
             context = first.context2(silu(first.context1(model.embedding.weight)))
             self.first_context = context[:, : 2 * self.features].contiguous()
@@ -174,22 +176,25 @@ class FastPyTorch:
         """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
         # What the graph keeps of itself is made before: others may differentiate through it, which that mode rules out.
         with torch.no_grad():
-            assert len(graph.lengths) == len(graph.reverse)
+            assert len(graph.lengths) == (graph.num_edges if graph.halo else len(graph.reverse))
         with torch.inference_mode():  # a tenth faster than no_grad, where operators are many and small
             energies, gradients = self._evaluate(graph)
         return energies.clone(), gradients.clone()
 
     def _evaluate(self, graph: Graph) -> tuple[Tensor, Tensor]:
         edges = self._edges(graph)
-        q = self.model.embedding(graph.atomic_numbers)
+        own = graph.num_owned
+        q = self.model.embedding(graph.atomic_numbers[:own])
         mu: Tensor | None = None
         kept: list[Kept] = []
         for index, layer in enumerate(self.layers):
             if index == 0:
                 y, c = None, self.first_context[graph.atomic_numbers]
             else:
-                y = layer.context1(q)
+                everywhere, mu = with_ghosts(graph.halo, q, mu)  # type: ignore[arg-type]
+                y = layer.context1(everywhere)
                 c = layer.context2(silu(y))
+                y = y[:own]
             mu_in = mu
             q, mu = self._message(layer, edges, q, mu_in, c)
             q, mu, mixed = self._mix(layer, q, mu)
@@ -251,7 +256,7 @@ class FastPyTorch:
                 vectors.mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
             segment_sum(room.scalar, rows.row_ptr, rows.center, out=q_sum[rows.atoms])
             segment_sum(vectors, rows.row_ptr, rows.center, out=mu_sum[rows.atoms])
-        return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in)
+        return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in[: len(q)])
 
     def _mix(self, layer: Layer, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor | None, tuple]:
         """q += s + w ⊙ Σ_xyz V ⊙ U,  μ += t ⊙ U; also what the backward pass needs: (vu, norm, z, w, t)."""
@@ -272,7 +277,9 @@ class FastPyTorch:
         d_bar, u_bar = torch.zeros_like(edges.length), torch.zeros_like(edges.direction)
         for layer, saved in zip(reversed(self.layers), reversed(kept), strict=True):
             q_bar, mu_bar = self._mix_backward(layer, saved, q_bar, mu_bar)
-            c_bar, mu_sent = self._message_backward(layer, saved, edges, q_bar, mu_bar, d_bar, u_bar)
+            # A row walks what its atom sent, so it reads derivatives of the receivers: a copy again, and no sum over processes.
+            received = with_ghosts(graph.halo, q_bar, mu_bar)
+            c_bar, mu_sent = self._message_backward(layer, saved, edges, *received, len(q_bar), d_bar, u_bar)
             if saved.y is not None:
                 mu_bar = mu_bar + mu_sent
                 q_bar = q_bar + (silu_derivative(saved.y) * (c_bar @ layer.context2.weight)) @ layer.context1.weight
@@ -280,7 +287,8 @@ class FastPyTorch:
         direction = -edges.direction
         along = (direction * u_bar).sum(1, keepdim=True)
         gradients = direction * d_bar[:, None] + (u_bar - direction * along) / edges.length[:, None]
-        return gradients[graph.reverse]
+        # What counts is the sum over a pair's two edges, so either may carry it: with a halo this one, turned round.
+        return -gradients if graph.halo else gradients[graph.reverse]
 
     def _mix_backward(self, layer: Layer, saved: Kept, q_bar: Tensor, mu_bar: Tensor | None) -> tuple[Tensor, Tensor]:
         v, u = saved.vu.split(self.features, dim=2)
@@ -304,14 +312,15 @@ class FastPyTorch:
         edges: Edges,
         q_bar: Tensor,
         mu_bar: Tensor,
+        owned: int,
         d_bar: Tensor,
         u_bar: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return c̄ (N, 3F) and what flows to the senders' vectors (N, 3, F); add to d̄ and ū.
+        """Return c̄ (owned, 3F) and what flows to the senders' vectors (N, 3, F); add to d̄ and ū.
 
         Row i holds the edges that i *sent* when each is read backwards: its neighbor is the receiver, its direction -u.
         """
-        c_bar, mu_sent = torch.empty_like(saved.c), torch.empty_like(mu_bar)
+        c_bar, mu_sent = torch.empty_like(saved.c[:owned]), torch.empty_like(mu_bar[:owned])
         for rows in edges.rows:
             room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
             received = torch.index_select(mu_bar, 0, rows.neighbor, out=room.vectors)
@@ -339,12 +348,12 @@ def _rows(graph: Graph) -> list[Rows]:
     """Cut the graph into runs of whole rows of about `EDGES_AT_ONCE` edges; the last row may exceed it."""
     limit = EDGES_AT_ONCE.get(graph.row_ptr.device.type, EDGES_AT_ONCE["cpu"])
     if graph.num_edges <= limit:
-        bounds = [(0, graph.num_atoms, 0, graph.num_edges)]
+        bounds = [(0, graph.num_owned, 0, graph.num_edges)]
     else:
         starts = graph.row_ptr.tolist()
         bounds, first = [], 0
-        for atom in range(1, graph.num_atoms + 1):
-            if atom == graph.num_atoms or starts[atom + 1] - starts[first] > limit:
+        for atom in range(1, graph.num_owned + 1):
+            if atom == graph.num_owned or starts[atom + 1] - starts[first] > limit:
                 bounds.append((first, atom, starts[first], starts[atom]))
                 first = atom
     return [

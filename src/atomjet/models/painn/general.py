@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from atomjet.data import Graph, System
+from atomjet.data.halo import with_ghosts
 from atomjet.models.base import neutral_singlets, no_task
 from atomjet.models.painn.config import PaiNNConfig
 
@@ -91,10 +92,11 @@ class Interaction(nn.Module):
     def forward(
         self, q: Tensor, mu: Tensor, filters: Tensor, directions: Tensor, graph: Graph
     ) -> tuple[Tensor, Tensor]:
-        """(N, F), (N, 3, F), (E, 3F), (E, 3) to the updated (N, F), (N, 3, F)."""
+        """(N, F), (N, 3, F), (E, 3F), (E, 3) to the updated (owned, F), (owned, 3, F)."""
         a, b, e = (self.context(q)[graph.neighbors] * filters).chunk(3, dim=1)
         per_edge = b[:, None, :] * directions[:, :, None] + e[:, None, :] * mu[graph.neighbors]
-        return q.index_add(0, graph.centers, a), mu.index_add(0, graph.centers, per_edge)
+        own = graph.num_owned
+        return q[:own].index_add(0, graph.centers, a), mu[:own].index_add(0, graph.centers, per_edge)
 
 
 class Mixing(nn.Module):
@@ -127,6 +129,7 @@ class PaiNN(nn.Module):
     def __init__(self, config: PaiNNConfig) -> None:
         super().__init__()
         self.config = config
+        self.exchanges = 2 * (config.layers - 1)
         features, layers = config.features, config.layers
         basis = GaussianBasis if config.radial_basis == "gaussian" else BesselBasis
         self.basis = basis(config.num_radial, config.cutoff)
@@ -191,6 +194,8 @@ class PaiNN(nn.Module):
         mu = q.new_zeros(q.shape[0], 3, q.shape[1])
         for index in range(self.config.layers):
             interaction, mixing = self.layer(index)
+            if index:  # in the first layer an atom is its element, which is known of ghosts too
+                q, mu = with_ghosts(graph.halo, q, mu)
             start = 0 if self.config.shared_filters else index * width
             q, mu = interaction(q, mu, filters[:, start : start + width], directions, graph)
             q, mu = mixing(q, mu)

@@ -1,0 +1,132 @@
+"""LAMMPS on one, two and four ranks against AtomJet alone; what is refused; the inputs shipped as examples."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+RANKS = (1, 2, 4)
+PER_GHOST = {"general": 4 * 128 * 4 + 3, "fast_pytorch": 4 * 128 * 5 + 3}
+STEPS = 1000
+
+
+def mpirun(ranks: int, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python on so many ranks, with the mpirun of the environment's MPI library."""
+    launcher = Path(sys.executable).parent / "mpirun"
+    command = [str(launcher), "-n", str(ranks), sys.executable, *(str(word) for word in words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lammps")
+    results = {}
+    for ranks in RANKS:
+        out = folder / f"{ranks}.json"
+        ran = mpirun(ranks, HERE / "cases_by_rank.py", out, folder / f"{ranks}.restart", STEPS)
+        assert ran.returncode == 0, ran.stderr
+        results[ranks] = json.loads(out.read_text())
+    return results
+
+
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+@pytest.mark.parametrize("case", ["periodic", "triclinic", "slab", "corner"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_any_number_of_ranks_computes_what_one_process_does(found, ranks, case, backend):
+    row = found[ranks][f"{case} {backend}"]
+    assert row["force"] < 1e-10
+    assert row["energy"] < 1e-9
+    assert row["atomic"] < 1e-9
+    assert row.get("virial", 0.0) < 1e-12
+    assert row["total"] == pytest.approx(found[1][f"{case} {backend}"]["total"], abs=1e-9)
+    assert row["sent"] == PER_GHOST[backend] * row["ghosts"]
+
+
+def test_a_corner_leaves_ranks_without_atoms(found):
+    assert found[4]["corner general"]["owned"].count(0) == 3
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+def test_hot_steps_in_which_atoms_change_their_owners(found, ranks):
+    row = found[ranks]["hot"]
+    assert row["builds"] > 10
+    assert row["force"] < 1e-10
+    assert row["total"] == pytest.approx(found[1]["hot"]["total"], abs=1e-9)
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+def test_a_thousand_steps_of_constant_energy(found, ranks):
+    assert found[ranks]["long"]["total"] == pytest.approx(found[1]["long"]["total"], abs=1e-9)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_runs_again_minimises_and_restarts(found, ranks):
+    row = found[ranks]["repeated"]
+    assert row["after"] == pytest.approx(row["before"], abs=1e-9)
+    assert row["before"] == pytest.approx(found[1]["repeated"]["before"], abs=1e-3)
+
+
+def test_what_would_mean_something_else_is_refused(found):
+    for ranks in RANKS:
+        said = found[ranks]["refusals"]
+        assert "pair_style lj/cut would add its forces" in said["pair"]
+        assert "mass 15.4, which is that of no element" in said["mass"]
+        assert "1 elements (H) for 2 atom types" in said["types"]
+        assert "'Ox' is not a chemical symbol" in said["symbol"]
+        assert "units real; AtomJet computes eV and Å" in said["units"]
+
+
+def lmp(ranks: int, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `atomjet-lmp` on the CPU."""
+    start = "from atomjet_lammps.command import run; run()"
+    return mpirun(ranks, "-c", start, *words, "--model", "organic-xtb", "--device", "cpu", cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("in.water_npt", ("side", 2, "steps", 20)),
+        ("in.polymer_melt", ("chains", 1, "steps", 5)),
+        ("in.triclinic_crystal", ("n", 1, "steps", 20)),
+    ],
+)
+def test_examples_run(tmp_path, name, variables):
+    for path in EXAMPLES.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    given = [word for k in range(0, len(variables), 2) for word in ("-var", *variables[k : k + 2])]
+    ran = lmp(2, "-in", name, *given, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "rank 1: organic-xtb on cpu" in ran.stdout
+    assert "Loop time" in ran.stdout
+
+
+def test_one_rank_that_fails_ends_all_with_its_words(tmp_path):
+    text = (EXAMPLES / "in.water_npt").read_text()
+    near = (
+        text.split("minimize")[0] + "set atom 1 x 3.0 y 3.0 z 3.0\nset atom 5 x 3.1 y 3.0 z 3.0\nfix 1 all nve\nrun 5\n"
+    )
+    (tmp_path / "in.near").write_text(near)
+    ran = lmp(2, "-in", "in.near", cwd=tmp_path)
+    assert ran.returncode != 0
+    assert ran.stderr.count("error: step 0") == 1
+    assert "atom 1 and atom 5 (O-H) are 0.100 Å apart" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("pair_style atomjet", "pair_style lj/cut 5"), "line 18: pair_style lj/cut adds its own forces"),
+        (("pair_style atomjet", ""), "0 pair_style lines; write 'pair_style atomjet' once"),
+        (("units metal", "units real"), "units real; AtomJet computes eV and Å"),
+    ],
+)
+def test_inputs_that_are_refused(tmp_path, change, words):
+    (tmp_path / "in.bad").write_text((EXAMPLES / "in.water_npt").read_text().replace(*change))
+    ran = lmp(2, "-in", "in.bad", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert words in ran.stderr
+    assert ran.stderr.count("error: ") == 1

@@ -1,0 +1,158 @@
+"""One structure shared by several processes: each evaluates the atoms it owns, and rows of features travel through a `Halo`.
+
+A host (a simulation program on many ranks, or `torchrun`) brings the edges of its own atoms as a `Graph` with a halo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from atomjet.data import Graph
+from atomjet.data.elements import SYMBOLS
+from atomjet.errors import AtomJetError, BackendError, StructureError
+from atomjet.models.base import forces_from_gradients, virials_from_gradients
+
+if TYPE_CHECKING:
+    from atomjet.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class SharedPrediction:
+    """What one process learns of a structure that it shares; float64.
+
+    Attributes:
+        energy: (S,) eV, of all processes together.
+        forces: (owned, 3) eV/Å.
+        virial: (S, 3, 3) eV, dE/dstrain of all processes together; divided by the volume it is the stress.
+        atomic_energies: (owned,) eV.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    virial: Tensor
+    atomic_energies: Tensor
+
+
+def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> SharedPrediction:
+    """Evaluate the owned atoms of a graph with a halo; collective. Without a halo, of a whole graph.
+
+    Args:
+        engine: with a backend that can exchange.
+        graph: float64 vectors on the engine's device.
+        ids: (N,) what the host calls the atoms, for messages; else their places.
+
+    Raises:
+        AtomJetError: on every process alike where one refuses: see `check_shared`, an unknown element, atoms too near each other, a
+            result that is not finite.
+    """
+    halo = graph.halo
+    refusal = _refusal(engine, graph, ids)
+    if halo is not None:
+        halo.agree(refusal)
+    elif refusal is not None:
+        raise refusal
+    energies, gradients = engine.evaluator.energies_and_gradients(graph.with_vectors(graph.vectors.to(engine.dtype)))
+    gradients = gradients.double()
+    atomic = energies.double() + engine.model.references(graph)[: graph.num_owned]
+    owned = graph.system_index[: graph.num_owned]
+    energy = torch.zeros(graph.num_systems, dtype=torch.float64, device=atomic.device).index_add_(0, owned, atomic)
+    virial = virials_from_gradients(graph, gradients)
+    totals = torch.cat([energy, virial.flatten()])
+    forces = forces_from_gradients(graph, gradients)
+    if halo is not None:
+        halo.sum(totals)
+    energy, virial = totals[: len(energy)], totals[len(energy) :].view_as(virial)
+    if not bool(totals.isfinite().all()):  # the same numbers everywhere, so all raise
+        raise BackendError(
+            f"the energy is not finite with backend {engine.backend!r} and precision {engine.precision!r}: a number left its "
+            "range; use a higher precision"
+        )
+    return SharedPrediction(energy, forces, virial, atomic)
+
+
+def check_shared(engine: Engine) -> None:
+    """Refuse an engine whose backend cannot share a structure between processes.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    if engine.evaluator.exchanges is None:
+        raise BackendError(
+            f"backend {engine.backend!r} of {engine.model.family!r} cannot share a structure between processes; use backend "
+            "'fast_pytorch' or 'general' of a family that can, or one process"
+        )
+
+
+def _refusal(engine: Engine, graph: Graph, ids: Tensor | None) -> AtomJetError | None:
+    """Why this process cannot evaluate, if so."""
+
+    def name(atom: int) -> str:
+        return f"atom {atom if ids is None else int(ids[atom])}"
+
+    try:
+        if graph.halo is not None:
+            check_shared(engine)
+    except BackendError as error:
+        return error
+    z = graph.atomic_numbers
+    known = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=z.device)
+    known[list(engine.elements)] = True
+    unknown = ~known[z.clamp(0, len(SYMBOLS) - 1)]
+    if bool(unknown.any()):
+        atom = int(unknown.nonzero()[0])
+        return StructureError(f"{name(atom)}: element with Z = {int(z[atom])} is unknown to this model")
+    if not bool(graph.vectors.isfinite().all()):
+        edge = int((~graph.vectors.isfinite().all(1)).nonzero()[0])
+        return StructureError(
+            f"{name(int(graph.centers[edge]))}: a position is not finite; the simulation has exploded"
+        )
+    near = graph.lengths < engine.shortest_allowed[z[graph.centers], z[graph.neighbors]]
+    if bool(near.any()):
+        edge = int(near.nonzero()[0])
+        i, j = int(graph.centers[edge]), int(graph.neighbors[edge])
+        limit = float(engine.shortest_allowed[z[i], z[j]])
+        return StructureError(
+            f"{name(i)} and {name(j)} ({SYMBOLS[int(z[i])]}-{SYMBOLS[int(z[j])]}) are {float(graph.lengths[edge]):.3f} Å apart, "
+            f"nearer than {limit:.3f} Å, which this model serves; repair the structure or shorten the time step"
+        )
+    return None
+
+
+def owned_part(graph: Graph, owner: Tensor, rank: int) -> tuple[Tensor, Tensor, Graph]:
+    """Cut out of a whole graph what one process needs, numbered owned atoms first, then ghosts; `halo` is for the caller to add.
+
+    Args:
+        graph: all atoms and edges.
+        owner: (N,) the process that owns each atom.
+        rank: of the process.
+
+    Returns:
+        ids of owned atoms (owned,), ids of ghosts (ghosts,), both places in the whole graph, and the part.
+    """
+    owned = (owner == rank).nonzero().flatten()
+    edges = (owner[graph.centers] == rank).nonzero().flatten()
+    reached = torch.unique(graph.neighbors[edges])
+    ghosts = reached[owner[reached] != rank]
+    atoms = torch.cat([owned, ghosts])
+    place = torch.full((graph.num_atoms,), -1, device=owner.device)
+    place[atoms] = torch.arange(len(atoms), device=owner.device)
+    centers = place[graph.centers[edges]]
+    counts = torch.bincount(centers, minlength=len(owned))
+    part = Graph(
+        centers=centers,
+        neighbors=place[graph.neighbors[edges]],
+        shifts=graph.shifts[edges],
+        vectors=graph.vectors[edges],
+        row_ptr=torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)]),
+        atomic_numbers=graph.atomic_numbers[atoms],
+        system_index=graph.system_index[atoms],
+        charge=graph.charge,
+        spin=graph.spin,
+        cutoff=graph.cutoff,
+        task=graph.task,
+    )
+    return owned, ghosts, part
