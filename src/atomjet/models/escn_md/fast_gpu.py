@@ -148,6 +148,7 @@ class FastGpu:
     tuning: TuningSpace | None = None
     silent_conditions: tuple[int, int, int, int] | None = None
     storage_dtype = torch.float16
+    exchanges: int | None = None
 
     def __init__(self, model: EscnMd, precision: str = "default", tiles: Tiles | None = None) -> None:
         _check(model, precision)
