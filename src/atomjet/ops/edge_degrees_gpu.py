@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.edge_frames import ROOT, value_and_slope
+from atomjet.ops.edge_frames import ROOT, radial_factor, radial_factor_and_slope
 from atomjet.ops.radial_pages import PAGE
 
 WIDTH = tl.constexpr(36)
@@ -66,14 +66,11 @@ def edge_degrees_fwd_kernel(
         p = frames + e * WIDTH
         f = tl.load(p + 34) * share
         offset = tl.load(p + 35)
-        place = tl.load(pages + e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
+        place = tl.load(pages + 2 * e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
         row = words + place + c
-        v0, s0 = value_and_slope(tl.load(row))
-        v1, s1 = value_and_slope(tl.load(row + C))
-        v2, s2 = value_and_slope(tl.load(row + 2 * C))
-        v1 = (v1 + offset * s1) * f
-        v2 = (v2 + offset * s2) * f
-        a0 += (v0 + offset * s0) * f
+        v1 = radial_factor(tl.load(row + C), offset) * f
+        v2 = radial_factor(tl.load(row + 2 * C), offset) * f
+        a0 += radial_factor(tl.load(row), offset) * f
         a1 += tl.load(p + 3) * v1
         a2 += tl.load(p + 4) * v1
         a3 += tl.load(p + 5) * v1
@@ -103,7 +100,7 @@ def edge_degrees_bwd_kernel(
     knots,
     num_atoms,
     words,
-    halves,
+    rests,
     vectors,
     weights,
     gathered,
@@ -134,12 +131,12 @@ def edge_degrees_bwd_kernel(
         e = tl.full((), at, tl.int64)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
-        place = tl.load(pages + e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
+        place = tl.load(pages + 2 * e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
         row = words + place + c
-        curves = halves + 2 * place + (6 * C + c)
-        v0, s0 = value_and_slope(tl.load(row))
-        v1, s1 = value_and_slope(tl.load(row + C))
-        v2, s2 = value_and_slope(tl.load(row + 2 * C))
+        behind = rests + 2 * place + (6 * C + c)
+        r0, s0 = radial_factor_and_slope(tl.load(row), tl.load(behind), offset)
+        r1, s1 = radial_factor_and_slope(tl.load(row + C), tl.load(behind + C), offset)
+        r2, s2 = radial_factor_and_slope(tl.load(row + 2 * C), tl.load(behind + 2 * C), offset)
         r_xx = tl.load(p)
         r_xy = tl.load(p + 1)
         r_xz = tl.load(p + 2)
@@ -158,12 +155,7 @@ def edge_degrees_bwd_kernel(
         t4 += tl.load(p + 28) * x8
         t6 = tl.load(p + 14) * x4 + tl.load(p + 15) * x5 + tl.load(p + 16) * x6 + tl.load(p + 17) * x7
         t6 += tl.load(p + 18) * x8
-        r0 = v0 + offset * s0
-        r1 = v1 + offset * s1
-        r2 = v2 + offset * s2
-        slope = x0 * (s0 + offset * tl.load(curves).to(tl.float32))
-        slope += t1 * (s1 + offset * tl.load(curves + C).to(tl.float32))
-        slope += t2 * (s2 + offset * tl.load(curves + 2 * C).to(tl.float32))
+        slope = x0 * s0 + t1 * s1 + t2 * s2
         f = tl.load(p + 34) * share
         along = f * tl.sum(slope, 0)
         by_envelope = share * tl.sum(r0 * x0 + r1 * t1 + r2 * t2, 0)
@@ -214,7 +206,7 @@ def launch_fwd(
 
     Args:
         frames, pages, knots: of `edge_frames`. row_ptr, num_atoms: rows of edges, and how many are in use.
-        tables: halves, of the first pair of elements; this network's rows come first in it.
+        tables: int16, of the first pair of elements; this network's rows come first in it.
         elements: (Z, C) float32. atomic_numbers: (N̂,).
         structures: (slots, C) float32. system_index: (N̂,). slots: (Ŝ,) the row of `structures` of each.
         x: (N̂, 9, C) float32, filled.

@@ -15,7 +15,8 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
 
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
-frame (Ê, 36) float32, pages, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`.
+frame (Ê, 36) float32, pages (Ê, 2), knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`: that of
+the edge, and that of its reverse.
 """
 
 from __future__ import annotations
@@ -121,11 +122,26 @@ def torques(a, b):
 
 
 @triton.jit
-def value_and_slope(word):
-    """Two numbers of half precision in a word of a table."""
-    value = (word & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-    slope = (word >> 16).to(tl.int16).to(tl.float16, bitcast=True)
-    return value.to(tl.float32), slope.to(tl.float32)
+def _table_value(word):
+    """The value in a word of a radial table."""
+    bits = ((word >> 3) & 0x0FFFFE00) | (word & -2147483648)
+    return bits.to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0  # 2^112
+
+
+@triton.jit
+def radial_factor(word, offset):
+    """W at a distance beyond the nearest knot, from a word of a radial table (`radial_pages`)."""
+    slope = (((word & 0xFFF) << 4) | 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    return _table_value(word) + offset * slope
+
+
+@triton.jit
+def radial_factor_and_slope(word, rest, offset):
+    """W and its derivative, from a word and the rest."""
+    low = rest.to(tl.int32)
+    slope = (((word & 0xFFF) << 4) | (low & 0xF)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    curvature = (low & -16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    return _table_value(word) + offset * slope, slope + offset * curvature
 
 
 @triton.jit(do_not_specialize=["num_atoms", "kinds"])
@@ -229,8 +245,9 @@ def edge_frames_kernel(
         tl.store(p + 35, d - knot.to(tl.float32) / per_length, inside)
         tl.store(knots + e, knot, inside)
         j = tl.load(neighbors + e).to(tl.int64)
-        pair = tl.load(atomic_numbers + j) * kinds + number
-        tl.store(pages + e, tl.load(radial_pages + pair), inside)
+        other = tl.load(atomic_numbers + j)
+        tl.store(pages + 2 * e, tl.load(radial_pages + other * kinds + number), inside)
+        tl.store(pages + 2 * e + 1, tl.load(radial_pages + number * kinds + other), inside)
 
 
 def launch(

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.edge_frames import from_frame, load_frame, to_frame, torques, value_and_slope
+from atomjet.ops.edge_frames import from_frame, load_frame, radial_factor, radial_factor_and_slope, to_frame, torques
 from atomjet.ops.radial_pages import PAGE
 
 WIDTH = tl.constexpr(36)
@@ -42,8 +42,7 @@ def _pair_row(page, knot, start, ROW: tl.constexpr):
 
 @triton.jit
 def _factor(words, word_place, column, offset):
-    value, slope = value_and_slope(tl.load(words + word_place + column))
-    return value + offset * slope
+    return radial_factor(tl.load(words + word_place + column), offset)
 
 
 @triton.jit(do_not_specialize=["num_atoms", "start"])
@@ -83,8 +82,8 @@ def node_to_edge_wigner_permute_fwd_kernel(
         e = tl.full((), at, tl.int64)
         back = tl.load(reverse + e).to(tl.int64)
         knot = tl.load(knots + e)
-        own = _pair_row(tl.load(pages + e), knot, start, ROW)
-        theirs = _pair_row(tl.load(pages + back), knot, start, ROW)
+        own = _pair_row(tl.load(pages + 2 * e), knot, start, ROW)
+        theirs = _pair_row(tl.load(pages + 2 * e + 1), knot, start, ROW)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
         w = load_frame(p)
@@ -133,10 +132,8 @@ def _row_pair(own, theirs, place: tl.constexpr, share_own, share_theirs, C: tl.c
 
 
 @triton.jit
-def _factor_and_slope(words, halves, place, column, offset, CURVES: tl.constexpr):
-    value, slope = value_and_slope(tl.load(words + place + column))
-    curvature = tl.load(halves + 2 * place + (CURVES + column)).to(tl.float32)
-    return value + offset * slope, slope + offset * curvature
+def _factor_and_slope(words, rests, place, column, offset, RESTS: tl.constexpr):
+    return radial_factor_and_slope(tl.load(words + place + column), tl.load(rests + 2 * place + (RESTS + column)), offset)
 
 
 @triton.jit(do_not_specialize=["num_atoms", "start", "edges"])
@@ -151,7 +148,7 @@ def node_to_edge_wigner_permute_bwd_kernel(
     knots,
     num_atoms,
     words,
-    halves,
+    rests,
     y_bar,
     gathered,
     start,
@@ -163,7 +160,7 @@ def node_to_edge_wigner_permute_bwd_kernel(
     """One atom and some channels a program; `gathered` (parts, Ê, 4) is added to."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
     ROW: tl.constexpr = 3 * (4 + MMAX) * C
-    CURVES: tl.constexpr = 2 * (4 + MMAX) * 2 * C
+    RESTS: tl.constexpr = 2 * (4 + MMAX) * 2 * C
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -192,37 +189,37 @@ def node_to_edge_wigner_permute_bwd_kernel(
         e = tl.full((), at, tl.int64)
         back = tl.load(reverse + e).to(tl.int64)
         knot = tl.load(knots + e)
-        own = _pair_row(tl.load(pages + e), knot, start, ROW)
-        theirs = _pair_row(tl.load(pages + back), knot, start, ROW)
+        own = _pair_row(tl.load(pages + 2 * e), knot, start, ROW)
+        theirs = _pair_row(tl.load(pages + 2 * e + 1), knot, start, ROW)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
         w = load_frame(p)
-        mine = tl.load(share + e)
-        other = tl.load(share + back)
+        mine = tl.load(share + 2 * e)
+        other = tl.load(share + 2 * e + 1)
         here = packed_bar + e * (ROWS * 2 * C) + (C + c)
         there = packed_bar + back * (ROWS * 2 * C) + c
         x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
 
-        ft, st = _factor_and_slope(words, halves, own, C + c, offset, CURVES)
-        fs, ss = _factor_and_slope(words, halves, theirs, c, offset, CURVES)
+        ft, st = _factor_and_slope(words, rests, own, C + c, offset, RESTS)
+        fs, ss = _factor_and_slope(words, rests, theirs, c, offset, RESTS)
         mt, ms = _row_pair(here, there, 0, mine, other, C)
         q0 = mt * ft + ms * fs
         along = x0 * (mt * st + ms * ss)
 
-        ft, st = _factor_and_slope(words, halves, own, 3 * C + c, offset, CURVES)
-        fs, ss = _factor_and_slope(words, halves, theirs, 2 * C + c, offset, CURVES)
+        ft, st = _factor_and_slope(words, rests, own, 3 * C + c, offset, RESTS)
+        fs, ss = _factor_and_slope(words, rests, theirs, 2 * C + c, offset, RESTS)
         mt, ms = _row_pair(here, there, 1, mine, -other, C)
         q1 = mt * ft + ms * fs
         along += x1 * (mt * st + ms * ss)
 
-        ft, st = _factor_and_slope(words, halves, own, 5 * C + c, offset, CURVES)
-        fs, ss = _factor_and_slope(words, halves, theirs, 4 * C + c, offset, CURVES)
+        ft, st = _factor_and_slope(words, rests, own, 5 * C + c, offset, RESTS)
+        fs, ss = _factor_and_slope(words, rests, theirs, 4 * C + c, offset, RESTS)
         mt, ms = _row_pair(here, there, 2, mine, other, C)
         q2 = mt * ft + ms * fs
         along += x2 * (mt * st + ms * ss)
 
-        ft, st = _factor_and_slope(words, halves, own, 7 * C + c, offset, CURVES)
-        fs, ss = _factor_and_slope(words, halves, theirs, 6 * C + c, offset, CURVES)
+        ft, st = _factor_and_slope(words, rests, own, 7 * C + c, offset, RESTS)
+        fs, ss = _factor_and_slope(words, rests, theirs, 6 * C + c, offset, RESTS)
         mt, ms = _row_pair(here, there, 3, mine, -other, C)
         q3 = mt * ft + ms * fs
         along += x3 * (mt * st + ms * ss)
@@ -230,8 +227,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         q5 = mt * ft + ms * fs
         along += x5 * (mt * st + ms * ss)
 
-        ft, st = _factor_and_slope(words, halves, own, 9 * C + c, offset, CURVES)
-        fs, ss = _factor_and_slope(words, halves, theirs, 8 * C + c, offset, CURVES)
+        ft, st = _factor_and_slope(words, rests, own, 9 * C + c, offset, RESTS)
+        fs, ss = _factor_and_slope(words, rests, theirs, 8 * C + c, offset, RESTS)
         mt, ms = _row_pair(here, there, 4, mine, other, C)
         q4 = mt * ft + ms * fs
         along += x4 * (mt * st + ms * ss)
@@ -240,8 +237,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         along += x6 * (mt * st + ms * ss)
 
         if MMAX == 2:
-            ft, st = _factor_and_slope(words, halves, own, 11 * C + c, offset, CURVES)
-            fs, ss = _factor_and_slope(words, halves, theirs, 10 * C + c, offset, CURVES)
+            ft, st = _factor_and_slope(words, rests, own, 11 * C + c, offset, RESTS)
+            fs, ss = _factor_and_slope(words, rests, theirs, 10 * C + c, offset, RESTS)
             mt, ms = _row_pair(here, there, 7, mine, other, C)
             q7 = mt * ft + ms * fs
             along += x7 * (mt * st + ms * ss)
@@ -303,7 +300,7 @@ def launch_fwd(
         y: (N̂, 9, C) float32.
         frames, pages, knots: of `edge_frames`. reverse: (Ê,) int32.
         row_ptr, num_atoms: rows of edges, and how many are in use.
-        tables: halves, of the first pair of elements. start: where the rows of this network begin in it, in halves.
+        tables: int16, of the first pair of elements. start: where the rows of this network begin in it, in numbers.
         packed: (Ê, R, 2C) float16, filled in the rows in use.
         channels: of a program. split: programs that share the edges of an atom.
     """
@@ -347,7 +344,7 @@ def launch_bwd(
     """Enqueue.
 
     Args:
-        packed_bar: (Ê, R, 2C) float16, in units of share (Ê,) float32.
+        packed_bar: (Ê, R, 2C) float16, in units of share (Ê, 2) float32, an edge's and its reverse's.
         row_ptr, num_atoms: rows of edges, and how many are in use.
         y_bar: (N̂, 9, C) float32, filled.
         gathered: (parts, Ê, 4) float32, along and torques about x and z, added to; each part sums C / parts channels.

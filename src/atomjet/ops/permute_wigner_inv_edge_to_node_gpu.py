@@ -118,6 +118,7 @@ def permute_wigner_inv_edge_to_node_bwd_kernel(
     bias,
     frames,
     row_ptr,
+    reverse,
     num_atoms,
     o_bar,
     share,
@@ -153,6 +154,7 @@ def permute_wigner_inv_edge_to_node_bwd_kernel(
         e = tl.full((), at, tl.int64)
         p = frames + e * WIDTH
         f = tl.load(p + 34)
+        back = tl.load(reverse + e).to(tl.int64)
         w = load_frame(p)
         q = o + e * (ROWS * C) + c
         r0 = tl.load(q).to(tl.float32) + b0
@@ -189,7 +191,8 @@ def permute_wigner_inv_edge_to_node_bwd_kernel(
             tl.store(out + 7 * C, (t[7] * inverse).to(tl.float16))
             tl.store(out + 8 * C, (t[8] * inverse).to(tl.float16))
         if part == 0:
-            tl.store(share + e, f * s)
+            tl.store(share + 2 * e, f * s)
+            tl.store(share + 2 * back + 1, f * s)
         tl.store(g + 1, g1 + f * tl.sum(about_x, 0))
         tl.store(g + 2, g2 + f * tl.sum(about_z, 0))
         tl.store(g + 3, g3 + tl.sum(along, 0))
@@ -230,6 +233,7 @@ def launch_bwd(
     bias: Tensor,
     frames: Tensor,
     row_ptr: Tensor,
+    reverse: Tensor,
     num_atoms: Tensor,
     o_bar: Tensor,
     share: Tensor,
@@ -241,8 +245,8 @@ def launch_bwd(
 
     Args:
         x_bar: (N̂, 9, C) float32. unit: (N̂,) float32, s.
-        o, bias, frames, row_ptr, num_atoms: as in `launch_fwd`.
-        o_bar: (Ê, R, C) float16, filled. share: (Ê,) float32, filled.
+        o, bias, frames, row_ptr, num_atoms: as in `launch_fwd`. reverse: (Ê,) int32.
+        o_bar: (Ê, R, C) float16, filled. share: (Ê, 2) float32, filled: of an edge and of its reverse.
         gathered: (parts, Ê, 4) float32: torques about x and z and f̄ in its last three columns, added to.
         split: programs that share the edges of an atom.
     """
@@ -254,6 +258,7 @@ def launch_bwd(
         bias,
         frames,
         row_ptr,
+        reverse,
         num_atoms,
         o_bar,
         share,

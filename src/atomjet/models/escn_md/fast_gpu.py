@@ -95,7 +95,7 @@ class Workspace:
     """Everything that an evaluation writes; R rows of an edge, L layers.
 
     Attributes:
-        frames (Ê, 36) float32; pages, knots (Ê,) int32; share (Ê,) float32: of edges.
+        frames (Ê, 36) float32; pages (Ê, 2), knots (Ê,) int32; share (Ê, 2) float32: of edges.
         gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê, R, 2C) float16, also its derivative. rows: (Ê, R, C or H) float16, two of them. opened: (Ê, 2 + R, H) float16.
         h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C).
@@ -245,9 +245,9 @@ class FastGpu:
             capacity=capacity,
             tiles=tiles,
             frames=new(edges, edge_frames.FRAME),
-            pages=whole(edges),
+            pages=whole(edges, 2),
             knots=whole(edges),
-            share=new(edges),
+            share=new(edges, 2),
             gathered=new(tiles.parts, edges, 4),
             gradients=new(1, edges, 4),
             energies=new(atoms),
@@ -492,6 +492,7 @@ class _Call:
             bias=b.biases[layer][1],
             frames=w.frames,
             row_ptr=graph.row_ptr,
+            reverse=graph.reverse,
             num_atoms=self.num_atoms,
             o_bar=o_bar,
             share=w.share,

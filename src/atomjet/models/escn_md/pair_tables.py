@@ -24,9 +24,9 @@ class PairTables:
     """Tables of all radial networks, by elements of neighbor and center.
 
     Attributes:
-        first: halves, the tables of one pair, from which kernels count pages.
+        first: int16, the tables of one pair, from which kernels count pages.
         pages: (Z, Z) int32 on the device.
-        starts: where each network's rows begin in a pair's tables, in halves: edge degrees, then layers.
+        starts: where each network's rows begin in a pair's tables, in numbers: edge degrees, then layers.
     """
 
     def __init__(self, model: EscnMd, total_bytes: int) -> None:
