@@ -7,6 +7,9 @@
 x (N̂, 9, C) float32; linear_1 (3, C -> H) and linear_2 (3, H -> C), a matrix for each degree, biases for l = 0; gate C -> 2 H. One
 coefficient k of some atoms is one program: what coefficients share (the norm, the gate of their degree) each computes for itself.
 
+Products are of numbers in two halves, a = a_1 + a_2 in half precision each, without the product of both second halves: 21 bits, on
+tensor cores. Derivatives are in units of a power of two of their own row.
+
 The derivative gives dE/dz in two tensors, z̄ (N̂, 9, C) from linear_1 and `gate_bar` (N̂, 8, C), which belongs to l = 0 and comes from
 the gate of each of the other coefficients: `degree_norm_gpu` adds them up.
 """
@@ -21,15 +24,16 @@ import triton.language as tl
 from torch import Tensor
 
 from atomjet.ops.degree_norm_gpu import EPSILON, inverse_rms
+from atomjet.ops.permute_wigner_inv_edge_to_node_gpu import power_above
 
 
 class Weights(NamedTuple):
-    """Of one layer, float32; every matrix both ways round.
+    """Of one layer; every matrix both ways round and in two halves, (2, ...) float16, the rest float32.
 
     Attributes:
         norm: (3, C). norm_bias: (C,).
-        gate: (C, 2H). gate_bias: (2H,). first: (3, C, H). first_bias: (H,). second: (3, H, C). second_bias: (C,).
-        gate_back: (2H, C). first_back: (3, H, C). second_back: (3, C, H).
+        gate: (2, C, 2H). gate_bias: (2H,). first: (2, 3, C, H). first_bias: (H,). second: (2, 3, H, C). second_bias: (C,).
+        gate_back: (2, 2H, C). first_back: (2, 3, H, C). second_back: (2, 3, C, H).
     """
 
     norm: Tensor
@@ -79,6 +83,21 @@ def rows(p, h, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def halved(x):
+    """Two numbers of half precision that add up to x."""
+    first = x.to(tl.float16)
+    return first, (x - first.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def product(a, b_1, b_2, total):
+    """total + a b of numbers in two halves."""
+    total = tl.dot(a[1], b_1, total)
+    total = tl.dot(a[0], b_2, total)
+    return tl.dot(a[0], b_1, total)
+
+
+@triton.jit
 def atom_wise_fwd_kernel(
     x,
     norm,
@@ -96,7 +115,6 @@ def atom_wise_fwd_kernel(
     H: tl.constexpr,
     ATOMS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Some atoms and one coefficient a program."""
     k = tl.program_id(1)
@@ -115,17 +133,23 @@ def atom_wise_fwd_kernel(
     if k == 0:
         z = z0
     o = tl.zeros((ATOMS, C), tl.float32)
+    zero = tl.zeros((ATOMS, WIDTH), tl.float32)
+    z = halved(z)
+    z0 = halved(z0)
     for start in range(0, H, WIDTH):
         h = start + tl.arange(0, WIDTH)
-        u = tl.dot(z, columns(first + degree * C * H, h, C, H), input_precision=PRECISION)
+        w = first + degree * C * H
+        u = product(z, columns(w, h, C, H), columns(w + 3 * C * H, h, C, H), zero)
         if k > 0:
-            g = tl.dot(z0, columns(gate + (degree - 1) * H, h, C, 2 * H), input_precision=PRECISION)
+            w = gate + (degree - 1) * H
+            g = product(z0, columns(w, h, C, 2 * H), columns(w + 2 * C * H, h, C, 2 * H), zero)
             g += tl.load(gate_bias + (degree - 1) * H + h)[None, :]
             v = u * tl.sigmoid(g * tl.sigmoid(g))
         else:
             u += tl.load(first_bias + h)[None, :]
             v = u * tl.sigmoid(u)
-        o = tl.dot(v, rows(second + degree * C * H, h, C), o, input_precision=PRECISION)
+        w = second + degree * C * H
+        o = product(halved(v), rows(w, h, C), rows(w + 3 * C * H, h, C), o)
     if k == 0:
         o += tl.load(second_bias + c)
     tl.store(out + n[:, None] * (9 * C) + k * C + c, xk + o, inside)
@@ -155,7 +179,6 @@ def atom_wise_bwd_kernel(
     H: tl.constexpr,
     ATOMS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Some atoms and one coefficient a program."""
     k = tl.program_id(1)
@@ -177,30 +200,39 @@ def atom_wise_bwd_kernel(
         if SHIFTED:
             system = tl.load(system_index + n).to(tl.int64)
             b -= tl.load(shift + system[:, None] * C + c)
+    above, inverse_unit = power_above(tl.max(tl.abs(b), 1))
+    b = halved(b * inverse_unit[:, None])
+    z = halved(z)
+    z0 = halved(z0)
     found = tl.zeros((ATOMS, C), tl.float32)
     by_gate = tl.zeros((ATOMS, C), tl.float32)
+    zero = tl.zeros((ATOMS, WIDTH), tl.float32)
     for start in range(0, H, WIDTH):
         h = start + tl.arange(0, WIDTH)
-        v_bar = tl.dot(b, columns(second_back + degree * C * H, h, C, H), input_precision=PRECISION)
-        u = tl.dot(z, columns(first + degree * C * H, h, C, H), input_precision=PRECISION)
+        w = second_back + degree * C * H
+        v_bar = product(b, columns(w, h, C, H), columns(w + 3 * C * H, h, C, H), zero)
+        w = first + degree * C * H
+        u = product(z, columns(w, h, C, H), columns(w + 3 * C * H, h, C, H), zero)
         if k > 0:
-            g = tl.dot(z0, columns(gate + (degree - 1) * H, h, C, 2 * H), input_precision=PRECISION)
+            w = gate + (degree - 1) * H
+            g = product(z0, columns(w, h, C, 2 * H), columns(w + 2 * C * H, h, C, 2 * H), zero)
             g += tl.load(gate_bias + (degree - 1) * H + h)[None, :]
             s = tl.sigmoid(g)
             slope = s * (1.0 + g * (1.0 - s))
             g = tl.sigmoid(g * s)
-            before = v_bar * u * g * (1.0 - g) * slope
-            back = rows(gate_back + (degree - 1) * H * C, h, C)
-            by_gate = tl.dot(before, back, by_gate, input_precision=PRECISION)
+            before = halved(v_bar * u * g * (1.0 - g) * slope)
+            w = gate_back + (degree - 1) * H * C
+            by_gate = product(before, rows(w, h, C), rows(w + 2 * H * C, h, C), by_gate)
             u_bar = v_bar * g
         else:
             u += tl.load(first_bias + h)[None, :]
             s = tl.sigmoid(u)
             u_bar = v_bar * s * (1.0 + u * (1.0 - s))
-        found = tl.dot(u_bar, rows(first_back + degree * C * H, h, C), found, input_precision=PRECISION)
+        w = first_back + degree * C * H
+        found = product(halved(u_bar), rows(w, h, C), rows(w + 3 * C * H, h, C), found)
     if k > 0:
-        tl.store(gate_bar + n[:, None] * (8 * C) + (k - 1) * C + c, by_gate, inside)
-    tl.store(z_bar + place, found, inside)
+        tl.store(gate_bar + n[:, None] * (8 * C) + (k - 1) * C + c, by_gate * above[:, None], inside)
+    tl.store(z_bar + place, found * above[:, None], inside)
 
 
 def block(hidden: int) -> int:
@@ -209,7 +241,7 @@ def block(hidden: int) -> int:
 
 
 def launch_fwd(
-    *, x: Tensor, weights: Weights, num_atoms: Tensor, out: Tensor, atoms: int = 16, precision: str = "tf32x3"
+    *, x: Tensor, weights: Weights, num_atoms: Tensor, out: Tensor, atoms: int = 16, warps: int = 4
 ) -> None:
     """Enqueue: x (N̂, 9, C) float32 to x' in `out`, another tensor; num_atoms (1,) in use; `atoms` of a program."""
     w, width = weights, x.shape[2]
@@ -227,11 +259,10 @@ def launch_fwd(
         out,
         EPSILON,
         C=width,
-        H=w.first.shape[2],
+        H=w.first.shape[-1],
         ATOMS=atoms,
-        WIDTH=block(w.first.shape[2]),
-        PRECISION=precision,
-        num_warps=4,
+        WIDTH=block(w.first.shape[-1]),
+        num_warps=warps,
         num_stages=2,
     )
 
@@ -247,7 +278,7 @@ def launch_bwd(
     z_bar: Tensor,
     gate_bar: Tensor,
     atoms: int = 16,
-    precision: str = "tf32x3",
+    warps: int = 4,
 ) -> None:
     """Enqueue.
 
@@ -277,11 +308,10 @@ def launch_bwd(
         EPSILON,
         SHIFTED=shift is not None,
         C=width,
-        H=w.first.shape[2],
+        H=w.first.shape[-1],
         ATOMS=atoms,
-        WIDTH=block(w.first.shape[2]),
-        PRECISION=precision,
-        num_warps=4,
+        WIDTH=block(w.first.shape[-1]),
+        num_warps=warps,
         num_stages=2,
     )
 
@@ -292,13 +322,19 @@ def weights_of(norm: torch.nn.Module, step: torch.nn.Module) -> Weights:
     return Weights(
         norm.affine_weight.detach().float(),
         norm.affine_bias.detach().float(),
-        gate.T.contiguous(),
+        halves(gate.T),
         gate_bias,
-        first.mT.contiguous(),
+        halves(first.mT),
         first_bias,
-        second.mT.contiguous(),
+        halves(second.mT),
         second_bias,
-        gate.contiguous(),
-        first.contiguous(),
-        second.contiguous(),
+        halves(gate),
+        halves(first),
+        halves(second),
     )
+
+
+def halves(x: Tensor) -> Tensor:
+    """(2, ...) float16 that add up to x."""
+    first = x.half()
+    return torch.stack([first, (x - first.float()).half()]).contiguous()

@@ -74,7 +74,7 @@ def degree_norm_fwd_kernel(
     tl.store(out + 8 * C, x8 * w2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["atoms"])
 def degree_norm_bwd_kernel(
     y_bar,
     more,
@@ -87,6 +87,8 @@ def degree_norm_bwd_kernel(
     x_bar,
     unit,
     epsilon,
+    atoms,
+    SPLITS: tl.constexpr,
     SHIFTED: tl.constexpr,
     MORE: tl.constexpr,
     UNIT: tl.constexpr,
@@ -119,19 +121,38 @@ def degree_norm_bwd_kernel(
     w2 = tl.load(weight + 2 * C + c)
     b = y_bar + n * (9 * C) + c
     b0 = tl.load(b)
+    b1 = tl.load(b + C)
+    b2 = tl.load(b + 2 * C)
+    b3 = tl.load(b + 3 * C)
+    b4 = tl.load(b + 4 * C)
+    b5 = tl.load(b + 5 * C)
+    b6 = tl.load(b + 6 * C)
+    b7 = tl.load(b + 7 * C)
+    b8 = tl.load(b + 8 * C)
+    for split in tl.static_range(1, SPLITS):
+        b = y_bar + (tl.full((), split, tl.int64) * atoms + n) * (9 * C) + c
+        b0 += tl.load(b)
+        b1 += tl.load(b + C)
+        b2 += tl.load(b + 2 * C)
+        b3 += tl.load(b + 3 * C)
+        b4 += tl.load(b + 4 * C)
+        b5 += tl.load(b + 5 * C)
+        b6 += tl.load(b + 6 * C)
+        b7 += tl.load(b + 7 * C)
+        b8 += tl.load(b + 8 * C)
     if MORE > 0:
         extra = more + n * (MORE * C) + c
         for k in tl.static_range(MORE):
             b0 += tl.load(extra + k * C)
     b0 *= tl.load(weight + c)
-    b1 = tl.load(b + C) * w1
-    b2 = tl.load(b + 2 * C) * w1
-    b3 = tl.load(b + 3 * C) * w1
-    b4 = tl.load(b + 4 * C) * w2
-    b5 = tl.load(b + 5 * C) * w2
-    b6 = tl.load(b + 6 * C) * w2
-    b7 = tl.load(b + 7 * C) * w2
-    b8 = tl.load(b + 8 * C) * w2
+    b1 *= w1
+    b2 *= w1
+    b3 *= w1
+    b4 *= w2
+    b5 *= w2
+    b6 *= w2
+    b7 *= w2
+    b8 *= w2
     along = b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3 + b4 * x4 + b5 * x5 + b6 * x6 + b7 * x7 + b8 * x8
     along = tl.sum(along, 0) * inverse * inverse * inverse / (3 * C)
     third = along / 3.0
@@ -223,7 +244,7 @@ def launch_bwd(
     """Enqueue.
 
     Args:
-        y_bar: (N̂, 9, C) float32. more: (N̂, K, C), added to ȳ of l = 0, or None.
+        y_bar: (splits, N̂, 9, C) float32, parts to be added. more: (N̂, K, C), added to ȳ of l = 0, or None.
         x: (N̂, 9, C), shifted. residual: (N̂, 9, C), added, less shift (Ŝ, C) in l = 0. weight, system_index, num_atoms: as forward.
         x_bar: (N̂, 9, C) float32, filled; may be the residual.
         unit: (N̂,) float32, filled with the power of two above all of |x̄| of an atom, or None.
@@ -240,6 +261,8 @@ def launch_bwd(
         x_bar,
         x_bar if unit is None else unit,
         EPSILON,
+        x.shape[0],
+        SPLITS=y_bar.shape[0],
         SHIFTED=shift is not None,
         MORE=0 if more is None else more.shape[1],
         UNIT=unit is not None,

@@ -15,7 +15,7 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
 
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
-frame (Ê, 36) float32, pages (Ê, 2), knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`: that of
+frame (Ê, 36) float32, pages (Ê, 2) int64, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`: that of
 the edge, and that of its reverse.
 """
 
@@ -164,13 +164,14 @@ def edge_frames_kernel(
     WEIGHTED: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    """One row a program."""
+    """Some edges of a row a program."""
     i = tl.program_id(0).to(tl.int64)
     if i >= tl.load(num_atoms):
         return
     number = tl.load(atomic_numbers + i)
     stop = tl.load(row_ptr + i + 1)
-    for start in range(tl.load(row_ptr + i), stop, EDGES):
+    step = tl.num_programs(1) * EDGES
+    for start in range(tl.load(row_ptr + i) + tl.program_id(1) * EDGES, stop, step):
         e = start + tl.arange(0, EDGES).to(tl.int64)
         inside = e < stop
         e = tl.where(inside, e, stop - 1)
@@ -272,11 +273,11 @@ def launch(
         row_ptr, neighbors, reverse, vectors, atomic_numbers: of a graph in buffers.
         num_atoms: (1,) rows in use.
         weights: (Ê,) float32 by which the envelope is multiplied; None for ones.
-        radial_pages: (Z, Z) int32 by elements of neighbor and center.
+        radial_pages: (Z, Z) int64 by elements of neighbor and center.
         cutoff: Å. last_knot: number of the knot at the cutoff.
         frames, pages, knots: filled.
     """
-    edge_frames_kernel[(row_ptr.shape[0] - 1,)](
+    edge_frames_kernel[(row_ptr.shape[0] - 1, 2)](
         row_ptr,
         num_atoms,
         neighbors,

@@ -123,20 +123,7 @@ def node_to_edge_wigner_permute_fwd_kernel(
         tl.store(there + 12 * C, (-s4 * x6).to(tl.float16))
 
 
-@triton.jit
-def _row_pair(own, theirs, place: tl.constexpr, share_own, share_theirs, C: tl.constexpr):
-    """Both shares of a row of p̄ with their units; the sign of the reverse is in its unit."""
-    mine = tl.load(own + 2 * place * C).to(tl.float32) * share_own
-    other = tl.load(theirs + 2 * place * C).to(tl.float32) * share_theirs
-    return mine, other
-
-
-@triton.jit
-def _factor_and_slope(words, rests, place, column, offset, RESTS: tl.constexpr):
-    return radial_factor_and_slope(tl.load(words + place + column), tl.load(rests + 2 * place + (RESTS + column)), offset)
-
-
-@triton.jit(do_not_specialize=["num_atoms", "start", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "edges", "atoms"])
 def node_to_edge_wigner_permute_bwd_kernel(
     packed_bar,
     share,
@@ -153,11 +140,16 @@ def node_to_edge_wigner_permute_bwd_kernel(
     gathered,
     start,
     edges,
+    atoms,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
     MMAX: tl.constexpr,
 ):
-    """One atom and some channels a program; `gathered` (parts, Ê, 4) is added to."""
+    """Some edges of one atom and some channels a program; `gathered` (parts, Ê, 4) is added to.
+
+    All that an edge needs is loaded before any of it is used, and what says where that stands one edge ahead: few programs fit on a
+    multiprocessor, and each would wait for every load.
+    """
     ROWS: tl.constexpr = 5 + 2 * MMAX
     ROW: tl.constexpr = 3 * (4 + MMAX) * C
     RESTS: tl.constexpr = 2 * (4 + MMAX) * 2 * C
@@ -185,70 +177,137 @@ def node_to_edge_wigner_permute_bwd_kernel(
     a6 = tl.zeros((CHANNELS,), tl.float32)
     a7 = tl.zeros((CHANNELS,), tl.float32)
     a8 = tl.zeros((CHANNELS,), tl.float32)
-    for at in range(tl.load(row_ptr + n), tl.load(row_ptr + n + 1)):
-        e = tl.full((), at, tl.int64)
-        back = tl.load(reverse + e).to(tl.int64)
+    step = tl.num_programs(2)
+    first = tl.load(row_ptr + n) + tl.program_id(2)
+    stop = tl.load(row_ptr + n + 1)
+    e = tl.full((), first, tl.int64)
+    if first < stop:
+        back = tl.load(reverse + e)
         knot = tl.load(knots + e)
-        own = _pair_row(tl.load(pages + 2 * e), knot, start, ROW)
-        theirs = _pair_row(tl.load(pages + 2 * e + 1), knot, start, ROW)
+        page_own = tl.load(pages + 2 * e)
+        page_theirs = tl.load(pages + 2 * e + 1)
+    else:
+        back = tl.zeros((), tl.int32)
+        knot = tl.zeros((), tl.int32)
+        page_own = tl.zeros((), tl.int64)
+        page_theirs = tl.zeros((), tl.int64)
+    for at in range(first, stop, step):
+        e = tl.full((), at, tl.int64)
+        own = _pair_row(page_own, knot, start, ROW)
+        theirs = _pair_row(page_theirs, knot, start, ROW)
+        here = packed_bar + e * (ROWS * 2 * C) + (C + c)
+        there = packed_bar + back.to(tl.int64) * (ROWS * 2 * C) + c
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
-        w = load_frame(p)
         mine = tl.load(share + 2 * e)
         other = tl.load(share + 2 * e + 1)
-        here = packed_bar + e * (ROWS * 2 * C) + (C + c)
-        there = packed_bar + back * (ROWS * 2 * C) + c
+        wt0 = tl.load(words + own + (C + c))
+        ws0 = tl.load(words + theirs + (c))
+        wt1 = tl.load(words + own + (3 * C + c))
+        ws1 = tl.load(words + theirs + (2 * C + c))
+        wt2 = tl.load(words + own + (5 * C + c))
+        ws2 = tl.load(words + theirs + (4 * C + c))
+        wt3 = tl.load(words + own + (7 * C + c))
+        ws3 = tl.load(words + theirs + (6 * C + c))
+        wt4 = tl.load(words + own + (9 * C + c))
+        ws4 = tl.load(words + theirs + (8 * C + c))
+        zt0 = tl.load(rests + 2 * own + (RESTS + C + c))
+        zs0 = tl.load(rests + 2 * theirs + (RESTS + c))
+        zt1 = tl.load(rests + 2 * own + (RESTS + 3 * C + c))
+        zs1 = tl.load(rests + 2 * theirs + (RESTS + 2 * C + c))
+        zt2 = tl.load(rests + 2 * own + (RESTS + 5 * C + c))
+        zs2 = tl.load(rests + 2 * theirs + (RESTS + 4 * C + c))
+        zt3 = tl.load(rests + 2 * own + (RESTS + 7 * C + c))
+        zs3 = tl.load(rests + 2 * theirs + (RESTS + 6 * C + c))
+        zt4 = tl.load(rests + 2 * own + (RESTS + 9 * C + c))
+        zs4 = tl.load(rests + 2 * theirs + (RESTS + 8 * C + c))
+        gt0 = tl.load(here)
+        gs0 = tl.load(there)
+        gt1 = tl.load(here + 2 * C)
+        gs1 = tl.load(there + 2 * C)
+        gt2 = tl.load(here + 4 * C)
+        gs2 = tl.load(there + 4 * C)
+        gt3 = tl.load(here + 6 * C)
+        gs3 = tl.load(there + 6 * C)
+        gt4 = tl.load(here + 8 * C)
+        gs4 = tl.load(there + 8 * C)
+        gt5 = tl.load(here + 10 * C)
+        gs5 = tl.load(there + 10 * C)
+        gt6 = tl.load(here + 12 * C)
+        gs6 = tl.load(there + 12 * C)
+        if MMAX == 2:
+            wt5 = tl.load(words + own + (11 * C + c))
+            ws5 = tl.load(words + theirs + (10 * C + c))
+            zt5 = tl.load(rests + 2 * own + (RESTS + 11 * C + c))
+            zs5 = tl.load(rests + 2 * theirs + (RESTS + 10 * C + c))
+            gt7 = tl.load(here + 14 * C)
+            gs7 = tl.load(there + 14 * C)
+            gt8 = tl.load(here + 16 * C)
+            gs8 = tl.load(there + 16 * C)
+        g = gathered + (part.to(tl.int64) * edges + e) * 4
+        g0 = tl.load(g)
+        g1 = tl.load(g + 1)
+        g2 = tl.load(g + 2)
+        w = load_frame(p)
+        ahead = tl.full((), tl.minimum(at + step, stop - 1), tl.int64)
+        back = tl.load(reverse + ahead)
+        knot = tl.load(knots + ahead)
+        page_own = tl.load(pages + 2 * ahead)
+        page_theirs = tl.load(pages + 2 * ahead + 1)
         x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
 
-        ft, st = _factor_and_slope(words, rests, own, C + c, offset, RESTS)
-        fs, ss = _factor_and_slope(words, rests, theirs, c, offset, RESTS)
-        mt, ms = _row_pair(here, there, 0, mine, other, C)
+        ft, st = radial_factor_and_slope(wt0, zt0, offset)
+        fs, ss = radial_factor_and_slope(ws0, zs0, offset)
+        mt = gt0.to(tl.float32) * mine
+        ms = gs0.to(tl.float32) * other
         q0 = mt * ft + ms * fs
         along = x0 * (mt * st + ms * ss)
-
-        ft, st = _factor_and_slope(words, rests, own, 3 * C + c, offset, RESTS)
-        fs, ss = _factor_and_slope(words, rests, theirs, 2 * C + c, offset, RESTS)
-        mt, ms = _row_pair(here, there, 1, mine, -other, C)
+        ft, st = radial_factor_and_slope(wt1, zt1, offset)
+        fs, ss = radial_factor_and_slope(ws1, zs1, offset)
+        mt = gt1.to(tl.float32) * mine
+        ms = gs1.to(tl.float32) * (-other)
         q1 = mt * ft + ms * fs
         along += x1 * (mt * st + ms * ss)
-
-        ft, st = _factor_and_slope(words, rests, own, 5 * C + c, offset, RESTS)
-        fs, ss = _factor_and_slope(words, rests, theirs, 4 * C + c, offset, RESTS)
-        mt, ms = _row_pair(here, there, 2, mine, other, C)
+        ft, st = radial_factor_and_slope(wt2, zt2, offset)
+        fs, ss = radial_factor_and_slope(ws2, zs2, offset)
+        mt = gt2.to(tl.float32) * mine
+        ms = gs2.to(tl.float32) * other
         q2 = mt * ft + ms * fs
         along += x2 * (mt * st + ms * ss)
-
-        ft, st = _factor_and_slope(words, rests, own, 7 * C + c, offset, RESTS)
-        fs, ss = _factor_and_slope(words, rests, theirs, 6 * C + c, offset, RESTS)
-        mt, ms = _row_pair(here, there, 3, mine, -other, C)
+        ft, st = radial_factor_and_slope(wt3, zt3, offset)
+        fs, ss = radial_factor_and_slope(ws3, zs3, offset)
+        mt = gt3.to(tl.float32) * mine
+        ms = gs3.to(tl.float32) * (-other)
         q3 = mt * ft + ms * fs
         along += x3 * (mt * st + ms * ss)
-        mt, ms = _row_pair(here, there, 5, mine, other, C)
+        mt = gt5.to(tl.float32) * mine
+        ms = gs5.to(tl.float32) * other
         q5 = mt * ft + ms * fs
         along += x5 * (mt * st + ms * ss)
-
-        ft, st = _factor_and_slope(words, rests, own, 9 * C + c, offset, RESTS)
-        fs, ss = _factor_and_slope(words, rests, theirs, 8 * C + c, offset, RESTS)
-        mt, ms = _row_pair(here, there, 4, mine, other, C)
+        ft, st = radial_factor_and_slope(wt4, zt4, offset)
+        fs, ss = radial_factor_and_slope(ws4, zs4, offset)
+        mt = gt4.to(tl.float32) * mine
+        ms = gs4.to(tl.float32) * other
         q4 = mt * ft + ms * fs
         along += x4 * (mt * st + ms * ss)
-        mt, ms = _row_pair(here, there, 6, mine, -other, C)
+        mt = gt6.to(tl.float32) * mine
+        ms = gs6.to(tl.float32) * (-other)
         q6 = mt * ft + ms * fs
         along += x6 * (mt * st + ms * ss)
-
         if MMAX == 2:
-            ft, st = _factor_and_slope(words, rests, own, 11 * C + c, offset, RESTS)
-            fs, ss = _factor_and_slope(words, rests, theirs, 10 * C + c, offset, RESTS)
-            mt, ms = _row_pair(here, there, 7, mine, other, C)
+            ft, st = radial_factor_and_slope(wt5, zt5, offset)
+            fs, ss = radial_factor_and_slope(ws5, zs5, offset)
+            mt = gt7.to(tl.float32) * mine
+            ms = gs7.to(tl.float32) * other
             q7 = mt * ft + ms * fs
             along += x7 * (mt * st + ms * ss)
-            mt, ms = _row_pair(here, there, 8, mine, -other, C)
+            mt = gt8.to(tl.float32) * mine
+            ms = gs8.to(tl.float32) * (-other)
             q8 = mt * ft + ms * fs
             along += x8 * (mt * st + ms * ss)
         else:
             q7 = tl.zeros((CHANNELS,), tl.float32)
             q8 = tl.zeros((CHANNELS,), tl.float32)
-
         b0, b1, b2, b3, b4, b5, b6, b7, b8 = from_frame(w, q0, q1, q2, q3, q4, q5, q6, q7, q8)
         a0 += b0
         a1 += b1
@@ -259,14 +318,11 @@ def node_to_edge_wigner_permute_bwd_kernel(
         a6 += b6
         a7 += b7
         a8 += b8
-        about_x, about_z = torques(
-            (q0, q1, q2, q3, q4, q5, q6, q7, q8), (x0, x1, x2, x3, x4, x5, x6, x7, x8)
-        )
-        g = gathered + (part.to(tl.int64) * edges + e) * 4
-        tl.store(g, tl.load(g) + tl.sum(along, 0))
-        tl.store(g + 1, tl.load(g + 1) + tl.sum(about_x, 0))
-        tl.store(g + 2, tl.load(g + 2) + tl.sum(about_z, 0))
-    out = y_bar + n * (9 * C) + c
+        about_x, about_z = torques((q0, q1, q2, q3, q4, q5, q6, q7, q8), (x0, x1, x2, x3, x4, x5, x6, x7, x8))
+        tl.store(g, g0 + tl.sum(along, 0))
+        tl.store(g + 1, g1 + tl.sum(about_x, 0))
+        tl.store(g + 2, g2 + tl.sum(about_z, 0))
+    out = y_bar + (tl.program_id(2).to(tl.int64) * atoms + n) * (9 * C) + c
     tl.store(out, a0)
     tl.store(out + C, a1)
     tl.store(out + 2 * C, a2)
@@ -346,12 +402,12 @@ def launch_bwd(
     Args:
         packed_bar: (Ê, R, 2C) float16, in units of share (Ê, 2) float32, an edge's and its reverse's.
         row_ptr, num_atoms: rows of edges, and how many are in use.
-        y_bar: (N̂, 9, C) float32, filled.
+        y_bar: (splits, N̂, 9, C) float32, filled: parts to be added, each of some of an atom's edges.
         gathered: (parts, Ê, 4) float32, along and torques about x and z, added to; each part sums C / parts channels.
         For the rest see `launch_fwd`.
     """
     width, parts = y.shape[2], gathered.shape[0]
-    node_to_edge_wigner_permute_bwd_kernel[(y.shape[0], parts)](
+    node_to_edge_wigner_permute_bwd_kernel[(y.shape[0], parts, y_bar.shape[0])](
         packed_bar,
         share,
         y,
@@ -367,6 +423,7 @@ def launch_bwd(
         gathered,
         start // HALVES_OF_PAGE,
         gathered.shape[1],
+        y.shape[0],
         C=width,
         CHANNELS=width // parts,
         MMAX=mmax,

@@ -16,17 +16,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.atom_wise_gpu import block, columns, rows
+from atomjet.ops.atom_wise_gpu import block, columns, halved, product, rows
 from atomjet.ops.degree_norm_gpu import EPSILON, inverse_rms
+from atomjet.ops.permute_wigner_inv_edge_to_node_gpu import power_above
 
 
 class Weights(NamedTuple):
-    """Float32; T tasks.
+    """T tasks; matrices in two halves, (2, ...) float16, see `atom_wise_gpu`, the rest float32.
 
     Attributes:
         norm: (3, C). norm_bias: (C,).
-        first: (T, C, H). first_bias: (H,). second: (T, H, H). second_bias: (H,). third: (T, H). third_bias: (1,).
-        first_back: (T, H, C). second_back: (T, H, H). scales: (T,).
+        first: (2, T, C, H). first_bias: (H,). second: (2, T, H, H). second_bias: (H,). third: (T, H). third_bias: (1,).
+        first_back: (2, T, H, C). second_back: (2, T, H, H). scales: (T,).
     """
 
     norm: Tensor
@@ -42,7 +43,7 @@ class Weights(NamedTuple):
     scales: Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks_known"])
 def task_head_kernel(
     x,
     shift,
@@ -63,12 +64,12 @@ def task_head_kernel(
     energies,
     x_bar,
     epsilon,
+    tasks_known,
     SHIFTED: tl.constexpr,
     C: tl.constexpr,
     H: tl.constexpr,
     ATOMS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Some atoms a program."""
     begin = tl.program_id(0).to(tl.int64) * ATOMS
@@ -102,30 +103,40 @@ def task_head_kernel(
     energy = tl.zeros((ATOMS,), tl.float32)
     z_bar = tl.zeros((ATOMS, C), tl.float32)
     # Mostly all atoms are of one task; those of others count nothing in its turn.
+    z = halved(z)
+    zero = tl.zeros((ATOMS, WIDTH), tl.float32)
+    size = tasks_known * (C * H)
+    square = tasks_known * (H * H)
     for t in tl.range(tl.min(task, 0), tl.max(task, 0) + 1, num_stages=1):
         at = tl.full((), t, tl.int64)
+        w1 = first + at * (C * H)
+        w2 = second + at * (H * H)
+        back_1 = first_back + at * (C * H)
+        back_2 = second_back + at * (H * H)
         b = tl.zeros((ATOMS, H), tl.float32) + tl.load(second_bias + h)
         for start in range(0, H, WIDTH):
             some = start + tl.arange(0, WIDTH)
-            a = tl.dot(z, columns(first + at * (C * H), some, C, H), input_precision=PRECISION)
+            a = product(z, columns(w1, some, C, H), columns(w1 + size, some, C, H), zero)
             a += tl.load(first_bias + some)[None, :]
-            b = tl.dot(a * tl.sigmoid(a), rows(second + at * (H * H), some, H), b, input_precision=PRECISION)
+            b = product(halved(a * tl.sigmoid(a)), rows(w2, some, H), rows(w2 + square, some, H), b)
         q = tl.sigmoid(b)
         w3 = tl.load(third + at * H + h)
         scale = tl.load(scales + at)
         found = (tl.sum(b * q * w3, 1) + tl.load(third_bias)) * scale
         energy = tl.where(task == t, found, energy)
-        b_bar = q * (1.0 + b * (1.0 - q)) * (w3 * scale)
+        b_bar = q * (1.0 + b * (1.0 - q)) * w3
+        above, inverse_unit = power_above(tl.max(tl.abs(b_bar), 1))
+        b_bar = halved(b_bar * inverse_unit[:, None])
         found_bar = tl.zeros((ATOMS, C), tl.float32)
         for start in range(0, H, WIDTH):
             some = start + tl.arange(0, WIDTH)
-            a = tl.dot(z, columns(first + at * (C * H), some, C, H), input_precision=PRECISION)
+            a = product(z, columns(w1, some, C, H), columns(w1 + size, some, C, H), zero)
             a += tl.load(first_bias + some)[None, :]
             s = tl.sigmoid(a)
-            a_bar = tl.dot(b_bar, columns(second_back + at * (H * H), some, H, H), input_precision=PRECISION)
+            a_bar = product(b_bar, columns(back_2, some, H, H), columns(back_2 + square, some, H, H), zero)
             a_bar *= s * (1.0 + a * (1.0 - s))
-            found_bar = tl.dot(a_bar, rows(first_back + at * (C * H), some, C), found_bar, input_precision=PRECISION)
-        z_bar = tl.where((task == t)[:, None], found_bar, z_bar)
+            found_bar = product(halved(a_bar), rows(back_1, some, C), rows(back_1 + size, some, C), found_bar)
+        z_bar = tl.where((task == t)[:, None], found_bar * (above * scale)[:, None], z_bar)
     tl.store(energies + n, energy, valid)
     u = z_bar * tl.load(norm + c)
     along = (tl.sum(u * x0, 1) / (3 * C))[:, None] * inverse * inverse * inverse
@@ -150,7 +161,6 @@ def launch(
     energies: Tensor,
     x_bar: Tensor,
     atoms: int = 16,
-    precision: str = "tf32x3",
 ) -> None:
     """Enqueue.
 
@@ -170,12 +180,12 @@ def launch(
         energies,
         x_bar,
         EPSILON,
+        w.third.shape[0],
         SHIFTED=shift is not None,
         C=width,
-        H=w.first.shape[2],
+        H=w.first.shape[-1],
         ATOMS=atoms,
-        WIDTH=block(w.first.shape[2]),
-        PRECISION=precision,
+        WIDTH=block(w.first.shape[-1]),
         num_warps=4,
         num_stages=2,
     )

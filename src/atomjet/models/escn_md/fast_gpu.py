@@ -66,11 +66,11 @@ class Tiles:
     """How the kernels are tiled.
 
     Attributes:
-        parts: programs that share the channels of an atom. split: that share its edges, where nothing is summed over them.
+        parts: programs that share the channels of an atom. split: that share its edges, where nothing is summed over them. splits: that share them
+            where something is.
         channels: of a program that packs. gate_edges: of a program of the gate.
         rows, columns, depth, warps, stages: of the products.
-        atoms: of a program of what atoms do alone.
-        precision: of its products.
+        atoms, atom_warps: of a program of what atoms do alone.
         output: type of what the second product gives.
         dense: edges from which on the products of a single structure are cuBLAS's.
     """
@@ -82,10 +82,11 @@ class Tiles:
     warps: int = 4
     stages: int = 3
     atoms: int = 16
-    precision: str = "tf32x3"
+    atom_warps: int = 4
     output: torch.dtype = torch.float16
     dense: int = 32768
     split: int = 4
+    splits: int = 1
     channels: int = 128
     gate_edges: int = 8
 
@@ -95,12 +96,12 @@ class Workspace:
     """Everything that an evaluation writes; R rows of an edge, L layers.
 
     Attributes:
-        frames (Ê, 36) float32; pages (Ê, 2), knots (Ê,) int32; share (Ê, 2) float32: of edges.
+        frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; share (Ê, 2) float32: of edges.
         gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê, R, 2C) float16, also its derivative. rows: (Ê, R, C or H) float16, two of them. opened: (Ê, 2 + R, H) float16.
         h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C).
         x, y, middle: of each layer, (N̂, 9, C) float32: its input, norm of it, and what stands between edges and atoms.
-        last: (N̂, 9, C), after the last layer. x_bar, y_bar: (N̂, 9, C); gate_bar: (N̂, 8, C); unit: (N̂,) float32.
+        last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
         shift, shift_bar: (Ŝ, C) float32. tile_ptr: (Ŝ + 1,) int32.
         blend: (1, size) float16, the weights of a single structure where cuBLAS multiplies.
     """
@@ -202,10 +203,14 @@ class FastGpu:
         """How the kernels are tiled for so much."""
         if self.tiles is not None:
             return self.tiles
-        channels = self.model.config.channels
-        parts = 1 if capacity.atoms >= MANY else 2 if capacity.atoms > FEW else 4
-        split = 4 if capacity.atoms >= MANY else 8 if capacity.atoms > FEW else 16
-        return Tiles(parts=max(1, min(parts, channels // 32)), split=split, rows=128 if capacity.systems == 1 else 64)
+        few, many = capacity.atoms <= FEW, capacity.atoms >= MANY
+        return Tiles(
+            parts=2 if few and self.model.config.channels >= 128 else 1,
+            split=16 if few else 4 if many else 8,
+            splits=8 if few else 1 if many else 2,
+            rows=128 if capacity.systems == 1 else 64,
+            atoms=16 if few else 32,
+        )
 
     def _dense(self, capacity: Capacity, tiles: Tiles) -> bool:
         """Whether cuBLAS multiplies: it does not know how many rows are in use, nor more than one blend."""
@@ -245,7 +250,7 @@ class FastGpu:
             capacity=capacity,
             tiles=tiles,
             frames=new(edges, edge_frames.FRAME),
-            pages=whole(edges, 2),
+            pages=torch.empty(edges, 2, dtype=torch.int64, device=device),
             knots=whole(edges),
             share=new(edges, 2),
             gathered=new(tiles.parts, edges, 4),
@@ -261,7 +266,7 @@ class FastGpu:
             middle=per_layer(),
             last=new(atoms, 9, channels),
             x_bar=new(atoms, 9, channels),
-            y_bar=new(atoms, 9, channels),
+            y_bar=new(tiles.splits, atoms, 9, channels),
             gate_bar=new(atoms, 8, channels),
             unit=new(atoms),
             shift=torch.zeros(capacity.systems, channels, device=device),
@@ -342,7 +347,6 @@ class _Call:
             energies=w.energies,
             x_bar=w.x_bar,
             atoms=w.tiles.atoms,
-            precision=w.tiles.precision,
         )
         for layer in reversed(range(layers)):
             self._backward(layer)
@@ -451,7 +455,7 @@ class _Call:
             num_atoms=self.num_atoms,
             out=after,
             atoms=w.tiles.atoms,
-            precision=w.tiles.precision,
+            warps=w.tiles.atom_warps,
         )
         self._balance(after, w.shift, with_target=True)
 
@@ -467,13 +471,13 @@ class _Call:
             x=w.middle[layer],
             weights=b.atom_wise[layer],
             num_atoms=self.num_atoms,
-            z_bar=w.y_bar,
+            z_bar=w.y_bar[0],
             gate_bar=w.gate_bar,
             atoms=w.tiles.atoms,
-            precision=w.tiles.precision,
+            warps=w.tiles.atom_warps,
         )
         degree_norm_gpu.launch_bwd(
-            y_bar=w.y_bar,
+            y_bar=w.y_bar[:1],
             more=w.gate_bar,
             x=w.middle[layer],
             shift=shift,
@@ -611,14 +615,14 @@ def _head(model: EscnMd) -> task_head_gpu.Weights:
     return task_head_gpu.Weights(
         model.norm.affine_weight.detach().float(),
         model.norm.affine_bias.detach().float(),
-        w_1.mT.contiguous(),
+        atom_wise_gpu.halves(w_1.mT),
         b_1,
-        w_2.mT.contiguous(),
+        atom_wise_gpu.halves(w_2.mT),
         b_2,
         w_3[:, 0].contiguous(),
         b_3,
-        w_1.contiguous(),
-        w_2.contiguous(),
+        atom_wise_gpu.halves(w_1),
+        atom_wise_gpu.halves(w_2),
         model.scales.float(),
     )
 

@@ -25,7 +25,7 @@ class PairTables:
 
     Attributes:
         first: int16, the tables of one pair, from which kernels count pages.
-        pages: (Z, Z) int32 on the device.
+        pages: (Z, Z) int64 on the device.
         starts: where each network's rows begin in a pair's tables, in numbers: edge degrees, then layers.
     """
 
@@ -38,7 +38,7 @@ class PairTables:
         self.bytes_of_pair = 2 * sum(sizes)
         self.limit = max(int(SHARE * total_bytes) // self.bytes_of_pair, 4)
         device, size = model.sphere_embedding.weight.device, model.config.max_z
-        self.pages = torch.zeros(size, size, dtype=torch.int32, device=device)
+        self.pages = torch.zeros(size, size, dtype=torch.int64, device=device)
         self._made: dict[tuple[int, int], Tensor] = {}
         self._lock = RLock()
         self.first = self._table(1, 1)
