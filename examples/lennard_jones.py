@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 import atomjet
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGraph, System
-from atomjet.models import file
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
+from atomjet.models import tensor_file
 from atomjet.models.base import General, neutral_singlets, no_task
 from atomjet.models.contract import Atomic, Segment
 from atomjet.models.families import FAMILIES, BackendChoice, Family
@@ -92,7 +92,7 @@ class InBuffers(General):
             torch.zeros(capacity.atoms, **where), torch.zeros(1, capacity.edges, 4, **where), of_reverse=False
         )
 
-    def segments(self, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Atomic) -> list[Segment]:
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Atomic) -> list[Segment]:
         """Pairs, and their sums by row; edges beyond those in use stand at the cutoff, where everything is zero."""
         model, places = self.model, torch.arange(graph.capacity.edges, device=graph.vectors.device)
 
@@ -134,7 +134,7 @@ def main() -> None:
     register()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "lennard-jones.safetensors"
-        file.write(
+        tensor_file.write(
             path, LennardJones(LennardJonesConfig()), {"name": "Lennard-Jones", "elements": ["H", "C", "N", "O"]}
         )
         engine = atomjet.load(path, device="cpu")

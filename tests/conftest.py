@@ -17,7 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(atomjet.__file__).parents[1
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read by triton when it is imported
 
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 
 
@@ -42,5 +42,5 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "limits": ["knows no chemistry", "for tests"],
         "licence": "MIT",
     }
-    file.write(path, model, card)
+    tensor_file.write(path, model, card)
     return path

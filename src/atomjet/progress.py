@@ -29,7 +29,9 @@ def track(description: str, total: int, done: int = 0, quiet: bool = False) -> I
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        with Progress(
+            *columns, TextColumn("{task.fields[note]}"), console=Console(file=getattr(sys.stderr, "stream", sys.stderr))
+        ) as bar:
             task = bar.add_task(description, total=total, completed=done, note="")
             yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
     else:

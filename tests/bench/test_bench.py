@@ -29,7 +29,7 @@ from atomjet.bench.suites import SUITES, Case
 from atomjet.cli.main import main
 from atomjet.engine import Engine, Settings
 from atomjet.errors import ConfigError
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 
 CPU = torch.device("cpu")
@@ -295,7 +295,7 @@ def test_rounds_are_written_while_a_race_goes_on(tmp_path, engine, monkeypatch):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_command_that_is_terminated_writes_everything(tmp_path, processes):
     model, path, report = tmp_path / "tiny.safetensors", tmp_path / "result.json", tmp_path / "r.md"
-    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    tensor_file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
     wanted = ["--model", str(model), "--device", "cpu", "--max-atoms", "10", "--runs", "1000000"]
     outputs = ["--json", str(path), "--report", str(report), "--processes", str(processes)]
     command = [sys.executable, "-u", "-m", "atomjet", "bench", "latency", *wanted, *outputs]
@@ -765,7 +765,7 @@ def test_results_that_cannot_be_compared():
 
 def test_command_line(tmp_path, capsys):
     model = tmp_path / "tiny.safetensors"
-    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    tensor_file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
     results = tmp_path / "results"
     results.mkdir()
     wanted = ["--model", str(model), "--max-atoms", "10", "--runs", "5", "--max-minutes", "1", "--device", "cpu"]
@@ -910,7 +910,7 @@ def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, ca
 
 def test_several_processes_are_joined(tmp_path):
     model = tmp_path / "tiny.safetensors"
-    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    tensor_file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
     path = tmp_path / "joined.json"
     command = [
         sys.executable,

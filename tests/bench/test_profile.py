@@ -27,7 +27,7 @@ from atomjet.bench.profile import (
 from atomjet.cli.main import main
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.neighbors import search
 
@@ -197,7 +197,7 @@ def test_ranges_of_a_profile_have_names_in_nvidias_tools(monkeypatch):
 
 def test_command_line(tmp_path, capsys):
     model, structure = tmp_path / "tiny.safetensors", tmp_path / "water.xyz"
-    file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
+    tensor_file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
     write(structure, molecule("H2O"))
     outputs = ["--json", str(tmp_path / "p.json"), "--trace", str(tmp_path / "t.json")]
     torch.set_num_threads(2)  # the command's own choice counts

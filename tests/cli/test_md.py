@@ -1,5 +1,7 @@
 """`atomjet md`, killed and resumed as users do it."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +139,57 @@ def test_resume_says_what_it_does_and_refuses_what_differs(call, ethanol: Path, 
     assert len(read(tmp_path / "a.traj", ":")) == 2
 
 
+def test_resume_by_another_spelling_of_the_same_paths(
+    call, ethanol: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = ("md", ethanol, "--steps", "10", *COLD, "--model", small_model, "-o")
+    assert call(*first, "a.traj")[0] == 0
+    again = ("md", os.path.relpath(ethanol), "--steps", "20", *COLD, "--model", os.path.relpath(small_model), "-o")
+    status, out, err = call(*again, f"../{tmp_path.name}/./a.traj", "--resume")
+    assert status == 0
+    assert "warning" not in err
+    assert "resumed at step  10" in out
+
+
+def test_a_second_run_on_one_output_is_refused(call, ethanol: Path, small_model: Path, tmp_path: Path):
+    output = tmp_path / "a.traj"
+    words = (
+        f"md {ethanol} --steps 1000000 --temperature 1 --timestep 0.01 --checkpoint-seconds 0.1 --model {small_model}"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-m", "atomjet", *words.split(), "-o", str(output)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not checkpoint_path(output).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for how in ("--resume", "--overwrite"):
+        status, _, err = call(*words.split(), "-o", output, how)
+        assert status == 2
+        assert re.search(rf"^error: another run is working on .*a\.traj \(process {first.pid} on .+\); wait", err, re.M)
+    first.kill()
+    first.wait()
+    step = Checkpoint.load(checkpoint_path(output)).step
+    status, _, _ = call(*words.replace("1000000", str(step + 3)).split(), "-o", output, "--resume")
+    assert status == 0
+    assert len(read(output, ":"))
+    assert not output.with_name("a.traj.lock").exists()
+
+
+def test_a_temperature_at_which_nothing_holds_is_an_explosion(call, ethanol: Path, tmp_path: Path):
+    for kelvin in ("1e5", "1e9"):
+        status, _, err = call("md", ethanol, "--steps", "500", "--temperature", kelvin, "-o", tmp_path / "a.traj")
+        assert status == 1
+        assert re.match(
+            r"error: the run exploded at step 0: temperature is 1e\+0\d K, limit 10000 K; .*give a temperature below",
+            err,
+        )
+        assert err.count("\n") == 1
+
+
 def test_velocities_can_be_kept(call, ethanol: Path, tmp_path: Path):
     call("md", ethanol, "--steps", "10", *COLD, "-o", tmp_path / "a.traj")
     status, _, _ = call("md", tmp_path / "a.traj", "--steps", "0", "--keep-velocities", "-o", tmp_path / "b.traj")
@@ -168,6 +221,13 @@ def test_explosion_is_status_1(call, tmp_path: Path):
         (["--steps", "5", "--log", "a.traj"], "must be different files"),
         (["--steps", "5", "--resume", "--overwrite"], "exclude each other"),
         (["--steps", "5", "--keep-velocities"], "no velocities to keep"),
+        (["--steps", "5", "--checkpoint-seconds", "nan"], "checkpoint_seconds nan s is not a finite number"),
+        (["--steps", "5", "--checkpoint-seconds", "-1"], "checkpoint_seconds -1.0 s is negative"),
+        (["--steps", "5", "--replicas", "0"], "replicas 0 is outside 1 ... 400"),
+        (["--steps", "5", "--replicas", "1000"], "replicas 1000 is outside 1 ... 400"),
+        (["--steps", "5", "--temperature", "nan"], "temperature nan K is not a finite number"),
+        (["--steps", "99999999999999999999"], "is more than 1000000000000"),
+        (["--steps", "5", "--log-interval", "-3"], "log_interval -3 is below 1 step"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -186,6 +246,15 @@ def test_a_trajectory_of_another_format_is_refused(call, ethanol: Path, tmp_path
     status, _, err = call("md", ethanol, "--steps", "5", "-o", tmp_path / "a.xyz")
     assert status == 2
     assert "does not end in .traj" in err
+
+
+def test_masses_that_cannot_move_are_named(call, tmp_path: Path):
+    for mass in ("0.0", "nan", "-1.0"):
+        lines = ['Properties=species:S:1:pos:R:3:masses:R:1 pbc="F F F"', "O 0 0 0 15.999", f"H 0 0 1 {mass}"]
+        (tmp_path / "a.extxyz").write_text("\n".join(["2", *lines]) + "\n")
+        status, _, err = call("md", tmp_path / "a.extxyz", "--steps", "5", "-o", tmp_path / "a.traj")
+        assert status == 2
+        assert f"atom 1 (H) has the mass {float(mass):g} amu" in err
 
 
 def test_long_timestep_with_hydrogen_is_a_warning(call, ethanol: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from atomjet.engine import Settings
+from atomjet.models import tensor_file
 from atomjet.models.registry import packaged
 
 
@@ -26,6 +27,22 @@ def test_info_shows_a_card(call, small_model: Path):
         assert line in out
     assert "force mae meV A          12.5" in out
     assert call("info", "--model", small_model, model=False)[1] == out
+
+
+def test_a_file_of_the_format_before_says_so_and_is_renewed(call, small_model: Path, tmp_path: Path):
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    file = tensor_file.opened(small_model)
+    tensors = file.tensors()
+    before = file.metadata | {"atomjet": "1", "sha256": tensor_file.digest(tensors, {})}
+    old.write_bytes(tensor_file.save(tensors, before))
+    status, out, err = call("info", old, model=False)
+    assert (status, err) == (0, "")
+    assert "protection                   weights only: an older format" in out
+    assert call("convert", old, "-o", new, model=False)[0] == 0
+    status, out, err = call("info", new, model=False)
+    assert (status, err) == (0, "")
+    assert "protection" not in out
+    assert "licence                      MIT" in out
 
 
 def test_info_of_nothing_and_of_two(call, small_model: Path):

@@ -10,7 +10,7 @@ from ase.build import bulk
 import atomjet
 from atomjet import Engine
 from atomjet.engine import Settings
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.families import FAMILIES
 from atomjet.testing import CapturedConformance, Conformance, plain_stages
 from atomjet.validate import Effort, validate
@@ -70,7 +70,7 @@ def test_with_the_search_and_the_sums_that_engines_use(model, exact):
 
 def test_file_calculator_and_checks(example, model, tmp_path):
     path = tmp_path / "lj.safetensors"
-    file.write(path, model, {"name": "Lennard-Jones"})
+    tensor_file.write(path, model, {"name": "Lennard-Jones"})
     engine = atomjet.load(path, device="cpu", precision="float64")
     assert engine.backend == "general"
     crystal = bulk("C", "fcc", a=3.6, cubic=True)

@@ -8,7 +8,7 @@ import torch
 from ase.build import molecule
 
 from atomjet import Prediction, System, neighbor_list
-from atomjet.data import Capacity, Conditions, PaddedGraph, PaddedPrediction, PaddedSystem
+from atomjet.data import Capacity, Conditions, GraphBuffers, PredictionBuffers, SystemBuffers
 from atomjet.errors import StructureError
 
 
@@ -20,8 +20,8 @@ def test_a_graph_with_ghosts_is_refused():
     with pytest.raises(
         StructureError, match="4 of 12 atoms are ghosts, which have no rows; buffers of fixed size hold"
     ):
-        PaddedGraph.from_graph(replace(graph, row_ptr=graph.row_ptr[:9], **cut))
-    assert int(PaddedGraph.from_graph(graph).owned) == 12
+        GraphBuffers.from_graph(replace(graph, row_ptr=graph.row_ptr[:9], **cut))
+    assert int(GraphBuffers.from_graph(graph).owned) == 12
 
 
 def test_conditions_of_structures_that_say_something():
@@ -30,7 +30,7 @@ def test_conditions_of_structures_that_say_something():
     system = System.from_ase(frames)
     conditions = Conditions.of(replace(system, task=("b", "a")), ("a", "b"))
     assert conditions.values.tolist() == [[0, -1], [0, 2], [1, 0], [0, 0]]
-    buffers = PaddedSystem.empty(Capacity(3, 9, 1, 5), "cpu")
+    buffers = SystemBuffers.empty(Capacity(3, 9, 1, 5), "cpu")
     buffers.fill(system, conditions)
     assert buffers.conditions[:, :2].tolist() == conditions.values.tolist()
     assert buffers.conditions.dtype == torch.int32
@@ -41,12 +41,12 @@ def test_conditions_of_structures_that_say_something():
 @pytest.mark.parametrize("has_spread", [False, True])
 def test_views_of_a_prediction_fill_its_buffer(has_spread):
     capacity = Capacity(2, 5, 9, 3)
-    prediction = PaddedPrediction.empty(capacity, "cpu", has_spread)
+    prediction = PredictionBuffers.empty(capacity, "cpu", has_spread)
     parts = [prediction.status, prediction.energy, prediction.stress, prediction.atomic_energies, prediction.forces]
     parts += [prediction.spread] if has_spread else []
     for number, part in enumerate(parts, start=1):
         part.fill_(number)
-    assert 8 * len(prediction.buffer) == PaddedPrediction.bytes_of(capacity, has_spread)
+    assert 8 * len(prediction.buffer) == PredictionBuffers.bytes_of(capacity, has_spread)
     np.testing.assert_array_equal(np.unique(prediction.buffer), range(1, len(parts) + 1))
     found = prediction.in_use(1, torch.zeros(3, dtype=torch.int64))
     assert (found.energy.shape, found.forces.shape) == ((1,), (3, 3))

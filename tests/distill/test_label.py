@@ -244,7 +244,7 @@ def test_labelling_before_sampling_says_what_to_do(write_recipe):
 
 
 def test_two_runs_in_one_directory_are_refused(labelled):
-    from atomjet.distill.sample import only_run
+    from atomjet.locking import only_run
 
     with only_run(labelled.output), pytest.raises(ConfigError, match="another run is working in"):
         run_label(labelled, quiet=True)

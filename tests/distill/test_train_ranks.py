@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from atomjet.distill.train import run_train
-from atomjet.models.file import read
+from atomjet.models.load import read
 from tests.distill.labelled import recipe
 
 SCRIPT = """

@@ -14,7 +14,8 @@ from atomjet.distill.train import make_trainer, read_sources, run_train
 from atomjet.distill.trainer import MOST_SKIPPED, Trainer
 from atomjet.engine import load
 from atomjet.errors import ConfigError, ModelFileError
-from atomjet.models.file import read
+from atomjet.locking import only_run
+from atomjet.models.load import read
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from tests.distill.labelled import labelled_frames, recipe
 
@@ -113,6 +114,13 @@ def test_resume_refuses_another_run(tmp_path):
     with pytest.raises(ConfigError, match="made with student"):
         run(recipe(tmp_path, features=8, epochs=1))
     read(run(recipe(tmp_path, epochs=1, learning_rate=2e-3), resume=False))
+
+
+def test_two_trainings_in_one_directory_are_refused(tmp_path):
+    small = recipe(tmp_path, epochs=1)
+    with only_run(small.output), pytest.raises(ConfigError, match=r"another run is working in .* \(process \d+ on "):
+        run(small)
+    assert not (small.output / "training").exists()
 
 
 def test_damaged_checkpoint_is_refused(tmp_path):

@@ -212,7 +212,8 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs)
     many = [molecule("C6H6") for _ in range(6)]
     with pytest.raises(
-        atomjet.AtomJetError, match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use backend"
+        atomjet.AtomJetError,
+        match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend",
     ):
         padded.predict(many[0])
     assert padded._path.pool.kept() == []

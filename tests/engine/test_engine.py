@@ -14,7 +14,7 @@ import atomjet
 from atomjet import Engine, System
 from atomjet.engine import Settings
 from atomjet.engine.capacity import free_bytes
-from atomjet.models import file
+from atomjet.models import tensor_file
 from tests.potentials import random_painn
 
 
@@ -171,7 +171,7 @@ def test_settings(field, value, message):
 
 
 def test_load(tmp_path):
-    file.write(tmp_path / "m.safetensors", random_painn(), {"name": "m"})
+    tensor_file.write(tmp_path / "m.safetensors", random_painn(), {"name": "m"})
     engine = atomjet.load(tmp_path / "m.safetensors", device="cpu", backend="general", precision="float64")
     assert (engine.backend, engine.precision, engine.card["name"]) == ("general", "float64", "m")
     with pytest.raises(atomjet.AtomJetError, match="task 'omol': this model knows no tasks"):
@@ -212,7 +212,11 @@ def test_a_batch_that_does_not_fit_is_split(engine, monkeypatch):
 
 def test_a_structure_that_does_not_fit_is_refused_with_figures(engine, monkeypatch):
     monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 100_000)
-    refused(engine, molecule("C6H6"), r"12 atoms with \d+ edges need 0.00 GiB on cpu, 0.00 GiB are free; use backend")
+    refused(
+        engine,
+        molecule("C6H6"),
+        r"12 atoms with \d+ edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend",
+    )
 
 
 def test_free_memory_is_known_here():

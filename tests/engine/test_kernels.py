@@ -16,7 +16,7 @@ from atomjet.engine import Settings, capacity, streams
 from atomjet.md import MDSettings, simulate_replicas
 from atomjet.md.device import Replicas
 from atomjet.md.motion import HALTED
-from atomjet.models import file, registry
+from atomjet.models import load, registry
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
@@ -50,7 +50,7 @@ def test_dynamics_through_the_kernels_equal_those_through_ase(tmp_path):
 
 def student():
     """The packaged one."""
-    return file.read(registry.locate("organic-xtb"))[0]
+    return load.read(registry.locate("organic-xtb"))[0]
 
 
 def gpu_engine(model, capture=True, precision="default", **settings):

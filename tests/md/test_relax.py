@@ -1,5 +1,6 @@
 """Relaxation: minima found, cells, constraints, and what is refused."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase.constraints import FixAtoms
 from ase.io import read
 
 from atomjet.errors import ConfigError, SimulationError, StructureError
+from atomjet.locking import only_writer
 from atomjet.md import RelaxSettings, relax
 
 
@@ -38,6 +40,27 @@ def test_too_few_steps_do_not_converge():
     converged, last = relax(stretched(), RelaxSettings(steps=1))
     assert not converged
     assert last.step == 1
+
+
+class Rounded(EMT):
+    """Forces that are exact to 1e-3 eV/Å only, as those of a short floating type are to less."""
+
+    def calculate(self, atoms=None, properties=None, system_changes=()):
+        super().calculate(atoms, properties, system_changes)
+        self.results["forces"] = np.round(self.results["forces"], 3)
+
+
+def test_forces_that_are_not_exact_enough_end_it():
+    atoms = stretched()
+    atoms.positions = atoms.positions @ np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2)[0]
+    atoms.calc = Rounded()
+    converged, last = relax(atoms, RelaxSettings(fmax=1e-7, steps=5000, optimizer="fire"))
+    assert not converged
+    assert last.noise == pytest.approx(1e-3, rel=0.5)
+    assert last.step < 1000
+    converged, last = relax(stretched(), RelaxSettings(fmax=1e-7, steps=5000, optimizer="fire"))
+    assert converged
+    assert last.noise is None
 
 
 def test_cell_relaxes_to_zero_or_the_given_pressure():
@@ -118,3 +141,31 @@ def test_a_structure_that_is_refused_as_given_is_the_callers_mistake():
     atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.5]], calculator=Hole())
     with pytest.raises(StructureError, match="too near"):
         relax(atoms, RelaxSettings())
+
+
+def test_two_relaxations_on_one_trajectory_are_refused(tmp_path: Path):
+    with only_writer(tmp_path / "a.traj"):
+        with pytest.raises(ConfigError, match=r"another run is working on .*a\.traj \(process"):
+            relax(stretched(), RelaxSettings(), tmp_path / "a.traj")
+        assert not (tmp_path / "a.traj").exists()
+    relax(stretched(), RelaxSettings(), tmp_path / "a.traj")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.traj"]
+
+
+def test_the_logarithm_of_the_cell_says_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    import scipy.linalg
+
+    real = scipy.linalg.logm
+
+    def talkative(matrix):
+        print("logm result may be inaccurate, approximate err = 1e-13")  # older versions print, newer ones warn
+        warnings.warn("logm result may be inaccurate", RuntimeWarning, stacklevel=2)
+        return real(matrix)
+
+    monkeypatch.setattr(scipy.linalg, "logm", talkative)
+    atoms = bulk("Cu", cubic=True, a=3.7)
+    atoms.calc = EMT()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert relax(atoms, RelaxSettings(cell=True))[0]
+    assert capfd.readouterr().out == ""

@@ -12,6 +12,7 @@ from ase.io import read
 from atomjet import AtomJetCalculator, Engine
 from atomjet.engine import Settings
 from atomjet.errors import ConfigError, SimulationError
+from atomjet.locking import only_writer
 from atomjet.md import MDSettings, device, replicas, simulate, simulate_replicas
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.device import Replicas
@@ -200,10 +201,23 @@ def test_overlap_stops_one_replica_by_name(engine, tmp_path: Path, monkeypatch):
     pair = Atoms("HH", [[0, 0, 0], [0, 0, 0.8]])
     with pytest.raises(
         SimulationError,
-        match=r"1 of 2 replicas exploded: replica 1: the run broke down at step \d+: atom 0 and atom 1 are 0.2\d+ Å apart",
+        match=r"1 of 2 replicas exploded: replica 1: the run exploded at step \d+: atom 0 and atom 1 are 0.2\d+ Å apart.*"
+        r"\(before that step: temperature \d+ K, potential energy -?[\d.]+ eV\); take a shorter timestep",
     ):
         run(engine, tmp_path / "a.traj", 20, pair, replicas=2, timestep=1.0)
     assert read(tmp_path / "a-0000.traj", ":")[-1].info["step"] == 20
+
+
+@pytest.mark.parametrize("kelvin", [1e5, 3e6])
+def test_a_temperature_at_which_nothing_stays_bound_is_said_to_explode(engine, tmp_path: Path, kelvin):
+    words = rf"exploded at step 0: temperature is {kelvin:.4g} K, limit 10000 K.*potential energy.*give a temperature below 10000 K"
+    with pytest.raises(SimulationError, match=words.replace("+", r"\+")):
+        run(engine, tmp_path / "a.traj", 20, temperature=kelvin)
+    other = ethanol()
+    other.calc = AtomJetCalculator(Engine(engine.model, engine.settings))
+    with pytest.raises(SimulationError, match=words.replace("+", r"\+")):
+        simulate(other, MDSettings(20, temperature=kelvin), tmp_path / "b.traj", quiet=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_edges_are_found_out_on_the_way(tmp_path: Path, monkeypatch):
@@ -253,6 +267,11 @@ def test_refusals(engine, tmp_path: Path):
     resting.set_velocities(np.zeros((9, 3)))
     with pytest.raises(ConfigError, match="2 replicas that keep their velocities in nve would all be the same"):
         run(engine, tmp_path / "a.traj", 5, resting, replicas=2, keep_velocities=True)
+    with (
+        only_writer(tmp_path / "a.traj"),
+        pytest.raises(ConfigError, match=r"another run is working on .*a\.traj \(process"),
+    ):
+        run(engine, tmp_path / "a.traj", 5)
     run(engine, tmp_path / "a.traj", 5)
     with pytest.raises(ConfigError, match="a.traj exists already"):
         run(engine, tmp_path / "a.traj", 5)

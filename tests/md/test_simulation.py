@@ -1,6 +1,7 @@
 """Runs through ASE with a cheap calculator: what is recorded, and that a cut run ends as the undisturbed one does."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
-from ase.constraints import FixAtoms
+from ase.calculators.tip3p import TIP3P
+from ase.constraints import FixAtoms, FixBondLengths, Hookean, MirrorForce
 from ase.io import read
 
 from atomjet.errors import ConfigError, SimulationError, StructureError
@@ -195,6 +197,31 @@ def test_explosion_stops_the_run_and_keeps_what_was_good(tmp_path: Path):
     assert [frame.info["step"] for frame in read(tmp_path / "bomb.traj", ":")] == [0, 3, 6, 9]
 
 
+def test_an_explosion_names_temperature_energy_and_remedy(tmp_path: Path):
+    class Heater(Copper):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            self.results["forces"] *= -60.0  # uphill, ever faster
+
+    atoms = copper()
+    atoms.calc = Heater()
+    with pytest.raises(SimulationError) as caught:
+        simulate(atoms, MDSettings(2000, timestep=2.0), tmp_path / "a.traj", quiet=True)
+    words = (
+        r"the run exploded at step [1-9]\d*: .*, limit .* \(temperature [\d.e+]+ K, potential energy -?[\d.e+]+ eV\); "
+    )
+    assert re.match(words + "take a shorter timestep", str(caught.value)), str(caught.value)
+
+    class Silent(Copper):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            self.results["energy"] = self.results["free_energy"] = np.nan
+
+    atoms.calc = Silent()
+    with pytest.raises(SimulationError, match="the potential energy is nan eV"):
+        simulate(atoms, MDSettings(5), tmp_path / "b.traj", quiet=True)
+
+
 def test_atoms_too_close_name_the_force(tmp_path: Path):
     atoms = copper()
     atoms.positions[1] = atoms.positions[0] + 0.3
@@ -204,12 +231,26 @@ def test_atoms_too_close_name_the_force(tmp_path: Path):
 
 
 def test_structures_that_a_run_cannot_be_done_with(tmp_path: Path):
-    with pytest.raises(StructureError, match="npt needs a cell periodic in three directions"):
+    with pytest.raises(
+        StructureError, match=r"npt needs a cell periodic in three directions.*atoms\.center\(vacuum=10"
+    ):
         simulate(ethanol(), MDSettings(1, ensemble="npt"), tmp_path / "a.traj", quiet=True)
     with pytest.raises(StructureError, match="no atoms"):
         simulate(Atoms(), MDSettings(1), tmp_path / "a.traj", quiet=True)
     with pytest.raises(ConfigError, match="no velocities to keep"):
         simulate(ethanol(), MDSettings(1, keep_velocities=True), tmp_path / "a.traj", quiet=True)
+    for mass in (0.0, -1.0, np.nan, np.inf):
+        wrong = copper()
+        wrong.set_masses([63.5, 63.5, mass, *wrong.get_masses()[3:]])
+        with pytest.raises(StructureError, match=r"atom 2 \(Cu\) has the mass .* masses must be finite and above 0"):
+            simulate(wrong, MDSettings(1), tmp_path / "a.traj", quiet=True)
+    uncounted = copper()
+    uncounted.set_constraint(MirrorForce(0, 1))
+    with pytest.raises(StructureError, match="MirrorForce does not say how many degrees of freedom"):
+        simulate(uncounted, MDSettings(1), tmp_path / "a.traj", quiet=True)
+    for seconds in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="checkpoint_seconds"):
+            simulate(copper(), MDSettings(1), tmp_path / "a.traj", checkpoint_seconds=seconds, quiet=True)
     fixed = copper()
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(StructureError, match="hold atoms fixed"):
@@ -235,6 +276,76 @@ def test_fixed_atoms_stay_and_resume_exactly(tmp_path: Path, ensemble: str):
     assert (tmp_path / "cut.traj").read_bytes() == (tmp_path / "whole.traj").read_bytes()
 
 
+def rigid_waters() -> Atoms:
+    water = molecule("H2O")
+    atoms = Atoms()
+    for place in ([0.0, 0, 0], [3.5, 0, 0], [0, 3.5, 0.5]):
+        copy = water.copy()
+        copy.translate(place)
+        atoms += copy
+    atoms.set_constraint(FixBondLengths([(k + a, k + b) for k in (0, 3, 6) for a, b in ((0, 1), (0, 2), (1, 2))]))
+    atoms.calc = TIP3P(rc=9.0)
+    return atoms
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt"])
+def test_rigid_waters_stay_rigid_and_resume_exactly(tmp_path: Path, ensemble: str):
+    settings = [MDSettings(n, ensemble=ensemble, timestep=1.0, log_interval=1) for n in (7, 16)]
+    atoms = rigid_waters()
+    simulate(atoms, settings[1], tmp_path / "whole.traj", quiet=True)
+    for k in (0, 3, 6):
+        assert atoms.get_distance(k, k + 1) == pytest.approx(0.9685, abs=1e-3)
+        assert atoms.get_distance(k, k + 1) == pytest.approx(rigid_waters().get_distance(k, k + 1), abs=1e-10)
+    if ensemble == "nve":
+        np.testing.assert_allclose(atoms.get_momenta().sum(0), 0.0, atol=1e-10)
+        assert read_log(tmp_path / "whole.csv")["total_eV"].std() < 1e-3
+    for wanted in settings:
+        simulate(rigid_waters(), wanted, tmp_path / "cut.traj", resume=True, quiet=True)
+    assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    for cut, whole in zip(read(tmp_path / "cut.traj", ":"), read(tmp_path / "whole.traj", ":"), strict=True):
+        np.testing.assert_array_equal(cut.positions, whole.positions)
+        np.testing.assert_array_equal(cut.get_velocities(), whole.get_velocities())
+
+
+def test_kept_velocities_obey_the_constraints(tmp_path: Path):
+    atoms = copper()
+    atoms.set_constraint([FixAtoms([0]), Hookean(1, 2, k=5.0, rt=4.0)])
+    atoms.set_momenta(np.ones((len(atoms), 3)), apply_constraint=False)
+    simulate(atoms, MDSettings(0, keep_velocities=True), tmp_path / "a.traj", quiet=True)
+    assert not read(tmp_path / "a.traj").get_momenta()[0].any()
+    assert read(tmp_path / "a.traj").get_momenta()[1:].all()
+
+
+def test_a_run_is_found_again_however_its_path_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    simulate(copper(), MDSettings(10), "runs/a.traj", quiet=True)
+    simulate(copper(), MDSettings(20), tmp_path / "runs" / ".." / "runs" / "a.traj", resume=True, quiet=True)
+    monkeypatch.chdir(tmp_path / "runs")
+    summary = simulate(copper(), MDSettings(30), "./a.traj", "a.csv", resume=True, quiet=True)
+    assert summary.resumed_at == 20
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert simulate(copper(), MDSettings(40), tmp_path / "moved/a.traj", resume=True, quiet=True).resumed_at == 30
+    with pytest.raises(ConfigError, match=r"log a\.csv -> b\.csv"):
+        simulate(copper(), MDSettings(50), tmp_path / "moved/a.traj", tmp_path / "moved/b.csv", resume=True, quiet=True)
+
+
+def test_two_runs_on_one_output_are_refused(tmp_path: Path):
+    path = tmp_path / "a.traj"
+
+    class Second(Copper):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            for again in ({"resume": True}, {"overwrite": True}, {}):
+                with pytest.raises(ConfigError, match=r"another run is working on .*a\.traj \(process \d+ on "):
+                    simulate(copper(), MDSettings(5), path, quiet=True, **again)
+
+    atoms = copper()
+    atoms.calc = Second()
+    simulate(atoms, MDSettings(5), path, quiet=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "a.traj", "a.traj.checkpoint"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -250,6 +361,12 @@ def test_fixed_atoms_stay_and_resume_exactly(tmp_path: Path, ensemble: str):
         ({"friction": 0.0, "ensemble": "nvt"}, "friction 0.0 1/ps is outside"),
         ({"log_interval": 0}, "log_interval 0 is below 1 step"),
         ({"seed": -3}, "seed -3 is negative"),
+        ({"steps": 1.5}, "steps 1.5 is not a whole number"),
+        ({"steps": 10**15}, "steps 1000000000000000 is more than 1000000000000"),
+        ({"trajectory_interval": float("nan")}, "trajectory_interval nan is not a whole number"),
+        ({"temperature": float("inf")}, "temperature inf K is not a finite number"),
+        ({"temperature": "hot"}, "temperature hot K is not a finite number"),
+        ({"pressure": 1e6, "ensemble": "npt"}, "pressure 1000000.0 GPa is outside -10000 ... 10000 GPa"),
     ],
 )
 def test_settings_without_sense_are_refused(values: dict, message: str):

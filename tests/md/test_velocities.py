@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms
+from ase.constraints import (
+    ExternalForce,
+    FixAtoms,
+    FixBondLengths,
+    FixCartesian,
+    FixCom,
+    FixedLine,
+    FixSubsetCom,
+    Hookean,
+)
 
 from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities, temperature
 
@@ -39,6 +48,53 @@ def test_fixed_atoms_have_no_velocity_and_no_share():
     draw_velocities(atoms, 300.0, "nve", np.random.default_rng(0))
     assert not atoms.get_velocities()[:2].any()
     assert temperature(atoms, 21) == pytest.approx(300.0)
+
+
+def three_waters():
+    atoms = molecule("H2O") + molecule("H2O") + molecule("H2O")
+    atoms.positions[3:6] += [3.0, 0.5, 0.0]
+    atoms.positions[6:] += [0.0, 3.0, 1.0]
+    return atoms
+
+
+TRIANGLES = FixBondLengths([(k + a, k + b) for k in (0, 3, 6) for a, b in ((0, 1), (0, 2), (1, 2))])
+
+
+@pytest.mark.parametrize(
+    ("constraint", "pbc", "expected", "free"),
+    [
+        (TRIANGLES, False, {"nve": 12, "nvt": 18}, "xyz"),
+        (TRIANGLES, True, {"nve": 15, "nvt": 18}, "xyz"),
+        (Hookean(0, 3, k=5.0, rt=2.0), False, {"nve": 21, "nvt": 27}, "xyz"),
+        (ExternalForce(0, 3, 0.0), False, {"nve": 21, "nvt": 27}, "xyz"),
+        (FixCom(), False, {"nve": 21, "nvt": 24}, "xyz"),
+        (Hookean(0, (0.0, 0.0, 0.0), k=5.0, rt=2.0), False, {"nve": 27, "nvt": 27}, ""),
+        (Hookean(0, (0.0, 0.0, 1.0, -7.0), k=5.0), False, {"nve": 27, "nvt": 27}, ""),
+        (FixAtoms([0, 1]), False, {"nve": 21, "nvt": 21}, ""),
+        (FixCartesian([0, 1], (False, False, True)), False, {"nve": 23, "nvt": 25}, "xy"),
+        (FixedLine([0], (0, 0, 1)), True, {"nve": 24, "nvt": 25}, "z"),
+        (FixSubsetCom([0, 1, 2]), False, {"nve": 24, "nvt": 24}, ""),
+    ],
+    ids=["rigid", "rigid-pbc", "spring", "pull", "com", "point", "plane", "fixed", "fixed-z", "line", "subset"],
+)
+def test_constraints_keep_a_drift_only_where_they_pin_atoms_in_space(constraint, pbc, expected, free):
+    for ensemble, degrees in expected.items():
+        atoms = three_waters()
+        if pbc:
+            atoms.set_cell([9, 9, 9])
+            atoms.pbc = True
+        atoms.set_constraint(constraint)
+        assert degrees_of_freedom(atoms, ensemble) == degrees
+        draw_velocities(atoms, 300.0, ensemble, np.random.default_rng(0))
+        assert temperature(atoms, degrees) == pytest.approx(300.0)
+        momentum = atoms.get_momenta().sum(0)
+        for axis, name in enumerate("xyz"):
+            assert (abs(momentum[axis]) < 1e-9) == (name in free)
+        if free == "xyz" and not pbc:
+            np.testing.assert_allclose(atoms.get_angular_momentum(), 0.0, atol=1e-9)
+        drawn = atoms.get_momenta()
+        atoms.set_momenta(drawn)
+        np.testing.assert_allclose(atoms.get_momenta(), drawn, atol=1e-9)  # as the constraint would have them
 
 
 def test_zero_temperature_is_rest():

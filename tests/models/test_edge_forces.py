@@ -6,7 +6,7 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, Conditions, PaddedGraph, PaddedPrediction, PaddedSystem
+from atomjet.data import Capacity, Conditions, GraphBuffers, PredictionBuffers, SystemBuffers
 from atomjet.models.contract import Atomic
 
 pytest.importorskip("triton")
@@ -26,12 +26,12 @@ def test_forces_and_sums(of_reverse, rows):
     frames = [molecule("CH3OH"), bulk("C"), molecule("H2O")]
     found = neighbor_list(System.from_ase(frames), 3.5)
     room = Capacity(5, found.num_atoms + 7, found.num_edges + 29, 6)
-    graph = PaddedGraph.from_graph(found.with_vectors(found.vectors.float()).to(DEVICE), room)
+    graph = GraphBuffers.from_graph(found.with_vectors(found.vectors.float()).to(DEVICE), room)
     atoms, edges = found.num_atoms, found.num_edges
-    system = PaddedSystem.empty(graph.capacity, DEVICE)
+    system = SystemBuffers.empty(graph.capacity, DEVICE)
     tasks = Conditions(np.array([[0] * 3, [0] * 3, [1, 0, 2], [0] * 3], np.int32))
     system.fill(System.from_ase(frames, device=DEVICE), tasks)
-    out = PaddedPrediction.empty(graph.capacity, DEVICE)
+    out = PredictionBuffers.empty(graph.capacity, DEVICE)
     out.buffer.fill_(NAN)
     energies = random(graph.capacity.atoms)
     gradients = random(2, graph.capacity.edges, 4)
@@ -61,8 +61,8 @@ def test_forces_and_sums(of_reverse, rows):
 def test_a_number_that_is_not_finite_is_seen_in_the_energy_of_its_structure_alone():
     frames = [molecule("H2O"), molecule("CH4"), molecule("CO")]
     found = neighbor_list(System.from_ase(frames), 3.5)
-    graph = PaddedGraph.from_graph(found.to(DEVICE))
-    system = PaddedSystem.empty(graph.capacity, DEVICE)
+    graph = GraphBuffers.from_graph(found.to(DEVICE))
+    system = SystemBuffers.empty(graph.capacity, DEVICE)
     system.fill(System.from_ase(frames, device=DEVICE))
     closest = torch.zeros(119, 119, dtype=torch.float64, device=DEVICE)
     virials = torch.zeros(6, graph.capacity.atoms, dtype=torch.float64, device=DEVICE)
@@ -70,7 +70,7 @@ def test_a_number_that_is_not_finite_is_seen_in_the_energy_of_its_structure_alon
     for value, component in ((NAN, 0), (float("inf"), 1), (-float("inf"), 2)):
         gradients = random(1, graph.capacity.edges, 4)
         gradients[0, int(found.row_ptr[4]), component] = value  # of methane
-        out = PaddedPrediction.empty(graph.capacity, DEVICE)
+        out = PredictionBuffers.empty(graph.capacity, DEVICE)
         edge_forces.launch(
             system, graph, Atomic(random(graph.capacity.atoms), gradients, True), references, closest, virials, out
         )

@@ -5,7 +5,7 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, PaddedGraph
+from atomjet.data import Capacity, GraphBuffers
 from atomjet.errors import BackendError
 from atomjet.models.base import General
 from tests.potentials import random_painn
@@ -69,7 +69,7 @@ def test_structures_do_not_feel_each_other():
 def test_atoms_without_neighbors():
     model = random_painn(cutoff=3.5, features=32)
     graph = graph_of([molecule("H"), molecule("O")])
-    padded = PaddedGraph.from_graph(narrow(graph))
+    padded = GraphBuffers.from_graph(narrow(graph))
     # There is room for one edge, for those who read ahead.
     assert (graph.num_edges, padded.neighbors.shape[0], padded.vectors.shape[0]) == (0, 1, 1)
     energies, gradients = FastGpu(model.float().to(DEVICE), "high").energies_and_gradients(narrow(graph))

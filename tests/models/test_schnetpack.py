@@ -93,3 +93,61 @@ def test_json_overrides_offsets(tmp_path):
     model = schnetpack.load(GOLDEN / "bessel.safetensors", tmp_path / "c.json")
     assert model.reference_energies[1] == -13.0
     assert model.reference_energies[6] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_atom_basis": 7}, "n_atom_basis: Input should be a multiple of 2, not 7"),
+        ({"n_atom_basis": -8}, "n_atom_basis: Input should be greater than or equal to 2, not -8"),
+        ({"n_atom_basis": 1e30}, "n_atom_basis: "),
+        ({"n_interactions": 0}, "n_interactions: Input should be greater than or equal to 1, not 0"),
+        ({"n_rbf": 1}, "n_rbf: Input should be greater than or equal to 2, not 1"),
+        ({"cutoff": 0}, "cutoff: Input should be greater than 0, not 0"),
+        ({"cutoff": float("nan")}, "cutoff: Input should be a finite number"),
+        ({"cutoff": float("inf")}, "cutoff: Input should be a finite number"),
+        ({"max_z": -1}, "max_z: Input should be greater than or equal to 2, not -1"),
+        ({"elements": [500]}, r"element 500 does not lie in 1 \.\.\. 99 \(below max_z\)"),
+        ({"elements": "H"}, "elements: Input should be a valid tuple, not 'H'|elements: Input should be a valid array"),
+        ({"atomrefs": {"1": float("nan")}}, "atomrefs.*should be a finite number"),
+        ({"atomrefs": {"500": 1.0}}, "atomic number 500, beyond max_z 100"),
+        ({"mean": float("-inf")}, "mean: Input should be a finite number"),
+    ],
+)
+def test_hyperparameters_out_of_range(values, message, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(json.loads((GOLDEN / "bessel.json").read_text()) | values))
+    with pytest.raises(atomjet.AtomJetError, match=message) as caught:
+        schnetpack.load(GOLDEN / "bessel.safetensors", tmp_path / "c.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[1]", '{"n_atom_basis": 8', '{"cutoff": 4.3, "cutoff": 5}', "\x00", '"x"']
+)
+def test_hyperparameters_that_are_none(text, tmp_path):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(atomjet.AtomJetError, match=r"c\.json: .*(JSON|occurs twice|known names)"):
+        schnetpack.load(GOLDEN / "bessel.safetensors", tmp_path / "c.json")
+
+
+def test_a_cutoff_in_the_weights_that_is_none(tmp_path):
+    state = load_file(GOLDEN / "bessel.safetensors")
+    for value, message in ((torch.tensor([float("nan")]), "cutoff nan"), (torch.ones(0), "cutoff in the weights has")):
+        save_file(state | {"representation.cutoff_fn.cutoff": value}, tmp_path / "w.safetensors")
+        with pytest.raises(atomjet.AtomJetError, match=message):
+            schnetpack.load(tmp_path / "w.safetensors", GOLDEN / "bessel.json")
+
+
+def test_files_of_other_kinds(tmp_path):
+    for name, content, message in (
+        ("a.pt", b"", "PyTorch did not write it"),
+        ("b.pt", pickle.dumps({"x": 1}), "PyTorch did not write it"),
+        ("c.safetensors", b"", "not a whole safetensors file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(atomjet.AtomJetError, match=message):
+            schnetpack.load(tmp_path / name, GOLDEN / "bessel.json")
+    for content in ([1], {"x": 1}, {"state_dict": [torch.ones(1)]}, torch.ones(1)):
+        torch.save(content, tmp_path / "d.pt")
+        with pytest.raises(atomjet.AtomJetError, match=r"not a state_dict; save model.state_dict\(\)"):
+            schnetpack.load(tmp_path / "d.pt", GOLDEN / "bessel.json")

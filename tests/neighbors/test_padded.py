@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from atomjet import System
-from atomjet.data import Capacity, PaddedGraph, PaddedSystem, Status
+from atomjet.data import Capacity, GraphBuffers, Status, SystemBuffers
 from atomjet.data.buffers import has_images, unpack_shifts
 from atomjet.errors import StructureError
 from atomjet.neighbors import brute_force, padded, routes
@@ -69,13 +69,13 @@ def launch(system, cutoff, search=None, edges=None):
     if search is None:
         edges = brute_force(system, cutoff).num_edges if edges is None else edges
         search = PaddedSearch(room_for(system, edges), cutoff, DEVICE)
-    given = PaddedSystem.empty(search.capacity, DEVICE)
+    given = SystemBuffers.empty(search.capacity, DEVICE)
     given.fill(system)
     return poisoned(search).launch(given), search
 
 
-def check(graph: PaddedGraph, system, cutoff):
-    """Everything that a `PaddedGraph` promises, against the definition."""
+def check(graph: GraphBuffers, system, cutoff):
+    """Everything that a `GraphBuffers` promises, against the definition."""
     expected = brute_force(system, cutoff)
     atoms, edges = system.num_atoms, expected.num_edges
     assert int(graph.status) == 0
@@ -131,7 +131,7 @@ def test_unlike_structures_in_a_batch(route, take):
     expected = check(graph, system, 2.0)
     if route != "cells":
         # Numbered as given, so rows are in canonical order, and so is the whole graph.
-        exact = PaddedGraph.from_graph(expected)
+        exact = GraphBuffers.from_graph(expected)
         for field in ("neighbors", "shifts", "reverse"):
             assert torch.equal(getattr(graph, field), getattr(exact, field)[: search.capacity.edges])
     first = [tensor.clone() for tensor in (graph.order, *_written(graph))]
@@ -227,7 +227,7 @@ def test_one_kernel_either_way_in_the_same_buffers(take):
         take(route)
         searches.append(PaddedSearch(Capacity(4, 21, 250, 21), 2.0, DEVICE))
     for n, (system, spoiled, alone, status) in enumerate(cases):
-        given = PaddedSystem.empty(searches[0].capacity, DEVICE)
+        given = SystemBuffers.empty(searches[0].capacity, DEVICE)
         given.fill(system)
         if spoiled:
             getattr(given, spoiled[0])[spoiled[1]] = spoiled[2]
@@ -288,7 +288,7 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
     x = np.random.default_rng(2).uniform(0, 3, (6, 3))
     good = batch((x, np.eye(3) * 4, (True, False, True)), (x, np.eye(3) * 3, (True,) * 3), (x, np.eye(3), (False,) * 3))
     search = PaddedSearch(room_for(good, 1000), 2.0, DEVICE)
-    given = PaddedSystem.empty(search.capacity, DEVICE)
+    given = SystemBuffers.empty(search.capacity, DEVICE)
     given.fill(good)
     if "position" in what:
         given.positions[8, 1] = torch.nan if "nan" in what else torch.inf
@@ -495,7 +495,7 @@ class TestOnGPU:
             batch((x[:11], np.eye(3), (False,) * 3)),
         ]
         search = PaddedSearch(room_for(systems[0], 100_000), 3.0, DEVICE)
-        given = PaddedSystem.empty(search.capacity, DEVICE)
+        given = SystemBuffers.empty(search.capacity, DEVICE)
         given.fill(systems[0])
         search.launch(given)
         torch.cuda.synchronize()

@@ -4,10 +4,10 @@ import signal
 import pytest
 import torch
 
-from atomjet.adapters.ase import write_structures
+from atomjet.adapters.structure_output import write_structures
 from atomjet.cli.main import main
 from atomjet.errors import StructureError
-from atomjet.models import file, registry
+from atomjet.models import registry, tensor_file
 from atomjet.models.painn import PaiNN
 from atomjet.validate import Check, Effort, validate
 from atomjet.validate.report import advice, write_report
@@ -19,7 +19,7 @@ SHORT = ["--device", "cpu", "--medium-steps", "0", "--long-steps", "0", "--nvt-s
 def test_command_fails_with_status_1_and_writes_everything(tmp_path, capsys):
     # Random weights pull atoms into each other: symmetric, smooth, and no potential to run dynamics with.
     model, structures = tmp_path / "random.safetensors", tmp_path / "two.extxyz"
-    file.write(model, PaiNN(CONFIG), {"name": "random"})
+    tensor_file.write(model, PaiNN(CONFIG), {"name": "random"})
     write_structures(structures, [cluster(), crystal()])
     outputs = ["--json", str(tmp_path / "v.json"), "--report", str(tmp_path / "v.md")]
     torch.set_num_threads(2)  # the command's own choice counts
@@ -66,7 +66,7 @@ def test_what_was_checked_is_written_whatever_ends_it(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr("atomjet.validate.suite.smoothness.cutoff_smoothness", fail)
     model, structures = tmp_path / "random.safetensors", tmp_path / "one.extxyz"
-    file.write(model, PaiNN(CONFIG), {"name": "random"})
+    tensor_file.write(model, PaiNN(CONFIG), {"name": "random"})
     write_structures(structures, [cluster()])
     outputs = ["--json", str(tmp_path / "v.json"), "--report", str(tmp_path / "v.md")]
     assert main(["validate", str(structures), "--model", str(model), *SHORT, *outputs]) == status

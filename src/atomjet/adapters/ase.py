@@ -1,22 +1,21 @@
-"""ASE: the calculator, and files of structures."""
+"""ASE's calculator."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar
 
-import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine, load
 from atomjet.errors import StructureError
 
-WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
-"""Formats in which ASE keeps energies and forces of any number of structures."""
+
+class NoStressError(StructureError, PropertyNotImplementedError):
+    """A stress asked of a structure that has none; ASE's own programs catch it by its second name."""
 
 
 class AtomJetCalculator(Calculator):
@@ -68,63 +67,12 @@ class AtomJetCalculator(Calculator):
         if bool(np.all(self.atoms.pbc)):  # type: ignore[union-attr]
             results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().numpy())
         elif properties and "stress" in properties:
-            raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
+            pbc = self.atoms.pbc.tolist()  # type: ignore[union-attr]
+            raise NoStressError(
+                f"stress needs three periodic directions, this structure has pbc {pbc}; ask for forces only, "
+                "or make it periodic with vacuum where it ends (atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
+            )
         self.results = results
-
-
-def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
-    """Read every frame of any file ASE reads.
-
-    Raises:
-        StructureError: no such file, a format ASE does not know, or a file without structures.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise StructureError(f"{path}: no such file")
-    try:
-        frames = ase.io.read(path, index=index)
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StructureError(f"{path}: ASE cannot read it ({reason}); convert it to extxyz") from None
-    frames = frames if isinstance(frames, list) else [frames]
-    if not frames:
-        raise StructureError(f"{path}: holds no structures")
-    return frames
-
-
-def check_format(path: str | Path, results: bool = False) -> None:
-    """Refuse, before anything is computed, a name whose ending says no format that ASE writes.
-
-    Args:
-        path: of a file to be written.
-        results: whether energies and forces must be kept, too.
-
-    Raises:
-        StructureError: names it.
-    """
-    try:
-        kind = ioformats[filetype(str(path), read=False)]
-    except (KeyError, UnknownFileTypeError):
-        kind = None
-    if kind is None or not kind.can_write:
-        raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")
-    if results and kind.name not in WITH_RESULTS:
-        raise StructureError(f"{path}: format {kind.name} keeps no energies and forces; use .extxyz or .traj")
-
-
-def write_structures(path: str | Path, frames: list[Atoms]) -> None:
-    """Write structures in the format that the name's ending says.
-
-    Raises:
-        StructureError: a format ASE does not know or cannot write.
-    """
-    try:
-        ase.io.write(path, frames)
-    except OSError:
-        raise
-    except Exception as error:  # ASE's writers raise whatever they meet
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StructureError(f"{path}: ASE cannot write it ({reason}); use .extxyz or .traj") from None
 
 
 def _state(atoms: Atoms) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
-from atomjet.data import Capacity, Graph, PaddedSystem, System
+from atomjet.data import Capacity, Graph, System, SystemBuffers
 from atomjet.data.buffers import has_images
 from atomjet.neighbors import search
 from atomjet.neighbors.padded import PaddedSearch, to_graph
@@ -22,7 +22,7 @@ class CapturedSearch:
         capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest, images)
         self.system, self.cutoff = system, cutoff
         self.searcher = PaddedSearch(capacity, cutoff, system.device)
-        self.given = PaddedSystem.empty(capacity, system.device)
+        self.given = SystemBuffers.empty(capacity, system.device)
         self.given.fill(system)
         self.searcher.launch(self.given)  # compiles
         torch.cuda.synchronize(system.device)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from atomjet.bench.measure import synchronize
-from atomjet.data import ConditionBuffers, PaddedSystem, System
+from atomjet.data import ConditionBuffers, System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
 from atomjet.engine.cuda_graph import Replayed
@@ -47,7 +47,7 @@ def _padded(engine: Engine, systems: list[System]) -> Parts:
     first, counts = systems[0], systems[0].counts().tolist()
     edges = max(search(system, engine.cutoff).num_edges for system in systems)
     capacity = choose(first.num_systems, first.num_atoms, max(counts), edges)
-    padded = PaddedSystem.empty(capacity, engine.device)
+    padded = SystemBuffers.empty(capacity, engine.device)
     padded.fill(first, stages.backend.admit(first, engine.task))
     find, backend = stages.search(capacity), stages.backend_for(capacity)
     conditions = ConditionBuffers(padded.conditions, padded.system_index)

@@ -21,7 +21,7 @@ from atomjet.bench.provenance import provenance
 from atomjet.bench.racers import moved
 from atomjet.bench.trace import events as traced
 from atomjet.bench.trace import is_kernel, is_outermost, trace
-from atomjet.data import PaddedSystem, System
+from atomjet.data import System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
 from atomjet.neighbors import search
@@ -283,7 +283,7 @@ def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
     from atomjet.neighbors.padded import PaddedSearch
 
     capacity = choose(system.num_systems, system.num_atoms, int(system.counts().max()), edges)
-    finder, padded = PaddedSearch(capacity, cutoff, system.device), PaddedSystem.empty(capacity, system.device)
+    finder, padded = PaddedSearch(capacity, cutoff, system.device), SystemBuffers.empty(capacity, system.device)
     padded.fill(system)
     finder.launch(padded)
     return {} if int(finder.graph.status) else search_costs(finder)

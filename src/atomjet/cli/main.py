@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atomjet.cli import bench, compute, distill, doctor, md, models, profile, tune, validate
+from atomjet.cli.terminal import escaping, one_line
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -77,6 +78,11 @@ def run() -> NoReturn:
 
 def main(arguments: list[str], debug: bool = False) -> int:
     """Run one command; return the exit status."""
+    with escaping():
+        return _run(arguments, debug)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     try:
         status = app(arguments, prog_name="atomjet", standalone_mode=False)
         sys.stdout.flush()
@@ -101,21 +107,17 @@ def explain(error: Exception) -> tuple[int, str]:
     from atomjet.errors import AtomJetError, SimulationError
 
     if isinstance(error, AtomJetError):
-        return (1 if isinstance(error, SimulationError) else 2), _one_line(str(error))
+        return (1 if isinstance(error, SimulationError) else 2), one_line(str(error))
     if hasattr(error, "format_message"):  # typer's own; where the class lives depends on typer's version
         command = getattr(getattr(error, "ctx", None), "command_path", "atomjet")
-        text = _one_line(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        text = one_line(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
         return 2, f"{text[:1].lower()}{text[1:]}; see `{command} --help`"
     if isinstance(error, OSError) and error.strerror:
-        where = f" {error.filename}" if error.filename is not None else ""
+        where = f" {one_line(str(error.filename))}" if error.filename is not None else ""
         return 2, f"cannot read or write{where}: {error.strerror}; check the path, permissions and disk space"
     if isinstance(error, ImportError):
-        return 2, f"a part is missing: {_one_line(str(error))}; `atomjet doctor` says how to install it"
+        return 2, f"a part is missing: {one_line(str(error))}; `atomjet doctor` says how to install it"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 2, "not enough memory; take fewer or smaller structures, or another device"
     name = type(error).__name__
-    return 2, f"unexpected {name}: {_one_line(str(error)) or 'no message'}; --debug shows where, please report it"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return 2, f"unexpected {name}: {one_line(str(error)) or 'no message'}; --debug shows where, please report it"

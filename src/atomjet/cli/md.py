@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Frame,
+    Model,
+    Precision,
+    Seed,
+    Skip,
+    Spin,
+    Strict,
+    Structure,
+    Task,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -49,7 +63,10 @@ def md(
     log: Annotated[
         Path | None, typer.Option("--log", help="CSV of the observables. Default: OUTPUT with the ending .csv.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Energy and temperature: .png, .pdf or .svg.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Energy and temperature (npt: volume, pressure, density too): .png, .pdf or .svg."),
+    ] = None,
     log_interval: Annotated[int, typer.Option("--log-interval", help="Steps between rows of the log.")] = 10,
     traj_interval: Annotated[int, typer.Option("--traj-interval", help="Steps between frames.")] = 10,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
@@ -68,6 +85,10 @@ def md(
         ),
     ] = 1,
     frame: Frame = -1,
+    charge: Charge = None,
+    spin: Spin = None,
+    skip: Skip = False,
+    strict: Strict = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -79,7 +100,7 @@ def md(
 
     Ends with status 1 if the run explodes; what was good until then is kept.
     """
-    from atomjet.md import MDSettings
+    from atomjet.md.settings import MDSettings, check_checkpoint_seconds
 
     settings = MDSettings(
         steps=steps,
@@ -93,25 +114,37 @@ def md(
         seed=seed,
         keep_velocities=keep_velocities,
     )
+    check_checkpoint_seconds(checkpoint_seconds)
+    _check_replicas(replicas, settings)
     log = output.with_suffix(".csv") if log is None else log
     _check_paths(file, output, log, plot)
-    atoms = options.read_frame(file, frame)
+    with options.skipping(file, skip):
+        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
     for line in settings.check(atoms):
         options.warn(line)
     engine = options.load_engine(model, device, backend, precision, task)
+    with options.skipping(file, skip):
+        atoms = options.check_atoms(atoms, file, engine, strict)
     written = _written(output, log, replicas)
     how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
-    summary = _run(atoms, settings, output, log, engine, replicas, how | {"request": _request(engine, model, task)})
+    said = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
+    how["request"] = _request(engine, model, task) | said
+    with options.skipping(file, skip):
+        summary = _run(atoms, settings, output, log, engine, replicas, how)
     print(_spoken(summary, settings))
     more = f", and so on to {written[-1][0]}" if replicas > 1 else ""
     print(f"wrote {written[0][0]} and {written[0][1]}{more}")
     if plot is not None:
         from atomjet.md.plot import plot_log
 
-        log = written[0][1]
-
         kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
-        plot_log(log, plot, f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs")
+        plot_log(
+            written[0][1],
+            plot,
+            atoms,
+            settings,
+            f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs",
+        )
         print(f"wrote {plot}")
 
 
@@ -166,6 +199,12 @@ def _steps_on_device(engine: Engine, atoms: Atoms, settings: MDSettings, replica
     return not reason
 
 
+def _check_replicas(replicas: int, settings: MDSettings) -> None:
+    from atomjet.md.replicas import check_replicas
+
+    check_replicas(replicas, settings)
+
+
 def _written(output: Path, log: Path, replicas: int) -> list[tuple[Path, Path]]:
     """Trajectory and log of each replica."""
     from atomjet.md.replicas import replica_paths
@@ -177,8 +216,7 @@ def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
     """What decides the forces, and so must be the same when a run is resumed."""
     from atomjet.models.registry import locate
 
-    return {
-        "model": model,
+    return {  # not the model's name: a path may be spelled in many ways, and its weights say all
         "weights": hashlib.sha256(locate(model).read_bytes()).hexdigest(),
         "device": str(engine.device),
         "backend": engine.backend,

@@ -8,10 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed
+from atomjet.cli.terminal import one_line
 
 AT_LENGTH = ("recipe", "settings", "student", "options")
 """Parts of a card that are shown with --full only."""
+
+WEIGHTS_ONLY = (
+    "weights only: an older format, whose SHA-256 leaves configuration and card out; `atomjet convert` renews it"
+)
 
 INFO_EXAMPLES = """Examples:
 
@@ -26,6 +31,7 @@ CONVERT_EXAMPLES = """Examples:
 \b
   atomjet convert uma-s-1p2p1.pt -o uma-s.safetensors
   atomjet convert best_model.pt --config config.json -o student.safetensors
+  atomjet convert old.safetensors -o renewed.safetensors    (a model file of an older format)
 
 A fairchem checkpoint brings its configuration with it (every command also takes the .pt as it is, with --task).
 For SchNetPack's weights the JSON file holds the hyperparameters by their own names: n_atom_basis, n_interactions,
@@ -56,7 +62,7 @@ def info(
     from ase.data import chemical_symbols
 
     from atomjet.errors import ConfigError
-    from atomjet.models import file
+    from atomjet.models.load import read, whole_file_is_protected
     from atomjet.models.registry import locate, packaged
 
     if name is not None and model is not None and name != model:
@@ -64,12 +70,12 @@ def info(
     name = name or model
     if name is None:
         for known, path in packaged().items():
-            _, card = file.read(path)  # a damaged file is better said here than at first use
-            print(f"{known:16} {' '.join(card.get('elements', [])):28} {card.get('summary', '')}")
+            _, card = read(path)  # a damaged file is better said here than at first use
+            print(f"{known:16} {' '.join(card.get('elements', [])):28} {one_line(card.get('summary', ''))}")
         print("`atomjet info NAME` shows one; every command takes --model NAME or a path.")
         return
     engine = options.load_engine(name, device, backend, precision)
-    module, _ = file.read(locate(name))
+    module, _ = read(locate(name))
     card = {key: value for key, value in engine.card.items() if key != "elements"}
     facts = {
         "name": card.pop("name", name),
@@ -77,6 +83,7 @@ def info(
         "elements": " ".join(chemical_symbols[z] for z in engine.elements),
         "cutoff": f"{engine.cutoff:g} Å",
         "parameters": f"{sum(parameter.numel() for parameter in module.parameters()):,}",
+        "protection": None if whole_file_is_protected(locate(name)) else WEIGHTS_ONLY,
     }
     first = {key: card.pop(key) for key in ("licence", "errors", "limits") if key in card}
     _print_card(facts | first | card, full)
@@ -88,7 +95,8 @@ def convert(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A fairchem UMA checkpoint (.pt), or a SchNetPack 2.x PaiNN state_dict (.safetensors, .pt).",
+            help="A fairchem UMA checkpoint (.pt), a SchNetPack 2.x PaiNN state_dict (.safetensors, .pt), "
+            "or a model file of an older format.",
             metavar="FILE",
         ),
     ],
@@ -96,6 +104,7 @@ def convert(
     config: Annotated[
         Path | None, typer.Option("--config", help="SchNetPack's hyperparameters as JSON.", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -107,27 +116,21 @@ def convert(
     The result is loaded once to see that it runs. Pickled code is never run.
     """
     from atomjet.errors import ConfigError
-    from atomjet.models.escn_md import fairchem
-    from atomjet.models.painn import schnetpack
+    from atomjet.models import load
 
     options.say_unused("convert", model=(model, DEFAULT_MODEL))
-    options.check_output(output, file)
+    options.check_output(output, file, overwrite)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output {output} does not end in .safetensors; name it so")
-    if config is not None:
-        schnetpack.convert(file, config, output)
-    elif file.suffix == ".pt":
-        fairchem.convert(file, output)
-    else:
-        raise ConfigError(f"{file} has no hyperparameters of its own; give SchNetPack's as JSON with --config")
+    load.convert(file, config, output)
     options.load_engine(str(output), device, backend, precision)
-    print(f"wrote {output}")
+    print(f"wrote {one_line(str(output))}")
 
 
 def _print_card(card: dict[str, Any], full: bool, indent: int = 0) -> None:
     """Nested values, one a line, names in a column; below the second level only in full."""
     for key, value in card.items():
-        label = " " * indent + key.replace("_", " ")
+        label = " " * indent + one_line(key.replace("_", " "))
         if value in (None, "", {}, []):
             continue
         if isinstance(value, dict):
@@ -137,9 +140,9 @@ def _print_card(card: dict[str, Any], full: bool, indent: int = 0) -> None:
         elif isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
             print(label)
             for item in value:
-                print(" " * (indent + 2) + str(item))
+                print(" " * (indent + 2) + one_line(str(item)))
         else:
-            print(f"{label:28} {_spoken(value)}")
+            print(f"{label:28} {one_line(_spoken(value), limit=10_000)}")
 
 
 def _spoken(value: Any) -> str:

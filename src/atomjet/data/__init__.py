@@ -1,6 +1,6 @@
 """Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
 
-from atomjet.data.buffers import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem, Status
+from atomjet.data.buffers import Capacity, GraphBuffers, PredictionBuffers, Status, SystemBuffers
 from atomjet.data.conditions import CONDITIONS, ConditionBuffers, Conditions, Lease
 from atomjet.data.graph import Graph
 from atomjet.data.halo import ExchangeHalo, Halo, Transport
@@ -14,14 +14,14 @@ __all__ = [
     "Conditions",
     "ExchangeHalo",
     "Graph",
+    "GraphBuffers",
     "Halo",
     "Lease",
-    "PaddedGraph",
-    "PaddedPrediction",
-    "PaddedSystem",
     "Prediction",
+    "PredictionBuffers",
     "Status",
     "System",
+    "SystemBuffers",
     "Transport",
     "frames_of",
 ]

@@ -83,7 +83,7 @@ def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedSystem:
+class SystemBuffers:
     """Structures in fixed buffers, atoms one structure after the other.
 
     Attributes:
@@ -107,12 +107,12 @@ class PaddedSystem:
     capacity: Capacity
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedSystem:
+    def empty(cls, capacity: Capacity, device: torch.device | str) -> SystemBuffers:
         """Buffers for so much, holding no structures."""
         return cls.over(torch.zeros(cls.bytes_of(capacity), dtype=torch.uint8, device=device), capacity)
 
     @classmethod
-    def over(cls, buffer: Tensor, capacity: Capacity) -> PaddedSystem:
+    def over(cls, buffer: Tensor, capacity: Capacity) -> SystemBuffers:
         """Views of one buffer of `bytes_of` bytes, so that one copy moves everything to the device; holds no structures."""
         views, first = {}, 0
         for name, dtype, shape in _fields(capacity):
@@ -158,7 +158,7 @@ class PaddedSystem:
 
 
 def _fields(capacity: Capacity) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    """Name, type and shape of every buffer of a `PaddedSystem`."""
+    """Name, type and shape of every buffer of a `SystemBuffers`."""
     systems, atoms = capacity.systems, capacity.atoms
     return [
         ("positions", torch.float64, (atoms, 3)),
@@ -177,7 +177,7 @@ def _aligned(size: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedGraph:
+class GraphBuffers:
     """Edges in fixed buffers, in rows sorted by their center; the contents of a `Graph`, narrower.
 
     A search may number the atoms anew, so that neighbors in space are neighbors in memory: row n, `neighbors` and
@@ -191,7 +191,7 @@ class PaddedGraph:
         vectors: (Ê, 3) float32, Å, neighbor minus center.
         reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift.
         atomic_numbers: (N̂,) int32.
-        order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
+        order: (N̂,) int32: row n is atom order[n] of the `SystemBuffers`.
         system_ptr: (Ŝ + 1,) int32.
         owned: (1,) int32, rows that have edges; whatever is in use beyond them are ghosts. A search leaves none.
         status: (1,) int32, `Status` bits: a search writes what it found, whatever follows in an evaluation adds to that.
@@ -213,7 +213,7 @@ class PaddedGraph:
     capacity: Capacity
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32) -> PaddedGraph:
+    def empty(cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GraphBuffers:
         """Buffers for so much, holding no edges; `dtype` is that of the vectors."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -236,7 +236,7 @@ class PaddedGraph:
         )
 
     @classmethod
-    def from_graph(cls, graph: Graph, room: Capacity | None = None, dtype: torch.dtype = torch.float32) -> PaddedGraph:
+    def from_graph(cls, graph: Graph, room: Capacity | None = None, dtype: torch.dtype = torch.float32) -> GraphBuffers:
         """The same edges in fixed buffers: exactly large enough, or as large as `room` says; `dtype` is that of the vectors.
 
         Where there are none there is room for one, since kernels read the first of a row before they know that it has none.
@@ -270,7 +270,7 @@ class PaddedGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedPrediction:
+class PredictionBuffers:
     """What an evaluation leaves, float64, in one buffer so that one copy brings it home; views of it by name.
 
     Status and energies come first: with a status of zero, a finite energy says that all numbers of its structure are finite.
@@ -279,7 +279,7 @@ class PaddedPrediction:
         buffer: (1 + 10 Ŝ + 4 N̂,) float64, and N̂ more with a spread.
         status: (1,) the `Status` bits as a number.
         energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. spread: (N̂,) eV/Å or None. As in
-            `Prediction`, atoms in the order of the `PaddedSystem`; what is not in use holds anything.
+            `Prediction`, atoms in the order of the `SystemBuffers`; what is not in use holds anything.
         capacity: host values.
         has_spread: whether there is room for the spread of an ensemble's forces.
     """
@@ -289,7 +289,7 @@ class PaddedPrediction:
     has_spread: bool = False
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str, has_spread: bool = False) -> PaddedPrediction:
+    def empty(cls, capacity: Capacity, device: torch.device | str, has_spread: bool = False) -> PredictionBuffers:
         """Room for so much."""
         count = cls.bytes_of(capacity, has_spread) // 8
         return cls(torch.zeros(count, dtype=torch.float64, device=device), capacity, has_spread)
@@ -299,9 +299,9 @@ class PaddedPrediction:
         """Return what the buffer takes."""
         return 8 * (1 + 10 * capacity.systems + (5 if has_spread else 4) * capacity.atoms)
 
-    def like(self, buffer: Tensor) -> PaddedPrediction:
+    def like(self, buffer: Tensor) -> PredictionBuffers:
         """The same views of another buffer."""
-        return PaddedPrediction(buffer, self.capacity, self.has_spread)
+        return PredictionBuffers(buffer, self.capacity, self.has_spread)
 
     @property
     def status(self) -> Tensor:

@@ -12,7 +12,7 @@ from atomjet.data.elements import SYMBOLS
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
-from atomjet.models import file as model_file
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN
 
 LICENCE = "MIT"
@@ -56,6 +56,7 @@ def model_card(
             "frames": count(frames.split),
             "molecules": {str(s): molecules(frames.molecule[frames.split == s]) for s in np.unique(frames.split)},
             "sources": count(frames.source[frames.split == "train"]),
+            "periodic": bool(frames.pbc[frames.split == "train"].any()),
         },
         "training": {
             "settings": recipe.train.model_dump(mode="json", exclude={"data"}),
@@ -166,7 +167,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
-    model_file.write(path, model, dict(card))
+    tensor_file.write(path, model, dict(card))
     path.with_suffix(".md").write_text(markdown(card), encoding="utf-8")
 
 

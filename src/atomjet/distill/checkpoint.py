@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from atomjet.errors import ModelFileError
-from atomjet.models.file import write_atomically
+from atomjet.models.tensor_file import first_line, write_atomically
 
 FORMAT = "atomjet-training"
 FORMAT_VERSION = 1
@@ -35,13 +35,19 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelFileError(
-            f"{path} is not a readable checkpoint ({error}); delete it to train from the start"
+            f"{path} is not a readable checkpoint ({first_line(error)}); delete it to train from the start"
         ) from error
     found = (metadata.get("format"), metadata.get("version"))
     if found != (FORMAT, str(FORMAT_VERSION)):
         raise ModelFileError(
             f"{path} says it is {found}, not {FORMAT} {FORMAT_VERSION}; delete it to train from the start"
         )
-    return tensors, json.loads(metadata["header"])
+    try:
+        header = json.loads(metadata.get("header", ""))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is damaged ({first_line(error)}); delete it to train from the start") from error
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{path} is damaged (its header is no object); delete it to train from the start")
+    return tensors, header

@@ -23,9 +23,10 @@ from atomjet.distill.dataset import Frames, read_dataset, write_shard
 from atomjet.distill.journal import Journal, Record, content_key
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe, TeacherConfig
-from atomjet.distill.sample import only_run, print_counts, write_lines
+from atomjet.distill.sample import print_counts, write_lines
 from atomjet.distill.teacher import describe_teacher, make_teacher
 from atomjet.errors import ConfigError, TeacherError
+from atomjet.locking import only_run
 from atomjet.progress import track
 
 HESSIAN_STEP = 1e-3

@@ -8,11 +8,9 @@ order that depends on the recipe alone, into `OUTPUT/samples.h5`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.teacher import make_teacher
 from atomjet.errors import ConfigError
+from atomjet.locking import only_run
 from atomjet.progress import track
 
 NEVER_HELD_BACK = ("walls", "free_atoms")
@@ -111,18 +110,6 @@ def _hold_back(recipe: Recipe, frames: Frames, ordinary: NDArray[np.bool_]) -> N
         content = frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex()
         if draw_uniform(recipe.seed, "in_distribution", content) < recipe.sample.split.in_distribution:
             frames.split[f] = "in_distribution"
-
-
-@contextmanager
-def only_run(directory: Path) -> Iterator[None]:
-    """Hold a lock on an output directory; the system frees it when the process ends, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"another run is working in {directory}; wait for it or choose another output") from error
-        yield
 
 
 def write_lines(path: Path, entries: Failures) -> None:

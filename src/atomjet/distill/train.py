@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from atomjet.distill.reference_energies import fit_reference_energies
 from atomjet.distill.teacher import describe_teacher
 from atomjet.distill.trainer import Trainer
 from atomjet.errors import ConfigError
+from atomjet.locking import only_run
 from atomjet.models.painn import PaiNN
 
 HEADLINES = ("held-out molecules", "training molecules, held-out frames", "validation molecules")
@@ -48,10 +50,10 @@ def run_train(
         The model file.
 
     Raises:
-        ConfigError: no data, data that cannot be learned from, or a checkpoint of another run.
+        ConfigError: no data, data that cannot be learned from, a checkpoint of another run, or another run at work there.
         KeyboardInterrupt: a signal ended the run early; a checkpoint was written.
     """
-    with join(device) as ranks:
+    with join(device) as ranks, only_run(recipe.output) if ranks.first else nullcontext():
         sources = recipe.train.data or (DataSource(path=recipe.output / "dataset", weight=1.0),)
         frames, weights = read_sources(recipe, sources)
         started = time.monotonic()

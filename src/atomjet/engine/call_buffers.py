@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomjet.data import Capacity, Conditions, PaddedPrediction, PaddedSystem, Prediction, System
+from atomjet.data import Capacity, Conditions, Prediction, PredictionBuffers, System, SystemBuffers
 from atomjet.engine.cuda_graph import Replayed
 from atomjet.engine.evaluation import Evaluation, Stages
 
@@ -83,15 +83,15 @@ class CallBuffers:
         self.capacity, self.device, self.bytes = capacity, stages.device, stages.bytes_of(capacity)
         on_gpu = stages.device.type == "cuda"
         self.stream = torch.cuda.Stream(stages.device) if on_gpu else None
-        size = PaddedSystem.bytes_of(capacity)
+        size = SystemBuffers.bytes_of(capacity)
         self._sent = torch.zeros(size, dtype=torch.uint8, pin_memory=on_gpu)
         self._received = torch.zeros(size, dtype=torch.uint8, device=stages.device)
-        self.evaluation = Evaluation(stages, PaddedSystem.over(self._received, capacity))
+        self.evaluation = Evaluation(stages, SystemBuffers.over(self._received, capacity))
         self._silent = stages.backend.silent_conditions
-        answer = PaddedPrediction.empty(capacity, "cpu").buffer
+        answer = PredictionBuffers.empty(capacity, "cpu").buffer
         self._answer = answer.pin_memory() if on_gpu else answer
         self._numbers = self._answer.numpy()
-        self._staged = _Staged(PaddedSystem.over(self._sent, capacity), self._silent)
+        self._staged = _Staged(SystemBuffers.over(self._sent, capacity), self._silent)
         self._contents: Contents | None = None
         self._systems = 0
         self._round_trip = Replayed(self._there_and_back, self.stream, capture)
@@ -190,7 +190,7 @@ class CallBuffers:
 class _Staged:
     """The buffer that goes to the device, as numpy sees it."""
 
-    def __init__(self, system: PaddedSystem, silent: Sequence[int] | None) -> None:
+    def __init__(self, system: SystemBuffers, silent: Sequence[int] | None) -> None:
         self.positions, self.cell = system.positions.numpy(), system.cell.numpy()
         self.numbers, self.pbc = system.atomic_numbers.numpy(), system.pbc.numpy()
         self.index, self.ptr = system.system_index.numpy(), system.system_ptr.numpy()

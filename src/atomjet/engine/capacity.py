@@ -49,7 +49,7 @@ def refusal(
     which = "" if labels is None else f"structure {labels[0]}: "
     return StructureError(
         f"{which}{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
-        f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
+        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure"
     )
 
 

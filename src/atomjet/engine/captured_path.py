@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atomjet.data import Capacity, Conditions, PaddedSystem, Prediction, Status, System, frames_of
+from atomjet.data import Capacity, Conditions, Prediction, Status, System, SystemBuffers, frames_of
 from atomjet.data.buffers import has_images
 from atomjet.engine import streams
 from atomjet.engine.admission import Admission, Admit
@@ -344,14 +344,14 @@ class CapturedPath:
             if capacity is None:
                 capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
             self._afford(sum(known.counts), capacity)
-            evaluation = self._evaluation(PaddedSystem.empty(capacity, self.stages.device), conditions)
+            evaluation = self._evaluation(SystemBuffers.empty(capacity, self.stages.device), conditions)
         finally:
             self.admission.release(conditions)
         silent = self.stages.backend.silent_conditions
         evaluation.system.fill(system, conditions or Conditions.silent(silent, system.num_systems))
         return evaluation
 
-    def _evaluation(self, buffers: PaddedSystem, conditions: Conditions | None) -> Evaluation:
+    def _evaluation(self, buffers: SystemBuffers, conditions: Conditions | None) -> Evaluation:
         """One that holds its weights as long as it lasts, beside whoever holds them now."""
         evaluation = Evaluation(self.lenient, buffers, conditions)
         if conditions is not None:

@@ -17,13 +17,15 @@ from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
 from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
+from atomjet.engine.fork import survive_forks
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
 from atomjet.errors import BackendError, StructureError
-from atomjet.models import contract, file, registry
+from atomjet.models import contract, registry, tensor_file
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
 from atomjet.models.contract import CapturedBackend, Model
 from atomjet.models.families import FAMILIES
+from atomjet.models.load import read
 from atomjet.neighbors import search
 
 NOTHING_TO_DO = nullcontext()
@@ -46,12 +48,12 @@ def load(
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
 
     Raises:
-        ModelFileError: see `atomjet.models.file.read`.
+        ModelFileError: see `atomjet.models.load.read`.
         BackendError: a device or backend that cannot serve this model.
         ConfigError: an unknown setting or task.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
-    network, card = file.read(registry.locate(model))
+    network, card = read(registry.locate(model))
     return Engine(network, settings, card, task)
 
 
@@ -74,12 +76,13 @@ class Engine:
         task: str | None = None,
     ) -> None:
         """Take a model (copied, so that the caller's stays as it is), settings, card and task."""
+        survive_forks()
         self.settings = settings or Settings()
         self.card = card or {}
         self.task = model.check_task(task)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
-        self.model = file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
+        self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
         self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, PaddedGraph, PaddedPrediction, PaddedSystem
+from atomjet.data import Capacity, ConditionBuffers, Conditions, GraphBuffers, PredictionBuffers, SystemBuffers
 from atomjet.engine.tuning import Tuning
 from atomjet.models.contract import Atomic, CapturedBackend, Model
 
@@ -22,9 +22,9 @@ class Search(Protocol):
         graph: filled by `launch`, the same buffers every time.
     """
 
-    graph: PaddedGraph
+    graph: GraphBuffers
 
-    def launch(self, system: PaddedSystem) -> object:
+    def launch(self, system: SystemBuffers) -> object:
         """Enqueue one search.
 
         The number of edges found is in `graph.needed_edges`, and what went wrong in `graph.status`, whatever stood there before.
@@ -32,7 +32,7 @@ class Search(Protocol):
         ...
 
 
-Sums = Callable[[PaddedSystem, PaddedGraph, Atomic, PaddedPrediction], None]
+Sums = Callable[[SystemBuffers, GraphBuffers, Atomic, PredictionBuffers], None]
 """From energies and gradients to a whole prediction, its status included; a structure with a number that is not finite gets an
 energy that is none.
 """
@@ -64,7 +64,7 @@ class Stages:
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
-        buffers = PaddedSystem.bytes_of(capacity) + PaddedPrediction.bytes_of(capacity)
+        buffers = SystemBuffers.bytes_of(capacity) + PredictionBuffers.bytes_of(capacity)
         return buffers + self.backend_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
 
 
@@ -79,11 +79,11 @@ class Evaluation:
         conditions: what the structures were admitted with, held as long as this is; None for what says nothing of itself.
     """
 
-    def __init__(self, stages: Stages, system: PaddedSystem, conditions: Conditions | None = None) -> None:
+    def __init__(self, stages: Stages, system: SystemBuffers, conditions: Conditions | None = None) -> None:
         """Allocate everything."""
         self.stages, self.system, self.capacity = stages, system, system.capacity
         self.conditions = conditions
-        self.prediction = PaddedPrediction.empty(system.capacity, stages.device)
+        self.prediction = PredictionBuffers.empty(system.capacity, stages.device)
         self._search = stages.search(system.capacity)
         self._sums = stages.sums(system.capacity)
         backend = stages.backend_for(system.capacity)
@@ -93,7 +93,7 @@ class Evaluation:
         self._atomic = backend.result(self.workspace)
 
     @property
-    def graph(self) -> PaddedGraph:
+    def graph(self) -> GraphBuffers:
         """The edges of the last launch."""
         return self._search.graph
 
@@ -112,6 +112,7 @@ class Evaluation:
 def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stages:
     """Search and sums by Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
     from atomjet.models import edge_forces
+    from atomjet.models.skeleton import ShapesOnly
     from atomjet.neighbors.padded import PaddedSearch
 
     device, references = closest.device, torch.atleast_2d(model.reference_energies)
@@ -119,7 +120,7 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
     def sums(capacity: Capacity) -> Sums:
         virials = torch.zeros(6, capacity.atoms, dtype=torch.float64, device=device)
 
-        def launch(system: PaddedSystem, graph: PaddedGraph, atomic: Atomic, out: PaddedPrediction) -> None:
+        def launch(system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, out: PredictionBuffers) -> None:
             edge_forces.launch(system, graph, atomic, references, closest, virials, out)
 
         return launch
@@ -127,7 +128,8 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
     @functools.lru_cache(maxsize=1024)  # asked before every new batch, and slow to answer
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
-        search = PaddedSearch(capacity, model.cutoff, "meta")
+        with ShapesOnly():
+            search = PaddedSearch(capacity, model.cutoff, "meta")
         owned = {
             id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
         }

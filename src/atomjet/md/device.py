@@ -12,15 +12,16 @@ import torch
 from ase import Atoms, units
 from torch import Tensor
 
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Status, System
+from atomjet.data import Capacity, PredictionBuffers, Status, System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.cuda_graph import Replayed
-from atomjet.errors import AtomJetError, SimulationError
+from atomjet.errors import AtomJetError, SimulationError, StructureError
 from atomjet.md.integrators import advance, advance_reference, finish
 from atomjet.md.motion import HALTED, Flag, Motion
 from atomjet.md.noise import replica_seeds
-from atomjet.md.observables import TEMPERATURE_LIMIT, check_sane
+from atomjet.md.observables import check_sane, refused, temperature_limit
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
+from atomjet.md.velocities import temperature
 from atomjet.units import BOLTZMANN
 
 AT_ONCE = 8
@@ -162,7 +163,7 @@ class Replicas:
         """Why the next step of a replica that stands still goes wrong: the step taken once more, alone and watched."""
         atoms, step = self._where(replica, snapshot), int(snapshot.steps[replica])
         degrees = self.degrees[replica]
-        system = PaddedSystem.empty(Capacity(1, len(atoms), 1, len(atoms)), "cpu")
+        system = SystemBuffers.empty(Capacity(1, len(atoms), 1, len(atoms)), "cpu")
         system.fill(System.from_ase(atoms))
         motion = Motion.start(
             system,
@@ -175,13 +176,18 @@ class Replicas:
             rows=1,
         )
         motion.steps[0] = step
+        target, moved = self.settings.temperature, atoms.copy()
         try:
-            advance_reference(motion, self.engine.predict(atoms).forces.double())
-            atoms.positions = system.positions.numpy()
-            after = self.engine.predict(atoms)
+            before = self.engine.predict(atoms).to("cpu")
+            advance_reference(motion, before.forces.double())
+            moved.positions = system.positions.numpy()
+            try:
+                after = self.engine.predict(moved).to("cpu")
+            except StructureError as error:
+                return refused(error, step + 1, temperature(atoms, degrees), float(before.energy[0]), target)
             push = after.forces.double() * motion.inverse_masses[:, None]
-            atoms.set_velocities((motion.velocities + 0.5 * self.settings.timestep * push).numpy() / units.fs)
-            check_sane(atoms, after.forces.numpy(), step + 1, degrees, self.settings.temperature)
+            moved.set_velocities((motion.velocities + 0.5 * self.settings.timestep * push).numpy() / units.fs)
+            check_sane(moved, float(after.energy[0]), after.forces.numpy(), step + 1, degrees, target)
         except SimulationError as error:
             return error
         except AtomJetError as error:
@@ -244,7 +250,7 @@ class _Host:
         if self._event is not None:
             self._event.synchronize()
         positions, velocities, answer, flags, steps, record = self._copies
-        prediction = PaddedPrediction(answer, self._capacity)
+        prediction = PredictionBuffers(answer, self._capacity)
         return Snapshot(
             positions=positions[: self.atoms].numpy(),
             velocities=velocities[: self.atoms].numpy(),
@@ -282,5 +288,5 @@ def _thermostat(settings: MDSettings) -> tuple[float, float] | None:
 
 def _hottest(settings: MDSettings, degrees: Sequence[int]) -> list[float]:
     """Kinetic energy of each replica at the temperature that `check_sane` allows, eV."""
-    limit = max(TEMPERATURE_LIMIT, 10.0 * settings.temperature)
+    limit = temperature_limit(settings.temperature)
     return [0.5 * number * BOLTZMANN * limit if number else float("inf") for number in degrees]

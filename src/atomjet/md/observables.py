@@ -40,6 +40,8 @@ class Observables:
 
 
 COLUMNS = tuple(field.name for field in fields(Observables))
+ROW = ",".join("%d" if field.type == "int" else "%.8f" for field in fields(Observables)) + "\n"
+"""Format of a row, which `Observables.row` has too."""
 
 
 def measure(atoms: Atoms, step: int, time_fs: float, degrees: int) -> Observables:
@@ -63,37 +65,66 @@ def measure(atoms: Atoms, step: int, time_fs: float, degrees: int) -> Observable
     )
 
 
-def check_sane(atoms: Atoms, forces: np.ndarray, step: int, degrees: int, target: float) -> None:
-    """Stop a run that has exploded; `forces` (N, 3) are those on the atoms as they are.
+def temperature_limit(target: float) -> float:
+    """K, beyond which a run that is to have `target` K has exploded."""
+    # Few atoms may for a moment be several times as hot as they are on average.
+    return max(TEMPERATURE_LIMIT, 10.0 * target) if target <= TEMPERATURE_LIMIT else TEMPERATURE_LIMIT
+
+
+def check_sane(atoms: Atoms, energy: float | None, forces: np.ndarray, step: int, degrees: int, target: float) -> None:
+    """Stop a run that has exploded.
+
+    Args:
+        atoms: as they are after the step.
+        energy: potential, eV; None where it is not known.
+        forces: (N, 3) eV/Å on them.
+        step: its number.
+        degrees: of freedom.
+        target: K, asked for.
 
     Raises:
-        SimulationError: a position, velocity or force that is not finite or beyond its limit; names step, atom and
-        value.
+        SimulationError: a position, velocity, force or energy that is not finite or beyond its limit; names step, atom, value,
+            temperature and energy.
     """
-    advice = "take a shorter timestep, relax the structure first, or use a model trained for such structures"
-    positions, velocities = atoms.positions, atoms.get_velocities()
-    finite = np.isfinite(positions).all(1) & np.isfinite(velocities).all(1) & np.isfinite(forces).all(1)
+    sizes, now = np.linalg.norm(forces, axis=1), temperature(atoms, degrees)
+    finite = np.isfinite(atoms.positions).all(1) & np.isfinite(atoms.get_momenta()).all(1) & np.isfinite(sizes)
+    limit = temperature_limit(target)
     if not finite.all():
-        raise SimulationError(
-            f"the run exploded at step {step}: position, velocity or force of {_name(atoms, int(finite.argmin()))} "
-            f"is not finite; {advice}"
-        )
-    sizes = np.linalg.norm(forces, axis=1)
-    if sizes.max() > FORCE_LIMIT:
+        what = f"position, velocity or force of {_name(atoms, int(finite.argmin()))} is not finite"
+    elif energy is not None and not np.isfinite(energy):
+        what = f"the potential energy is {energy} eV"
+    elif sizes.max() > FORCE_LIMIT:
         worst = int(sizes.argmax())
-        raise SimulationError(
-            f"the run exploded at step {step}: force on {_name(atoms, worst)} is {sizes[worst]:.4g} eV/Å, "
-            f"limit {FORCE_LIMIT:g} eV/Å; {advice}"
-        )
-    limit = max(TEMPERATURE_LIMIT, 10.0 * target)
-    now = temperature(atoms, degrees)
-    if now > limit:
-        kinetic = 0.5 * atoms.get_masses() * (velocities**2).sum(1)
+        what = f"force on {_name(atoms, worst)} is {sizes[worst]:.4g} eV/Å, limit {FORCE_LIMIT:g} eV/Å"
+    elif now > limit:
+        kinetic = 0.5 * atoms.get_masses() * (atoms.get_velocities() ** 2).sum(1)
         worst = int(kinetic.argmax())
-        raise SimulationError(
-            f"the run exploded at step {step}: temperature is {now:.4g} K, limit {limit:g} K; the hottest is "
-            f"{_name(atoms, worst)} with {kinetic[worst] / (1.5 * BOLTZMANN):.4g} K; {advice}"
+        what = (
+            f"temperature is {now:.4g} K, limit {limit:g} K; the hottest is {_name(atoms, worst)} "
+            f"with {kinetic[worst] / (1.5 * BOLTZMANN):.4g} K"
         )
+    else:
+        return
+    raise exploded(step, f"{what} ({_state(now, energy)})", target)
+
+
+def refused(error: Exception, step: int, kelvin: float, energy: float | None, target: float) -> SimulationError:
+    """What to say when the model refuses what a step led to, with temperature (K) and potential energy (eV) before it."""
+    return exploded(step, f"{error} (before that step: {_state(kelvin, energy)})", target)
+
+
+def exploded(step: int, what: str, target: float) -> SimulationError:
+    """The error of a run that has exploded, with its remedy."""
+    if target > TEMPERATURE_LIMIT:
+        remedy = f"give a temperature below {TEMPERATURE_LIMIT:g} K: nothing stays bound at {target:g} K"
+    else:
+        remedy = "take a shorter timestep, relax the structure first, or use a model trained for such structures"
+    return SimulationError(f"the run exploded at step {step}: {what}; {remedy}")
+
+
+def _state(kelvin: float, energy: float | None) -> str:
+    known = "" if energy is None else f", potential energy {energy:.6g} eV"
+    return f"temperature {kelvin:.4g} K{known}"
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:

@@ -36,8 +36,8 @@ class Recorder:
         self.trajectory, self.log = trajectory, log
         going_on = since is not None and since.trajectory_size > 0
         if since is not None and going_on:
-            _cut(trajectory, since.trajectory_size, since.trajectory_header)
-            _cut(log, since.log_size)
+            cut(trajectory, since.trajectory_size, since.trajectory_header)
+            cut(log, since.log_size)
         self._frames = TrajectoryWriter(str(trajectory), "a" if going_on else "w")
         self._rows: TextIO = open(log, "a" if going_on else "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
         if not going_on:
@@ -76,7 +76,7 @@ class Recorder:
         self._rows.close()
 
 
-def _cut(path: Path, size: int, header: bytes = b"") -> None:
+def cut(path: Path, size: int, header: bytes = b"") -> None:
     """Bring a file back to what it was when it had `size` bytes and began with `header`."""
     there = path.stat().st_size if path.exists() else 0
     if there < size:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,9 +17,16 @@ from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.locking import only_writer
+from atomjet.md.settings import FULLY_PERIODIC
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+PATIENCE = 20
+"""Steps without a smaller force than before, after which it is asked whether the forces are exact enough to go on."""
+
+LOGARITHM = "logm result may be inaccurate"
 
 LARGEST_FOR_BFGS = 200
 """Atoms. BFGS diagonalises a (3N, 3N) matrix at every step; beyond this size that costs more than the forces."""
@@ -59,11 +70,15 @@ class RelaxSettings:
 
 @dataclass(frozen=True)
 class RelaxStep:
-    """Where the relaxation stands: energy in eV, largest force (and cell gradient) in eV/Å."""
+    """Where the relaxation stands: energy in eV, largest force (and cell gradient) in eV/Å.
+
+    `noise`, eV/Å, is set at the end of a relaxation that stopped because its forces are not exact enough for its limit.
+    """
 
     step: int
     energy: float
     fmax: float
+    noise: float | None = None
 
 
 def relax(
@@ -85,6 +100,7 @@ def relax(
 
     Raises:
         StructureError: no atoms, or a cell to relax that is not periodic in three directions.
+        ConfigError: another run is writing the trajectory.
         SimulationError: the calculator refused a structure on the way; says after which step, and its force.
 
     However it ends, `atoms` is the structure of the last step reported, never one that was refused.
@@ -94,21 +110,34 @@ def relax(
     if settings.cell and not atoms.pbc.all():
         raise StructureError(
             f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
-            "leave the cell out, or give a periodic structure"
+            f"leave the cell out, or {FULLY_PERIODIC}"
         )
-    target = FrechetCellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
+    with only_writer(Path(trajectory)) if trajectory else nullcontext():
+        return _descend(atoms, settings, trajectory, report)
+
+
+def _descend(
+    atoms: Atoms, settings: RelaxSettings, trajectory: Path | str | None, report: Callable[[RelaxStep], None]
+) -> tuple[bool, RelaxStep]:
+    """See `relax`, whose checks have passed."""
+    target = _CellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
     kind = settings.optimizer
     if kind == "auto":
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
     frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
     optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
     now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
+    best, since = float("inf"), 0
     try:
         for _ in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
             largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
             now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
             good = atoms.positions.copy(), atoms.cell.copy()
             report(now)
+            best, since = (largest, 0) if largest < best else (best, since + 1)
+            if since and since % PATIENCE == 0 and (noise := force_noise(atoms)) > settings.fmax / 2:
+                now = replace(now, noise=noise)
+                break
     except BaseException as error:
         positions, cell = good
         atoms.set_cell(cell)
@@ -122,3 +151,44 @@ def relax(
         if frames:
             frames.close()
     return now.fmax < settings.fmax, now
+
+
+def force_noise(atoms: Atoms) -> float:
+    """How far the forces of the structure differ, at most, from those of the same structure turned in space, eV/Å.
+
+    Exact forces turn with it: what differs is rounding, below which no optimiser brings them.
+    """
+    turn, _ = np.linalg.qr(np.array([[3.0, 1.0, 2.0], [1.0, -2.0, 1.0], [-1.0, 1.0, 4.0]]))
+    turned = Atoms(atoms.numbers, atoms.positions @ turn, cell=atoms.cell.array @ turn, pbc=atoms.pbc, info=atoms.info)
+    turned.calc = atoms.calc
+    there = turned.get_forces()
+    here = atoms.get_forces(apply_constraint=False)
+    return float(np.linalg.norm(there - here @ turn, axis=1).max())
+
+
+class _CellFilter(FrechetCellFilter):
+    """ASE's filter without what SciPy says of its logarithm: that of a deformation near one the last digits are lost."""
+
+    def get_positions(self) -> Any:
+        with _quiet_logarithm():
+            return super().get_positions()
+
+    def set_positions(self, new: Any, **kwargs: Any) -> None:
+        with _quiet_logarithm():
+            super().set_positions(new, **kwargs)
+
+    def get_forces(self, **kwargs: Any) -> Any:
+        with _quiet_logarithm():
+            return super().get_forces(**kwargs)
+
+
+@contextmanager
+def _quiet_logarithm() -> Iterator[None]:
+    """Drop SciPy's words about `logm`, which older versions print and newer ones warn of; all other words pass."""
+    said = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(said):
+        warnings.filterwarnings("ignore", LOGARITHM)
+        yield
+    for line in said.getvalue().splitlines():
+        if not line.startswith(LOGARITHM):
+            print(line)

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, SimulationError
+from atomjet.locking import only_writer
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.device import Replicas, Snapshot, placed
+from atomjet.md.frames import FrameTemplate
 from atomjet.md.motion import HALTED
-from atomjet.md.observables import Observables, check_sane
+from atomjet.md.observables import ROW, check_sane, exploded
+from atomjet.md.output import Appender, ReplicaOutput
 from atomjet.md.recorder import Recorder
-from atomjet.md.settings import MDSettings
-from atomjet.md.simulation import Summary, checkpoint_path, find_checkpoint, fingerprint, summarise
+from atomjet.md.settings import MDSettings, check_checkpoint_seconds
+from atomjet.md.simulation import Summary, beside, checkpoint_path, find_checkpoint, fingerprint, summarise
 from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
 from atomjet.progress import track
 from atomjet.units import BOLTZMANN, GPA
@@ -90,27 +93,35 @@ def simulate_replicas(
         trajectory, log, resume, overwrite, request, checkpoint_seconds, quiet: see `simulate`.
 
     Raises:
-        ConfigError: files in the way, nothing that this run could resume, or replicas that would all be the same.
+        ConfigError: files in the way, nothing that this run could resume, another run that is writing there, or replicas that would
+            all be the same.
         StructureError: see `MDSettings.check`, and whatever the engine refuses.
         SimulationError: the run exploded; `ReplicasError` where some of several replicas have, after the others are done. What
             was good is kept.
     """
     settings.check(atoms)
-    _check_number(replicas, settings)
+    check_checkpoint_seconds(checkpoint_seconds)
+    check_replicas(replicas, settings)
     trajectory = Path(trajectory)
     log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    about = {"structure": fingerprint(atoms), "log": str(log), "stepped": "on the device", "replicas": replicas}
+    about = {
+        "structure": fingerprint(atoms),
+        "log": beside(trajectory, log),
+        "stepped": "on the device",
+        "replicas": replicas,
+    }
     request = settings.identity() | about | (request or {})
     written = replica_paths(trajectory, log, replicas)
-    since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
-    run = _Run(engine, atoms, settings, trajectory, written, request, since)
-    started = time.perf_counter()
-    with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
-        run.go(advance, checkpoint_seconds)
-    logs, seconds = [path for _, path in written], time.perf_counter() - started
-    summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
-    run.complain(summary)
-    return summary
+    with only_writer(trajectory):
+        since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
+        run = _Run(engine, atoms, settings, trajectory, written, request, since)
+        started = time.perf_counter()
+        with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
+            run.go(advance, checkpoint_seconds)
+        logs, seconds = [path for _, path in written], time.perf_counter() - started
+        summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
+        run.complain(summary)
+        return summary
 
 
 class _Run:
@@ -130,6 +141,8 @@ class _Run:
         self.atoms, self.settings, self.request = atoms, settings, request
         self.checkpoint_file = checkpoint_path(trajectory)
         self.degrees = degrees_of_freedom(atoms, settings.ensemble)
+        self.masses = atoms.get_masses()[:, None]
+        self.volume = float(atoms.get_volume()) if atoms.pbc.all() else float("nan")
         self.frames = _start(atoms, settings, len(written))
         self.rows = min(LONGEST_BURST, max(settings.trajectory_interval, settings.log_interval))
         self.longest = min(FIRST_BURST, self.rows)
@@ -143,30 +156,32 @@ class _Run:
         self.broken: dict[int, SimulationError] = {}
         for replica, frame in enumerate(self.frames):
             if not self.seen.flags[replica]:
-                placed(frame, self.seen, self._part(replica))
-                check_sane(frame, self.seen.forces[self._part(replica)], self.step, self.degrees, settings.temperature)
+                part, energy = self._part(replica), float(self.seen.energy[replica])
+                placed(frame, self.seen, part)
+                check_sane(frame, energy, self.seen.forces[part], self.step, self.degrees, settings.temperature)
         for path in (path for pair in written for path in pair):
             path.parent.mkdir(parents=True, exist_ok=True)
         if since is None:
-            self._save([Recorded()] * len(written))
-        recorded = since.recorded if since else [None] * len(written)
-        self.recorders = [Recorder(*paths, one) for paths, one in zip(written, recorded, strict=True)]
-        if since is None or since.recorded[0].trajectory_size == 0:
-            self._record_frames(due=True)
-            self._record_rows(due=True)
+            self._save()([Recorded()] * len(written))
+        going_on = since is not None and since.recorded[0].trajectory_size > 0
+        if not going_on:
+            for replica, paths in enumerate(written):
+                self._begin(replica, *paths)
+        recorded = since.recorded if since and going_on else [None] * len(written)
+        self.template = FrameTemplate(self.frames[0], bool(atoms.pbc.all()))
+        self.output = ReplicaOutput([Appender(*paths, one) for paths, one in zip(written, recorded, strict=True)])
 
     def go(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
         """Do the steps that are left, then record the last state whatever the intervals."""
         try:
             self._steps(advance, checkpoint_seconds)
             if self._moving():
-                self._save([recorder.on_disk() for recorder in self.recorders])
+                self.output.checkpoint(self._save())
                 self._record_frames(due=False)
                 self._record_rows(due=False)
             placed(self.atoms, self.seen, self._part(0))
         finally:
-            for recorder in self.recorders:
-                recorder.close()
+            self.output.close()
 
     def complain(self, summary: Summary) -> None:
         """Say which replicas have exploded, if any.
@@ -204,10 +219,11 @@ class _Run:
                     self._settle(turn)
                     turn, enqueued, following = turn + 1, self.step, None
                 advance(self.step - before)
+                self.output.hand_over()
                 now = time.monotonic()
                 self.longest = self._adapted(now - began)
                 if now - saved >= checkpoint_seconds and self._moving():
-                    self._save([recorder.on_disk() for recorder in self.recorders])
+                    self.output.checkpoint(self._save())
                     saved = time.monotonic()
             pending = following
 
@@ -230,11 +246,11 @@ class _Run:
         before, self.seen = self.step, snapshot
         moving = snapshot.steps[snapshot.flags & ~HALTED == 0]
         self.step = int(moving.max() if len(moving) else snapshot.steps.max())
-        for step in range(before + 1, self.step + 1):
-            if step % self.settings.log_interval == 0:
-                for replica in np.flatnonzero(snapshot.steps >= step).tolist():
-                    values = snapshot.record[step % self.rows, replica]
-                    self.recorders[replica].row(self._observables(step, *values.tolist()))
+        interval = self.settings.log_interval
+        for step in range(before + 1 + -(before + 1) % interval, self.step + 1, interval):
+            rows = snapshot.record[step % self.rows].tolist()
+            for replica in np.flatnonzero(snapshot.steps >= step).tolist():
+                self.output.files[replica].row(self._row(step, *rows[replica]))
         if self.step > before:
             self._record_frames(due=True)
 
@@ -243,53 +259,77 @@ class _Run:
         self.broken |= self.replicas.settle(self.seen)
         self.seen = self.replicas.request(turn).wait()
 
+    def _begin(self, replica: int, trajectory: Path, log: Path) -> None:
+        """The first frame and row of a replica, by ASE."""
+        part = self._part(replica)
+        results = {"energy": float(self.seen.energy[replica]), "forces": self.seen.forces[part].copy()}
+        if self.atoms.pbc.all():
+            results["stress"] = full_3x3_to_voigt_6_stress(self.seen.stress[replica])
+        recorder = Recorder(trajectory, log)
+        recorder.frame(placed(self.frames[replica], self.seen, part), results, 0, 0.0)
+        recorder.close()
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(self._row(0, *self._values(replica)))
+
     def _record_frames(self, due: bool) -> None:
         """Write a frame of each moving replica, if this step is one (due) or is none (not due) of those with a frame."""
         if (self.step % self.settings.trajectory_interval == 0) != due:
             return
-        for replica in self._moving():
-            part = self._part(replica)
-            results = {"energy": float(self.seen.energy[replica]), "forces": self.seen.forces[part].copy()}
-            if self.atoms.pbc.all():
-                results["stress"] = full_3x3_to_voigt_6_stress(self.seen.stress[replica])
-            image = placed(self.frames[replica], self.seen, part)
-            self.recorders[replica].frame(image, results, self.step, self.step * self.settings.timestep)
+        seen, moving = self.seen, self._moving()
+        each = (len(self.frames), len(self.atoms), 3)
+        # What `Atoms.set_velocities` makes of them.
+        momenta = self.masses * (seen.velocities.reshape(each)[moving] / units.fs)
+        arrays = {"positions.": seen.positions.reshape(each)[moving], "momenta.": momenta}
+        arrays["forces."] = seen.forces.reshape(each)[moving].astype(np.float64)
+        stresses = None
+        if self.atoms.pbc.all():
+            stresses = [full_3x3_to_voigt_6_stress(seen.stress[replica]).tolist() for replica in moving]
+        places = [self.output.files[replica].place() for replica in moving]
+        time_fs, energies = self.step * self.settings.timestep, seen.energy[moving].tolist()
+        frames = self.template.frames(places, arrays, energies, stresses, self.step, time_fs)
+        self.output.frames(moving, frames, self.template.text_at)
 
     def _record_rows(self, due: bool) -> None:
-        """The same for the log, of a step that the device has no record of: the first, or where a run ends."""
-        if (self.step % self.settings.log_interval == 0) != due:
-            return
-        for replica in self._moving():
-            part = self._part(replica)
-            image = placed(self.frames[replica], self.seen, part)
-            largest = float(np.linalg.norm(self.seen.forces[part], axis=1).max())
-            trace = float(np.trace(self.seen.stress[replica]))
-            values = float(self.seen.energy[replica]), float(image.get_kinetic_energy()), largest, trace
-            self.recorders[replica].row(self._observables(self.step, *values))
+        """Write a row for each moving replica, as `_record_frames` does; for a step that the device keeps no record of."""
+        if (self.step % self.settings.log_interval == 0) == due:
+            for replica in self._moving():
+                self.output.files[replica].row(self._row(self.step, *self._values(replica)))
 
-    def _observables(self, step: int, potential: float, kinetic: float, largest: float, trace: float) -> Observables:
-        volume = pressure = float("nan")
-        if self.atoms.pbc.all():
-            volume = float(self.atoms.get_volume())
-            # The momentum of the atoms is part of the pressure; stress is positive under tension.
-            pressure = (2.0 * kinetic / volume - trace) / 3.0 / GPA
-        return Observables(
-            step=step,
-            time_fs=step * self.settings.timestep,
-            potential_eV=potential,
-            kinetic_eV=kinetic,
-            total_eV=potential + kinetic,
-            temperature_K=2.0 * kinetic / (self.degrees * BOLTZMANN) if self.degrees else 0.0,
-            max_force_eV_A=largest,
-            volume_A3=volume,
-            pressure_GPa=pressure,
+    def _values(self, replica: int) -> tuple[float, float, float, float]:
+        """The observables that the device records, of what was seen last."""
+        part = self._part(replica)
+        image = placed(self.frames[replica], self.seen, part)
+        largest = float(np.linalg.norm(self.seen.forces[part], axis=1).max())
+        trace = float(np.trace(self.seen.stress[replica]))
+        return float(self.seen.energy[replica]), float(image.get_kinetic_energy()), largest, trace
+
+    def _row(self, step: int, potential: float, kinetic: float, largest: float, trace: float) -> str:
+        """A row of the log, with its end of line."""
+        kelvin = 2.0 * kinetic / (self.degrees * BOLTZMANN) if self.degrees else 0.0
+        # The momentum of the atoms is part of the pressure; stress is positive under tension. Without a volume both are NaN.
+        pressure = (2.0 * kinetic / self.volume - trace) / 3.0 / GPA
+        total = potential + kinetic
+        return ROW % (
+            step,
+            step * self.settings.timestep,
+            potential,
+            kinetic,
+            total,
+            kelvin,
+            largest,
+            self.volume,
+            pressure,
         )
 
-    def _save(self, recorded: Sequence[Recorded]) -> None:
-        """Write a checkpoint of what was seen last."""
-        seen = self.seen
-        arrays = {name: getattr(seen, name) for name in ("positions", "velocities", "flags", "steps")}
-        Checkpoint(self.step, self.request, {}, tuple(recorded), arrays).save(self.checkpoint_file)
+    def _save(self) -> Callable[[Sequence[Recorded]], None]:
+        """What writes a checkpoint of what was seen last, once it is told how much is on the disk."""
+        step, seen = self.step, self.seen
+        arrays = {name: getattr(seen, name).copy() for name in ("positions", "velocities", "flags", "steps")}
+
+        def save(recorded: Sequence[Recorded]) -> None:
+            Checkpoint(step, self.request, {}, tuple(recorded), arrays).save(self.checkpoint_file)
+
+        return save
 
     def _moving(self) -> list[int]:
         """Replicas that have not exploded."""
@@ -302,10 +342,7 @@ class _Run:
         """What happened to a replica that stands still."""
         error = self.broken.get(replica) or self.replicas.explain(self.seen, replica)
         step = int(self.seen.steps[replica]) + 1
-        return error or SimulationError(
-            f"the run exploded at step {step}: a force or the temperature just passed its limit; "
-            "take a shorter timestep, relax the structure first, or use a model trained for such structures"
-        )
+        return error or exploded(step, "a force or the temperature just passed its limit", self.settings.temperature)
 
 
 def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
@@ -320,7 +357,12 @@ def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
     return frames
 
 
-def _check_number(replicas: int, settings: MDSettings) -> None:
+def check_replicas(replicas: int, settings: MDSettings) -> None:
+    """Refuse a number of replicas that cannot be run, or that would all be the same.
+
+    Raises:
+        ConfigError: says which, and the limit.
+    """
     if not 1 <= replicas <= MOST_REPLICAS:
         raise ConfigError(f"replicas {replicas} is outside 1 ... {MOST_REPLICAS}; make several runs with other seeds")
     if replicas > 1 and settings.keep_velocities and settings.ensemble == "nve":

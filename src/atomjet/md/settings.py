@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from atomjet.errors import ConfigError, StructureError
@@ -17,6 +19,15 @@ LARGEST_TIMESTEP = 5.0
 
 CAREFUL_TIMESTEP = 1.0
 """fs. The period of an X-H stretch is about 10 fs and wants ten steps."""
+
+MOST_STEPS = 10**12
+"""More than any machine takes; device counters and files hold it."""
+
+LARGEST_PRESSURE = 10_000.0
+"""GPa, beyond what any model has been trained for; a mistake in the unit is likelier than an intention."""
+
+FULLY_PERIODIC = "make it periodic with vacuum where it ends (ASE: atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
+"""The way out for slabs and molecules where all three directions must be periodic."""
 
 DEFAULT_FRICTION = 10.0
 """1/ps: a molecule reaches its temperature within a few tenths of a picosecond."""
@@ -59,8 +70,12 @@ class MDSettings:
         """Refuse what makes no sense."""
         if self.ensemble not in ENSEMBLES:
             raise ConfigError(f"ensemble {self.ensemble!r} is not known; choose one of {', '.join(ENSEMBLES)}")
+        for name in ("steps", "log_interval", "trajectory_interval", "seed"):
+            _check_whole(name, getattr(self, name))
         if self.steps < 0:
             raise ConfigError(f"steps {self.steps} is negative; give 0 or more")
+        if self.steps > MOST_STEPS:
+            raise ConfigError(f"steps {self.steps} is more than {MOST_STEPS}; give fewer, and go on with resume")
         for name in ("log_interval", "trajectory_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} is below 1 step; give 1 or more")
@@ -83,6 +98,11 @@ class MDSettings:
             raise ConfigError(f"temperature 0 K cannot be held in {self.ensemble}; give more than 0 K, or use nve")
         if self.pressure is not None:
             _check_number("pressure", self.pressure, "GPa")
+            if abs(self.pressure) > LARGEST_PRESSURE:
+                raise ConfigError(
+                    f"pressure {self.pressure} GPa is outside -{LARGEST_PRESSURE:g} ... {LARGEST_PRESSURE:g} GPa; "
+                    "1 bar is 0.0001 GPa"
+                )
             if self.ensemble != "npt":
                 raise ConfigError(f"pressure {self.pressure} GPa has no effect in {self.ensemble}; use ensemble npt")
         if self.friction is not None:
@@ -96,20 +116,23 @@ class MDSettings:
         """Refuse structures that this run cannot be done with; return warnings, each one line.
 
         Raises:
-            StructureError: no atoms; npt without three periodic directions, or with fixed atoms.
+            StructureError: no atoms, a mass that cannot move, or a constraint that cannot be counted; npt without three periodic
+                directions, or with fixed atoms.
             ConfigError: velocities to be kept where there are none.
         """
         if len(atoms) == 0:
             raise StructureError("the structure has no atoms; give at least one")
+        _check_masses(atoms)
         if self.ensemble == "npt" and not atoms.pbc.all():
             raise StructureError(
                 f"npt needs a cell periodic in three directions, this structure has pbc {atoms.pbc.tolist()}; "
-                "use nvt, or give a periodic structure"
+                f"use nvt, or {FULLY_PERIODIC}"
             )
         if self.ensemble == "npt" and atoms.constraints:
             raise StructureError(
                 "npt cannot hold atoms fixed while the cell changes; remove the constraints, or use nvt"
             )
+        _check_constraints(atoms)
         if self.keep_velocities and not atoms.has("momenta"):
             raise ConfigError("the structure carries no velocities to keep; leave keep_velocities out to draw new ones")
         if self.timestep > CAREFUL_TIMESTEP and 1 in atoms.numbers:
@@ -123,7 +146,44 @@ class MDSettings:
         return values
 
 
+def check_checkpoint_seconds(seconds: float) -> None:
+    """Refuse a time between checkpoints that would never pass, or has passed always.
+
+    Raises:
+        ConfigError: not a finite number of seconds, or below 0.
+    """
+    _check_number("checkpoint_seconds", seconds, "s")
+    if seconds < 0:
+        raise ConfigError(f"checkpoint_seconds {seconds} s is negative; give 0 or more, 5 s is usual")
+
+
 def _check_number(name: str, value: float, unit: str) -> None:
     """Refuse NaN and infinity, which pass every comparison the wrong way."""
-    if not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigError(f"{name} {value} {unit} is not a finite number; give one")
+
+
+def _check_whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{name} {value!r} is not a whole number; give one")
+
+
+def _check_masses(atoms: Atoms) -> None:
+    masses = atoms.get_masses()
+    wrong = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))
+    if len(wrong):
+        raise StructureError(
+            f"atom {wrong[0]} ({atoms.symbols[wrong[0]]}) has the mass {masses[wrong[0]]:g} amu ({len(wrong)} such atoms); "
+            "masses must be finite and above 0: correct them, or leave them out of the file for those of the elements"
+        )
+
+
+def _check_constraints(atoms: Atoms) -> None:
+    for constraint in atoms.constraints:
+        try:
+            constraint.get_removed_dof(atoms)
+        except (NotImplementedError, AttributeError):
+            raise StructureError(
+                f"the constraint {type(constraint).__name__} does not say how many degrees of freedom it removes, so that no "
+                "temperature can be told; remove it for dynamics"
+            ) from None

@@ -6,6 +6,7 @@ A run writes three files: OUT.traj (frames), a log (one row of observables every
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
-from atomjet.errors import AtomJetError, ConfigError, SimulationError
+from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.locking import only_writer
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.dynamics import build_dynamics, get_state, set_state, take_step
-from atomjet.md.observables import check_sane, drift, measure, read_log
+from atomjet.md.observables import check_sane, drift, measure, read_log, refused
 from atomjet.md.recorder import Recorder, results_of
-from atomjet.md.settings import MDSettings
-from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
+from atomjet.md.settings import MDSettings, check_checkpoint_seconds
+from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities, temperature
 from atomjet.progress import track
 
 
@@ -85,20 +87,22 @@ def simulate(
         quiet: no progress bar.
 
     Raises:
-        ConfigError: files in the way, or nothing that this run could resume.
+        ConfigError: files in the way, nothing that this run could resume, or another run that is writing there.
         StructureError: see `MDSettings.check`, and whatever the calculator refuses.
         SimulationError: the run exploded; frames before that are kept.
     """
     settings.check(atoms)
+    check_checkpoint_seconds(checkpoint_seconds)
     trajectory = Path(trajectory)
     log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    request = settings.identity() | {"structure": fingerprint(atoms), "log": str(log)} | (request or {})
-    since = find_checkpoint(trajectory, [(trajectory, log)], settings, request, resume, overwrite)
-    run = _Run(atoms, settings, trajectory, log, request, since)
-    started = time.perf_counter()
-    with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
-        run.go(advance, checkpoint_seconds)
-    return _summary(run, time.perf_counter() - started)
+    request = settings.identity() | {"structure": fingerprint(atoms), "log": beside(trajectory, log)} | (request or {})
+    with only_writer(trajectory):
+        since = find_checkpoint(trajectory, [(trajectory, log)], settings, request, resume, overwrite)
+        run = _Run(atoms, settings, trajectory, log, request, since)
+        started = time.perf_counter()
+        with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
+            run.go(advance, checkpoint_seconds)
+        return _summary(run, time.perf_counter() - started)
 
 
 class _Run:
@@ -116,6 +120,7 @@ class _Run:
         """Start anew, or from a checkpoint."""
         self.atoms, self.settings, self.request = atoms, settings, request
         self.checkpoint_file = checkpoint_path(trajectory)
+        _measure_bonds(atoms)
         self.degrees = degrees_of_freedom(atoms, settings.ensemble)
         self.generator = np.random.default_rng(settings.seed)
         self.step = self.resumed_at = since.step if since else 0
@@ -123,11 +128,13 @@ class _Run:
             self._restore(since)
         elif not settings.keep_velocities:
             draw_velocities(atoms, settings.temperature, settings.ensemble, self.generator)
-        elif settings.ensemble != "nvt":
-            bring_to_rest(atoms)  # what is conserved is not counted among the degrees of freedom
+        else:
+            atoms.set_momenta(atoms.get_momenta())  # less what the constraints forbid
+            if settings.ensemble != "nvt":
+                bring_to_rest(atoms)  # what is conserved is not counted among the degrees of freedom
         self.dynamics = _continued(build_dynamics(atoms, settings, self.generator), since)
         self.forces = atoms.get_forces(md=True)  # what the model refuses, it refuses before any file is touched
-        check_sane(atoms, self.forces, self.step, self.degrees, settings.temperature)
+        self._check()
         trajectory.parent.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         if since is None:
@@ -156,13 +163,25 @@ class _Run:
 
     def _advance(self) -> None:
         """One time step, checked and recorded."""
+        energy, momenta = self._energy(), self.atoms.get_momenta()
         try:
             self.forces = take_step(self.dynamics, self.forces)
+        except StructureError as error:
+            self.atoms.set_momenta(momenta, apply_constraint=False)
+            kelvin = temperature(self.atoms, self.degrees)
+            raise refused(error, self.step + 1, kelvin, energy, self.settings.temperature) from error
         except AtomJetError as error:
             raise SimulationError(f"the run broke down at step {self.step + 1}: {error}") from error
         self.step += 1
-        check_sane(self.atoms, self.forces, self.step, self.degrees, self.settings.temperature)
+        self._check()
         self._record()
+
+    def _check(self) -> None:
+        check_sane(self.atoms, self._energy(), self.forces, self.step, self.degrees, self.settings.temperature)
+
+    def _energy(self) -> float | None:
+        """Potential energy of the last forces, eV, without asking the calculator, which would compare all atoms first."""
+        return getattr(self.atoms.calc, "results", {}).get("energy")
 
     def _record(self, due: bool = True) -> None:
         """Write frame and row where they are due at this step; or, with due=False, where they are not."""
@@ -190,6 +209,14 @@ class _Run:
         self.atoms.positions[:] = since.arrays["positions"]
         self.atoms.set_momenta(since.arrays["momenta"], apply_constraint=False)
         self.generator.bit_generator.state = since.noise
+
+
+def _measure_bonds(atoms: Atoms) -> None:
+    """Let constraints on bond lengths measure them now, and so in a resumed run as in the one that it continues."""
+    trial = atoms.copy()
+    trial.set_constraint([])
+    for constraint in atoms.constraints:
+        constraint.adjust_momenta(trial, np.zeros((len(trial), 3)))
 
 
 def _continued(dynamics: MolecularDynamics, since: Checkpoint | None) -> MolecularDynamics:
@@ -240,6 +267,11 @@ def find_checkpoint(
                 f"{file} exists already; go on with resume, start again with overwrite, or choose another name"
             )
     return None
+
+
+def beside(trajectory: Path, log: Path) -> str:
+    """Where a log stands, seen from its trajectory: however the two are spelled, and wherever both are moved."""
+    return os.path.relpath(log.resolve(), trajectory.resolve().parent)
 
 
 def fingerprint(atoms: Atoms) -> str:

@@ -27,7 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGraph, System
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 
 
 class Definition(Protocol):
@@ -212,7 +212,7 @@ class CapturedBackend(Backend, Protocol):
         """Allocate, once, everything that segments write."""
         ...
 
-    def segments(self, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Any) -> Sequence[Segment]:
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Any) -> Sequence[Segment]:
         """Return an evaluation over these buffers, to be enqueued any number of times, whatever they hold then.
 
         With a status other than zero the graph has no edges. A structure whose weights are in no slot sets `Status.SLOT`.
@@ -224,7 +224,7 @@ class CapturedBackend(Backend, Protocol):
         ...
 
 
-def evaluate(backend: CapturedBackend, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Any) -> Atomic:
+def evaluate(backend: CapturedBackend, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Any) -> Atomic:
     """Enqueue all segments once; for one process."""
     for segment in backend.segments(graph, conditions, workspace):
         segment.launch()

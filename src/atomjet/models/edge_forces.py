@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
-from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
+from atomjet.data import GraphBuffers, PredictionBuffers, Status, SystemBuffers
 from atomjet.models.contract import Atomic
 from atomjet.ops.chaining import await_previous, can_chain
 
@@ -216,13 +216,13 @@ def edge_forces_sums_kernel(
 
 
 def launch(
-    system: PaddedSystem,
-    graph: PaddedGraph,
+    system: SystemBuffers,
+    graph: GraphBuffers,
     atomic: Atomic,
     references: Tensor,
     closest: Tensor,
     virials: Tensor,
-    out: PaddedPrediction,
+    out: PredictionBuffers,
 ) -> None:
     """Enqueue the sums of one evaluation.
 
@@ -286,9 +286,9 @@ def launch(
 
 
 def reference(
-    system: PaddedSystem, graph: PaddedGraph, atomic: Atomic, references: Tensor
+    system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, references: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forces (N, 3), atomic energies (N,) in the `PaddedSystem`'s order and virials (S, 3, 3) of what is in use; plain float64."""
+    """Forces (N, 3), atomic energies (N,) in the `SystemBuffers`'s order and virials (S, 3, 3) of what is in use; plain float64."""
     atoms, edges = int(graph.owned), int(graph.row_ptr[-1])
     p = atomic.gradients[:, :edges, :3].double().sum(0)
     p = p if atomic.of_reverse else -p

@@ -1,5 +1,5 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
-"""`PaddedSystem` to `PaddedGraph`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated.
+"""`SystemBuffers` to `GraphBuffers`: the search that a CUDA graph can hold. Kernels only; nothing waits, nothing is allocated.
 
 And `search`, which puts it to use once: guesses how many edges there will be, looks, grows the buffers where they were too small.
 """
@@ -11,7 +11,7 @@ import threading
 
 import torch
 
-from atomjet.data import Capacity, Graph, PaddedGraph, PaddedSystem, Status, System
+from atomjet.data import Capacity, Graph, GraphBuffers, Status, System, SystemBuffers
 from atomjet.data.buffers import has_images
 from atomjet.errors import StructureError
 from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
@@ -49,7 +49,7 @@ class PaddedSearch:
             )
         self.capacity, self.cutoff = capacity, float(cutoff)
         self.device = torch.device(device)
-        self.graph = PaddedGraph.empty(capacity, device)
+        self.graph = GraphBuffers.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)
         elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
@@ -57,7 +57,7 @@ class PaddedSearch:
         else:
             self.route = AllPairs(self.graph, cutoff)
 
-    def launch(self, system: PaddedSystem) -> PaddedGraph:
+    def launch(self, system: SystemBuffers) -> GraphBuffers:
         """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.
 
         Args:
@@ -97,13 +97,13 @@ class _Kept(threading.local):
     """The room of this thread's last search. What a search leaves there has been copied out when it returns."""
 
     key: tuple[torch.device, float, torch.cuda.Stream | None] | None = None
-    room: tuple[PaddedSearch, PaddedSystem] | None = None
+    room: tuple[PaddedSearch, SystemBuffers] | None = None
 
 
 _kept = _Kept()
 
 
-def _room(system: System, asked: Capacity, cutoff: float) -> tuple[PaddedSearch, PaddedSystem]:
+def _room(system: System, asked: Capacity, cutoff: float) -> tuple[PaddedSearch, SystemBuffers]:
     """Buffers for so much: those of the last search, where they are large enough and not far too large, else others."""
     device = system.device
     key = (device, cutoff, torch.cuda.current_stream(device) if device.type == "cuda" else None)
@@ -113,7 +113,7 @@ def _room(system: System, asked: Capacity, cutoff: float) -> tuple[PaddedSearch,
     sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
     wanted = Capacity(*(_rounded(n) for n in sizes), asked.images) if small else asked
     finder = PaddedSearch(wanted, cutoff, device)
-    room = finder, PaddedSystem.empty(wanted, device)
+    room = finder, SystemBuffers.empty(wanted, device)
     if small:
         _kept.key, _kept.room = key, room
     return room
@@ -149,7 +149,7 @@ def _guess(system: System, cutoff: float) -> tuple[int, int, bool]:
     return int(largest), int(edges), bool(images)
 
 
-def to_graph(graph: PaddedGraph, padded: PaddedSystem, system: System, cutoff: float, edges: int) -> Graph:
+def to_graph(graph: GraphBuffers, padded: SystemBuffers, system: System, cutoff: float, edges: int) -> Graph:
     """Leave the fixed buffers: atoms numbered as given, canonical order, exact size."""
     atoms, device = system.num_atoms, system.device
     order = graph.order[:atoms]

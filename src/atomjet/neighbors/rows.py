@@ -2,7 +2,7 @@
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """From the degrees of atoms to rows of edges: what all routes share.
 
-A row of a `PaddedGraph` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
+A row of a `GraphBuffers` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
 counted (whole numbers: the order does not matter), so each program here adds the blocks before its own, and no program waits
 for another. When something does not fit, every row becomes empty: later kernels find nothing to do and stay in bounds.
 """

@@ -20,7 +20,7 @@ from ase.build import bulk, molecule
 from torch import Tensor
 
 from atomjet import AtomJetError, Engine, Prediction, System
-from atomjet.data import Capacity, PaddedSystem
+from atomjet.data import Capacity, SystemBuffers
 from atomjet.engine.evaluation import Evaluation
 
 FORCES = {"default": 5e-3, "high": 1e-4, "float64": 1e-12}
@@ -114,7 +114,7 @@ class CapturedConformance:
         roomy = Capacity(roomy.systems + 3, roomy.atoms + 40, roomy.edges + 77, roomy.atoms_per_system, roomy.images)
         results = []
         for capacity in (reserved.capacity, roomy):
-            buffers = PaddedSystem.empty(capacity, engine.device)
+            buffers = SystemBuffers.empty(capacity, engine.device)
             evaluation = Evaluation(stages, buffers, reserved.conditions)
             buffers.fill(system, engine.stages.backend.admit(system, engine.task))  # type: ignore[union-attr]
             poison(evaluation)

@@ -19,11 +19,11 @@ from atomjet.data import (
     ConditionBuffers,
     Conditions,
     Graph,
-    PaddedGraph,
-    PaddedPrediction,
-    PaddedSystem,
+    GraphBuffers,
+    PredictionBuffers,
     Status,
     System,
+    SystemBuffers,
 )
 from atomjet.data.buffers import SHIFT_LIMIT, unpack_shifts
 from atomjet.engine import Engine
@@ -67,7 +67,7 @@ class Buffered:
         """Return what `workspace` allocates."""
         return 8 * capacity.atoms + 32 * capacity.edges
 
-    def segments(self, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Any) -> list[Segment]:
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Any) -> list[Segment]:
         """One: everything."""
         energies, gradients = workspace
 
@@ -104,9 +104,9 @@ class PlainSearch:
 
     def __init__(self, cutoff: float, dtype: torch.dtype, capacity: Capacity) -> None:
         self.cutoff, self.capacity, self.launches = cutoff, capacity, 0
-        self.graph = PaddedGraph.empty(capacity, "cpu", dtype)
+        self.graph = GraphBuffers.empty(capacity, "cpu", dtype)
 
-    def launch(self, system: PaddedSystem) -> None:
+    def launch(self, system: SystemBuffers) -> None:
         """Search once."""
         self.launches += 1
         graph, atoms = self.graph, int(system.system_ptr[-1])
@@ -123,7 +123,7 @@ class PlainSearch:
         if bool((found.shifts.abs() > SHIFT_LIMIT).any()):
             graph.status[0] = int(Status.SHIFTS)
             return
-        filled = PaddedGraph.from_graph(found, self.capacity, graph.vectors.dtype)
+        filled = GraphBuffers.from_graph(found, self.capacity, graph.vectors.dtype)
         for name in ("row_ptr", "neighbors", "shifts", "vectors", "reverse", "system_ptr", "atomic_numbers"):
             getattr(graph, name).copy_(getattr(filled, name))
 
@@ -131,10 +131,10 @@ class PlainSearch:
 def sum_up(
     references: Tensor,
     closest: Tensor,
-    system: PaddedSystem,
-    graph: PaddedGraph,
+    system: SystemBuffers,
+    graph: GraphBuffers,
     atomic: Atomic,
-    prediction: PaddedPrediction,
+    prediction: PredictionBuffers,
 ) -> None:
     """Energies, forces and stress from what the model left, by their definitions; see `models/edge_forces.py`."""
     prediction.buffer.fill_(torch.nan)
@@ -176,8 +176,8 @@ def plain_stages(engine: Engine, backend: CapturedBackend | None = None) -> Stag
     )
 
 
-def in_use(buffers: PaddedSystem) -> System:
-    """What a `PaddedSystem` holds."""
+def in_use(buffers: SystemBuffers) -> System:
+    """What a `SystemBuffers` holds."""
     bounds = buffers.system_ptr.tolist()
     systems, atoms = sum(after > before for before, after in pairwise(bounds)), bounds[-1]
     return System(
@@ -190,7 +190,7 @@ def in_use(buffers: PaddedSystem) -> System:
 
 
 def as_graph(
-    graph: PaddedGraph, conditions: ConditionBuffers, cutoff: float = 0.0, tasks: tuple[str, ...] = ()
+    graph: GraphBuffers, conditions: ConditionBuffers, cutoff: float = 0.0, tasks: tuple[str, ...] = ()
 ) -> Graph:
     """The edges in use, and what their structures were staged with."""
     bounds = graph.system_ptr.tolist()

@@ -203,3 +203,33 @@ def test_fine_tuned_on_one_dataset(parts, tmp_path):
     atoms.info["task"] = "omc"
     expected = atomjet.load(SMALL, device="cpu", precision="float64").predict(atoms)
     assert torch.equal(tuned.predict(atoms).forces, expected.forces)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sphere_channels": -8}, "channels: Input should be greater than or equal to 1"),
+        ({"sphere_channels": 20000}, "channels: Input should be less than or equal to 4096"),
+        ({"num_layers": 0}, "layers: Input should be greater than or equal to 1"),
+        ({"num_layers": 10**9}, "layers: Input should be less than or equal to 64"),
+        ({"cutoff": 0}, "cutoff: Input should be greater than 0"),
+        ({"cutoff": float("nan")}, "cutoff: Input should be a finite number"),
+        ({"max_num_elements": 2 * 10**9}, "max_z: Input should be less than or equal to 119"),
+        ({"num_experts": -1}, "experts: Input should be greater than or equal to 1"),
+        ({"charge_balanced_channels": [None, "a"]}, "damaged or of another version|row of neighbouring"),
+        ({"charge_balanced_channels": 7}, "damaged or of another version|row of neighbouring"),
+        ({"dataset_mapping": {"omol": ["omol"]}}, "damaged or of another version|does not map"),
+        ({"dataset_list": 5, "dataset_mapping": None}, "damaged or of another version|does not map"),
+    ],
+)
+def test_configurations_out_of_range(values, message, parts, tmp_path):
+    model, tasks, weights = parts
+    refused(write(tmp_path / "x.pt", change(model, **values), tasks, weights), message)
+
+
+@pytest.mark.parametrize(
+    "tasks", [[3], [{"datasets": 7, "property": "energy"}], [{"datasets": [["omol"]], "property": "energy"}]]
+)
+def test_tasks_that_are_none(tasks, parts, tmp_path):
+    model, _, weights = parts
+    refused(write(tmp_path / "x.pt", model, tasks, weights), "damaged|unknown or occurs twice")

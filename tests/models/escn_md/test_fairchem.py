@@ -7,8 +7,7 @@ from ase.build import molecule
 
 import atomjet
 from atomjet.data.elements import SYMBOLS
-from atomjet.models import file
-from atomjet.models.escn_md import fairchem
+from atomjet.models import load
 from tests.models.escn_md.foreign import GOLDEN, VARIANTS, atoms_of, golden
 
 ENERGY = 1e-9  # eV per atom
@@ -77,13 +76,13 @@ def test_float32_is_as_close_as_fairchem(name, backend):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_converted_once(name, tmp_path):
-    fairchem.convert(GOLDEN / f"{name}.pt", tmp_path / "model.safetensors")
+    load.convert(GOLDEN / f"{name}.pt", None, tmp_path / "model.safetensors")
     before = atomjet.load(GOLDEN / f"{name}.pt", device="cpu", precision="float64")
     after = atomjet.load(tmp_path / "model.safetensors", device="cpu", precision="float64")
     atoms = [atoms_of(entry) for entry in golden(name)["structures"]]
     assert torch.equal(after.predict(atoms).forces, before.predict(atoms).forces)
     assert after.card["tasks"] == list(before.model.config.tasks)
-    assert file.read(tmp_path / "model.safetensors")[0].config == before.model.config
+    assert load.read(tmp_path / "model.safetensors")[0].config == before.model.config
 
 
 def test_what_fast_pytorch_cannot_serve():

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atomjet.data.elements import SYMBOLS
 
 
 class EscnMdConfig(BaseModel):
     """Hyperparameters of eSCN-MD (the architecture of UMA), for models whose forces are the derivative of their energy."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    channels: int = Field(128, ge=1, description="C, channels of every coefficient of an atom")
-    hidden_channels: int = Field(128, ge=1, description="H, channels between the two products of a layer")
+    channels: int = Field(128, ge=1, le=4096, description="C, channels of every coefficient of an atom")
+    hidden_channels: int = Field(128, ge=1, le=4096, description="H, channels between the two products of a layer")
     edge_channels: int = Field(
-        128, ge=1, description="width of the radial networks and of the element embeddings of an edge"
+        128, ge=1, le=4096, description="width of the radial networks and of the element embeddings of an edge"
     )
     lmax: int = Field(2, ge=1, le=12, description="highest degree l")
-    mmax: int = Field(2, ge=0, description="highest order m kept in the frame of an edge")
-    layers: int = Field(4, ge=1)
-    cutoff: float = Field(6.0, gt=0, description="Å")
-    num_radial: int = Field(32, ge=2, description="Gaussians")
-    experts: int = Field(64, ge=1, description="linear maps that are mixed for each system")
+    mmax: int = Field(2, ge=0, le=12, description="highest order m kept in the frame of an edge")
+    layers: int = Field(4, ge=1, le=64)
+    cutoff: float = Field(6.0, gt=0, le=100, description="Å")
+    num_radial: int = Field(32, ge=2, le=4096, description="Gaussians")
+    experts: int = Field(64, ge=1, le=4096, description="linear maps that are mixed for each system")
     composition: Literal["none", "mean", "mean_with_zero"] = Field(
         "mean", description="whether the mixture depends on the elements; with_zero: the mean counts a row of zeros"
     )
-    max_z: int = Field(100, ge=2, description="rows of the element embeddings; atomic numbers below it")
-    tasks: tuple[str, ...] = Field(
-        description="names of the datasets, each with an embedding, a head, references and a scale"
+    max_z: int = Field(
+        100, ge=2, le=len(SYMBOLS), description="rows of the element embeddings; atomic numbers below it"
+    )
+    tasks: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        max_length=256, description="names of the datasets, each with an embedding, a head, references and a scale"
     )
     charge_channels: tuple[int, int] = Field((0, 0), description="scalar channels [from, to) that sum to the charge")
     spin_channels: tuple[int, int] = Field(
@@ -36,7 +40,7 @@ class EscnMdConfig(BaseModel):
     )
     single_atoms: bool = Field(True, description="whether isolated atoms were trained on")
     max_neighbors: int = Field(300, ge=1, description="neighbours of an atom up to which the makers evaluate the model")
-    model_id: str = Field("", description="what the makers call it")
+    model_id: str = Field("", max_length=200, description="what the makers call it")
 
     @model_validator(mode="after")
     def _consistent(self) -> EscnMdConfig:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import ModelFileError
-from atomjet.models import file
+from atomjet.models import tensor_file
 from atomjet.models.escn_md import checkpoint
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.skeleton import skeleton
 
 FIXED = {
     "distance_function": ("gaussian", "gaussian"),
@@ -41,17 +42,6 @@ BACKBONE = "eSCNMDMoeBackbone"
 HEADS = ("DatasetSpecificMoEWrapper", "DatasetSpecificSingleHeadWrapper", "MLP_EFS_Head")
 
 
-def convert(path: str | Path, out: str | Path) -> EscnMd:
-    """Read a checkpoint and write it as a model file of ours.
-
-    Raises:
-        ModelFileError: see `load`.
-    """
-    model, card = load(Path(path))
-    file.write(out, model, card | {"name": Path(out).stem})
-    return model
-
-
 def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     """Read a checkpoint: the model, and a card with what the file says of itself.
 
@@ -61,10 +51,9 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     content = checkpoint.read(path)
     config = _config(path, content)
     tensors = _renamed(path, config, content)
-    with torch.device("meta"):
-        model = EscnMd(config)
-    file.check_tensors(path, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    model.load_state_dict(tensors, assign=True)
+    model = skeleton(lambda: EscnMd(config))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensor_file.check_tensors(path, tensors, expected)
     card = {
         "name": path.stem,
         "summary": f"{config.model_id or 'eSCN-MD'}, imported from a fairchem checkpoint",
@@ -72,7 +61,7 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
         "tasks": list(config.tasks),
         "limits": ["training data, errors and licence are not recorded in the checkpoint: ask whoever published it"],
     }
-    return file.frozen(model), card
+    return tensor_file.filled(model, tensors), card
 
 
 def _config(path: Path, content: checkpoint.Checkpoint) -> EscnMdConfig:
@@ -223,6 +212,10 @@ def _renamed(path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint) -
         name = f"backbone.dataset_embedding.dataset_emb_dict.{datasets[task]}.weight"
         if name not in weights:
             raise ModelFileError(f"{path}: tensor {name!r} is missing")
+        if weights[name].shape != (1, config.channels):
+            raise ModelFileError(
+                f"{path}: tensor {name!r} has shape {tuple(weights[name].shape)}; expected {(1, config.channels)}"
+            )
         rows.append(weights[name])
     tensors["task_embedding.weight"] = torch.cat(rows)
     for name, tensor in weights.items():

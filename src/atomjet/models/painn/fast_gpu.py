@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 from triton.runtime.interpreter import InterpretedFunction
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGraph, System
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
 from atomjet.models.painn import tuning
@@ -210,7 +210,7 @@ class FastGpu:
     def _parts(self, tiles: Tiles) -> int:
         return self.channels // min(tiles.message_back.channels, self.channels)
 
-    def segments(self, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Workspace) -> list[Segment]:
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Workspace) -> list[Segment]:
         """Messages, each with the updates that follow it: forward to the last layer, and backward to the first.
 
         A message reads what the atoms around it have sent: c and μ forward, q̄ and μ̄ backward.
@@ -308,7 +308,7 @@ class FastGpu:
     @torch.no_grad()
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
-        buffers = PaddedGraph.from_graph(graph)
+        buffers = GraphBuffers.from_graph(graph)
         conditions = ConditionBuffers.empty(1, 1, graph.vectors.device)  # the kernels read none
         atomic = evaluate(self, buffers, conditions, self.workspace(buffers.capacity))
         return atomic.energies, atomic.gradients.sum(0)[graph.reverse, :3]

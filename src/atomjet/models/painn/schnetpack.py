@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from atomjet.errors import ConfigError, ModelFileError
-from atomjet.models import file
+from atomjet.data.elements import SYMBOLS
+from atomjet.errors import AtomJetError, ConfigError, ModelFileError
+from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.painn.config import PaiNNConfig
 from atomjet.models.painn.general import PaiNN
+from atomjet.models.skeleton import skeleton
+from atomjet.models.torch_archive import Pending
+
+MAX_JSON_BYTES = 1024**2
 
 
 class Hyperparameters(BaseModel):
     """What SchNetPack's PaiNN was built with; names and defaults are SchNetPack's."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    n_atom_basis: int
-    n_interactions: int
+    n_atom_basis: int = Field(ge=2, le=4096, multiple_of=2)
+    n_interactions: int = Field(ge=1, le=64)
     radial_basis: Literal["gaussian", "bessel"] = "gaussian"
-    n_rbf: int = 20
-    cutoff: float = 5.0
+    n_rbf: int = Field(20, ge=2, le=4096)
+    cutoff: float = Field(5.0, gt=0, le=100)
     cutoff_fn: Literal["CosineCutoff"] = "CosineCutoff"
     activation: Literal["silu"] = "silu"
     shared_interactions: bool = False
     shared_filters: bool = False
-    epsilon: float = 1e-8
-    max_z: int = 100
+    epsilon: float = Field(1e-8, gt=0, le=1)
+    max_z: int = Field(100, ge=2, le=len(SYMBOLS))
     atomrefs: list[float] | dict[int, float] | None = Field(None, description="eV, by atomic number")
     mean: float | None = Field(None, description="eV per atom")
     elements: tuple[int, ...] = Field((), description="atomic numbers the weights were trained on; empty: not known")
@@ -51,7 +55,7 @@ def convert(path: str | Path, config: str | Path, out: str | Path) -> PaiNN:
         "summary": "PaiNN imported from SchNetPack 2.x weights",
         "limits": ["training data, errors and elements are not recorded in the weights: ask whoever trained them"],
     }
-    file.write(out, model, card)
+    tensor_file.write(out, model, card)
     return model
 
 
@@ -64,59 +68,57 @@ def load(path: Path, config: Path) -> PaiNN:
     if refused:
         raise ModelFileError(f"{path}: tensor {refused[0]!r}: embeddings of charge and spin are not supported")
     references = _references(path, hyper, state)
-    model = PaiNN(_config(path, hyper, state))
-    tensors = _renamed(path, hyper, state, model)
+    settings = _config(path, hyper, state)
+    # Shapes first: the hyperparameters may ask for more than the weights, and for any amount of memory.
+    model = skeleton(lambda: PaiNN(settings))
+    tensors = _renamed(path, hyper, state, type(model.basis)(settings.num_radial, settings.cutoff))
     tensors["reference_energies"] = references
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    file.check_tensors(path, tensors, expected)
-    model.to(tensors["embedding.weight"].dtype)
-    model.load_state_dict(tensors)
-    return file.frozen(model)
+    tensor_file.check_tensors(path, tensors, expected)
+    return tensor_file.filled(model, tensors)
 
 
 def _hyperparameters(path: Path) -> Hyperparameters:
+    remedy = "give SchNetPack's hyperparameters as JSON"
     try:
-        return Hyperparameters.model_validate_json(path.read_text())
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; {remedy}")
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}; {remedy}")
+        text = path.read_text("utf-8-sig")
+        strict_json.parse(text)
+        return Hyperparameters.model_validate_json(text)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give SchNetPack's hyperparameters as JSON") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "JSON"
-            known = ", ".join(Hyperparameters.model_fields)
-            raise ConfigError(f"{path}: {where}: {first['msg']} (known names: {known})") from None
-        raise ConfigError(f"{path}: not text; give SchNetPack's hyperparameters as JSON") from None
+        raise ConfigError(f"{path}: {error.strerror}; {remedy}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not text; {remedy}") from None
+    except ValidationError as error:
+        known = ", ".join(Hyperparameters.model_fields)
+        raise ConfigError(f"{path}: {strict_json.problem(error)} (known names: {known})") from None
+    except AtomJetError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; {remedy}") from None
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return file.read_tensors(path)[1]
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    try:
-        # PyTorch's restricted unpickler: builds tensors and containers, refuses every other name, runs nothing.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol; whether it is accepted is what counts
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path}: holds more than tensors ({_refusal(error)}); "
-            "save model.state_dict() as safetensors where SchNetPack is installed"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelFileError(f"{path}: unreadable ({file.first_line(error)}); it is damaged or no state_dict") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ModelFileError(f"{path}: not a state_dict; save model.state_dict()")
-    return content
-
-
-def _refusal(error: Exception) -> str:
-    """The name that the restricted unpickler refused."""
-    words = [word for word in str(error).split() if "." in word and word[0].isalpha()]
-    return next(
-        (word for word in words if not word.startswith(("torch.serialization", "weights_only"))), "unknown objects"
-    )
+    if not torch_archive.is_archive(path):
+        if path.suffix != ".pt":
+            return tensor_file.opened(path).tensors()
+        what = "PyTorch did not write it, or long ago in another format" if path.is_file() else "no such file"
+        raise ModelFileError(f"{path}: {what}; save model.state_dict() as safetensors where SchNetPack is installed")
+    with torch_archive.opened(path) as archive:
+        try:
+            content: Any = archive.content({})
+        except pickle.UnpicklingError as error:
+            raise ModelFileError(
+                f"{path}: holds more than tensors ({error}); "
+                "save model.state_dict() as safetensors where SchNetPack is installed"
+            ) from None
+        content = content.get("state_dict", content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or not all(isinstance(item, Pending) for item in content.values()):
+            raise ModelFileError(f"{path}: not a state_dict; save model.state_dict()")
+        return archive.tensors({str(name): item for name, item in content.items()})
 
 
 def _references(path: Path, hyper: Hyperparameters, state: dict[str, Tensor]) -> Tensor:
@@ -142,24 +144,27 @@ def _references(path: Path, hyper: Hyperparameters, state: dict[str, Tensor]) ->
 def _config(path: Path, hyper: Hyperparameters, state: dict[str, Tensor]) -> PaiNNConfig:
     # The cosine uses the buffer, a float32 rounding of the hyperparameter: take the same number, to agree to the last digit.
     stored = state.get("representation.cutoff_fn.cutoff")
-    cutoff = hyper.cutoff if stored is None else float(stored.flatten()[0])
-    if abs(cutoff - hyper.cutoff) > 1e-5:
+    if stored is not None and stored.numel() != 1:
+        raise ModelFileError(f"{path}: the cutoff in the weights has shape {tuple(stored.shape)}; expected one number")
+    cutoff = hyper.cutoff if stored is None else float(stored)
+    if not abs(cutoff - hyper.cutoff) <= 1e-5:
         raise ConfigError(f"{path}: cutoff {cutoff} Å in the weights, {hyper.cutoff} Å in the hyperparameters")
-    return PaiNNConfig(
-        features=hyper.n_atom_basis,
-        layers=hyper.n_interactions,
-        radial_basis=hyper.radial_basis,
-        num_radial=hyper.n_rbf,
-        cutoff=cutoff,
-        epsilon=hyper.epsilon,
-        shared_interactions=hyper.shared_interactions,
-        shared_filters=hyper.shared_filters,
-        max_z=hyper.max_z,
-        elements=hyper.elements,
-    )
+    settings = {
+        "features": hyper.n_atom_basis,
+        "layers": hyper.n_interactions,
+        "num_radial": hyper.n_rbf,
+        "cutoff": cutoff,
+        **hyper.model_dump(
+            include={"radial_basis", "epsilon", "shared_interactions", "shared_filters", "max_z", "elements"}
+        ),
+    }
+    try:
+        return PaiNNConfig(**settings)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {strict_json.problem(error)}") from None
 
 
-def _renamed(path: Path, hyper: Hyperparameters, state: dict[str, Tensor], model: PaiNN) -> dict[str, Tensor]:
+def _renamed(path: Path, hyper: Hyperparameters, state: dict[str, Tensor], basis: nn.Module) -> dict[str, Tensor]:
     """SchNetPack's tensors under our names; layers that share their weights are stored once."""
     names = {
         "representation.embedding.weight": "embedding.weight",
@@ -184,6 +189,6 @@ def _renamed(path: Path, hyper: Hyperparameters, state: dict[str, Tensor], model
     if unknown:
         raise ModelFileError(f"{path}: tensor {unknown[0]!r} belongs to no SchNetPack 2.x PaiNN with one energy output")
     tensors = {names[name]: tensor for name, tensor in state.items()}
-    for name, buffer in model.basis.named_buffers(prefix="basis"):
+    for name, buffer in basis.named_buffers(prefix="basis"):
         tensors.setdefault(name, buffer)  # older exports leave the basis out: it follows from the hyperparameters
     return tensors

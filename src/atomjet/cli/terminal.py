@@ -1,0 +1,53 @@
+"""What is printed may come from files that anybody wrote: nothing in it may move the cursor or hide a line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that turn the direction of writing, lone halves of characters."""
+
+
+def escaped(text: str) -> str:
+    """The text with control characters written out, as in \\x1b; lines and tabs stay."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """The text on one line of at most `limit` characters, with control characters written out."""
+    line = escaped(" ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
+class Escaped:
+    """An output stream that writes control characters out.
+
+    Attributes:
+        stream: the stream behind it, for those who move the cursor themselves, as a progress bar does.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, escaped."""
+        return self.stream.write(escaped(text))
+
+    def writelines(self, lines: Any) -> None:
+        """Write each, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def escaping() -> Iterator[None]:
+    """Let everything that is printed to standard output and standard error pass through `Escaped`."""
+    with redirect_stdout(Escaped(sys.stdout)), redirect_stderr(Escaped(sys.stderr)):  # type: ignore[type-var]
+        yield

@@ -1,0 +1,78 @@
+"""A model's card: what its makers say of it. Anything JSON can say; what the program reads must have the right type."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from atomjet.data.elements import SYMBOLS
+from atomjet.models import strict_json
+
+
+def _symbol(text: str) -> str:
+    if text not in SYMBOLS[1:]:
+        raise ValueError("no symbol of an element")
+    return text
+
+
+def _pair(text: str) -> str:
+    first, dash, second = text.partition("-")
+    if not dash or first not in SYMBOLS[1:] or second not in SYMBOLS[1:]:
+        raise ValueError("no pair of elements such as 'C-H'")
+    return text
+
+
+class Card(BaseModel):
+    """Fields that the program itself reads; all may be absent, and others may be there."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    name: str = ""
+    summary: str = ""
+    licence: str = ""
+    elements: list[Annotated[str, AfterValidator(_symbol)]] = []
+    tasks: list[str] = []
+    limits: list[str] = []
+    teacher: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    hardest_molecules: dict[str, Any] = {}
+    shortest_distances: dict[Annotated[str, AfterValidator(_pair)], Annotated[float, Field(ge=0, le=100)]] = Field(
+        {}, description="Å, nearest that two atoms of these elements come in the training data"
+    )
+
+
+def card_from_json(text: str) -> dict[str, Any]:
+    """Parse a card.
+
+    Raises:
+        ValueError: not JSON, a key twice, or a field of the wrong type; says which.
+    """
+    strict_json.validated(Card, text)
+    return strict_json.parse(text)
+
+
+def card_to_json(card: dict[str, Any]) -> str:
+    """Write a card as JSON, which has no NaN: figures that are not finite become null.
+
+    Raises:
+        ValueError: see `card_from_json`; or something that JSON cannot say.
+    """
+    try:
+        text = json.dumps(_finite(card), ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    card_from_json(text)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
