@@ -41,8 +41,10 @@ class Parts:
     size: int
 
 
-@triton.jit
-def grouped_product_tiles_kernel(row_ptr, system_ptr, tile_ptr, systems, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["systems", "skip"])
+def grouped_product_tiles_kernel(
+    row_ptr, system_ptr, tile_ptr, systems, skip, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """One program: tile_ptr[s] tiles stand before those of structure s."""
     before = tl.zeros((), tl.int32)
     tl.store(tile_ptr, before)
@@ -51,12 +53,13 @@ def grouped_product_tiles_kernel(row_ptr, system_ptr, tile_ptr, systems, ROWS: t
         inside = s < systems
         first = tl.load(row_ptr + tl.load(system_ptr + s, inside, 0).to(tl.int64))
         stop = tl.load(row_ptr + tl.load(system_ptr + s + 1, inside, 0).to(tl.int64))
-        tiles = tl.where(inside, (stop - first + ROWS - 1) // ROWS, 0)
+        first = tl.maximum(first, skip)
+        tiles = tl.where(inside & (first < stop), (stop - first + ROWS - 1) // ROWS, 0)
         tl.store(tile_ptr + 1 + s, before + tl.cumsum(tiles, 0), inside)
         before += tl.sum(tiles, 0)
 
 
-@triton.jit(do_not_specialize=["systems", "start"])
+@triton.jit(do_not_specialize=["systems", "start", "skip"])
 def grouped_product_kernel(
     x,
     weights,
@@ -67,6 +70,7 @@ def grouped_product_kernel(
     slots,
     systems,
     start,
+    skip,
     SIZE: tl.constexpr,
     X_0: tl.constexpr,
     X_1: tl.constexpr,
@@ -93,7 +97,7 @@ def grouped_product_kernel(
         below = tl.load(tile_ptr + middle) <= tile
         low = tl.where(below, middle, low)
         high = tl.where(below, high, middle - 1)
-    first = tl.load(row_ptr + tl.load(system_ptr + low).to(tl.int64))
+    first = tl.maximum(tl.load(row_ptr + tl.load(system_ptr + low).to(tl.int64)), skip)
     stop = tl.load(row_ptr + tl.load(system_ptr + low + 1).to(tl.int64))
     begin = first + (tile - tl.load(tile_ptr + low)) * ROWS
     slot = tl.load(slots + low).to(tl.int64)
@@ -128,12 +132,12 @@ def grouped_product_kernel(
     tl.store(out, total.to(y.dtype.element_ty), inside)
 
 
-def launch_tiles(*, row_ptr: Tensor, system_ptr: Tensor, tile_ptr: Tensor, rows: int) -> None:
-    """Enqueue: tile_ptr (Ŝ + 1,) int32 from the rows of edges of each structure, `rows` a tile."""
+def launch_tiles(*, row_ptr: Tensor, system_ptr: Tensor, tile_ptr: Tensor, rows: int, skip: int = 0) -> None:
+    """Enqueue: tile_ptr (Ŝ + 1,) int32 from the rows of edges of each structure, `rows` a tile; without the first `skip` of all."""
     systems = system_ptr.shape[0] - 1
     block = min(1024, max(16, triton.next_power_of_2(systems)))
     grouped_product_tiles_kernel[(1,)](
-        row_ptr, system_ptr, tile_ptr, systems, ROWS=rows, BLOCK=block, num_warps=max(1, block // 128)
+        row_ptr, system_ptr, tile_ptr, systems, skip, ROWS=rows, BLOCK=block, num_warps=max(1, block // 128)
     )
 
 
@@ -149,6 +153,7 @@ def launch(
     tile_ptr: Tensor,
     slots: Tensor,
     rows: int,
+    skip: int = 0,
     columns: int = 128,
     depth: int = 64,
     warps: int = 4,
@@ -160,13 +165,13 @@ def launch(
         x: (Ê, ...) float16, rows of Σ inputs, backward Σ outputs. y: (Ê, ...), filled; any floating type.
         weights: (slots, size) float16, as `parts` says.
         row_ptr, system_ptr: rows of edges, and of atoms. tile_ptr: of `launch_tiles`, for the same `rows`. slots: (Ŝ,) int32.
-        rows, columns, depth, warps, stages: how the kernel is tiled.
+        rows, columns, depth, warps, stages: how the kernel is tiled. skip: rows at the beginning that are left as they are.
     """
     given, made = (parts.outputs, parts.inputs) if backward else (parts.inputs, parts.outputs)
     systems = system_ptr.shape[0] - 1
     columns = min(columns, *(width & -width for width in made if width))
     depth = min(depth, *(width & -width for width in given if width))
-    tiles = triton.cdiv(x.shape[0], rows) + systems - 1
+    tiles = triton.cdiv(x.shape[0] - skip, rows) + systems - 1
     grouped_product_kernel[(tiles * (sum(made) // columns),)](
         x,
         weights,
@@ -177,6 +182,7 @@ def launch(
         slots,
         systems,
         parts.start // ALIGNED_TO,
+        skip,
         SIZE=parts.size,
         X_0=given[0],
         X_1=given[1],

@@ -59,7 +59,7 @@ def permute_wigner_inv_edge_to_node_fwd_kernel(
         x1 = tl.load(x + at + C)
         x2 = tl.load(x + at + 2 * C)
         x3 = tl.load(x + at + 3 * C)
-        for edge in tl.range(start, stop, loop_unroll_factor=2):
+        for edge in range(start, stop):
             e = tl.full((), edge, tl.int64)
             p = frames + e * WIDTH
             q = o + e * (ROWS * C) + c
@@ -82,7 +82,7 @@ def permute_wigner_inv_edge_to_node_fwd_kernel(
         x6 = tl.load(x + at + 6 * C)
         x7 = tl.load(x + at + 7 * C)
         x8 = tl.load(x + at + 8 * C)
-        for edge in tl.range(start, stop, loop_unroll_factor=2):
+        for edge in range(start, stop):
             e = tl.full((), edge, tl.int64)
             p = frames + e * WIDTH
             q = o + e * (ROWS * C) + c

@@ -1,16 +1,19 @@
 """`fast_gpu` of eSCN-MD against the definition in float64: in Triton's interpreter where there is no GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
+from atomjet.data import Capacity, ConditionBuffers, GraphBuffers
 from atomjet.errors import BackendError
 from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
 from tests.potentials import random_escn_md
 
 pytest.importorskip("triton")
-from atomjet.models.escn_md.fast_gpu import FastGpu
+from atomjet.models.escn_md.fast_gpu import FastGpu, _Call
 
 # Of the norm: half precision, of models that are random, rough and small, so that little of it averages out.
 BOUND = 5e-3
@@ -73,3 +76,22 @@ def test_equals_the_definition(config):
 def test_what_is_not_served_is_said(config, precision, said):
     with pytest.raises(BackendError, match=said):
         FastGpu(random_escn_md(**(SIZES | config)).float().to(DEVICE), precision)
+
+
+def test_a_single_structure_by_dense_products():
+    """Those of cuBLAS, and behind the rows that they were told of the kernel that looks itself, give what the kernel alone gives."""
+    model = model_of("one expert, one layer").float().to(DEVICE)
+    fast = FastGpu(model)
+    graph = single(graph_of(model, [frames()[1]]))
+    found, gradients = fast.energies_and_gradients(graph)
+    fast.tiles = replace(fast.tiles_for(Capacity(1, 2, graph.num_edges, 2)), dense=0)
+    for rows in (graph.num_edges, 16):
+        buffers = GraphBuffers.from_graph(graph)
+        conditions = ConditionBuffers.empty(1, graph.num_atoms, DEVICE)
+        conditions.values[2] = model.tasks_of(graph)
+        workspace = fast.workspace(buffers.capacity)
+        call = _Call(fast, buffers, conditions, workspace)
+        call._divide = lambda call=call, rows=rows: setattr(call, "dense_rows", rows)
+        call.launch()
+        assert relative(workspace.energies, found.double()) < 1e-3
+        assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND

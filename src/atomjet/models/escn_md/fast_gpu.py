@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, PaddedGraph, System
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
 from atomjet.models.escn_md.blend_slots import BlendSlots, Lease
@@ -56,6 +56,9 @@ OLDEST = (8, 0)
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels, hidden or not, that the kernels serve."""
+
+SPARE, ROUND = 1.02, 256
+"""Rows that cuBLAS multiplies, of those found before, and whole multiples."""
 
 FEW, MANY = 512, 2048
 """Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; and from which on one is enough."""
@@ -98,7 +101,8 @@ class Workspace:
     Attributes:
         frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; share (Ê, 2) float32: of edges.
         gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
-        packed: (Ê, R, 2C) float16, also its derivative. rows: (Ê, R, C or H) float16, two of them. opened: (Ê, 2 + R, H) float16.
+        packed: (Ê R 2 max(C, H),) float16: what is packed and its derivative; between, o and q of the backward pass.
+        opened: (Ê (2 + R) max(C, H),) float16: what is gated, and the derivative of h.
         h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C).
         x, y, middle: of each layer, (N̂, 9, C) float32: its input, norm of it, and what stands between edges and atoms.
         last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
@@ -116,7 +120,6 @@ class Workspace:
     gradients: Tensor
     energies: Tensor
     packed: Tensor
-    rows: tuple[Tensor, Tensor]
     opened: Tensor
     h: tuple[Tensor, ...]
     o: tuple[Tensor, ...]
@@ -256,9 +259,8 @@ class FastGpu:
             gathered=new(tiles.parts, edges, 4),
             gradients=new(1, edges, 4),
             energies=new(atoms),
-            packed=half(edges, rows, 2 * channels),
-            rows=(half(edges, rows, widest), half(edges, rows, widest)),
-            opened=half(edges, 2 + rows, hidden),
+            packed=half(edges * rows * 2 * widest),
+            opened=half(edges * (2 + rows) * widest),
             h=tuple(half(edges, 2 + rows, hidden) for _ in range(layers)),
             o=tuple(half(edges, rows, channels, dtype=tiles.output) for _ in range(layers)),
             x=per_layer(),
@@ -277,7 +279,7 @@ class FastGpu:
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
-    def segments(self, graph: PaddedGraph, conditions: ConditionBuffers, workspace: Workspace) -> Sequence[Segment]:
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Workspace) -> Sequence[Segment]:
         """See `CapturedBackend`."""
         call = _Call(self, graph, conditions, workspace)
         return [Segment(call.launch)]
@@ -301,7 +303,7 @@ class FastGpu:
                 f"{len(set(kinds))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer structures"
             )
         try:
-            padded = PaddedGraph.from_graph(graph)
+            padded = GraphBuffers.from_graph(graph)
             conditions = ConditionBuffers.empty(graph.num_systems, graph.num_atoms, self.device)
             conditions.values.copy_(torch.stack([graph.charge, graph.spin, self.model.tasks_of(graph), graph.charge]))
             conditions.values[3] = torch.tensor(held[0], device=self.device)
@@ -324,11 +326,15 @@ class FastGpu:
 class _Call:
     """Enqueues one evaluation over fixed buffers."""
 
-    def __init__(self, backend: FastGpu, graph: PaddedGraph, conditions: ConditionBuffers, w: Workspace) -> None:
+    def __init__(self, backend: FastGpu, graph: GraphBuffers, conditions: ConditionBuffers, w: Workspace) -> None:
         self.backend, self.graph, self.conditions, self.w = backend, graph, conditions, w
         self.num_atoms, self.num_edges = graph.owned, graph.row_ptr[-1:]
         self.width = backend.model.config.channels
         self.hidden = backend.model.config.hidden_channels
+        self.rows = 5 + 2 * backend.mmax
+        pinned = w.blend is not None and w.blend.is_cuda
+        self.found = torch.zeros(1, dtype=torch.int32, pin_memory=pinned)
+        self.dense_rows = w.capacity.edges
 
     def launch(self) -> None:
         """Enqueue everything."""
@@ -371,10 +377,15 @@ class _Call:
         b, w, graph, conditions = self.backend, self.w, self.graph, self.conditions
         w.gathered.zero_()
         if w.blend is not None:
-            torch.index_select(b.slots.weights, 0, conditions.slot[:1], out=w.blend)
-        else:
+            torch.index_select(b.slots.weights, 0, conditions.slot[:1], out=w.blend)  # 13 MB, a few µs
+            self._divide()
+        if w.blend is None or self.dense_rows < w.capacity.edges:
             grouped_product_gpu.launch_tiles(
-                row_ptr=graph.row_ptr, system_ptr=graph.system_ptr, tile_ptr=w.tile_ptr, rows=w.tiles.rows
+                row_ptr=graph.row_ptr,
+                system_ptr=graph.system_ptr,
+                tile_ptr=w.tile_ptr,
+                rows=w.tiles.rows,
+                skip=0 if w.blend is None else self.dense_rows,
             )
         edge_frames.launch(
             row_ptr=graph.row_ptr,
@@ -408,6 +419,21 @@ class _Call:
             channels=self.width // w.tiles.parts,
         )
 
+    def _divide(self) -> None:
+        """How many rows cuBLAS multiplies, which cannot look how many there are: all that there is room for, where every kernel is
+        launched; in a CUDA graph about as many as were found before it. Those beyond, if there are any, are the other kernel's.
+        """
+        room = self.w.capacity.edges
+        self.dense_rows = room
+        if not self.num_edges.is_cuda:
+            return
+        if torch.cuda.is_current_stream_capturing():
+            likely = int(SPARE * int(self.found))
+            if likely:
+                self.dense_rows = min(room, -(-likely // ROUND) * ROUND)
+        else:
+            self.found.copy_(self.num_edges, non_blocking=True)
+
     def _forward(self, layer: int) -> None:
         b, w, graph, conditions = self.backend, self.w, self.graph, self.conditions
         weight, bias = b.norms[layer]
@@ -423,16 +449,17 @@ class _Call:
             num_atoms=self.num_atoms,
             y=w.y[layer],
         )
+        packed = self._view(w.packed, self.rows, 2 * self.width)
         pack.launch_fwd(
             y=w.y[layer],
             **self._edges(),
             start=b.tables.starts[1 + layer],
-            packed=w.packed,
+            packed=packed,
             channels=w.tiles.channels,
             split=w.tiles.split,
         )
-        self._product(first, w.packed, w.h[layer], backward=False)
-        gated = self._rows(0, self.hidden)
+        self._product(first, packed, w.h[layer], backward=False)
+        gated = self._view(w.opened, self.rows, self.hidden)
         so2_gate_gpu.launch_fwd(
             h=w.h[layer], bias=b.biases[layer][0], num_edges=self.num_edges, q=gated, mmax=b.mmax, edges=w.tiles.gate_edges
         )
@@ -488,7 +515,10 @@ class _Call:
             x_bar=w.x_bar,
             unit=w.unit,
         )
-        o_bar, q_bar = self._rows(0, self.width), self._rows(1, self.hidden)
+        o_bar = self._view(w.packed, self.rows, self.width)
+        q_bar = self._view(w.packed, self.rows, self.hidden, which=1)
+        h_bar = self._view(w.opened, 2 + self.rows, self.hidden)
+        packed_bar = self._view(w.packed, self.rows, 2 * self.width)
         unpack.launch_bwd(
             x_bar=w.x_bar,
             unit=w.unit,
@@ -510,13 +540,13 @@ class _Call:
             h=w.h[layer],
             bias=b.biases[layer][0],
             num_edges=self.num_edges,
-            h_bar=w.opened,
+            h_bar=h_bar,
             mmax=b.mmax,
             edges=w.tiles.gate_edges,
         )
-        self._product(first, w.opened, w.packed, backward=True)
+        self._product(first, h_bar, packed_bar, backward=True)
         pack.launch_bwd(
-            packed_bar=w.packed,
+            packed_bar=packed_bar,
             share=w.share,
             y=w.y[layer],
             **self._edges(),
@@ -551,11 +581,11 @@ class _Call:
             "mmax": b.mmax,
         }
 
-    def _rows(self, which: int, width: int) -> Tensor:
-        """One of the two temporaries, (Ê, R, width)."""
-        given = self.w.rows[which]
-        edges, rows, _ = given.shape
-        return given.view(-1)[: edges * rows * width].view(edges, rows, width)
+    def _view(self, buffer: Tensor, rows: int, width: int, which: int = 0) -> Tensor:
+        """(Ê, rows, width) of a temporary, the first or the second in it."""
+        size = self.w.capacity.edges * rows * width
+        first = which * (len(buffer) // 2)
+        return buffer[first : first + size].view(-1, rows, width)
 
     def _balance(self, x: Tensor, shift: Tensor, with_target: bool) -> None:
         for channels, name in self.backend.balanced:
@@ -571,9 +601,13 @@ class _Call:
 
     def _product(self, parts: Parts, x: Tensor, y: Tensor, backward: bool) -> None:
         w, graph = self.w, self.graph
+        x, y = x.flatten(1), y.flatten(1)
+        skip = 0
         if w.blend is not None:
-            _dense_product(parts, x.flatten(1), w.blend[0], y.flatten(1), backward)
-            return
+            skip = self.dense_rows
+            _dense_product(parts, x[:skip], w.blend[0], y[:skip], backward)
+            if skip == len(x):
+                return
         grouped_product_gpu.launch(
             x=x,
             weights=self.backend.slots.weights,
@@ -585,6 +619,7 @@ class _Call:
             tile_ptr=w.tile_ptr,
             slots=self.conditions.slot,
             rows=w.tiles.rows,
+            skip=skip,
             columns=w.tiles.columns,
             depth=w.tiles.depth,
             warps=w.tiles.warps,
