@@ -4,7 +4,7 @@
 
     shift_s = (Σ over the atoms n of structure s of x_n - target_s) / number of atoms        channels [from, to) of l = 0
 
-x (N̂, 9, C) float32, shift (Ŝ, C) float32, other channels left as they are. The shift is linear in x: its derivative takes from x̄ the
+x (N̂, 9, C) float32, shift (Ŝ, C) float32, zero in other channels. The shift is linear in x: its derivative takes from x̄ the
 same without a target. Sums in a fixed order.
 """
 
@@ -26,6 +26,7 @@ def channel_balance_kernel(
     STOP: tl.constexpr,
     WIDTH: tl.constexpr,
     TARGET: tl.constexpr,
+    FIRST: tl.constexpr,
     C: tl.constexpr,
     ATOMS: tl.constexpr,
 ):
@@ -43,11 +44,22 @@ def channel_balance_kernel(
     surplus = tl.sum(total, 0)
     if TARGET:
         surplus -= (tl.load(target + s) - less).to(tl.float32)
+    if FIRST:
+        every = tl.arange(0, C)
+        tl.store(shift + s * C + every, tl.zeros((C,), tl.float32), (every < START) | (every >= STOP))
     tl.store(shift + s * C + c, surplus / (stop - first).to(tl.float32), c < STOP)
 
 
 def launch(
-    *, x: Tensor, system_ptr: Tensor, target: Tensor | None, less: int, channels: tuple[int, int], shift: Tensor, atoms: int
+    *,
+    x: Tensor,
+    system_ptr: Tensor,
+    target: Tensor | None,
+    less: int,
+    channels: tuple[int, int],
+    shift: Tensor,
+    first: bool,
+    atoms: int,
 ) -> None:
     """Enqueue.
 
@@ -55,6 +67,7 @@ def launch(
         x: (N̂, 9, C) float32. system_ptr: (Ŝ + 1,).
         target: (Ŝ,) whole numbers, of which `less` is taken; None for zero.
         channels: from and to. shift: (Ŝ, C) float32, filled there.
+        first: whether to fill the other channels with zeros; further ranges of the same shift follow.
         atoms: those of the largest structure, about.
     """
     start, stop = channels
@@ -69,6 +82,7 @@ def launch(
         STOP=stop,
         WIDTH=triton.next_power_of_2(stop - start),
         TARGET=target is not None,
+        FIRST=first,
         C=x.shape[2],
         ATOMS=tile,
         num_warps=max(1, tile // 32),

@@ -43,6 +43,7 @@ from atomjet.ops import (
     edge_degrees_gpu,
     edge_frames,
     grouped_product_gpu,
+    neighbor_limit_gpu,
     so2_gate_gpu,
     task_head_gpu,
 )
@@ -56,6 +57,12 @@ OLDEST = (8, 0)
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels, hidden or not, that the kernels serve."""
+
+DEGENERACY = 0.01
+"""Å². Squared distances of neighbours that differ by no more are equal where a limit says which count."""
+
+NO_LIMIT = 2**30
+"""Neighbours of an atom."""
 
 SPARE, ROUND = 1.02, 256
 """Rows that cuBLAS multiplies, of those found before, and whole multiples."""
@@ -99,7 +106,7 @@ class Workspace:
     """Everything that an evaluation writes; R rows of an edge, L layers.
 
     Attributes:
-        frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; share (Ê, 2) float32: of edges.
+        frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; weights (Ê,), share (Ê, 2) float32: of edges.
         gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê R 2 max(C, H),) float16: what is packed and its derivative; between, o and q of the backward pass.
         opened: (Ê (2 + R) max(C, H),) float16: what is gated, and the derivative of h.
@@ -115,6 +122,7 @@ class Workspace:
     frames: Tensor
     pages: Tensor
     knots: Tensor
+    weights: Tensor
     share: Tensor
     gathered: Tensor
     gradients: Tensor
@@ -255,6 +263,7 @@ class FastGpu:
             frames=new(edges, edge_frames.FRAME),
             pages=torch.empty(edges, 2, dtype=torch.int64, device=device),
             knots=whole(edges),
+            weights=new(edges),
             share=new(edges, 2),
             gathered=new(tiles.parts, edges, 4),
             gradients=new(1, edges, 4),
@@ -271,8 +280,8 @@ class FastGpu:
             y_bar=new(tiles.splits, atoms, 9, channels),
             gate_bar=new(atoms, 8, channels),
             unit=new(atoms),
-            shift=torch.zeros(capacity.systems, channels, device=device),
-            shift_bar=torch.zeros(capacity.systems, channels, device=device),
+            shift=new(capacity.systems, channels),
+            shift_bar=new(capacity.systems, channels),
             tile_ptr=whole(capacity.systems + 1),
             blend=half(1, self.slots.weights.shape[1]) if self._dense(capacity, tiles) else None,
         )
@@ -365,7 +374,7 @@ class _Call:
             num_atoms=self.num_atoms,
             tables=b.tables.first,
             vectors=self.graph.vectors,
-            weights=None,
+            weights=w.weights,
             gathered=w.gathered,
             gradients=w.gradients,
             rescale=RESCALE,
@@ -387,6 +396,14 @@ class _Call:
                 rows=w.tiles.rows,
                 skip=0 if w.blend is None else self.dense_rows,
             )
+        neighbor_limit_gpu.launch(
+            row_ptr=graph.row_ptr,
+            num_atoms=self.num_atoms,
+            vectors=graph.vectors,
+            weights=w.weights,
+            limit=b.model.config.max_neighbors or NO_LIMIT,
+            slack=DEGENERACY,
+        )
         edge_frames.launch(
             row_ptr=graph.row_ptr,
             num_atoms=self.num_atoms,
@@ -394,7 +411,7 @@ class _Call:
             reverse=graph.reverse,
             vectors=graph.vectors,
             atomic_numbers=graph.atomic_numbers,
-            weights=None,
+            weights=w.weights,
             radial_pages=b.tables.pages,
             cutoff=b.model.cutoff,
             last_knot=KNOTS - 1,
@@ -588,7 +605,7 @@ class _Call:
         return buffer[first : first + size].view(-1, rows, width)
 
     def _balance(self, x: Tensor, shift: Tensor, with_target: bool) -> None:
-        for channels, name in self.backend.balanced:
+        for number, (channels, name) in enumerate(self.backend.balanced):
             channel_balance_gpu.launch(
                 x=x,
                 system_ptr=self.graph.system_ptr,
@@ -596,6 +613,7 @@ class _Call:
                 less=0 if name == "charge" else 1,
                 channels=channels,
                 shift=shift,
+                first=number == 0,
                 atoms=self.w.capacity.atoms_per_system,
             )
 
