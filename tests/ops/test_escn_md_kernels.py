@@ -38,7 +38,6 @@ def graph():
     for seed, atoms in enumerate(frames):
         atoms.rattle(0.05, seed=seed)
     graph = neighbor_list(System.from_ase(frames), CUTOFF).to(DEVICE)
-    # An edge right across the polar axis, where a frame and its reverse's are easily not each other's.
     return graph.with_vectors(graph.vectors.float())
 
 
@@ -114,7 +113,9 @@ def test_across_the_axis():
     """Where y is zero either way round, both edges of a pair still have frames that are each other's."""
     vectors = torch.tensor([[1.0, 0.0, 0.5], [-1.0, -0.0, -0.5]], device=DEVICE)
     frames, _ = edge_frames.reference(vectors, torch.tensor([1, 0], device=DEVICE), CUTOFF, LAST)
-    torch.testing.assert_close(frames[1, :9].view(3, 3), torch.diag(frames.new_tensor([1.0, -1, -1])) @ frames[0, :9].view(3, 3))
+    torch.testing.assert_close(
+        frames[1, :9].view(3, 3), torch.diag(frames.new_tensor([1.0, -1, -1])) @ frames[0, :9].view(3, 3)
+    )
 
 
 @pytest.mark.parametrize("mmax", [1, 2])
@@ -122,7 +123,9 @@ def test_pack_and_its_derivative(graph, buffers, frames_of_edges, mmax):
     frames, pages, knots = frames_of_edges
     rows, width = 5 + 2 * mmax, (4 + mmax) * 2 * CHANNELS
     waves = torch.linspace(0.5, 2, width, dtype=torch.float64, device=DEVICE)
-    table = radial_pages.paged(radial_pages.tabulate([lambda x: torch.cos(x[:, None] * waves)], CUTOFF, torch.device(DEVICE)))
+    table = radial_pages.paged(
+        radial_pages.tabulate([lambda x: torch.cos(x[:, None] * waves)], CUTOFF, torch.device(DEVICE))
+    )
     y = normal(graph.num_atoms, 9, CHANNELS)
     edges = {"frames": frames, "row_ptr": buffers.row_ptr, "num_atoms": buffers.owned, "reverse": buffers.reverse}
     edges |= {"pages": pages, "knots": knots, "tables": table, "start": 0, "mmax": mmax}
@@ -154,10 +157,9 @@ def test_pack_and_its_derivative(graph, buffers, frames_of_edges, mmax):
     signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64, device=DEVICE)  # about x and z, in the reverse's frame
     for which, name in ((0, 1), (1, 2)):
         ours, exact_one = found[:, name], torque[which]
-        # dE/dr of a pair: minus that of the reverse, whose frame is turned by π about x.
-        difference = exact_one - signs[which] * exact_one[graph.reverse] * -1.0
-        together = ours + signs[which] * ours[graph.reverse]
-        assert relative(together, difference) < 1e-5
+        # The reverse's frame is turned by π about x.
+        exact_both, both = (x + signs[which] * x[graph.reverse] for x in (exact_one, ours))
+        assert relative(both, exact_both) < 1e-5
 
 
 @pytest.mark.parametrize("mmax", [1, 2])
@@ -179,7 +181,15 @@ def test_unpack_and_its_derivative(graph, buffers, frames_of_edges, mmax, dtype)
     o_bar, share = poisoned(*o.shape, dtype=torch.float16), poisoned(graph.num_edges, 2)
     gathered = torch.zeros(2, graph.num_edges, 4, device=DEVICE)
     unpack.launch_bwd(
-        x_bar=x_bar, unit=unit, o=o, bias=bias, **edges, reverse=buffers.reverse, o_bar=o_bar, share=share, gathered=gathered
+        x_bar=x_bar,
+        unit=unit,
+        o=o,
+        bias=bias,
+        **edges,
+        reverse=buffers.reverse,
+        o_bar=o_bar,
+        share=share,
+        gathered=gathered,
     )
     exact_bar, envelope_bar, _ = permute_wigner_inv_edge_to_node_backward(
         x_bar.double(), whole, wigner, envelope, graph.centers

@@ -9,7 +9,9 @@ CUTOFF = 6.0
 
 def waves(x):
     k = torch.linspace(0.5, 4.0, 24, dtype=torch.float64)
-    return torch.cat([torch.sin(x[:, None] * k), 30 * torch.exp(-x[:, None] * k), 1e-3 * torch.cos(x[:, None] * k)], dim=1)
+    return torch.cat(
+        [torch.sin(x[:, None] * k), 30 * torch.exp(-x[:, None] * k), 1e-3 * torch.cos(x[:, None] * k)], dim=1
+    )
 
 
 def test_value_and_slope():

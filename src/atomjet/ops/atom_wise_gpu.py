@@ -240,9 +240,7 @@ def block(hidden: int) -> int:
     return 32 if hidden > 32 else 16
 
 
-def launch_fwd(
-    *, x: Tensor, weights: Weights, num_atoms: Tensor, out: Tensor, atoms: int = 16, warps: int = 4
-) -> None:
+def launch_fwd(*, x: Tensor, weights: Weights, num_atoms: Tensor, out: Tensor, atoms: int = 16, warps: int = 4) -> None:
     """Enqueue: x (N̂, 9, C) float32 to x' in `out`, another tensor; num_atoms (1,) in use; `atoms` of a program."""
     w, width = weights, x.shape[2]
     atom_wise_fwd_kernel[(triton.cdiv(x.shape[0], atoms), 9)](

@@ -29,7 +29,18 @@ def inverse_rms(s0, s1, s2, C: tl.constexpr, epsilon):
 
 @triton.jit
 def degree_norm_fwd_kernel(
-    x, shift, weight, bias, structures, system_index, slots, num_atoms, y, epsilon, SHIFTED: tl.constexpr, C: tl.constexpr
+    x,
+    shift,
+    weight,
+    bias,
+    structures,
+    system_index,
+    slots,
+    num_atoms,
+    y,
+    epsilon,
+    SHIFTED: tl.constexpr,
+    C: tl.constexpr,
 ):
     """One atom a program."""
     n = tl.program_id(0).to(tl.int64)

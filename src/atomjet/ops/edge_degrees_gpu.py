@@ -1,6 +1,6 @@
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
-"""The first features of eSCN-MD's atoms from elements, structures and edge degrees, and the way from all derivatives to those of edges.
+"""The first features of eSCN-MD's atoms from elements, structures and edge degrees; and from all derivatives to those of edges.
 
     x_n = [element_n + structure_n in l = 0] + Σ over the edges of row n of f_e D_eᵀ [W_0 W_1 W_2](d_e) / 5
 

@@ -15,8 +15,8 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
 
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
-frame (Ê, 36) float32, pages (Ê, 2) int64, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see `radial_pages`: that of
-the edge, and that of its reverse.
+frame (Ê, 36) float32, pages (Ê, 2) int64, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see
+`radial_pages`: that of the edge, and that of its reverse.
 """
 
 from __future__ import annotations

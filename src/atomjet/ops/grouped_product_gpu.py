@@ -4,20 +4,19 @@
 
     forward    y_e[columns of p] = x_e[columns of p] W_pᵀ        backward    x̄_e[columns of p] = ȳ_e[columns of p] W_p
 
-for the parts p of a convolution (m = 0, 1, 2), each with a matrix W_p (outputs, inputs) of the slot of e's structure. x (Ê, Σ inputs),
-y (Ê, Σ outputs) in half precision, sums in float32. One launch does all parts and structures. Rows are taken in tiles that do not
-cross from one structure to the next: where each structure's begin is a prefix sum (`launch_tiles`), made once a call.
+for the parts p of a convolution (m = 0, 1, 2), each with a matrix W_p (outputs, inputs) of the slot of e's structure. x (Ê, Σ
+inputs), y (Ê, Σ outputs) in half precision, sums in float32. One launch does all parts and structures. Rows are taken in tiles
+that do not cross from one structure to the next: where each structure's begin is a prefix sum (`launch_tiles`), made once a
+call.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
 
 ALIGNED_TO = 64
 """Numbers by which the starts of matrices are divisible."""
@@ -42,9 +41,7 @@ class Parts:
 
 
 @triton.jit(do_not_specialize=["systems", "skip"])
-def grouped_product_tiles_kernel(
-    row_ptr, system_ptr, tile_ptr, systems, skip, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+def grouped_product_tiles_kernel(row_ptr, system_ptr, tile_ptr, systems, skip, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """One program: tile_ptr[s] tiles stand before those of structure s."""
     before = tl.zeros((), tl.int32)
     tl.store(tile_ptr, before)
@@ -199,9 +196,7 @@ def launch(
     )
 
 
-def reference(
-    x: Tensor, weights: Tensor, parts: Parts, backward: bool, slots: Tensor, edge_ptr: Tensor
-) -> Tensor:
+def reference(x: Tensor, weights: Tensor, parts: Parts, backward: bool, slots: Tensor, edge_ptr: Tensor) -> Tensor:
     """The same in the type of x: slots (S,), edge_ptr (S + 1,) where the rows of each structure begin."""
     given, made = (parts.outputs, parts.inputs) if backward else (parts.inputs, parts.outputs)
     y = x.new_zeros(len(x), sum(made))

@@ -2,9 +2,10 @@
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Which edges of long rows count: weights 1 or 0 by a limit n on an atom's neighbours.
 
-    w_e = 1 where d²_e <= d²_(n + 1) + Δ, with d²_(n + 1) of the (n + 1)-th nearest neighbour of e's center; rows of n or fewer: all 1
+    w_e = 1 where d²_e <= d²_(n + 1) + Δ, with d²_(n + 1) of the (n + 1)-th nearest neighbour of e's center; in shorter rows all 1
 
-vectors (Ê, 3) Å, w (Ê,) float32. The (n + 1)-th is found by halving the range of float32 numbers, which stand in the order of their bits.
+vectors (Ê, 3) Å, w (Ê,) float32. The (n + 1)-th is found by halving the range of float32 numbers, which stand in the order of
+their bits.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
 
     p_e = (D_e [y_neighbor | y_center]) ⊙ [W_source | W_target](d_e)
 
-y (N, 9, C) float32 l-major; p (Ê, R, 2C) in half precision, rows m-major, R = 9 or 7; factors of tables (`radial_pages`), the same for
-m and -m. D[reverse] = S D with signs S (`edge_frames`), so an atom that turns its features into the frame of its edge e has both its
-share of row e, as the center, and that of row reverse(e), as the neighbor: it is read once and nothing is gathered.
+y (N, 9, C) float32 l-major; p (Ê, R, 2C) in half precision, rows m-major, R = 9 or 7; factors of tables (`radial_pages`), the
+same for m and -m. D[reverse] = S D with signs S (`edge_frames`), so an atom that turns its features into the frame of its edge
+e has both its share of row e, as the center, and that of row reverse(e), as the neighbor: it is read once and nothing is
+gathered.
 
 The derivative takes p̄_e in units of its own, s_e p̄_e = dE/dp_e. For atom n and each edge e of its row, with r = reverse(e):
 
@@ -15,8 +16,8 @@ The derivative takes p̄_e in units of its own, s_e p̄_e = dE/dp_e. For atom n 
     along_e  += Σ D_e y_n ⊙ (s_e p̄_e[target] ⊙ W'_target + S s_r p̄_r[source] ⊙ W'_source)
     torque_e += Σ L q_e (D_e y_n)ᵀ
 
-`along` and `torque` at e are those of turning and stretching atom n's features along e: what belongs to the reverse edge's vector is
-counted here as well, with the opposite sign, which neither forces nor virials feel.
+`along` and `torque` at e are those of turning and stretching atom n's features along e: what belongs to the reverse edge's
+vector is counted here as well, with the opposite sign, which neither forces nor virials feel.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ x̄ = dE/dx', t_e = D_e x̄_center(e), and s_n a power of two above all of |x̄_
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -8,13 +8,13 @@ word of 32 bits, and behind all words one of 16 bits:
     rest = upper 12 bits of the curvature, lower 4 bits of the slope
     W(d) = value + δ slope,    W'(d) = slope + δ curvature        with δ the distance beyond the nearest knot
 
-The value's rounding goes into energies as it is, the same for all edges near a knot: it has four bits more than half precision. Slope
-and curvature are numbers of half precision, the curvature without its last bits; W(d), where δ makes the slope small, does without the
-last bits of it too, and reads the word alone.
+The value's rounding goes into energies as it is, the same for all edges near a knot: it has four bits more than half precision.
+Slope and curvature are numbers of half precision, the curvature without its last bits; W(d), where δ makes the slope small,
+does without the last bits of it too, and reads the word alone.
 
-The tables of all networks of a pair stand one after the other in one tensor, which begins at a multiple of `PAGE` bytes from that of
-the first pair: its number of pages, in a matrix by elements, is all that a kernel needs to find it. So pairs come and go while what
-was captured stays valid.
+The tables of all networks of a pair stand one after the other in one tensor, which begins at a multiple of `PAGE` bytes from
+that of the first pair: its number of pages, in a matrix by elements, is all that a kernel needs to find it. So pairs come and
+go while what was captured stays valid.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def reference(table: Tensor, start: int, outputs: int, knots: Tensor, offsets: T
     words, rests = rows[:, : 2 * outputs].contiguous().view(torch.int32).long(), rows[:, 2 * outputs :].long()
     values = ((words >> 3 & 0x0FFFFE00) | (words & 0x80000000)) & 0xFFFFFFFF
     values = _signed(values, 32).view(torch.float32).double() * 2.0**112
-    slopes = [_signed((words & 0xFFF) << 4 | last, 16).view(torch.float16).to(offsets.dtype) for last in (8, rests & 0xF)]
+    slopes = [
+        _signed((words & 0xFFF) << 4 | last, 16).view(torch.float16).to(offsets.dtype) for last in (8, rests & 0xF)
+    ]
     curvatures = _signed(rests & 0xFFF0, 16).view(torch.float16).to(offsets.dtype)
     offsets = offsets[:, None]
     return values.to(offsets.dtype) + offsets * slopes[0], slopes[1] + offsets * curvatures

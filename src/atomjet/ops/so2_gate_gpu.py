@@ -4,8 +4,8 @@
 
     q_0 = silu(h_0),    q_r = sigmoid(gate_l(r)) h_r    for the other rows r, m-major, of degree l
 
-h (Ê, 2 + R, H) in half precision: the gates of l = 1 and 2, then R = 9 or 7 rows; a bias (5, H) is added to gates and rows of m = 0.
-q (Ê, R, H) in half precision. The derivative is linear in q̄, which may be in any unit; h is read anew.
+h (Ê, 2 + R, H) in half precision: the gates of l = 1 and 2, then R = 9 or 7 rows; a bias (5, H) is added to gates and rows of m
+= 0. q (Ê, R, H) in half precision. The derivative is linear in q̄, which may be in any unit; h is read anew.
 """
 
 from __future__ import annotations

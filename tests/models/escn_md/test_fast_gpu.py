@@ -79,7 +79,7 @@ def test_what_is_not_served_is_said(config, precision, said):
 
 
 def test_a_single_structure_by_dense_products():
-    """Those of cuBLAS, and behind the rows that they were told of the kernel that looks itself, give what the kernel alone gives."""
+    """cuBLAS, and the kernel for the rows beyond those that it was told of, give what the kernel alone gives."""
     model = model_of("one expert, one layer").float().to(DEVICE)
     fast = FastGpu(model)
     graph = single(graph_of(model, [frames()[1]]))

@@ -1,8 +1,9 @@
 """Blends of experts where kernels find them: half-precision matrices in numbered slots, leased to the calls that use them.
 
-A slot holds, for each layer, the matrices of conv_1 and conv_2 for m = 0, 1, 2, (outputs, inputs) one after the other; those of m > 0 as
-one real matrix on (m, -m), [[W_1, -W_2], [W_2, W_1]]. New blends are made several at a time. What no call holds is kept until its slot
-is needed, least recently used first. Slots stay where they are, so a CUDA graph that reads them stays valid.
+A slot holds, for each layer, the matrices of conv_1 and conv_2 for m = 0, 1, 2, (outputs, inputs) one after the other; those of
+m > 0 as one real matrix on (m, -m), [[W_1, -W_2], [W_2, W_1]]. New blends are made several at a time. What no call holds is
+kept until its slot is needed, least recently used first. Slots stay where they are, so a CUDA graph that reads them stays
+valid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""eSCN-MD in fused Triton kernels, for lmax = 2 and mmax = 1 or 2: one enqueued row of launches from edges to energies and gradients.
+"""eSCN-MD in fused Triton kernels, for lmax = 2 and mmax = 1 or 2: one row of launches from edges to energies and gradients.
 
-The same function as `general.py`, with the derivative of `fast_pytorch.py`, in buffers of fixed size and without looking at the host:
-charge, spin, task and blend of each structure are data (`ConditionBuffers`, `BlendSlots`), so one CUDA graph serves them all.
+The same function as `general.py`, with the derivative of `fast_pytorch.py`, in buffers of fixed size and without looking at the
+host: charge, spin, task and blend of each structure are data (`ConditionBuffers`, `BlendSlots`), so one CUDA graph serves them
+all.
 
     once        frames, places in the radial tables (`edge_frames`), first features (`edge_degrees_gpu`)
     layer       norm; pack: turn and scale both atoms of every edge; product; gate; product; unpack: turn back and sum;
@@ -9,8 +10,8 @@ charge, spin, task and blend of each structure are data (`ConditionBuffers`, `Bl
     head        energies, and x̄ = dE/dx, from which the layers are gone through backwards
     last        edge degrees backwards, and dE/d(edge vectors)
 
-- What belongs to edges is in half precision, what belongs to atoms in float32; all sums are in float32. An edge's derivatives are in
-  units of a power of two of its center (`share`), so that they keep their digits.
+- What belongs to edges is in half precision, what belongs to atoms in float32; all sums are in float32. An edge's derivatives
+  are in units of a power of two of its center (`share`), so that they keep their digits.
 - An atom's program does what its features need in both edges of a pair: nothing is gathered, nothing added atomically, and results
   are the same to the last bit.
 - Gradients are those of forces and virials: what belongs to a reverse edge may be counted at the edge itself (see
@@ -31,8 +32,8 @@ from triton.runtime.interpreter import InterpretedFunction
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
-from atomjet.models.escn_md.blend_slots import BlendSlots, Lease
-from atomjet.models.escn_md.experts import Kind, kinds_of
+from atomjet.models.escn_md.blend_slots import BlendSlots
+from atomjet.models.escn_md.experts import kinds_of
 from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
 from atomjet.models.escn_md.memory import total_bytes
 from atomjet.models.escn_md.pair_tables import PairTables
@@ -68,7 +69,7 @@ SPARE, ROUND = 1.02, 256
 """Rows that cuBLAS multiplies, of those found before, and whole multiples."""
 
 FEW, MANY = 512, 2048
-"""Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; and from which on one is enough."""
+"""Atoms up to which there are too few rows to fill a GPU, so that each is divided; and from which on one program is enough."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Tiles:
     """How the kernels are tiled.
 
     Attributes:
-        parts: programs that share the channels of an atom. split: that share its edges, where nothing is summed over them. splits: that share them
-            where something is.
+        parts: programs that share the channels of an atom.
+        split: programs that share its edges, where nothing is summed over them. splits: where something is.
         channels: of a program that packs. gate_edges: of a program of the gate.
         rows, columns, depth, warps, stages: of the products.
         atoms, atom_warps: of a program of what atoms do alone.
@@ -178,7 +179,9 @@ class FastGpu:
             self.slots, self.tables = BlendSlots(model, memory), PairTables(model, memory)
             self.elements = model.sphere_embedding.weight.detach().float()
             blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
-            self.norms = [(b.norm_1.affine_weight.detach().float(), b.norm_1.affine_bias.detach().float()) for b in blocks]
+            self.norms = [
+                (b.norm_1.affine_weight.detach().float(), b.norm_1.affine_bias.detach().float()) for b in blocks
+            ]
             self.biases = [
                 (b.conv_1.m0.bias.detach().float(), b.conv_2.m0.bias.detach().float())  # type: ignore[union-attr]
                 for b in blocks
@@ -236,7 +239,13 @@ class FastGpu:
         found = self._workspace(capacity, torch.device("meta"))
         tensors: list[Tensor] = []
         for value in vars(found).values():
-            tensors += [value] if isinstance(value, Tensor) else [x for x in value if isinstance(x, Tensor)] if isinstance(value, tuple) else []
+            tensors += (
+                [value]
+                if isinstance(value, Tensor)
+                else [x for x in value if isinstance(x, Tensor)]
+                if isinstance(value, tuple)
+                else []
+            )
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def _workspace(self, capacity: Capacity, device: torch.device) -> Workspace:
@@ -309,7 +318,7 @@ class FastGpu:
         held = self.slots.take(kinds)
         if held is None:
             raise BackendError(
-                f"{len(set(kinds))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer structures"
+                f"{len(set(kinds))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer"
             )
         try:
             padded = GraphBuffers.from_graph(graph)
@@ -478,7 +487,12 @@ class _Call:
         self._product(first, packed, w.h[layer], backward=False)
         gated = self._view(w.opened, self.rows, self.hidden)
         so2_gate_gpu.launch_fwd(
-            h=w.h[layer], bias=b.biases[layer][0], num_edges=self.num_edges, q=gated, mmax=b.mmax, edges=w.tiles.gate_edges
+            h=w.h[layer],
+            bias=b.biases[layer][0],
+            num_edges=self.num_edges,
+            q=gated,
+            mmax=b.mmax,
+            edges=w.tiles.gate_edges,
         )
         self._product(second, gated, w.o[layer], backward=False)
         unpack.launch_fwd(
@@ -695,7 +709,8 @@ def _check(model: EscnMd, precision: str) -> None:
     for name, width in (("channels", config.channels), ("hidden_channels", config.hidden_channels)):
         if width not in WIDTHS:
             raise BackendError(
-                f"backend 'fast_gpu' serves {', '.join(map(str, WIDTHS))} channels; this model has {name} {width}: use 'fast_pytorch'"
+                f"backend 'fast_gpu' serves {', '.join(map(str, WIDTHS))} channels; this model has {name} {width}: "
+                "use 'fast_pytorch'"
             )
     device = model.sphere_embedding.weight.device
     if device.type == "cuda":
