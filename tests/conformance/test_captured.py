@@ -56,6 +56,7 @@ def refused():
     return odd, elsewhere
 
 
+@pytest.mark.slow  # in Triton's interpreter
 class TestEscnMd(CapturedConformance):
     thorough = torch.cuda.is_available()
     said = SAID
