@@ -67,7 +67,7 @@ class TestEscnMd(CapturedConformance):
     def model(cls):
         pytest.importorskip("triton")
         size = {"channels": 128, "hidden_channels": 128, "edge_channels": 64, "cutoff": 5.0}
-        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 2.0, "layers": 1}
+        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 3.0, "layers": 1}
         return random_escn_md(charge_channels=(0, 3), **(size if cls.thorough else small))
 
     @pytest.fixture(scope="class")
