@@ -40,20 +40,52 @@ class TestPaiNN(CapturedConformance):
         return Engine(model, Settings(ON, "general", "float64"))
 
 
+SAID = (
+    {"charge": 1, "spin": 2, "task": "omol"},
+    {"charge": 0, "spin": 1, "task": "omol"},
+    {"charge": -1, "spin": 2, "task": "omol"},
+    {"task": "omat"},
+)
+
+
+def refused():
+    """Structures that a model of tasks omol and omat refuses."""
+    odd, elsewhere = molecule("H2O"), molecule("H2O")
+    odd.info |= {"task": "omol", "charge": 200}
+    elsewhere.info["task"] = "oc20"
+    return odd, elsewhere
+
+
+@pytest.mark.slow  # in Triton's interpreter
+class TestEscnMd(CapturedConformance):
+    thorough = torch.cuda.is_available()
+    said = SAID
+    refused = refused()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        pytest.importorskip("triton")
+        size = {"channels": 128, "hidden_channels": 128, "edge_channels": 64, "cutoff": 5.0}
+        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 3.0, "layers": 1}
+        return random_escn_md(charge_channels=(0, 3), **(size if cls.thorough else small))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, model):
+        return Engine(model, Settings(ON, "fast_gpu"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exact(cls, model):
+        return Engine(model, Settings(ON, "general", "float64"))
+
+
 class TestEscnMdInPlainPyTorch(CapturedConformance):
     """The definition, wrapped: equal to the plain engine to the rounding of float64, whatever charge, spin and task."""
 
-    said = (
-        {"charge": 1, "spin": 2, "task": "omol"},
-        {"charge": 0, "spin": 1, "task": "omol"},
-        {"charge": -1, "spin": 2, "task": "omol"},
-        {"task": "omat"},
-    )
-    odd = molecule("H2O")
-    odd.info |= {"task": "omol", "charge": 200}
-    elsewhere = molecule("H2O")
-    elsewhere.info["task"] = "oc20"
-    refused = (odd, elsewhere)
+    said = SAID
+    refused = refused()
 
     @pytest.fixture(scope="class")
     @classmethod

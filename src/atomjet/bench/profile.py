@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from atomjet.bench import escn_md_cost
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
 from atomjet.bench.cost import KERNELS, Cost, Sizes, cost_of, declared, painn
 from atomjet.bench.measure import synchronize
@@ -271,6 +272,10 @@ def _declared_work(
 ) -> tuple[Cost | None, dict[str, Cost]]:
     """Of the whole model, and of each of its kernels; `element` bytes a number."""
     config = engine.model.config
+    if engine.model.family == "escn_md" and engine.backend == "fast_gpu":
+        escn_md_sizes = escn_md_cost.EdgeSizes.of(config, systems, atoms, edges)
+        costs = {name: cost(escn_md_sizes) for name, cost in escn_md_cost.KERNELS.items()}
+        return costs["grouped_product_kernel"], costs
     if engine.model.family != "painn":
         return None, {}
     sizes = Sizes(systems, atoms, edges, config.layers, config.features, element)

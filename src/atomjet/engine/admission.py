@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +13,11 @@ import torch
 from atomjet.data import Conditions, System
 from atomjet.errors import BackendError
 
-REMEMBERED, LARGEST_REMEMBERED = 4096, 256
-"""Compositions whose conditions are remembered; atoms that one may have."""
+REMEMBERED = 4096
+"""Compositions whose conditions are remembered."""
+
+LONGEST = 2048
+"""Bytes of atomic numbers that are remembered as they are; of more, 32 bytes that no others have."""
 
 SAID = ("charge", "spin", "task")
 """What `info` may say of a structure."""
@@ -97,10 +101,10 @@ class Admission:
 
 
 def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
-    """What the conditions of few atoms follow from; None where that is too much to remember."""
-    if sum(counts) > LARGEST_REMEMBERED:
-        return None
+    """What the conditions follow from; None where that is not said in a few words."""
     said = [atoms.info.get(name) for atoms in frames for name in SAID]
     if not all(value is None or isinstance(value, int | float | str | np.number) for value in said):
         return None
-    return tuple(counts), b"".join([atoms.numbers.tobytes() for atoms in frames]), tuple(said)
+    numbers = b"".join([atoms.numbers.tobytes() for atoms in frames])
+    numbers = numbers if len(numbers) <= LONGEST else hashlib.sha256(numbers).digest()
+    return tuple(counts), numbers, tuple(said)

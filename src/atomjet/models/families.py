@@ -59,6 +59,19 @@ def _painn_fast_gpu(model: PaiNN, precision: str) -> Backend:
     return FastGpu(model, precision)
 
 
+def _escn_md_fast_gpu(model: EscnMd, precision: str) -> Backend:
+    """Import the kernels only where they are wanted.
+
+    Raises:
+        BackendError: triton is missing, or see `FastGpu`.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise BackendError("backend 'fast_gpu' needs triton; pip install 'atomjet[gpu]', or use 'fast_pytorch'")
+    from atomjet.models.escn_md.fast_gpu import FastGpu
+
+    return FastGpu(model, precision)
+
+
 GENERAL = BackendChoice(General)
 
 FAMILIES: dict[str, Family] = {
@@ -71,5 +84,13 @@ FAMILIES: dict[str, Family] = {
             "general": GENERAL,
         },
     ),
-    "escn_md": Family(EscnMd, EscnMdConfig, {"fast_pytorch": BackendChoice(EscnMdFastPyTorch), "general": GENERAL}),
+    "escn_md": Family(
+        EscnMd,
+        EscnMdConfig,
+        {
+            "fast_gpu": BackendChoice(_escn_md_fast_gpu, ("cuda",)),
+            "fast_pytorch": BackendChoice(EscnMdFastPyTorch),
+            "general": GENERAL,
+        },
+    ),
 }

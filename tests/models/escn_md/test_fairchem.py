@@ -95,9 +95,9 @@ def test_what_fast_pytorch_cannot_serve():
     ):
         atomjet.load(GOLDEN / "uma_1p1.pt", device="cpu", backend="fast_pytorch")
     with pytest.raises(
-        atomjet.AtomJetError, match="'fast_gpu' does not serve EscnMd yet; use one of fast_pytorch, general"
+        atomjet.AtomJetError, match="lmax 2 with mmax 1 or 2; this model has lmax 4 and mmax 2: use 'general'"
     ):
-        atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", backend="fast_gpu")
+        atomjet.load(GOLDEN / "uma_1p1.pt", device="cpu", backend="fast_gpu")
 
 
 @pytest.mark.parametrize("backend", ["general", "fast_pytorch"])

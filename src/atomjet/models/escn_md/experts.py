@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Graph
+from atomjet.data import Graph, System
 
 if TYPE_CHECKING:
     from atomjet.models.escn_md.general import EscnMd
@@ -109,7 +109,7 @@ def rows_of_systems(graph: Graph) -> Tensor:
 
 def runs(model: EscnMd, graph: Graph) -> list[Run]:
     """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
-    kinds = _kinds(model, graph)
+    kinds = kinds_of(model, graph)
     atom_ptr = rows_of_systems(graph)
     # Every look at the device waits for it: one for all numbers of a kind.
     atom_stops, edge_stops = torch.stack([atom_ptr, graph.row_ptr[atom_ptr]]).tolist()
@@ -122,13 +122,15 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
     return found
 
 
-def _kinds(model: EscnMd, graph: Graph) -> list[Kind]:
+def kinds_of(model: EscnMd, graph: Graph | System) -> list[Kind]:
+    """What decides the blend of each system. Waits for the device."""
     size = model.config.max_z
-    place = (graph.system_index * size + graph.atomic_numbers)[: graph.num_owned]
+    owned, halo = (graph.num_owned, graph.halo) if isinstance(graph, Graph) else (graph.num_atoms, None)
+    place = (graph.system_index * size + graph.atomic_numbers)[:owned]
     # Not bincount, which waits for the device to learn how long its result is.
     flat = place.new_zeros(graph.num_systems * size).scatter_add_(0, place, torch.ones_like(place))
-    if graph.halo is not None:
-        graph.halo.sum(flat)
+    if halo is not None:
+        halo.sum(flat)
     told = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
     kinds = []
     for (*counts, charge, spin), task in zip(told, graph.task, strict=True):
