@@ -11,8 +11,9 @@ from ase.build import molecule
 from ase.io import write
 
 from atomjet import load
+from atomjet.bench import escn_md_cost
 from atomjet.bench.ceilings import Ceilings
-from atomjet.bench.cost import KERNELS, Sizes, declared, painn
+from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, painn
 from atomjet.bench.geometries import carbon_crystal, molecules
 from atomjet.bench.profile import (
     _declared_work,
@@ -83,6 +84,23 @@ def test_cost_of_painn_is_that_of_its_products():
     edges, atoms = graph.num_edges, graph.num_atoms
     around = config.layers * edges * 56 * config.features
     assert painn(config, atoms, edges, 4).flops == 2 * sum(counted) + around
+
+
+def test_kernels_of_escn_md_do_the_products_of_their_blends():
+    """Twice two operations for every number of a blend, m > 0 as one real matrix of twice as many, forward and backward."""
+    from atomjet.models.escn_md import EscnMd, EscnMdConfig
+
+    for mmax in (1, 2):
+        config = EscnMdConfig(
+            mmax=mmax, channels=16, hidden_channels=32, edge_channels=4, experts=1, layers=2, tasks=("omat",)
+        )
+        sizes = [layer.weights[0].numel() for layer in EscnMd(config).mixed_linears]
+        numbers = sum(size if k % (mmax + 1) == 0 else 2 * size for k, size in enumerate(sizes))
+        product = escn_md_cost.KERNELS["grouped_product_kernel"](escn_md_cost.EdgeSizes.of(config, 1, 10, 50))
+        assert product.flops == 50 * 4 * numbers
+        for cost in escn_md_cost.KERNELS.values():
+            small, large = (cost(escn_md_cost.EdgeSizes.of(config, 1, n, 50 * n)) for n in (1000, 2000))
+            assert large == Cost(2 * small.bytes, 2 * small.flops, small.by)
 
 
 def test_kernels_do_the_products_of_the_equations():

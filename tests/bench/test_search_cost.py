@@ -10,8 +10,9 @@ import triton.runtime.interpreter as interpreter
 
 from atomjet.bench.cost import KERNELS, Sizes
 from atomjet.bench.search_cost import SearchSizes, search_costs
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, System
+from atomjet.data import Capacity, PredictionBuffers, System, SystemBuffers
 from atomjet.models import edge_forces
+from atomjet.models.contract import Atomic
 from atomjet.neighbors import brute_force, routes
 from atomjet.neighbors.padded import PaddedSearch
 from tests.neighbors.cases import ROUTES, batch, force_route
@@ -89,7 +90,7 @@ def searched(system, cutoff):
     """In buffers that just hold it."""
     edges = brute_force(system, cutoff).num_edges
     capacity = Capacity(system.num_systems, system.num_atoms, edges, int(system.counts().max()))
-    search, given = PaddedSearch(capacity, cutoff, DEVICE), PaddedSystem.empty(capacity, DEVICE)
+    search, given = PaddedSearch(capacity, cutoff, DEVICE), SystemBuffers.empty(capacity, DEVICE)
     given.fill(system)
     graph = search.launch(given)
     assert int(graph.status) == 0
@@ -122,10 +123,11 @@ def test_sums_touch_what_is_declared(take, touched):
     system = crystal(4, 3, pbc=(True, False))
     search, given = searched(system, 2.0)
     atoms, edges = system.num_atoms, search.capacity.edges
-    energies, gradients, zeros = torch.rand(atoms), torch.rand(1, edges, 4), torch.zeros(2, dtype=torch.float64)
+    atomic = Atomic(torch.rand(atoms), torch.rand(1, edges, 4), of_reverse=True)
+    zeros = torch.zeros(1, 2, dtype=torch.float64)
     virials = torch.zeros(6, atoms, dtype=torch.float64)
-    out = PaddedPrediction.empty(search.capacity, "cpu")
-    edge_forces.launch(given, search.graph, energies, gradients, zeros, torch.zeros(2, 2), virials, out)
+    out = PredictionBuffers.empty(search.capacity, "cpu")
+    edge_forces.launch(given, search.graph, atomic, zeros, torch.zeros(2, 2), virials, out)
     cost = KERNELS["edge_forces_sums_kernel"](Sizes(2, atoms, edges, 3, 128, 2))
     assert cost.bytes == pytest.approx(touched["edge_forces_sums_kernel"], abs=40)
 

@@ -78,15 +78,15 @@ def test_doctor_compares_the_kernels_with_plain_pytorch(call, monkeypatch):
     status, out, _ = call("doctor", "--backend", "fast_gpu")
     assert status == 0
     assert "kernels        ok       forces differ by" in out
+    from atomjet.models.contract import Segment
     from atomjet.models.painn.fast_gpu import FastGpu
 
-    right = FastGpu.launch
+    right = FastGpu.segments
 
-    def wrong(self, graph, workspace):
-        energies, gradients = right(self, graph, workspace)
-        return energies, gradients.mul_(1.05)
+    def wrong(self, graph, conditions, workspace):
+        return [*right(self, graph, conditions, workspace), Segment(lambda: workspace.gradients.mul_(1.05))]
 
-    monkeypatch.setattr(FastGpu, "launch", wrong)
+    monkeypatch.setattr(FastGpu, "segments", wrong)
     status, out, _ = call("doctor", "--backend", "fast_gpu")
     assert status == 1
     assert "kernels        FAILED   forces differ by 5.0e-02" in out

@@ -5,7 +5,7 @@ import torch
 
 from atomjet import Engine
 from atomjet.engine import Settings
-from tests.conformance.suite import Conformance
+from atomjet.testing import Conformance
 from tests.potentials import random_escn_md
 
 CONFIGS = {

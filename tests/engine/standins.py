@@ -1,106 +1,15 @@
-"""Stand-ins for the kernels, in plain PyTorch: the same contract, one structure of control flow to prove with them."""
+"""An engine on the CPU behind the captured path, in plain PyTorch."""
 
-from functools import partial
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 
-from atomjet.data import Graph, PaddedGraph, Status, System
-from atomjet.data.padded import unpack_shifts
 from atomjet.engine.evaluation import Stages
-from atomjet.models.base import forces_from_gradients, virials_from_gradients
 from atomjet.models.painn.fast_pytorch import FastPyTorch
-from atomjet.neighbors.brute_force import brute_force
+from atomjet.testing.plain import Buffered, plain_stages
 
 
-def in_use(padded) -> System:
-    """What a `PaddedSystem` holds, unchecked positions included."""
-    bounds = padded.system_ptr.tolist()
-    systems = next((s for s in range(padded.capacity.systems) if bounds[s + 1] == bounds[s]), padded.capacity.systems)
-    atoms = bounds[-1]
-    return System(
-        positions=padded.positions[:atoms],
-        atomic_numbers=padded.atomic_numbers[:atoms],
-        cell=padded.cell[:systems],
-        pbc=padded.pbc[:systems].bool(),
-        system_index=padded.system_index[:atoms].long(),
-    )
-
-
-def as_graph(padded: PaddedGraph) -> Graph:
-    """The edges in use."""
-    bounds = padded.system_ptr.tolist()
-    atoms, edges = bounds[-1], int(padded.row_ptr[-1])
-    systems = sum(b > a for a, b in pairwise(bounds))
-    row_ptr = padded.row_ptr[: atoms + 1].long()
-    degrees = row_ptr[1:] - row_ptr[:-1]
-    counts = torch.tensor([b - a for a, b in pairwise(bounds)][:systems])
-    return Graph(
-        centers=torch.repeat_interleave(torch.arange(atoms), degrees),
-        neighbors=padded.neighbors[:edges].long(),
-        shifts=unpack_shifts(padded.shifts[:edges]),
-        vectors=padded.vectors[:edges],
-        row_ptr=row_ptr,
-        atomic_numbers=padded.atomic_numbers[:atoms].long(),
-        system_index=torch.repeat_interleave(torch.arange(systems), counts),
-        charge=torch.zeros(systems, dtype=torch.int64),
-        spin=torch.zeros(systems, dtype=torch.int64),
-        cutoff=0.0,
-    )
-
-
-class Search:
-    """The definition, into fixed buffers."""
-
-    def __init__(self, cutoff, capacity):
-        self.cutoff, self.capacity = cutoff, capacity
-        self.graph = PaddedGraph.empty(capacity, "cpu")
-        self.launches = 0
-
-    def launch(self, padded):
-        self.launches += 1
-        graph = self.graph
-        for name in ("row_ptr", "neighbors", "system_ptr", "atomic_numbers", "status"):
-            getattr(graph, name).zero_()
-        if not bool(torch.isfinite(padded.positions[: int(padded.system_ptr[-1])]).all()):
-            graph.status[0] = int(Status.NOT_FINITE)
-            return graph
-        found = brute_force(in_use(padded), self.cutoff)
-        graph.needed_edges[0] = found.num_edges
-        if found.num_edges > self.capacity.edges:
-            graph.status[0] = int(Status.EDGES)
-            return graph
-        if bool((found.shifts.abs() > 511).any()):
-            graph.status[0] = int(Status.SHIFTS)
-            return graph
-        filled = PaddedGraph.from_graph(found, self.capacity)
-        for name in ("row_ptr", "neighbors", "shifts", "vectors", "reverse", "system_ptr", "atomic_numbers"):
-            getattr(graph, name).copy_(getattr(filled, name))
-        return graph
-
-
-class Evaluator(FastPyTorch):
-    """FastPyTorch in fixed buffers."""
-
-    def workspace(self, capacity):
-        return torch.zeros(capacity.atoms), torch.zeros(capacity.edges, 3)
-
-    def bytes_of(self, capacity):
-        return 1000 * capacity.atoms + 100 * capacity.edges
-
-    def launch(self, padded, workspace):
-        energies, reverse_gradients = workspace
-        energies.fill_(torch.nan)  # what is not in use must not matter
-        reverse_gradients.fill_(torch.nan)
-        if int(padded.status) == 0:
-            graph = as_graph(padded)
-            atomic, gradients = self.energies_and_gradients(graph)
-            energies[: graph.num_atoms] = atomic
-            reverse_gradients[: graph.num_edges] = gradients[padded.reverse[: graph.num_edges].long()]
-        return energies, reverse_gradients
-
-
-class Pairs(Evaluator):
+class Pairs(FastPyTorch):
     """Springs between all atoms within the cutoff, ending smoothly there: what an atom feels is its own row's business only, to the
     last bit, which products of matrices on a CPU do not promise.
     """
@@ -113,36 +22,14 @@ class Pairs(Evaluator):
         return energy, slope[:, None] * graph.vectors
 
 
-def assemble(references, closest, system, padded, energies, reverse_gradients, prediction):
-    """Sums in float64."""
-    prediction.buffer[1:] = torch.nan
-    status = int(padded.status)
-    if status == 0:
-        graph = as_graph(padded)
-        z = graph.atomic_numbers
-        if bool((graph.lengths < closest[z[graph.centers], z[graph.neighbors]]).any()):
-            status = int(Status.OVERLAP)
-        wide = graph.with_vectors(graph.vectors.double())
-        gradients = reverse_gradients[: graph.num_edges][padded.reverse[: graph.num_edges].long()].double()
-        atomic = energies[: graph.num_atoms].double() + references[z]
-        prediction.atomic_energies[: graph.num_atoms] = atomic
-        prediction.forces[: graph.num_atoms] = forces_from_gradients(wide, gradients)
-        total = torch.zeros(graph.num_systems, dtype=torch.float64).index_add_(0, graph.system_index, atomic)
-        prediction.energy[: graph.num_systems] = total if status == 0 else torch.nan
-        cell = system.cell[: graph.num_systems]
-        stress = virials_from_gradients(wide, gradients) / torch.linalg.det(cell).abs()[:, None, None]
-        periodic = system.pbc[: graph.num_systems].bool().all(1)[:, None, None]
-        prediction.stress[: graph.num_systems] = torch.where(periodic, stress, torch.nan)
-    prediction.status[0] = status
+class Large(Buffered):
+    """Says that it takes as much as a model does."""
+
+    def bytes_of(self, capacity):
+        return 1000 * capacity.atoms + 100 * capacity.edges
 
 
-def stages(engine, evaluator=Evaluator, **changed) -> Stages:
-    """All three for an engine on the CPU."""
-    given = {
-        "search": partial(Search, engine.cutoff),
-        "evaluator": evaluator(engine.model),
-        "sums": lambda capacity: partial(assemble, engine.model.reference_energies, engine._closest),
-        "device": torch.device("cpu"),
-        "bytes_beside": lambda capacity: 32 * capacity.edges,
-    }
-    return Stages(**(given | changed))
+def stages(engine, backend=FastPyTorch, **changed) -> Stages:
+    """For a family without tasks, charges and spins; `changed` replaces stages."""
+    buffered = Large(engine.model, backend(engine.model), silent_conditions=(0, 0, 0, 0))
+    return replace(plain_stages(engine, buffered), **changed)

@@ -30,27 +30,6 @@ def tiny():
     return random_painn(features=16, layers=2, num_radial=6, cutoff=3.0, elements=(1, 6, 8))
 
 
-def frames():
-    """Molecules and a crystal, so small that the interpreter has them in seconds."""
-    every = [molecule("CH4"), bulk("C"), molecule("H2O")]
-    for seed, atoms in enumerate(every):
-        atoms.rattle(0.05, seed=seed)
-    return every
-
-
-def test_engine_in_whole_equals_the_definition():
-    engine = Engine(tiny(), Settings(ON, "fast_gpu", "high"))
-    exact = Engine(tiny(), Settings("cpu", "general", "float64")).predict(frames())
-    for given in (frames(), System.from_ase(frames(), device=ON)):
-        ours = engine.predict(given).to("cpu")
-        rms = float(exact.forces.square().mean().sqrt())
-        assert float((ours.forces - exact.forces).abs().max()) < FORCES["high"] * rms
-        torch.testing.assert_close(ours.energy, exact.energy, rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.stress, exact.stress, rtol=0, atol=1e-5, equal_nan=True)
-    with pytest.raises(atomjet.AtomJetError, match=r"structure 1, atom 0 and atom 1 are 0.200 Å apart"):
-        engine.predict([molecule("H2O"), Atoms("HH", [[0, 0, 0], [0, 0, 0.2]])])
-
-
 def test_dynamics_through_the_kernels_equal_those_through_ase(tmp_path):
     from atomjet import AtomJetCalculator
     from atomjet.md import simulate
@@ -157,7 +136,7 @@ def test_threads_and_streams_on_the_gpu(monkeypatch):
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 300)
     engine = gpu_engine(student())
     # Kernels that are cut for a batch add up in another order than for one of its structures.
-    engine.use(replace(engine.stages, cut=None))
+    engine.use(replace(engine.stages, tuning=None))
     every = [molecule(n) for n in ("CH3CH2OH", "C6H6", "H2O", "CH4", "C2H6")] * 12 + [water((2, 2, 2)), bulk("C")]
     alone = [engine.predict(atoms).forces for atoms in every]
     assert torch.equal(engine.predict(every).forces, torch.cat(alone))

@@ -7,13 +7,16 @@ import torch
 
 from atomjet import Engine
 from atomjet.data import Capacity
-from atomjet.data.padded import DENSE
+from atomjet.data.buffers import LONG_ROW
 from atomjet.engine import Settings, tuner, tuning
 from atomjet.errors import AtomJetError, BackendError, ConfigError
+from atomjet.models.contract import Segment
+from atomjet.models.painn import tuning as painn_tuning
 from atomjet.neighbors import search
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
+from atomjet.models.painn.fast_gpu import FastGpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAME = tuning.device_name(torch.device(DEVICE))
@@ -25,7 +28,7 @@ def tuned(monkeypatch, choices, times, one=None):
     for name in ("molecules", "box"):  # both few and sparse: one entry
         monkeypatch.setattr(tuner, name, lambda engine, size: drawn(engine, 4 if size == 32 else 2))
     monkeypatch.setattr(tuner, "PIECE", 2)
-    monkeypatch.setattr(tuner, "CHOICES", choices)
+    monkeypatch.setattr(painn_tuning, "ROUNDS", choices)
     (found,) = tuner.tune(one or engine(), (32,), timer=lambda work, device: next(times))
     assert next(times, None) is None
     return found
@@ -46,7 +49,7 @@ def engine():
 
 def test_entry_is_written_looked_up_and_used(own_table):
     plain = engine().stages
-    key = tuning.model_key(random_painn(features=16), plain.evaluator)
+    key = plain.backend.tuning.key
     assert key == "painn 16 float32"
     entry = {"update": {"rows": 32}, "message": {"unknown": 3}, "no_kernel": {"rows": 1}}
     tuning.write_table(own_table, NAME, key, {"256 sparse": entry})
@@ -54,13 +57,12 @@ def test_entry_is_written_looked_up_and_used(own_table):
     stages = engine().stages
     for atoms, rows in ((20, 64), (200, 32)):
         capacity = Capacity(1, atoms, 64, atoms)
-        cut = stages.evaluator_for(capacity).tiles_for(capacity)
-        assert cut.update.rows == rows
-        assert cut.update.warps == plain.evaluator.tiles_for(capacity).update.warps
-        assert cut.message == plain.evaluator.tiles_for(capacity).message
-        assert stages.evaluator_for(capacity).chains is stages.evaluator.chains
+        tiles, default = (one.backend_for(capacity).tuning.tiles(capacity) for one in (stages, plain))
+        assert tiles["update"] == default["update"] | {"rows": rows}
+        assert tiles["message"] == default["message"]
+        assert stages.backend_for(capacity).chains is stages.backend.chains
     large = Capacity(1, 1000, 64, 1000)
-    assert stages.evaluator_for(large) is stages.evaluator
+    assert stages.backend_for(large) is stages.backend
     assert stages.bytes_of(large) == plain.bytes_of(large)
 
 
@@ -71,12 +73,12 @@ def test_sizes():
 
 
 def test_an_entry_for_boxes_is_not_used_for_molecules(own_table):
-    key = tuning.model_key(random_painn(features=16), engine().stages.evaluator)
+    key = engine().stages.backend.tuning.key
     tuning.write_table(own_table, NAME, key, {"256 dense": {"update": {"rows": 32}}})
     stages = engine().stages
     dense, sparse = Capacity(1, 200, 10000, 200), Capacity(10, 200, 3200, 20)
-    assert stages.evaluator_for(dense).tiles_for(dense).update.rows == 32
-    assert stages.evaluator_for(sparse) is stages.evaluator
+    assert stages.backend_for(dense).tuning.tiles(dense)["update"]["rows"] == 32
+    assert stages.backend_for(sparse) is stages.backend
 
 
 def test_tune_keeps_the_fastest_in_the_mean(monkeypatch):
@@ -93,23 +95,31 @@ def test_tune_refuses_what_is_slower_at_either_size(monkeypatch):
     assert (found.choices, found.after, found.refused) == ({}, (3.0, 30.0), 2)
 
 
-def test_kernels_that_cannot_be_cut_are_left_alone(monkeypatch):
+def test_kernels_without_choices_are_left_alone(monkeypatch):
     one = engine()
-    assert one.stages.evaluator.uncut == ()
-    one.stages.evaluator.uncut = ("update",)
-    found = tuned(monkeypatch, (("update", {"rows": (16, 32)}),), [1.0, 1.0], one)
+    assert {kernel for kernel, _ in one.stages.backend.tuning.rounds} == {"message", "message_back", "update"}
+    one.stages.backend.update = None  # others than those that have choices
+    monkeypatch.setattr(tuner, "_Probe", lambda *arguments: Probe())
+    found = tuned(monkeypatch, (("update", {"rows": (16, 32)}),), [], one)
     assert (found.choices, found.refused) == ({}, 0)
 
 
-def test_tune_refuses_what_is_wrong(monkeypatch):
-    def with_tiles(evaluator, capacity, choices):
-        made = tuning.with_tiles(evaluator, capacity, choices)
-        right = made.launch
-        wrong = 1.0 + 2 * tuner.EQUAL * (choices != {})
-        made.launch = lambda graph, workspace: (None, wrong * right(graph, workspace)[1])
-        return made
+class Probe:
+    """Nothing that is timed."""
 
-    monkeypatch.setattr(tuner, "with_tiles", with_tiles)
+    before, capacity = 1.0, Capacity(1, 2, 64, 2)
+
+
+def test_tune_refuses_what_is_wrong(monkeypatch):
+    right = FastGpu.segments
+
+    def segments(self, graph, conditions, workspace):
+        found = right(self, graph, conditions, workspace)
+        if self.tiles is None:
+            return found
+        return [*found, Segment(lambda: workspace.gradients.mul_(1.0 + 2 * tuner.EQUAL))]
+
+    monkeypatch.setattr(FastGpu, "segments", segments)
     found = tuned(monkeypatch, (("update", {"rows": (16, 32), "warps": (4,)}),), [2.0, 20.0, 1.0, 10.0, 1.0, 10.0])
     assert (found.refused, found.choices, found.after) == (2, {}, (2.0, 20.0))
     with pytest.raises(BackendError, match="backend fast_pytorch has nothing to tune"):
@@ -123,7 +133,7 @@ def test_boxes_are_sane():
     assert (pieces.counts().tolist(), bool(pieces.pbc.any()), bool(box.pbc.all())) == ([20] * 12 + [16], False, True)
     for system in (pieces, box):
         assert search(system, 1.4).num_edges == 0
-    assert search(pieces, 5.0).num_edges < DENSE * 256 < search(box, 5.0).num_edges
+    assert search(pieces, 5.0).num_edges < LONG_ROW * 256 < search(box, 5.0).num_edges
     for atoms in (8, 33, 257, 2049):  # filled, whatever their number
         density = atoms / abs(float(torch.linalg.det(tuner.box(one, atoms).cell[0])))
         assert 0.085 < density < 0.101
@@ -133,14 +143,14 @@ def test_shipped_table_is_whole():
     """For Hopper's, entries that are looked up, with whole cuts that the kernels know."""
     table = tuning.read_table(Path(tuning.__file__).with_name("tuned.json"))
     assert {device.split()[1] for device in table} == {"H100", "H200"}
-    tiles = engine().stages.evaluator.tiles_for(Capacity(1, 32, 64, 32))
+    tiles = engine().stages.backend.tuning.tiles(Capacity(1, 32, 64, 32))
     known = {f"{size} {kind}" for size in tuning.SIZES for kind in ("sparse", "dense")}
     for models in table.values():
         assert models["painn 128 float16"]
         for entries in models.values():
             assert set(entries) <= known
             for kernel, cut in (item for entry in entries.values() for item in entry.items()):
-                assert set(cut) == set(getattr(tiles, kernel)._fields)
+                assert set(cut) == set(tiles[kernel])
 
 
 def test_damaged_table_is_named(own_table):
@@ -158,7 +168,7 @@ def test_command(own_table, monkeypatch, capsys):
     from atomjet.cli.main import main
 
     monkeypatch.setattr(options, "load_engine", lambda *arguments: engine())
-    found = tuner.Tuned("32 sparse", (0.1, 0.2), (0.1, 0.1), {"update": {"rows": 32}}, 0)
+    found = tuner.Tuned("painn 16 float32", "32 sparse", (0.1, 0.2), (0.1, 0.1), {"update": {"rows": 32}}, 0)
     monkeypatch.setattr(tuner, "tune", lambda engine, sizes: iter([found]))
     assert main(["tune", "--size", "32"]) == 0
     assert "update rows 32" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase import units
 
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Status, System
+from atomjet.data import Capacity, PredictionBuffers, Status, System, SystemBuffers
 from atomjet.md.integrators import advance_reference, finish_reference
 from atomjet.md.motion import Flag, Motion
 from atomjet.md.noise import normals, philox, replica_seeds
@@ -22,7 +22,7 @@ def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
     atoms = sum(sizes)
     capacity = Capacity(len(sizes) + 2, atoms + spare, 64, max(sizes))
-    system = PaddedSystem.empty(capacity, device)
+    system = SystemBuffers.empty(capacity, device)
     index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     positions = torch.randn(atoms, 3, generator=generator, dtype=torch.float64)
     system.fill(System(positions=positions, atomic_numbers=torch.ones(atoms), system_index=index).to(device))
@@ -40,7 +40,7 @@ def motion_of(sizes, langevin=False, rows=5, seed=0, spare=3, device="cpu"):
 
 def springs(motion):
     """A harmonic well of 1 eV/Å² around the origin for every atom."""
-    prediction = PaddedPrediction.empty(motion.system.capacity, motion.system.positions.device)
+    prediction = PredictionBuffers.empty(motion.system.capacity, motion.system.positions.device)
     prediction.buffer.fill_(torch.nan)
     prediction.status.zero_()
     atoms = int(motion.system.system_ptr[-1])

@@ -42,6 +42,27 @@ def test_too_few_steps_do_not_converge():
     assert last.step == 1
 
 
+class Rounded(EMT):
+    """Forces that are exact to 1e-3 eV/Å only, as those of a short floating type are to less."""
+
+    def calculate(self, atoms=None, properties=None, system_changes=()):
+        super().calculate(atoms, properties, system_changes)
+        self.results["forces"] = np.round(self.results["forces"], 3)
+
+
+def test_forces_that_are_not_exact_enough_end_it():
+    atoms = stretched()
+    atoms.positions = atoms.positions @ np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2)[0]
+    atoms.calc = Rounded()
+    converged, last = relax(atoms, RelaxSettings(fmax=1e-7, steps=5000, optimizer="fire"))
+    assert not converged
+    assert last.noise == pytest.approx(1e-3, rel=0.5)
+    assert last.step < 1000
+    converged, last = relax(stretched(), RelaxSettings(fmax=1e-7, steps=5000, optimizer="fire"))
+    assert converged
+    assert last.noise is None
+
+
 def test_cell_relaxes_to_zero_or_the_given_pressure():
     volumes = []
     for pressure in (None, 5.0):

@@ -155,7 +155,7 @@ def trap(engine, monkeypatch, when):
 
 
 def test_exploding_replica_leaves_the_others_bitwise_alone(tmp_path: Path, monkeypatch):
-    engine = engine_through_buffers(evaluator=standins.Pairs)
+    engine = engine_through_buffers(backend=standins.Pairs)
     run(engine, tmp_path / "calm.traj", 31, replicas=3)
     trap(engine, monkeypatch, 12)
     message = r"1 of 3 replicas exploded: replica 1: the run exploded at step 13"

@@ -5,7 +5,7 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, PaddedGraph
+from atomjet.data import Capacity, GraphBuffers
 from atomjet.errors import BackendError
 from atomjet.models.base import General
 from tests.potentials import random_painn
@@ -51,24 +51,6 @@ def test_equals_the_definition(config, precision):
     assert float((ours - energies).norm() / energies.norm()) < BOUNDS[precision]
 
 
-def test_room_to_spare_changes_nothing():
-    """What is not in use is never read: it is NaN here, and the result is the same to the last bit."""
-    fast = FastGpu(random_painn(features=32, layers=2, cutoff=3.5).float().to(DEVICE))
-    graph = narrow(graph_of(frames()))
-    exact = PaddedGraph.from_graph(graph)
-    roomy = PaddedGraph.from_graph(graph, Capacity(9, graph.num_atoms + 40, graph.num_edges + 77, 30))
-    roomy.vectors[graph.num_edges :] = float("nan")
-    results = []
-    for padded in (exact, roomy):
-        workspace = fast.workspace(padded.capacity)
-        for tensor in (workspace.q, workspace.mu, workspace.energies, workspace.gradients):
-            tensor.fill_(float("nan"))
-        energies, gradients = fast.launch(padded, workspace)
-        results.append((energies[: graph.num_atoms], gradients[:, : graph.num_edges]))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-
-
 def test_structures_do_not_feel_each_other():
     """Neither their number nor a NaN in one of them reaches the others."""
     fast = FastGpu(random_painn(features=32, layers=2, cutoff=3.5).float().to(DEVICE))
@@ -87,7 +69,7 @@ def test_structures_do_not_feel_each_other():
 def test_atoms_without_neighbors():
     model = random_painn(cutoff=3.5, features=32)
     graph = graph_of([molecule("H"), molecule("O")])
-    padded = PaddedGraph.from_graph(narrow(graph))
+    padded = GraphBuffers.from_graph(narrow(graph))
     # There is room for one edge, for those who read ahead.
     assert (graph.num_edges, padded.neighbors.shape[0], padded.vectors.shape[0]) == (0, 1, 1)
     energies, gradients = FastGpu(model.float().to(DEVICE), "high").energies_and_gradients(narrow(graph))

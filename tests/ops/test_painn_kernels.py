@@ -5,7 +5,7 @@ import torch
 from ase.build import bulk, molecule
 
 from atomjet import System, neighbor_list
-from atomjet.data import Capacity, PaddedGraph
+from atomjet.data import Capacity, GraphBuffers
 
 pytest.importorskip("triton")
 from atomjet.ops import painn_message, painn_update, radial_table
@@ -29,7 +29,7 @@ def graph(device):
         atoms.rattle(0.05, seed=seed)
     found = neighbor_list(System.from_ase(frames), 3.5)
     room = Capacity(5, found.num_atoms + 7, found.num_edges + 29, 6)
-    return PaddedGraph.from_graph(found.with_vectors(found.vectors.float()).to(device), room)
+    return GraphBuffers.from_graph(found.with_vectors(found.vectors.float()).to(device), room)
 
 
 def random(*shape, device, seed=0):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
-from atomjet.data import Capacity, Graph, PaddedSystem, System
-from atomjet.data.padded import has_images
+from atomjet.data import Capacity, Graph, System, SystemBuffers
+from atomjet.data.buffers import has_images
 from atomjet.neighbors import search
-from atomjet.neighbors.padded import PaddedSearch, to_graph
+from atomjet.neighbors.gpu import to_graph
+from atomjet.neighbors.padded import PaddedSearch
 
 
 class CapturedSearch:
@@ -22,7 +23,7 @@ class CapturedSearch:
         capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest, images)
         self.system, self.cutoff = system, cutoff
         self.searcher = PaddedSearch(capacity, cutoff, system.device)
-        self.given = PaddedSystem.empty(capacity, system.device)
+        self.given = SystemBuffers.empty(capacity, system.device)
         self.given.fill(system)
         self.searcher.launch(self.given)  # compiles
         torch.cuda.synchronize(system.device)
@@ -48,4 +49,4 @@ class CapturedSearch:
     def graph(self, positions: Tensor) -> Graph:
         """What a call finds, as any search would give it."""
         edges = self.check(positions)
-        return to_graph(self.searcher.graph, self.given, self.system.with_positions(positions), self.cutoff, edges)
+        return to_graph(self.searcher, self.given, self.system.with_positions(positions), edges)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atomjet.bench.measure import Stopwatch, allocated
-from atomjet.data import PaddedPrediction, Prediction, Status, System
+from atomjet.data import Prediction, Status, System
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError
 
@@ -86,8 +86,8 @@ class OwnStep:
     def prediction(self, system: System) -> Prediction:
         """Copies of what stands in the buffers."""
         padded = self.evaluation.prediction
-        copy = PaddedPrediction(padded.buffer.clone(), padded.capacity)
-        return copy.cut(system.num_systems, system.system_index)
+        copy = padded.like(padded.buffer.clone())
+        return copy.in_use(system.num_systems, system.system_index)
 
     def check(self, every: Sequence[Tensor]) -> None:
         """Ask for the status of the last step, then of one from each of these positions."""

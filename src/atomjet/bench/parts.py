@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from atomjet.bench.measure import synchronize
-from atomjet.data import PaddedSystem, System
+from atomjet.data import ConditionBuffers, System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
-from atomjet.engine.cuda_graph import Replayed
 from atomjet.neighbors import search
+from atomjet.ops.cuda_graph import Replayed
 
 Parts = dict[str, Callable[[int], Any]]
 """By name; each called with a running number, by which positions take turns."""
@@ -47,11 +47,12 @@ def _padded(engine: Engine, systems: list[System]) -> Parts:
     first, counts = systems[0], systems[0].counts().tolist()
     edges = max(search(system, engine.cutoff).num_edges for system in systems)
     capacity = choose(first.num_systems, first.num_atoms, max(counts), edges)
-    padded = PaddedSystem.empty(capacity, engine.device)
-    padded.fill(first)
-    find, evaluator = stages.search(capacity), stages.evaluator_for(capacity)
-    workspace = evaluator.workspace(capacity)
-    graph = find.launch(padded)
+    padded = SystemBuffers.empty(capacity, engine.device)
+    padded.fill(first, stages.backend.admit(first, engine.task))
+    find, backend = stages.search(capacity), stages.backend_for(capacity)
+    conditions = ConditionBuffers(padded.conditions, padded.system_index)
+    segments = backend.segments(find.graph, conditions, backend.workspace(capacity))
+    find.launch(padded)
     synchronize(engine.device)
     stream = torch.cuda.Stream(engine.device) if engine.device.type == "cuda" else None
 
@@ -59,7 +60,8 @@ def _padded(engine: Engine, systems: list[System]) -> Parts:
         find.launch(padded)
 
     def evaluate() -> None:
-        evaluator.launch(graph, workspace)
+        for segment in segments:
+            segment.launch()
 
     searched, evaluated = Replayed(look, stream, engine.captures), Replayed(evaluate, stream, engine.captures)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from atomjet.bench import escn_md_cost
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
 from atomjet.bench.cost import KERNELS, Cost, Sizes, cost_of, declared, painn
 from atomjet.bench.measure import synchronize
@@ -21,7 +22,7 @@ from atomjet.bench.provenance import provenance
 from atomjet.bench.racers import moved
 from atomjet.bench.trace import events as traced
 from atomjet.bench.trace import is_kernel, is_outermost, trace
-from atomjet.data import PaddedSystem, System
+from atomjet.data import System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
 from atomjet.neighbors import search
@@ -271,6 +272,10 @@ def _declared_work(
 ) -> tuple[Cost | None, dict[str, Cost]]:
     """Of the whole model, and of each of its kernels; `element` bytes a number."""
     config = engine.model.config
+    if engine.model.family == "escn_md" and engine.backend == "fast_gpu":
+        escn_md_sizes = escn_md_cost.EdgeSizes.of(config, systems, atoms, edges)
+        costs = {name: cost(escn_md_sizes) for name, cost in escn_md_cost.KERNELS.items()}
+        return costs["grouped_product_kernel"], costs
     if engine.model.family != "painn":
         return None, {}
     sizes = Sizes(systems, atoms, edges, config.layers, config.features, element)
@@ -283,7 +288,7 @@ def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
     from atomjet.neighbors.padded import PaddedSearch
 
     capacity = choose(system.num_systems, system.num_atoms, int(system.counts().max()), edges)
-    finder, padded = PaddedSearch(capacity, cutoff, system.device), PaddedSystem.empty(capacity, system.device)
+    finder, padded = PaddedSearch(capacity, cutoff, system.device), SystemBuffers.empty(capacity, system.device)
     padded.fill(system)
     finder.launch(padded)
     return {} if int(finder.graph.status) else search_costs(finder)

@@ -11,7 +11,6 @@ from atomjet.adapters.structures import to_ase
 from atomjet.bench.contender import EngineContender, Unavailable
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine, streams
-from atomjet.engine.tuning import Tuning
 from atomjet.errors import BackendError
 from atomjet.neighbors import cpu
 
@@ -85,7 +84,7 @@ def build(name: str, engine: Engine) -> Step:
     if name != "fused_kernels" and made.device.type == "cpu":
         raise Unavailable("on a CPU there is nothing to capture and nothing to overlap with")
     if name != "tuned":
-        made.use(replace(made.stages, cut=None), capture=name != "fused_kernels")
-    elif not Tuning.of(made.model, made.stages.evaluator, made.device).entries:
+        made.use(replace(made.stages, tuning=None), capture=name != "fused_kernels")
+    elif made.stages.tuning is None or not made.stages.tuning.entries:
         raise Unavailable("no table says how to cut kernels for this device and model; `atomjet tune` makes one")
     return Step(name, made)

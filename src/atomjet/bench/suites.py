@@ -127,8 +127,10 @@ def step(largest: int, seed: int = 0) -> list[Case]:
 
 
 def uma(largest: int, seed: int = 0) -> list[Case]:
-    """A crystal of 2,000 atoms, and small ones to see what a call costs at least."""
-    return _crystals((100, 2000), largest, seed, runs=50)
+    """Crystals of one element, from what a call costs at least to what memory matters for; water; unlike molecules in one call."""
+    cases = _crystals((100, 1000, 2000, 8000), largest, seed, runs=50)
+    cases += _water(((1536, 50),), largest, seed, bonded=True)
+    return cases + _molecules(((20, 64),), largest, seed, runs=50)
 
 
 def _crystals(sizes: Iterable[int], largest: int, seed: int, runs: int = 100) -> list[Case]:
@@ -214,7 +216,7 @@ SUITES = {
         ),
         Suite(
             "uma",
-            "A crystal of 2,000 atoms, for models of the family escn_md.",
+            "Crystals of 100 to 8,000 atoms, water and molecules, for models of the family escn_md.",
             uma,
             {"cpu": 10_000, "cuda": 10_000},
             family="escn_md",

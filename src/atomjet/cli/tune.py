@@ -52,8 +52,7 @@ def tune(
             raise ConfigError(f"size {atoms} is no size of the table; choose of {', '.join(map(str, tuning.SIZES))}")
     engine = options.load_engine(model, device, "fast_gpu", precision)
     path = output or tuning.user_table()
-    assert engine.stages is not None
-    name, key = tuning.device_name(engine.device), tuning.model_key(engine.model, engine.stages.evaluator)
+    name = tuning.device_name(engine.device)
     print(f"{'atoms':12} {'before/ms':>19} {'after/ms':>19}  choices (times of the smallest and the largest served)")
     with track("tune", 2 * len(sizes)) as advance:
         for found in tuner.tune(engine, sizes):
@@ -63,6 +62,6 @@ def tune(
             )
             before, after = (" ".join(f"{time:9.4f}" for time in times) for times in (found.before, found.after))
             print(f"{found.key:12} {before:>19} {after:>19}  {choices or 'as they are'}", flush=True)
-            tuning.write_table(path, name, key, {found.key: found.choices})
+            tuning.write_table(path, name, found.model, {found.key: found.choices})
             advance(note=found.key)
     print(f"wrote {path}")

@@ -1,22 +1,27 @@
 """Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
 
+from atomjet.data.buffers import Capacity, GraphBuffers, PredictionBuffers, Status, SystemBuffers
+from atomjet.data.conditions import CONDITIONS, ConditionBuffers, Conditions, Lease
 from atomjet.data.graph import Graph
 from atomjet.data.halo import ExchangeHalo, Halo, Transport
-from atomjet.data.padded import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem, Status
 from atomjet.data.prediction import Prediction
 from atomjet.data.system import System, frames_of
 
 __all__ = [
+    "CONDITIONS",
     "Capacity",
+    "ConditionBuffers",
+    "Conditions",
     "ExchangeHalo",
     "Graph",
+    "GraphBuffers",
     "Halo",
-    "PaddedGraph",
-    "PaddedPrediction",
-    "PaddedSystem",
+    "Lease",
     "Prediction",
+    "PredictionBuffers",
     "Status",
     "System",
+    "SystemBuffers",
     "Transport",
     "frames_of",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from atomjet.data import Capacity
+from atomjet.data.buffers import DENSITY
 from atomjet.errors import StructureError
 
 SHARE = 0.9
@@ -17,9 +18,6 @@ SHARE = 0.9
 
 MARGIN = 1.06
 """Room for more edges than were counted, or than a mean density says: distances fluctuate."""
-
-DENSITY = 0.12
-"""Atoms per Å³ of a compact molecule with its hydrogens; denser ones overflow once, and then have their count."""
 
 MIN_EDGES, FEW_EDGES = 64, 32768
 """Buffers for edges grow by doubling between these."""
@@ -51,7 +49,7 @@ def refusal(
     which = "" if labels is None else f"structure {labels[0]}: "
     return StructureError(
         f"{which}{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
-        f"{(free or 0) / 2**30:.2f} GiB are free; use backend 'fast_pytorch', another device, or a smaller structure"
+        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure"
     )
 
 
@@ -69,7 +67,8 @@ def size_class(number: int, small: int = 256) -> int:
 
 
 def likely_edges(atoms: int, volume: float | None, cutoff: float) -> int:
-    """Edges of one structure: at most all ordered pairs of a molecule; else by its density, with a margin.
+    """Edges of one structure: at most all ordered pairs of a molecule; else by its density, with a margin. What is denser than
+    expected overflows once, and then has its count.
 
     Args:
         atoms: N.

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atomjet.data import Graph, Prediction, System
+from atomjet.data import Conditions, Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
+from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.fork import survive_forks
-from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
-from atomjet.errors import BackendError, StructureError
-from atomjet.models import registry, tensor_file
-from atomjet.models.base import Evaluator, Model, PaddedEvaluator, forces_from_gradients, virials_from_gradients
+from atomjet.engine.streams import halved
+from atomjet.errors import BackendError, ConfigError, StructureError
+from atomjet.models import contract, registry, tensor_file
+from atomjet.models.base import forces_from_gradients, virials_from_gradients
+from atomjet.models.contract import CapturedBackend, Model
 from atomjet.models.families import FAMILIES
 from atomjet.models.load import read
 from atomjet.neighbors import search
@@ -37,6 +40,8 @@ def load(
     task: str | None = None,
     on_overlap: OnOverlap = "error",
     neighbors: str = "auto",
+    charge: int | None = None,
+    spin: int | None = None,
 ) -> Engine:
     """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt).
 
@@ -44,23 +49,26 @@ def load(
         model: name (`atomjet info` lists them) or path.
         device, backend, precision, on_overlap, neighbors: see `Settings`.
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
+        charge, spin: total charge, e, and multiplicity 2S + 1 of structures that do not say their own (`info["charge"]`,
+            `info["spin"]`).
 
     Raises:
         ModelFileError: see `atomjet.models.load.read`.
         BackendError: a device or backend that cannot serve this model.
-        ConfigError: an unknown setting or task.
+        ConfigError: an unknown setting or task, a charge or spin that the model does not know.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
     network, card = read(registry.locate(model))
-    return Engine(network, settings, card, task)
+    return Engine(network, settings, card, task, charge, spin)
 
 
 class Engine:
     """A model on a device and a backend.
 
     Attributes:
-        backend: the one that runs: "general", "fast_pytorch" or "fast_gpu".
+        backend: name of the one that runs, see `Settings`.
         task: the task of structures that do not name their own; None for models without tasks, or where each must.
+        charge, spin: those of structures that do not say their own; None leaves them open.
         card: what the model's makers say of it.
         cutoff: Å.
         elements: atomic numbers it serves.
@@ -72,12 +80,16 @@ class Engine:
         settings: Settings | None = None,
         card: dict[str, Any] | None = None,
         task: str | None = None,
+        charge: int | None = None,
+        spin: int | None = None,
     ) -> None:
-        """Take a model (copied, so that the caller's stays as it is), settings, card and task."""
+        """Take a model (copied, so that the caller's stays as it is), settings, card and defaults of structures."""
         survive_forks()
         self.settings = settings or Settings()
         self.card = card or {}
         self.task = model.check_task(task)
+        self.charge, self.spin = _whole("charge", charge), _whole("spin", spin)
+        model.check_conditions(self.charge, self.spin)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
         self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
@@ -85,18 +97,47 @@ class Engine:
         self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self._served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
-        self._route: PaddedRoute | None = None
-        if self.backend == "fast_gpu" and self.settings.neighbors == "auto":
-            evaluator: PaddedEvaluator = self.evaluator  # type: ignore[assignment]
+        self._path: CapturedPath | None = None
+        if isinstance(self.evaluator, CapturedBackend) and self.settings.neighbors == "auto":
+            backend = self.evaluator
             anything = torch.zeros_like(self._closest) if self.settings.on_overlap == "warn" else self._closest
-            self.use(
-                gpu_stages(self.model, evaluator, self._closest), lenient=gpu_stages(self.model, evaluator, anything)
-            )
+            self.use(gpu_stages(self.model, backend, self._closest), lenient=gpu_stages(self.model, backend, anything))
+
+    def with_settings(self, **changes: Any) -> Engine:
+        """Another engine on the same weights, as they are here: in float32 unless this engine's precision is "float64".
+
+        Args:
+            changes: fields of `Settings`, and task, charge and spin; the others stay. `backend` and `device` stay those that run
+                here only if they were asked for: "auto" chooses anew.
+
+        Raises:
+            ConfigError: no such setting, or a value that it cannot have.
+            BackendError: a backend that cannot serve this model.
+        """
+        defaults = {name: changes.pop(name, getattr(self, name)) for name in ("task", "charge", "spin")}
+        names = [field.name for field in fields(Settings)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError(f"setting {unknown[0]!r} is unknown; choose from {', '.join([*names, *defaults])}")
+        given = {name: value for name, value in defaults.items() if value is not None}
+        return type(self)(self.model, replace(self.settings, **changes), self.card, **given)
 
     def use(self, stages: Stages, capture: bool = True, lenient: Stages | None = None) -> None:
-        """Evaluate through buffers of fixed size from now on; see `PaddedRoute`."""
-        self._route = PaddedRoute(
-            stages, self.cutoff, self.elements, self._check_inputs, self._evaluate, capture, lenient
+        """Evaluate through buffers of fixed size from now on; see `CapturedPath`."""
+
+        def admit(system: System) -> Conditions | None:
+            return stages.backend.admit(system.with_defaults(self.charge, self.spin), self.task)
+
+        self._path = CapturedPath(
+            stages,
+            self.cutoff,
+            self.elements,
+            self._check_inputs,
+            admit,
+            self._evaluate,
+            self._not_finite,
+            capture,
+            lenient,
         )
 
     def reserve(self, structures: Any) -> Evaluation:
@@ -108,19 +149,19 @@ class Engine:
         Raises:
             StructureError: what the model does not serve, or more than fits into memory.
         """
-        assert self._route is not None, "only for backends with `stages`"
+        assert self._path is not None, "only for backends with `stages`"
         with self._there():
-            return self._route.reserve(structures)
+            return self._path.reserve(structures)
 
     def enlarge(self, evaluation: Evaluation) -> Evaluation:
         """The same structures with room for all the edges that the last launch found, after `Status.EDGES`."""
-        assert self._route is not None
-        return self._route.enlarged(evaluation)
+        assert self._path is not None
+        return self._path.enlarged(evaluation)
 
     @property
     def stages(self) -> Stages | None:
         """What evaluates in buffers of fixed size; None for backends that do not."""
-        return None if self._route is None else self._route.stages
+        return None if self._path is None else self._path.stages
 
     @property
     def shortest_allowed(self) -> Tensor:
@@ -130,7 +171,7 @@ class Engine:
     @property
     def captures(self) -> bool:
         """Whether what is launched in buffers of fixed size becomes CUDA graphs."""
-        return self._route is not None and self._route.pool.capture
+        return self._path is not None and self._path.pool.capture
 
     @property
     def cutoff(self) -> float:
@@ -158,10 +199,12 @@ class Engine:
         task = f", task {self.task}" if self.task else ""
         dtype = str(self.dtype).removeprefix("torch.")
         how = ""
-        if self._route is not None:
-            how = f", without CUDA graphs ({self._route.why_not})" if self._route.why_not else ", CUDA graphs"
+        if self._path is not None:
+            how = f", without CUDA graphs ({self._path.why_not})" if self._path.why_not else ", CUDA graphs"
         elif self._passed_over and self.device.type == "cuda":
             how = f" ({self._passed_over})"
+        if note := getattr(self.evaluator, "note", ""):
+            how += f" ({note})"
         if self.settings.neighbors != "auto":
             how += f", neighbours by {self.settings.neighbors}"
         return (
@@ -184,30 +227,25 @@ class Engine:
         Returns:
             Tensors where the structures were: on the CPU for ase.Atoms, on its device for a `System`.
         """
-        prediction = self._predicted(structures)
-        if not math.isfinite(_sum(prediction)):
-            raise self._not_finite(prediction)
-        return prediction
-
-    def _predicted(self, structures: Any) -> Prediction:
-        if self._route is not None:
+        if self._path is not None:
             with self._there():
-                return self._route.predict(structures)
+                return self._path.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
         home = structures.device if isinstance(structures, System) else torch.device("cpu")
         return self._evaluate(system).to(home)
 
-    def _not_finite(self, prediction: Prediction) -> BackendError:
-        """Which structure has no result."""
+    def _not_finite(self, prediction: Prediction, labels: Sequence[int] | None = None) -> BackendError:
+        """Say which structure has no result."""
         atoms = prediction.forces.isfinite().all(1)
         bad = ~prediction.energy.isfinite()
         bad[prediction.system_index[~atoms]] = True
+        structure = int(bad.nonzero()[0])
         wider = {"default": "high", "high": "float64"}.get(self.precision)
         remedy = f"use precision={wider!r}" if wider else "check the weights"
         return BackendError(
-            f"structure {int(bad.nonzero()[0])}: energy or forces are not finite with backend {self.backend!r} and precision "
-            f"{self.precision!r}: a number left its range; {remedy}"
+            f"structure {labels[structure] if labels else structure}: energy or forces are not finite with backend "
+            f"{self.backend!r} and precision {self.precision!r}: a number left its range; {remedy}"
         )
 
     def _there(self) -> AbstractContextManager[object]:
@@ -220,21 +258,36 @@ class Engine:
     def _check_inputs(self, system: System) -> System:
         """Refuse what the model does not know; fill in what the structures leave open."""
         self._check_system(system)
-        return self.model.complete(system, self.task)
+        return self.model.complete(system.with_defaults(self.charge, self.spin), self.task)
 
     def _evaluate(self, system: System) -> Prediction:
         system = self._check_inputs(system)
+
+        def some(first: int, last: int) -> Prediction | None:
+            whole = last - first == system.num_systems
+            return self._evaluate_together(system if whole else system.part(first, last))
+
+        return halved(system.num_systems, some)
+
+    def _evaluate_together(self, system: System) -> Prediction | None:
+        """None for several structures that do not fit into memory; a single one is refused before anything is computed."""
         graph = self.search(system)
         self._check_graph(system, graph)
+        self.model.warn(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
-        if self._route is not None and not fits(needed, free):
-            self._route.pool.drop_idle()
+        if self._path is not None and not fits(needed, free):
+            self._path.pool.drop_idle()
             free = free_bytes(self.device)
         if not fits(needed, free):
-            return self._in_parts(system, graph, needed, free)
+            if system.num_systems > 1:
+                return None
+            raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device, system.labels)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
         energies, gradients = self.evaluator.energies_and_gradients(graph)
-        return self._prediction(system, graph, energies, gradients)
+        prediction = self._prediction(system, graph, energies, gradients)
+        if not bool((prediction.energy.sum() + prediction.forces.sum()).isfinite()):
+            raise self._not_finite(prediction, system.labels)
+        return prediction
 
     def bytes_per_atom(self) -> float:
         """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""
@@ -248,15 +301,6 @@ class Engine:
     def search(self, system: System) -> Graph:
         """Find the neighbours of structures on the engine's device."""
         return search(system, self.cutoff, self.settings.neighbors)
-
-    def _in_parts(self, system: System, graph: Graph, needed: int, free: int | None) -> Prediction:
-        """Halve a batch that does not fit; a single structure that does not is refused before anything is computed."""
-        if system.num_systems == 1:
-            raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device, system.labels)
-        middle = system.num_systems // 2
-        return Prediction.join(
-            [self._evaluate(system.part(0, middle)), self._evaluate(system.part(middle, system.num_systems))]
-        )
 
     def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
         # Sums over many edges and atoms in float64: they cost nothing beside the model.
@@ -308,12 +352,17 @@ class Engine:
         warnings.warn(f"{message}; the result means little", stacklevel=3)
 
 
-def _sum(prediction: Prediction) -> float:
-    """Not finite where any energy or force is not; through numpy where it can, which takes a third of the time."""
-    energy, forces = prediction.energy, prediction.forces
-    if energy.is_cuda:
-        return float(energy.sum() + forces.sum())
-    return float(energy.numpy().sum() + forces.numpy().sum())
+def _whole(name: str, value: Any) -> int | None:
+    """A charge or spin as int; None stays."""
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number")
+    return number
 
 
 def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
@@ -326,20 +375,20 @@ def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
     return limits.to(device)
 
 
-def _choose(settings: Settings, model: Model) -> tuple[str, Evaluator, str]:
+def _choose(settings: Settings, model: Model) -> tuple[str, contract.Backend, str]:
     """The backend that runs, and why a faster one does not; of the one asked for, the reason why it cannot."""
-    backends = FAMILIES[model.family].backends
+    backends, device = FAMILIES[model.family].backends, torch.device(settings.device)  # type: ignore[arg-type]
     if settings.backend == "auto":
         reason = ""
-        for name in backends:
-            if name == "fast_gpu" and settings.device.type != "cuda":  # type: ignore[union-attr]
+        for name, choice in backends.items():
+            if device.type not in choice.devices:
                 continue
             try:
-                return name, backends[name](model, settings.precision), reason
+                return name, choice.make(model, settings.precision), reason
             except BackendError as error:
                 reason = reason or str(error)
     if settings.backend not in backends:
         raise BackendError(
             f"backend {settings.backend!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
         )
-    return settings.backend, backends[settings.backend](model, settings.precision), ""
+    return settings.backend, backends[settings.backend].make(model, settings.precision), ""

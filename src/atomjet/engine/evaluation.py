@@ -10,23 +10,32 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from atomjet.data import Capacity, PaddedGraph, PaddedPrediction, PaddedSystem
-from atomjet.models.base import Model, PaddedEvaluator
+from atomjet.data import Capacity, ConditionBuffers, Conditions, GraphBuffers, PredictionBuffers, SystemBuffers
+from atomjet.engine.tuning import Tuning
+from atomjet.models.contract import Atomic, CapturedBackend, Model
 
 
 class Search(Protocol):
-    """A neighbour search in buffers of fixed size; a CUDA graph can hold it."""
+    """A neighbour search in buffers of fixed size; a CUDA graph can hold it.
 
-    def launch(self, system: PaddedSystem) -> PaddedGraph:
-        """Enqueue one search; the same `PaddedGraph` every time.
+    Attributes:
+        graph: filled by `launch`, the same buffers every time.
+    """
 
-        The number of edges found is in `needed_edges` (1,), and what went wrong in `status` (1,), whatever stood there before.
+    graph: GraphBuffers
+
+    def launch(self, system: SystemBuffers) -> object:
+        """Enqueue one search.
+
+        The number of edges found is in `graph.needed_edges`, and what went wrong in `graph.status`, whatever stood there before.
         """
         ...
 
 
-Sums = Callable[[PaddedSystem, PaddedGraph, Tensor, Tensor, PaddedPrediction], None]
-"""From energies and gradients of the reverse edges to a whole prediction, its status included."""
+Sums = Callable[[SystemBuffers, GraphBuffers, Atomic, PredictionBuffers], None]
+"""From energies and gradients to a whole prediction, its status included; a structure with a number that is not finite gets an
+energy that is none.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,28 +44,28 @@ class Stages:
 
     Attributes:
         search: makes the search for a capacity.
-        evaluator: the model.
+        backend: the model.
         sums: makes, for a capacity, what sums energies, forces and virials, and looks for overlapping atoms.
         device: of all buffers.
         bytes_beside: what search and sums of a capacity allocate.
-        cut: the evaluator with its kernels cut for a capacity, sharing the weights; None leaves it as it is.
+        tuning: the choices for the backend's kernels; None leaves them to the backend.
     """
 
     search: Callable[[Capacity], Search]
-    evaluator: PaddedEvaluator
+    backend: CapturedBackend
     sums: Callable[[Capacity], Sums]
     device: torch.device
     bytes_beside: Callable[[Capacity], int]
-    cut: Callable[[Capacity], PaddedEvaluator] | None = None
+    tuning: Tuning | None = None
 
-    def evaluator_for(self, capacity: Capacity) -> PaddedEvaluator:
-        """The model, its kernels cut for a capacity."""
-        return self.evaluator if self.cut is None else self.cut(capacity)
+    def backend_for(self, capacity: Capacity) -> CapturedBackend:
+        """The model with the choices for a capacity, sharing its weights."""
+        return self.backend if self.tuning is None else self.tuning.backend_for(capacity)
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
-        buffers = PaddedSystem.bytes_of(capacity) + PaddedPrediction.bytes_of(capacity)
-        return buffers + self.evaluator_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
+        buffers = SystemBuffers.bytes_of(capacity) + PredictionBuffers.bytes_of(capacity)
+        return buffers + self.backend_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
 
 
 class Evaluation:
@@ -64,52 +73,55 @@ class Evaluation:
 
     Attributes:
         system: to be filled before `launch`.
+        graph: the edges of the last launch.
         prediction: filled by `launch`.
+        staged: what the kernels see of conditions. workspace: the backend's.
+        conditions: what the structures were admitted with, held as long as this is; None for what says nothing of itself.
     """
 
-    def __init__(self, stages: Stages, system: PaddedSystem) -> None:
+    def __init__(self, stages: Stages, system: SystemBuffers, conditions: Conditions | None = None) -> None:
         """Allocate everything."""
         self.stages, self.system, self.capacity = stages, system, system.capacity
-        self.prediction = PaddedPrediction.empty(system.capacity, stages.device)
+        self.conditions = conditions
+        self.prediction = PredictionBuffers.empty(system.capacity, stages.device)
         self._search = stages.search(system.capacity)
         self._sums = stages.sums(system.capacity)
-        self._evaluator = stages.evaluator_for(system.capacity)
-        self._workspace = self._evaluator.workspace(system.capacity)
-        self._graph: PaddedGraph | None = None
+        backend = stages.backend_for(system.capacity)
+        self.workspace = backend.workspace(system.capacity)
+        self.staged = ConditionBuffers(system.conditions, system.system_index)
+        self._segments = backend.segments(self._search.graph, self.staged, self.workspace)
+        self._atomic = backend.result(self.workspace)
 
     @property
-    def graph(self) -> PaddedGraph:
+    def graph(self) -> GraphBuffers:
         """The edges of the last launch."""
-        assert self._graph is not None, "nothing was launched yet"
-        return self._graph
+        return self._search.graph
 
     def launch(self) -> None:
         """Enqueue search, model and sums; what went wrong in them is in `prediction.status`."""
-        self._graph = self._search.launch(self.system)
-        energies, gradients = self._evaluator.launch(self._graph, self._workspace)
-        self._sums(self.system, self._graph, energies, gradients, self.prediction)
+        self._search.launch(self.system)
+        for segment in self._segments:
+            segment.launch()
+        self._sums(self.system, self.graph, self._atomic, self.prediction)
 
     def needed_edges(self) -> int:
         """Edges that the last search found, whether or not there was room for them; waits for the device."""
         return int(self.graph.needed_edges)
 
 
-def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Stages:
-    """The Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
-    from atomjet.engine.tuning import Tuning
+def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stages:
+    """Search and sums by Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
     from atomjet.models import edge_forces
     from atomjet.models.skeleton import ShapesOnly
     from atomjet.neighbors.padded import PaddedSearch
 
-    device, references = closest.device, model.reference_energies
+    device, references = closest.device, torch.atleast_2d(model.reference_energies)
 
     def sums(capacity: Capacity) -> Sums:
         virials = torch.zeros(6, capacity.atoms, dtype=torch.float64, device=device)
 
-        def launch(
-            system: PaddedSystem, graph: PaddedGraph, energies: Tensor, gradients: Tensor, out: PaddedPrediction
-        ) -> None:
-            edge_forces.launch(system, graph, energies, gradients, references, closest, virials, out)
+        def launch(system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, out: PredictionBuffers) -> None:
+            edge_forces.launch(system, graph, atomic, references, closest, virials, out)
 
         return launch
 
@@ -126,4 +138,4 @@ def gpu_stages(model: Model, evaluator: PaddedEvaluator, closest: Tensor) -> Sta
     def search(capacity: Capacity) -> Search:
         return PaddedSearch(capacity, model.cutoff, device)
 
-    return Stages(search, evaluator, sums, device, bytes_beside, Tuning.of(model, evaluator, device).cut)
+    return Stages(search, backend, sums, device, bytes_beside, Tuning.of(backend, device))

@@ -1,4 +1,4 @@
-"""`StepPool`: the sets of buffers that an engine keeps, each lent to one call at a time."""
+"""`BufferPool`: the sets of buffers that an engine keeps, each lent to one call at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import OrderedDict
 import torch
 
 from atomjet.data import Capacity
+from atomjet.engine.call_buffers import CallBuffers
 from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.evaluation import Stages
-from atomjet.engine.step import Step
 
 KEPT_SHARE = 0.25
 """Of a device's memory, how much the buffers that no call is using may hold; the least recently used go first."""
@@ -19,32 +19,32 @@ KEPT_ON_CPU = 2 << 30
 """Bytes, the same on a CPU."""
 
 
-class StepPool:
-    """Lends steps; makes one where none of that capacity is free and memory allows.
+class BufferPool:
+    """Lends sets of buffers; makes one where none of that capacity is free and memory allows.
 
     Args:
-        stages: what the steps evaluate with.
-        capture: False for steps that never become CUDA graphs.
+        stages: what the calls evaluate with.
+        capture: False for calls that never become CUDA graphs.
     """
 
     def __init__(self, stages: Stages, capture: bool = True) -> None:
         self.stages, self.capture = stages, capture
         self.kept_bytes = _kept_bytes(stages.device)
-        self._idle: OrderedDict[Step, int] = OrderedDict()  # with their bytes, least recently used first
+        self._idle: OrderedDict[CallBuffers, int] = OrderedDict()  # with their bytes, least recently used first
         self._lent = 0
         self._changed = threading.Condition()
 
-    def acquire(self, capacity: Capacity, wait: bool = True) -> Step | None:
-        """Lend a step of this capacity, for `release` to take back; None where memory does not allow one.
+    def acquire(self, capacity: Capacity, wait: bool = True) -> CallBuffers | None:
+        """Lend a set of this capacity, for `release` to take back; None where memory does not allow one.
 
-        With `wait`, None means that it never will: other calls that hold memory now are waited for. A call that holds a step itself
-        must not wait, lest two wait for each other.
+        With `wait`, None means that it never will: other calls that hold memory now are waited for. A call that holds buffers
+        itself must not wait, lest two wait for each other.
         """
         with self._changed:
             while True:
-                step = next((step for step in reversed(self._idle) if step.capacity == capacity), None)
-                if step is not None:
-                    del self._idle[step]
+                buffers = next((buffers for buffers in reversed(self._idle) if buffers.capacity == capacity), None)
+                if buffers is not None:
+                    del self._idle[buffers]
                     break
                 if self._make_room(self.stages.bytes_of(capacity)):
                     break
@@ -52,22 +52,22 @@ class StepPool:
                     return None
                 self._changed.wait()
             self._lent += 1
-        if step is not None:
-            return step
+        if buffers is not None:
+            return buffers
         try:
-            return Step(self.stages, capacity, self.capture)
+            return CallBuffers(self.stages, capacity, self.capture)
         except BaseException:
             self._give_back(None)
             raise
 
-    def release(self, step: Step) -> None:
-        """Take a step back that nothing is running on."""
-        self._give_back(step)
+    def release(self, buffers: CallBuffers) -> None:
+        """Take buffers back that nothing is running on."""
+        self._give_back(buffers)
 
     def has(self, capacity: Capacity) -> bool:
-        """Whether a step of this capacity is idle, so that a call which takes it takes no memory."""
+        """Whether a set of this capacity is idle, so that a call which takes it takes no memory."""
         with self._changed:
-            return any(step.capacity == capacity for step in self._idle)
+            return any(buffers.capacity == capacity for buffers in self._idle)
 
     def free(self) -> int | None:
         """Bytes that a call could have, were all idle buffers dropped."""
@@ -89,19 +89,19 @@ class StepPool:
     def kept(self) -> list[Capacity]:
         """Capacities that are ready, least recently used first."""
         with self._changed:
-            return [step.capacity for step in self._idle]
+            return [buffers.capacity for buffers in self._idle]
 
-    def _give_back(self, step: Step | None) -> None:
+    def _give_back(self, buffers: CallBuffers | None) -> None:
         with self._changed:
             self._lent -= 1
-            if step is not None:
-                self._idle[step] = step.bytes
+            if buffers is not None:
+                self._idle[buffers] = buffers.bytes
                 while len(self._idle) > 1 and sum(self._idle.values()) > self.kept_bytes:
                     self._drop_oldest()
             self._changed.notify_all()
 
     def _make_room(self, needed: int) -> bool:
-        """Drop idle steps, oldest first, until so much fits; False where it does not even then."""
+        """Drop idle sets, oldest first, until so much fits; False where it does not even then."""
         while not fits(needed, free_bytes(self.stages.device)):
             if not self._idle:
                 return False
@@ -109,8 +109,8 @@ class StepPool:
         return True
 
     def _drop_oldest(self) -> None:
-        step, _ = self._idle.popitem(last=False)
-        step.drop()
+        buffers, _ = self._idle.popitem(last=False)
+        buffers.drop()
 
 
 def _kept_bytes(device: torch.device) -> int:

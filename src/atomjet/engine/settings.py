@@ -34,8 +34,8 @@ class Settings:
         precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
         on_overlap: what to do about atoms nearer than 0.3 Å, or than 0.9 of the shortest such distance in the model's
             training data: "error", or "warn" and go on.
-        neighbors: what finds them: "auto", or another search by name (see `neighbor_list`), to compare; with another, `fast_gpu`
-            runs without CUDA graphs.
+        neighbors: what finds them: "auto", or another search by name (see `neighbor_list`), to compare; with another, no call
+            becomes a CUDA graph.
 
     Raises:
         ConfigError: a value outside those listed.

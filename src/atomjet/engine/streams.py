@@ -42,6 +42,24 @@ def pack(counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[
     return batches
 
 
+def halved(number: int, compute: Callable[[int, int], Prediction | None]) -> Prediction:
+    """Compute so many structures, as few at a time as it takes.
+
+    Args:
+        number: of structures.
+        compute: those from one to another; None where they are too many at once, for one structure an error.
+    """
+
+    def part(first: int, last: int) -> Prediction:
+        found = compute(first, last)
+        if found is not None:
+            return found
+        middle = (first + last) // 2
+        return Prediction.join([part(first, middle), part(middle, last)])
+
+    return part(0, number)
+
+
 def run(
     batches: list[list[int]],
     start: Callable[[list[int], bool], Any],
@@ -84,10 +102,5 @@ def in_order(parts: list[Prediction], batches: list[list[int]], counts: Sequence
     # Of each structure, how many atoms come before its own: as they were computed, and as they were given.
     computed, wanted = np.cumsum(sizes[given]) - sizes[given], np.cumsum(sizes) - sizes
     atoms = torch.from_numpy(np.arange(sizes.sum()) + np.repeat(computed[structures] - wanted, sizes))
-    return Prediction(
-        energy=joined.energy[structures],
-        forces=joined.forces[atoms],
-        stress=joined.stress[structures],
-        atomic_energies=joined.atomic_energies[atoms],
-        system_index=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
-    )
+    index = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+    return joined.pick(torch.from_numpy(structures), atoms, index)

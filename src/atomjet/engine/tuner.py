@@ -1,4 +1,4 @@
-"""Finds how to cut the kernels on the device at hand, for the table of `tuning.py`: every choice is timed, and checked.
+"""Finds the best choices for a backend's kernels on the device at hand, for the table of `tuning.py`: each is timed, and checked.
 
 What is best for the largest structures that an entry serves can be worse than no entry for the smallest (on an H200 by 15 %, in a
 box of half as many atoms), so both are timed, and neither may be slower than with the default.
@@ -21,26 +21,16 @@ import torch
 from atomjet.data import System
 from atomjet.engine.engine import Engine
 from atomjet.engine.evaluation import Evaluation
-from atomjet.engine.tuning import SIZES, entry_key, with_tiles
+from atomjet.engine.tuning import SIZES, entry_key
 from atomjet.errors import BackendError
-
-MESSAGE = {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)}
-REGISTERS = {"registers": (0, 96, 112, 128, 144)}
-CHOICES: tuple[tuple[str, dict[str, tuple[int, ...]]], ...] = (
-    ("message", MESSAGE),
-    ("message", REGISTERS),
-    ("message_back", MESSAGE),
-    ("message_back", REGISTERS),
-    ("update", {"rows": (16, 32), "warps": (4, 8)}),
-)
-"""What `tune` tries, one after the other, each with the best of those before; a kernel without such a choice is left alone."""
+from atomjet.models.contract import CapturedBackend, Choices, TuningSpace
 
 EQUAL = 2e-3
-"""Of the force rms: further apart no two ways to cut the same kernels may be."""
+"""Of the force rms: further apart no two choices for the same kernels may be."""
 
 WORTH, SLOWER = 0.995, 1.005
-"""Of the best time so far, in the mean over sizes, what another cut may take at most to be worth an entry: closer is noise. And of
-the default's time at any one size, what it may take at most.
+"""Of the best time so far, in the mean over sizes, what another choice may take at most to be worth an entry: closer is noise. And
+of the default's time at any one size, what it may take at most.
 """
 
 FEWEST = 8
@@ -58,13 +48,14 @@ class Tuned:
     """What was found for one entry.
 
     Attributes:
-        key: of the entry.
-        before, after: device times of an evaluation, ms, as the kernels cut themselves and at best, of the smallest and the largest
+        model, key: of the entry.
+        before, after: device times of an evaluation, ms, as the backend chooses and at best, of the smallest and the largest
             structures that the entry serves.
-        choices: the best, whole cuts by kernel.
-        refused: ways to cut that did not compile, gave other forces, or were slower than the default at one of the sizes.
+        choices: the best; of each kernel that is named, all.
+        refused: those that did not compile, gave other forces, or were slower than the default at one of the sizes.
     """
 
+    model: str
     key: str
     before: tuple[float, ...]
     after: tuple[float, ...]
@@ -80,15 +71,16 @@ def tune(engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Timer | None = N
     """Try every choice of one kernel after the other, on molecules and on boxes of each size; yields as it goes.
 
     Args:
-        engine: with backend fast_gpu.
+        engine: one whose backend has choices.
         sizes: out of `SIZES`.
         timer: default: replays of a CUDA graph.
 
     Raises:
-        BackendError: an engine whose kernels cannot be cut.
+        BackendError: a backend without choices.
     """
-    if engine.stages is None or not hasattr(engine.stages.evaluator, "tiles_for"):
-        raise BackendError(f"backend {engine.backend} has nothing to tune; use fast_gpu on a CUDA device")
+    space = None if engine.stages is None else engine.stages.backend.tuning
+    if space is None:
+        raise BackendError(f"backend {engine.backend} has nothing to tune; use one with kernels, on a CUDA device")
     done: set[str] = set()
     for size, make in itertools.product(sizes, (molecules, box)):
         smallest = max([other for other in SIZES if other < size], default=FEWEST - 1) + 1
@@ -97,22 +89,18 @@ def tune(engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Timer | None = N
         if key not in done:  # with a short cutoff boxes have few edges too
             done.add(key)
             served = [one for one in served if entry_key(one.capacity) == key]
-            yield _tune(engine, [_Probe(engine, one, timer or time_replays) for one in served], key)
+            yield _tune(space, [_Probe(engine, one, timer or time_replays) for one in served], key)
 
 
-def _tune(engine: Engine, probes: list[_Probe], key: str) -> Tuned:
-    stages = engine.stages
-    assert stages is not None
+def _tune(space: TuningSpace, probes: list[_Probe], key: str) -> Tuned:
     before = after = tuple(probe.before for probe in probes)
     best, choices, refused = 1.0, {}, 0
-    for kernel, options in CHOICES:
-        if kernel in getattr(stages.evaluator, "uncut", ()):
-            continue
+    for kernel, options in space.rounds:
         attempts = [
             choices | {kernel: choices.get(kernel, {}) | dict(zip(options, values, strict=True))}
             for values in itertools.product(*options.values())
         ]
-        if engine.device.type == "cuda":  # compiling takes nearly all of the time, and every core can do it
+        if probes[-1].device.type == "cuda":  # compiling takes nearly all of the time, and every core can do it
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(probes[-1].compile, attempts))
         for attempt in attempts:
@@ -123,47 +111,56 @@ def _tune(engine: Engine, probes: list[_Probe], key: str) -> Tuned:
                 refused += 1
             elif mean < WORTH * best:
                 best, choices, after = mean, attempt, times
-    # A whole cut, so that an entry does not depend on what the default was when it was made.
-    tiles = with_tiles(stages.evaluator, probes[-1].capacity, choices).tiles_for(probes[-1].capacity)
-    return Tuned(key, before, after, {kernel: getattr(tiles, kernel)._asdict() for kernel in choices}, refused)
+    # All choices of a kernel, so that an entry does not depend on what the default was when it was made.
+    chosen = space.with_tiles(probes[-1].capacity, choices).tuning
+    tiles = {} if chosen is None else chosen.tiles(probes[-1].capacity)
+    return Tuned(space.key, key, before, after, {kernel: dict(tiles[kernel]) for kernel in choices}, refused)
 
 
 class _Probe:
-    """Structures that cuts are timed on; `before`: ms as the kernels cut themselves."""
+    """Structures that choices are timed on; `before`: ms as the backend chooses."""
 
     def __init__(self, engine: Engine, evaluation: Evaluation, timer: Timer) -> None:
         assert engine.stages is not None
-        self.evaluator, self.device, self.timer = engine.stages.evaluator, engine.device, timer
+        self.backend, self.device, self.timer = engine.stages.backend, engine.device, timer
         evaluation.launch()
         if evaluation.needed_edges() > evaluation.capacity.edges:
             evaluation = engine.enlarge(evaluation)
             evaluation.launch()
-        self.graph, self.capacity, self.edges = evaluation.graph, evaluation.capacity, evaluation.needed_edges()
+        self.graph, self.staged = evaluation.graph, evaluation.staged
+        self.capacity, self.edges = evaluation.capacity, evaluation.needed_edges()
         work, self.exact = self._launched({})
         self.before = timer(work, self.device)
 
-    def time(self, choices: dict[str, dict[str, int]]) -> float:
-        """ms with the kernels cut so; infinite where they do not compile, or give other forces."""
+    def time(self, choices: Choices) -> float:
+        """ms with these choices; infinite where kernels do not compile, or give other forces."""
         try:
             work, gradients = self._launched(choices)
             time = self.timer(work, self.device)
-        except Exception:  # too much shared memory, too few warps: whatever the compiler raises, this cut is none
+        except Exception:  # too much shared memory, too few warps: whatever the compiler raises, this choice is none
             return math.inf
         right = float((gradients - self.exact).square().mean()) <= EQUAL**2 * float(self.exact.square().mean())
         return time if right else math.inf
 
-    def compile(self, choices: dict[str, dict[str, int]]) -> None:
+    def compile(self, choices: Choices) -> None:
         """Leave the kernels in the cache, on a stream of its own; threads may do so at once."""
         with torch.cuda.device(self.device), torch.cuda.stream(torch.cuda.Stream()), suppress(Exception):
             self._launched(choices)
 
-    def _launched(self, choices: dict[str, dict[str, int]]) -> tuple[Callable[[], object], torch.Tensor]:
-        evaluator = with_tiles(self.evaluator, self.capacity, choices)
-        workspace = evaluator.workspace(self.capacity)
+    def _launched(self, choices: Choices) -> tuple[Callable[[], object], torch.Tensor]:
+        backend: CapturedBackend = self.backend
+        if choices and backend.tuning is not None:
+            backend = backend.tuning.with_tiles(self.capacity, choices)
+        workspace = backend.workspace(self.capacity)
+        segments = backend.segments(self.graph, self.staged, workspace)
 
-        _, gradients = evaluator.launch(self.graph, workspace)
-        gradients = gradients.reshape(-1, self.capacity.edges, 4)[:, : self.edges].double().sum(0)
-        return lambda: evaluator.launch(self.graph, workspace), gradients
+        def work() -> None:
+            for segment in segments:
+                segment.launch()
+
+        work()
+        gradients = backend.result(workspace).gradients
+        return work, gradients.reshape(-1, self.capacity.edges, 4)[:, : self.edges].double().sum(0)
 
 
 def molecules(engine: Engine, atoms: int) -> System:

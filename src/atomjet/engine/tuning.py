@@ -1,4 +1,4 @@
-"""How kernels are cut: a table by device, model and size, filled by `tuner.py`; without an entry, as the kernels cut themselves.
+"""Choices for kernels: a table by device, model and size, filled by `tuner.py`; without an entry, as the backend chooses.
 
 The table is JSON: {"version": 2, "devices": {device name: {model key: {size and kind: {kernel: {choice: value}}}}}}. Two are read,
 once a process: the one that is shipped (`tuned.json` beside this file) and the user's own, which comes first. Nothing is ever tuned
@@ -7,7 +7,6 @@ without being asked.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import sys
@@ -19,7 +18,7 @@ import torch
 
 from atomjet.data import Capacity
 from atomjet.errors import ConfigError
-from atomjet.models.base import Model, PaddedEvaluator
+from atomjet.models.contract import CapturedBackend, Choices
 
 VERSION = 2
 SIZES = (32, 128, 256, 512, 1024, 2048, 4096, 16384)
@@ -31,26 +30,27 @@ class Tuning:
     """The entries for one model on one device.
 
     Attributes:
-        evaluator: as the family makes it.
+        backend: as the family makes it.
         entries: kernel and choice by size and kind.
     """
 
-    evaluator: PaddedEvaluator
-    entries: dict[str, Any]
+    backend: CapturedBackend
+    entries: dict[str, Choices]
 
     @classmethod
-    def of(cls, model: Model, evaluator: PaddedEvaluator, device: torch.device) -> Tuning:
-        """Look both tables up."""
-        key = model_key(model, evaluator)
-        entries: dict[str, Any] = {}
+    def of(cls, backend: CapturedBackend, device: torch.device) -> Tuning | None:
+        """Look both tables up; None for a backend without choices."""
+        if backend.tuning is None:
+            return None
+        entries: dict[str, Choices] = {}
         for table in (_shipped(), _users_own()):
-            entries |= table.get(device_name(device), {}).get(key, {})
-        return cls(evaluator, entries)
+            entries |= table.get(device_name(device), {}).get(backend.tuning.key, {})
+        return cls(backend, entries)
 
-    def cut(self, capacity: Capacity) -> PaddedEvaluator:
-        """The evaluator for a capacity; copies share the weights."""
-        choices = self.entries.get(entry_key(capacity))
-        return self.evaluator if choices is None else with_tiles(self.evaluator, capacity, choices)
+    def backend_for(self, capacity: Capacity) -> CapturedBackend:
+        """The backend with the choices for a capacity; copies share the weights."""
+        choices, space = self.entries.get(entry_key(capacity)), self.backend.tuning
+        return self.backend if choices is None or space is None else space.with_tiles(capacity, choices)
 
 
 def entry_key(capacity: Capacity) -> str:
@@ -59,28 +59,9 @@ def entry_key(capacity: Capacity) -> str:
     return f"{size} {'dense' if capacity.dense else 'sparse'}"
 
 
-def model_key(model: Model, evaluator: Any) -> str:
-    """What the best cut depends on besides device and size, such as "painn 128 float16"."""
-    narrow = str(getattr(evaluator, "narrow", torch.float32)).removeprefix("torch.")
-    return f"{model.family} {getattr(model.config, 'features', '')} {narrow}"
-
-
 def device_name(device: torch.device) -> str:
     """As the driver says it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def with_tiles(evaluator: Any, capacity: Capacity, choices: dict[str, dict[str, int]]) -> Any:
-    """A copy of an evaluator whose kernels are cut so; choices that its kernels do not know are left out."""
-    tiles = evaluator.tiles_for(capacity)
-    for kernel, values in choices.items():
-        part = getattr(tiles, kernel, None)
-        if part is not None:
-            known = {name: value for name, value in values.items() if name in part._fields}
-            tiles = tiles._replace(**{kernel: part._replace(**known)})
-    other = copy.copy(evaluator)
-    other.tiles = tiles
-    return other
 
 
 def user_table() -> Path:

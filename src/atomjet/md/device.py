@@ -12,9 +12,8 @@ import torch
 from ase import Atoms, units
 from torch import Tensor
 
-from atomjet.data import Capacity, PaddedPrediction, PaddedSystem, Status, System
+from atomjet.data import Capacity, PredictionBuffers, Status, System, SystemBuffers
 from atomjet.engine import Engine
-from atomjet.engine.cuda_graph import Replayed
 from atomjet.errors import AtomJetError, SimulationError, StructureError
 from atomjet.md.integrators import advance, advance_reference, finish
 from atomjet.md.motion import HALTED, Flag, Motion
@@ -22,6 +21,7 @@ from atomjet.md.noise import replica_seeds
 from atomjet.md.observables import check_sane, refused, temperature_limit
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
 from atomjet.md.velocities import temperature
+from atomjet.ops.cuda_graph import Replayed
 from atomjet.units import BOLTZMANN
 
 AT_ONCE = 8
@@ -163,7 +163,7 @@ class Replicas:
         """Why the next step of a replica that stands still goes wrong: the step taken once more, alone and watched."""
         atoms, step = self._where(replica, snapshot), int(snapshot.steps[replica])
         degrees = self.degrees[replica]
-        system = PaddedSystem.empty(Capacity(1, len(atoms), 1, len(atoms)), "cpu")
+        system = SystemBuffers.empty(Capacity(1, len(atoms), 1, len(atoms)), "cpu")
         system.fill(System.from_ase(atoms))
         motion = Motion.start(
             system,
@@ -250,7 +250,7 @@ class _Host:
         if self._event is not None:
             self._event.synchronize()
         positions, velocities, answer, flags, steps, record = self._copies
-        prediction = PaddedPrediction(answer, self._capacity)
+        prediction = PredictionBuffers(answer, self._capacity)
         return Snapshot(
             positions=positions[: self.atoms].numpy(),
             velocities=velocities[: self.atoms].numpy(),

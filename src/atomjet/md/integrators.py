@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atomjet.data import PaddedPrediction
+from atomjet.data import PredictionBuffers
 from atomjet.md.motion import Flag, Motion
 from atomjet.md.noise import normals
 
@@ -31,7 +31,7 @@ def advance(motion: Motion, forces: Tensor) -> None:
         advance_reference(motion, forces)
 
 
-def finish(motion: Motion, prediction: PaddedPrediction) -> None:
+def finish(motion: Motion, prediction: PredictionBuffers) -> None:
     """Enqueue the second half; `prediction` is that at the new positions."""
     if motion.flags.is_cuda:
         from atomjet.md import kernels
@@ -63,7 +63,7 @@ def advance_reference(motion: Motion, forces: Tensor) -> None:
     v.copy_(torch.where(moves, new_v, v))
 
 
-def finish_reference(motion: Motion, prediction: PaddedPrediction) -> None:
+def finish_reference(motion: Motion, prediction: PredictionBuffers) -> None:
     """The definition of `finish`."""
     replica = _in_use(motion)
     atoms, systems = len(replica), len(motion.flags)

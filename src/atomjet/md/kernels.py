@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.data import PaddedPrediction
+from atomjet.data import PredictionBuffers
 from atomjet.md.motion import COLUMNS, Flag, Motion
 
 NOT_FINITE = tl.constexpr(int(Flag.NOT_FINITE))
@@ -196,7 +196,7 @@ def launch_advance(motion: Motion, forces: Tensor) -> None:
     )
 
 
-def launch_finish(motion: Motion, prediction: PaddedPrediction) -> None:
+def launch_finish(motion: Motion, prediction: PredictionBuffers) -> None:
     """Enqueue `integrators.finish`."""
     system = motion.system
     few = system.capacity.atoms_per_system <= 128

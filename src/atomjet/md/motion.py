@@ -9,7 +9,7 @@ from enum import IntFlag
 import torch
 from torch import Tensor
 
-from atomjet.data import PaddedSystem
+from atomjet.data import SystemBuffers
 from atomjet.md.observables import FORCE_LIMIT
 from atomjet.units import AMU_A2_PER_FS2, BOLTZMANN
 
@@ -32,7 +32,7 @@ COLUMNS = 4
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """What moves, beside the positions, in the buffers of a `PaddedSystem`.
+    """What moves, beside the positions, in the buffers of a `SystemBuffers`.
 
     Attributes:
         system: its positions are those of the atoms.
@@ -49,7 +49,7 @@ class Motion:
         langevin: nvt rather than nve.
     """
 
-    system: PaddedSystem
+    system: SystemBuffers
     velocities: Tensor
     last_positions: Tensor
     last_velocities: Tensor
@@ -66,7 +66,7 @@ class Motion:
     @classmethod
     def start(
         cls,
-        system: PaddedSystem,
+        system: SystemBuffers,
         velocities: Tensor,
         masses: Tensor,
         seeds: Tensor,

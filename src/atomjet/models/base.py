@@ -1,115 +1,14 @@
-"""What every model family gives, and what follows from it for all of them.
-
-A family sees a `Graph` and nothing else. Its definition (`general.py`) gives atomic energies, which autograd differentiates with
-respect to the edge vectors; its fast forms give energies and that derivative together, written by hand.
-
-With g_e = dE/dr_e of edge e from i to j, r_e = x_j - x_i + S h:
-
-    forces   F_i = sum over edges e leaving i of (g_e - g_reverse(e))
-    virial   W_s = sum over edges e of structure s of r_e ⊗ g_e  (= dE/dstrain; stress = W / volume)
-"""
+"""What follows from the contract (`contract.py`) for every family: the `general` backend, forces and virials, common refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atomjet.data import Capacity, Graph, PaddedGraph, System
+from atomjet.data import Graph, System
 from atomjet.errors import ConfigError, StructureError
+from atomjet.models.contract import Definition
 from atomjet.ops.segment_sum import scatter_sum, segment_sum
-
-
-class Evaluator(Protocol):
-    """A model on one backend: N atomic energies and E derivatives with respect to the edge vectors."""
-
-    @property
-    def exchanges(self) -> int | None:
-        """How often rows travel through a graph's halo, forces aside; None where processes cannot share a structure."""
-        ...
-
-    def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
-        ...
-
-    def bytes_needed(self, graph: Graph) -> int:
-        """Return an upper estimate of the memory that the call will take, beside weights and graph."""
-        ...
-
-
-class PaddedEvaluator(Evaluator, Protocol):
-    """An evaluator that also works in buffers of fixed size, without waiting for the device, so that a CUDA graph can hold it."""
-
-    def workspace(self, capacity: Capacity) -> Any:
-        """Allocate, once, everything that `launch` writes."""
-        ...
-
-    def bytes_of(self, capacity: Capacity) -> int:
-        """Return what `workspace` allocates."""
-        ...
-
-    def launch(self, graph: PaddedGraph, workspace: Any) -> tuple[Tensor, Tensor]:
-        """Enqueue one evaluation; return (N̂,) float32 eV without references, in the graph's order, and (P, Ê, 4) float32
-        eV/Å: at each edge, dE/d(vector) of its *reverse* edge, in P parts to be added. Both are part of the workspace.
-        """
-        ...
-
-
-class Definition(Protocol):
-    """A family's definition: atomic energies that autograd can differentiate."""
-
-    @property
-    def exchanges(self) -> int | None:
-        """See `Evaluator`; forward and backward together."""
-        ...
-
-    def bytes_by_autograd(self, graph: Graph) -> int:
-        """Return an upper estimate of what energies and their derivative take."""
-        ...
-
-    def atomic_energies(self, graph: Graph) -> Tensor:
-        """Return (N,) eV without reference energies."""
-        ...
-
-
-class Model(Definition, Protocol):
-    """What a family's definition, an `nn.Module`, is asked for beside energies."""
-
-    family: str
-    config: Any
-    reference_energies: Tensor
-
-    @property
-    def cutoff(self) -> float:
-        """Å."""
-        ...
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers the model serves."""
-        ...
-
-    def check_task(self, task: str | None) -> str | None:
-        """Return the task that structures without their own get; refuse one that the model does not know."""
-        ...
-
-    def complete(self, system: System, task: str | None) -> System:
-        """Fill in what the structures leave open, or say what in them the model does not know."""
-        ...
-
-    def references(self, graph: Graph) -> Tensor:
-        """Return (N,) float64, eV, to be added to the learned energies."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All weights."""
-        ...
 
 
 def no_task(task: str | None) -> None:
@@ -120,6 +19,17 @@ def no_task(task: str | None) -> None:
     """
     if task is not None:
         raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
+
+
+def no_conditions(charge: int | None, spin: int | None) -> None:
+    """`Model.check_conditions` of families that know neither charges nor spins.
+
+    Raises:
+        ConfigError: a charge other than 0, or a spin multiplicity other than 1.
+    """
+    for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
+        if value not in (None, 0, neutral):
+            raise ConfigError(f"{name} {value}: this model knows only {name} {neutral}; use a model that knows {name}")
 
 
 def neutral_singlets(system: System) -> System:

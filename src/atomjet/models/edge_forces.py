@@ -2,14 +2,15 @@
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
 """Forces, stress and energies of structures from what a model says of atoms and edges; sums in float64, in a fixed order.
 
-With p_e = dE/dr of edge e's reverse and r_e = x_j - x_i + S h of edge e from i to j:
+With r_e = x_j - x_i + S h of edge e from i to j, and p_e either dE/dr of e's reverse (σ = 1) or of e itself (σ = -1):
 
-    forces   F_i = Σ_e (p_reverse(e) - p_e)          over the edges of row i
-    virial   W_s = -Σ_e r_e ⊗ p_e                    over the edges of structure s (= dE/dstrain, symmetrised)
+    forces   F_i = σ Σ_e (p_reverse(e) - p_e)        over the edges of row i
+    virial   W_s = -σ Σ_e r_e ⊗ p_e                  over the edges of structure s (= dE/dstrain, symmetrised)
     stress   W_s / |det h_s|                         for structures with three periodic directions, else NaN
-    energy   E_s = Σ_i (e_i + reference of i's element)
+    energy   E_s = Σ_i (e_i + reference of i's element in the row of tables that is the structure's)
 
-If any `Status` bit is set, all energies become NaN. Also looks whether atoms of any pair of elements are nearer than allowed.
+If any `Status` bit is set, all energies become NaN; and that of a structure where any of its forces, stresses or atomic energies is
+not finite. Also looks whether atoms of any pair of elements are nearer than allowed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
-from atomjet.data import PaddedGraph, PaddedPrediction, PaddedSystem, Status
+from atomjet.data import GraphBuffers, PredictionBuffers, Status, SystemBuffers
+from atomjet.models.contract import Atomic
 from atomjet.ops.chaining import await_previous, can_chain
 
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
@@ -31,7 +33,9 @@ the place of those that work.
 """
 
 
-@triton.jit(do_not_specialize=["num_atoms", "atomic_energies", "forces", "virials", "edges", "atoms", "kinds"])
+@triton.jit(
+    do_not_specialize=["num_atoms", "atomic_energies", "forces", "virials", "edges", "atoms", "elements", "task"]
+)
 def edge_forces_kernel(
     row_ptr,
     neighbors,
@@ -43,6 +47,8 @@ def edge_forces_kernel(
     energies,
     gradients,
     references,
+    system_index,
+    task,
     closest,
     status,
     atomic_energies,
@@ -50,7 +56,10 @@ def edge_forces_kernel(
     virials,
     edges,
     atoms,
-    kinds,
+    elements,
+    reference_elements,
+    ROWS: tl.constexpr,
+    OF_REVERSE: tl.constexpr,
     PARTS: tl.constexpr,
     EDGES: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -80,7 +89,7 @@ def edge_forces_kernel(
         z = tl.load(vectors + 3 * e + 2, inside, 0.0)
         j = tl.load(neighbors + e, inside, 0).to(tl.int64)
         back = tl.load(reverse + e, inside, 0).to(tl.int64)
-        limit = tl.load(closest + number * kinds + tl.load(atomic_numbers + j, inside, 0), inside, 0.0)
+        limit = tl.load(closest + number * elements + tl.load(atomic_numbers + j, inside, 0), inside, 0.0)
         near |= (x * x + y * y + z * z < limit * limit).to(tl.int32)
         p_x = tl.zeros((EDGES,), tl.float64)
         p_y = tl.zeros((EDGES,), tl.float64)
@@ -106,11 +115,19 @@ def edge_forces_kernel(
         yz -= 0.5 * (y * p_z + z * p_y)
         xz -= 0.5 * (x * p_z + z * p_x)
         xy -= 0.5 * (x * p_y + y * p_x)
+    if not OF_REVERSE:
+        f_x, f_y, f_z = -f_x, -f_y, -f_z
+        xx, yy, zz = -xx, -yy, -zz
+        yz, xz, xy = -yz, -xz, -xy
+    place = number
+    if ROWS > 1:
+        row = tl.load(task + tl.load(system_index + i)).to(tl.int64)
+        place = row * reference_elements + number
     original = tl.load(order + i).to(tl.int64)
     tl.store(forces + 3 * original, tl.sum(f_x, 0))
     tl.store(forces + 3 * original + 1, tl.sum(f_y, 0))
     tl.store(forces + 3 * original + 2, tl.sum(f_z, 0))
-    tl.store(atomic_energies + original, tl.load(energies + i).to(tl.float64) + tl.load(references + number))
+    tl.store(atomic_energies + original, tl.load(energies + i).to(tl.float64) + tl.load(references + place))
     tl.store(virials + i, tl.sum(xx, 0))
     tl.store(virials + atoms + i, tl.sum(yy, 0))
     tl.store(virials + 2 * atoms + i, tl.sum(zz, 0))
@@ -161,7 +178,14 @@ def edge_forces_sums_kernel(
         yz += tl.load(virials + 3 * atoms + i, inside, 0.0)
         xz += tl.load(virials + 4 * atoms + i, inside, 0.0)
         xy += tl.load(virials + 5 * atoms + i, inside, 0.0)
-    tl.store(energy + s, tl.where(flags != 0, float("nan"), tl.sum(total, 0)))
+    energies = tl.sum(total, 0)
+    w_xx = tl.sum(xx, 0)
+    w_yy = tl.sum(yy, 0)
+    w_zz = tl.sum(zz, 0)
+    # A gradient that is not finite makes the trace of the virial so, and every force that it is part of.
+    all_of_it = energies + (w_xx + w_yy + w_zz)
+    good = (flags == 0) & (all_of_it - all_of_it == 0.0)
+    tl.store(energy + s, tl.where(good, energies, float("nan")))
 
     h = cell + 9 * s
     a_x = tl.load(h)
@@ -177,9 +201,9 @@ def edge_forces_sums_kernel(
     periodic = tl.load(pbc + 3 * s) * tl.load(pbc + 3 * s + 1) * tl.load(pbc + 3 * s + 2)
     share = tl.where(periodic != 0, 1.0 / tl.where(periodic != 0, volume, 1.0), float("nan"))
     out = stress + 9 * s
-    tl.store(out, tl.sum(xx, 0) * share)
-    tl.store(out + 4, tl.sum(yy, 0) * share)
-    tl.store(out + 8, tl.sum(zz, 0) * share)
+    tl.store(out, w_xx * share)
+    tl.store(out + 4, w_yy * share)
+    tl.store(out + 8, w_zz * share)
     one = tl.sum(yz, 0) * share
     tl.store(out + 5, one)
     tl.store(out + 7, one)
@@ -192,39 +216,39 @@ def edge_forces_sums_kernel(
 
 
 def launch(
-    system: PaddedSystem,
-    graph: PaddedGraph,
-    energies: Tensor,
-    gradients: Tensor,
+    system: SystemBuffers,
+    graph: GraphBuffers,
+    atomic: Atomic,
     references: Tensor,
     closest: Tensor,
     virials: Tensor,
-    out: PaddedPrediction,
+    out: PredictionBuffers,
 ) -> None:
     """Enqueue the sums of one evaluation.
 
     Args:
         system, graph: the structures and their edges.
-        energies: (N̂,) float32, eV, in the graph's order.
-        gradients: (P, Ê, 4) float32, eV/Å: at each edge dE/dr of its reverse and a zero, in P parts to be added.
-        references: (Z,) float64, eV, by atomic number.
+        atomic: what the model has left.
+        references: (rows, Z) float64, eV, by atomic number; the row is that of the structure's task.
         closest: (Z', Z') float64 or float32, Å, by atomic numbers; pairs nearer than this set `Status.OVERLAP`.
         virials: (6, N̂) float64, room to work in.
         out: filled; NaN energies where any status bit is set.
     """
-    capacity = graph.capacity
+    capacity, gradients = graph.capacity, atomic.gradients
     chained = capacity.atoms <= FEW and can_chain(graph.vectors.device)
     edge_forces_kernel[(capacity.atoms,)](
         graph.row_ptr,
         graph.neighbors,
         graph.reverse,
         graph.vectors,
-        graph.system_ptr[-1:],
+        graph.owned,
         graph.atomic_numbers,
         graph.order,
-        energies,
+        atomic.energies,
         gradients,
         references,
+        system.system_index,
+        system.conditions[2],
         closest,
         graph.status,
         out.atomic_energies,
@@ -233,6 +257,9 @@ def launch(
         gradients.shape[1],
         virials.shape[1],
         closest.shape[1],
+        references.shape[1],
+        ROWS=references.shape[0],
+        OF_REVERSE=atomic.of_reverse,
         PARTS=gradients.shape[0],
         EDGES=32,
         CHAINED=chained,
@@ -259,18 +286,19 @@ def launch(
 
 
 def reference(
-    graph: PaddedGraph, energies: Tensor, gradients: Tensor, references: Tensor
+    system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, references: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forces (N, 3), atomic energies (N,) in the `PaddedSystem`'s order and virials (S, 3, 3) of what is in use; plain float64."""
-    atoms, edges = int(graph.system_ptr[-1]), int(graph.row_ptr[-1])
-    p = gradients[:, :edges, :3].double().sum(0)
+    """Forces (N, 3), atomic energies (N,) in the `SystemBuffers`'s order and virials (S, 3, 3) of what is in use; plain float64."""
+    atoms, edges = int(graph.owned), int(graph.row_ptr[-1])
+    p = atomic.gradients[:, :edges, :3].double().sum(0)
+    p = p if atomic.of_reverse else -p
     back = graph.reverse[:edges].long()
     centers = torch.repeat_interleave(graph.row_ptr[: atoms + 1].diff().long())
-    order = graph.order[:atoms].long()
+    order, structures = graph.order[:atoms].long(), system.system_index[:atoms].long()
     forces = p.new_zeros(atoms, 3).index_add_(0, order[centers], p[back] - p)
-    atomic = torch.empty(atoms, dtype=torch.float64, device=p.device)
-    atomic[order] = energies[:atoms].double() + references[graph.atomic_numbers[:atoms].long()]
-    systems = torch.repeat_interleave(graph.system_ptr.diff().long())
+    energies = torch.empty(atoms, dtype=torch.float64, device=p.device)
+    rows = system.conditions[2].long()[structures] if len(references) > 1 else torch.zeros_like(structures)
+    energies[order] = atomic.energies[:atoms].double() + references[rows, graph.atomic_numbers[:atoms].long()]
     per_edge = -graph.vectors[:edges, :, None].double() * p[:, None, :]
-    virials = p.new_zeros(graph.capacity.systems, 3, 3).index_add_(0, systems[centers], per_edge)
-    return forces, atomic, 0.5 * (virials + virials.mT)
+    virials = p.new_zeros(graph.capacity.systems, 3, 3).index_add_(0, structures[centers], per_edge)
+    return forces, energies, 0.5 * (virials + virials.mT)

@@ -10,11 +10,25 @@ from typing import Any
 from pydantic import BaseModel
 
 from atomjet.errors import BackendError
-from atomjet.models.base import Evaluator, General, Model
+from atomjet.models.base import General
+from atomjet.models.contract import Backend, Model
 from atomjet.models.escn_md import EscnMd, EscnMdConfig
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch as EscnMdFastPyTorch
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.models.painn.fast_pytorch import FastPyTorch as PaiNNFastPyTorch
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """How to evaluate a model of a family.
+
+    Attributes:
+        make: from a model and a precision; raises `BackendError` where it cannot serve.
+        devices: where it is taken without being asked for.
+    """
+
+    make: Callable[[Any, str], Backend]
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -24,16 +38,15 @@ class Family:
     Attributes:
         model: built from its configuration.
         config: its schema.
-        backends: how to evaluate a model at a precision, by name, the fastest first; "fast_gpu" is a `PaddedEvaluator`. One that
-            cannot serve a model raises `BackendError`.
+        backends: by name, the fastest first.
     """
 
     model: Callable[[Any], Model]
     config: type[BaseModel]
-    backends: Mapping[str, Callable[[Any, str], Evaluator]]
+    backends: Mapping[str, BackendChoice]
 
 
-def _painn_fast_gpu(model: PaiNN, precision: str) -> Evaluator:
+def _painn_fast_gpu(model: PaiNN, precision: str) -> Backend:
     """Import the kernels only where they are wanted.
 
     Raises:
@@ -46,9 +59,38 @@ def _painn_fast_gpu(model: PaiNN, precision: str) -> Evaluator:
     return FastGpu(model, precision)
 
 
+def _escn_md_fast_gpu(model: EscnMd, precision: str) -> Backend:
+    """Import the kernels only where they are wanted.
+
+    Raises:
+        BackendError: triton is missing, or see `FastGpu`.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise BackendError("backend 'fast_gpu' needs triton; pip install 'atomjet[gpu]', or use 'fast_pytorch'")
+    from atomjet.models.escn_md.fast_gpu import FastGpu
+
+    return FastGpu(model, precision)
+
+
+GENERAL = BackendChoice(General)
+
 FAMILIES: dict[str, Family] = {
     "painn": Family(
-        PaiNN, PaiNNConfig, {"fast_gpu": _painn_fast_gpu, "fast_pytorch": PaiNNFastPyTorch, "general": General}
+        PaiNN,
+        PaiNNConfig,
+        {
+            "fast_gpu": BackendChoice(_painn_fast_gpu, ("cuda",)),
+            "fast_pytorch": BackendChoice(PaiNNFastPyTorch),
+            "general": GENERAL,
+        },
     ),
-    "escn_md": Family(EscnMd, EscnMdConfig, {"fast_pytorch": EscnMdFastPyTorch, "general": General}),
+    "escn_md": Family(
+        EscnMd,
+        EscnMdConfig,
+        {
+            "fast_gpu": BackendChoice(_escn_md_fast_gpu, ("cuda",)),
+            "fast_pytorch": BackendChoice(EscnMdFastPyTorch),
+            "general": GENERAL,
+        },
+    ),
 }

@@ -12,8 +12,8 @@ from typing import Any
 
 from atomjet.errors import AtomJetError, ConfigError, ModelFileError
 from atomjet.models import strict_json, tensor_file, torch_archive
-from atomjet.models.base import Model
 from atomjet.models.card import card_from_json
+from atomjet.models.contract import Model
 from atomjet.models.families import FAMILIES
 from atomjet.models.skeleton import skeleton
 from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled, first_line

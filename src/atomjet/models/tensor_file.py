@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from atomjet.errors import ModelFileError
 from atomjet.models import strict_json
-from atomjet.models.base import Model
 from atomjet.models.card import card_to_json
+from atomjet.models.contract import Model
 
 FORMAT = "2"
 WEIGHTS_ONLY_FORMAT = "1"

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from atomjet.data import Capacity, PaddedGraph, PaddedSystem
+from atomjet.data import Capacity, GraphBuffers, SystemBuffers
 from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
@@ -38,7 +38,7 @@ class Route:
 
     MOST_SLOTS = 128
 
-    def __init__(self, graph: PaddedGraph, cutoff: float, free_words: int, pieces: int = 1) -> None:
+    def __init__(self, graph: GraphBuffers, cutoff: float, free_words: int, pieces: int = 1) -> None:
         self.graph, self.device = graph, graph.row_ptr.device
         capacity = self.capacity = graph.capacity
         self.cutoff = torch.full((1,), cutoff, dtype=torch.float64, device=self.device)
@@ -68,7 +68,7 @@ class Route:
         """What is written for each edge."""
         return self.graph.neighbors, self.graph.shifts, self.graph.vectors, self.graph.reverse
 
-    def place_rows(self, system: PaddedSystem) -> None:
+    def place_rows(self, system: SystemBuffers) -> None:
         """Degrees to rows."""
         graph, capacity = self.graph, self.capacity
         rows_kernel[(max(self.blocks, 1),)](
@@ -107,7 +107,7 @@ class AllPairs(Route):
     """Atoms up to which rows are placed by programs that start while others still count (Hopper and later): with more, those that
     wait take the place of those that work."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+    def __init__(self, graph: GraphBuffers, cutoff: float) -> None:
         capacity = graph.capacity
         super().__init__(graph, cutoff, self.words(capacity), self.pieces_of(capacity))
         self.chained = can_chain(self.device)
@@ -136,10 +136,10 @@ class AllPairs(Route):
         """Words of 32 candidates that an atom may take: all of its structure, pieces that begin within a word, and some more."""
         return FREE_WORDS + cls.pieces_of(capacity) + groups(capacity.atoms_per_system, 32)
 
-    def _given(self, system: PaddedSystem) -> tuple[Any, ...]:
+    def _given(self, system: SystemBuffers) -> tuple[Any, ...]:
         return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
 
-    def launch(self, system: PaddedSystem) -> None:
+    def launch(self, system: SystemBuffers) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         if capacity.systems * self.tiles:
@@ -198,7 +198,7 @@ class OneKernel(AllPairs):
     COLUMNS = 16
     """Neighbors that each atom is tested with at once."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+    def __init__(self, graph: GraphBuffers, cutoff: float) -> None:
         super().__init__(graph, cutoff)
         self.rows, self.fill_rows = 32, 8  # where one program does everything
 
@@ -207,7 +207,7 @@ class OneKernel(AllPairs):
         """Rows are whole."""
         return 1
 
-    def launch(self, system: PaddedSystem) -> None:
+    def launch(self, system: SystemBuffers) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         few_atoms.all_pairs_kernel[(max(1, capacity.atoms),)](
@@ -257,7 +257,7 @@ class Cells(Route):
     REGISTERS = 128
     """Of a thread that counts, at most: left to itself the compiler takes more, and fewer programs run at a time."""
 
-    def __init__(self, graph: PaddedGraph, cutoff: float) -> None:
+    def __init__(self, graph: GraphBuffers, cutoff: float) -> None:
         super().__init__(graph, cutoff, FREE_WORDS)
         capacity = graph.capacity
         systems, atoms = capacity.systems, capacity.atoms
@@ -278,7 +278,7 @@ class Cells(Route):
         if self.device.type == "cuda":
             self.programs = 16 * torch.cuda.get_device_properties(self.device).multi_processor_count
 
-    def launch(self, system: PaddedSystem) -> None:
+    def launch(self, system: SystemBuffers) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         systems, lanes = capacity.systems, self.LANES

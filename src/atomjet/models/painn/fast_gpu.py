@@ -11,24 +11,30 @@ next; the last update turns round at the readout, and the way back is the same t
   keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
   "high" keeps float32 everywhere, and multiplies two half-precision halves of each number.
 - Channels are padded to a power of two with weights of zero.
-- Where a channel is gathered, q and μ lie in float32 once and narrow once more; the derivatives take their places on the way back.
+- Where a channel is gathered, q and μ lie in float32 once and once more as they are stored for others; the derivatives take their
+  places in the backward pass.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn.functional import linear, silu
 from triton.runtime.interpreter import InterpretedFunction
 
-from atomjet.data import Capacity, Graph, PaddedGraph
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
+from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
+from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
+from atomjet.models.painn.tuning import Tiles
 from atomjet.ops import painn_message, painn_update
 from atomjet.ops.chaining import can_chain
 from atomjet.ops.radial_table import RadialTable, tabulate
@@ -37,22 +43,15 @@ OLDEST = (8, 0)
 """Compute capability of the oldest GPU whose tensor cores the kernels are written for."""
 
 
-class Tiles(NamedTuple):
-    """How the kernels are cut for one size of system; `atomjet tune` finds the best."""
-
-    message: painn_message.Tiles = painn_message.Tiles()
-    message_back: painn_message.Tiles = painn_message.Tiles()
-    update: painn_update.Tiles = painn_update.Tiles()
-
-
 @dataclass(frozen=True)
 class Workspace:
     """Everything that an evaluation writes; N̂ atoms, Ê edges, F channels, L layers. Rows are filled up to whole tiles.
 
     Attributes:
         q, mu: (N̂, F), (N̂, 3, F) float32; on the way back dE/dq and dE/dμ.
-        q_bar, mu_bar: the same, narrow, for the gathers of the way back.
-        context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F), narrow; on the way back dE/dc takes the place of c.
+        q_bar, mu_bar: the same in the storage type, for the gathers of the backward pass.
+        context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F) in the storage type; in the backward pass dE/dc takes the place
+            of c.
         kept: of layers 0 ... L-2.
         energies: (N̂,) float32. gradients: (parts, Ê, 4) float32, the fourth number zero.
         tiles: how the kernels are cut.
@@ -74,30 +73,33 @@ class FastGpu:
     """The `fast_gpu` backend of PaiNN; holds rearranged copies of the weights.
 
     Attributes:
-        uncut: those of its `Tiles` that its kernels take no notice of: Hopper's updates have one cut.
+        note: what whoever asks which kernels run should know; empty where there is nothing to say.
 
     Args:
         model: on a CUDA device.
         precision: "default" or "high".
-        tiles: how the kernels are cut; default: by the size of the system.
+        tiles: of the kernels; default: by the size of the system.
+
+    Attributes:
+        storage_dtype: of what travels between atoms, and of the factors of products.
 
     Raises:
         BackendError: a device or precision that the kernels do not serve.
     """
 
     exchanges = None
+    silent_conditions = (0, 0, 0, 0)
 
     def __init__(self, model: PaiNN, precision: str = "default", tiles: Tiles | None = None) -> None:
         _check(model, precision)
-        self.model = model
-        self.tiles = tiles
-        self.narrow = torch.float16 if precision == "default" else torch.float32
+        self.model, self.precision, self.tiles = model, precision, tiles
+        self.storage_dtype = torch.float16 if precision == "default" else torch.float32
         # Hopper and later start a kernel while the one before still runs; it fetches its weights and waits for the rest.
         device = model.embedding.weight.device
         self.chained = can_chain(device)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
-        self.update: Any = _updates(device, self.narrow, self.channels)
-        self.uncut = () if self.update is painn_update else ("update",)
+        self.update: Any
+        self.update, self.note = _updates(device, self.storage_dtype, self.channels)
         with torch.no_grad():
             self._rearrange()
 
@@ -135,7 +137,7 @@ class FastGpu:
             values = linear(basis(lengths), weight, bias) * envelope[:, None]
             return torch.cat([self._pad(part) for part in values.chunk(3, dim=1)], dim=1)
 
-        return tabulate(filters, config.cutoff, self.embedding.device, self.narrow)
+        return tabulate(filters, config.cutoff, self.embedding.device, self.storage_dtype)
 
     def _chain(self, layer: int) -> Any:  # a `Chain` as the kernels in `self.update` want it
         config, features = self.model.config, self.model.config.features
@@ -156,18 +158,27 @@ class FastGpu:
             biases += [r1.bias, r2.weight[0], r2.bias]  # type: ignore[list-item, index]
         stacked = torch.stack([self._pad(matrix.T, self.channels) for matrix in matrices])
         rows = torch.cat([self._pad(bias[None].float()) for bias in biases])  # type: ignore[index]
-        stacked = stacked.half() if self.narrow == torch.float16 else painn_update.halves(stacked)
+        stacked = stacked.half() if self.storage_dtype == torch.float16 else painn_update.halves(stacked)
         chain = painn_update.Chain(stacked, stacked.mT.contiguous(), rows, config.epsilon)
         return chain if self.update is painn_update else self.update.Chain.of(chain)
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
+    @property
+    def tuning(self) -> TuningSpace:
+        """What `atomjet tune` may try; Hopper's updates have one tile."""
+        return tuning.space(self, updates=self.update is painn_update)
+
     def tiles_for(self, capacity: Capacity) -> Tiles:
-        """How the kernels are cut for so much."""
+        """The tiles of the kernels for so much."""
         return self.tiles or default_tiles(capacity)
 
+    def admit(self, system: System, task: str | None) -> Conditions:
+        """Refuse charges, spins and tasks; there is nothing to stage."""
+        return Conditions.of(self.model.complete(system, task))
+
     def workspace(self, capacity: Capacity) -> Workspace:
-        """Allocate, once, everything that `launch` writes."""
+        """Allocate, once, everything that the segments write."""
         tiles = self.tiles_for(capacity)
         atoms, features, layers = _aligned(capacity.atoms), self.channels, self.model.config.layers
         device = self.embedding.device
@@ -175,18 +186,18 @@ class FastGpu:
         def wide(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.float32, device=device)
 
-        def narrow(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=self.narrow, device=device)
+        def stored(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=self.storage_dtype, device=device)
 
         return Workspace(
             q=wide(atoms, features),
             mu=wide(atoms, 3, features),
-            q_bar=narrow(atoms, features),
-            mu_bar=narrow(atoms, 3, features),
-            context=tuple(narrow(atoms, 3 * features) for _ in range(layers - 1)),
-            mu_sent=tuple(narrow(atoms, 3, features) for _ in range(layers - 1)),
+            q_bar=stored(atoms, features),
+            mu_bar=stored(atoms, 3, features),
+            context=tuple(stored(atoms, 3 * features) for _ in range(layers - 1)),
+            mu_sent=tuple(stored(atoms, 3, features) for _ in range(layers - 1)),
             kept=tuple(
-                painn_update.Kept(narrow(atoms, 3, 2 * features), *(narrow(atoms, features) for _ in range(4)))
+                painn_update.Kept(stored(atoms, 3, 2 * features), *(stored(atoms, features) for _ in range(4)))
                 for _ in range(layers - 1)
             ),
             energies=wide(atoms)[: capacity.atoms],
@@ -196,7 +207,7 @@ class FastGpu:
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what `workspace` allocates."""
-        size, layers = self.narrow.itemsize, self.model.config.layers
+        size, layers = self.storage_dtype.itemsize, self.model.config.layers
         per_atom = self.channels * (16 + 4 * size + 16 * size * (layers - 1)) + 4
         per_edge = 16 * self._parts(self.tiles_for(capacity))
         return per_atom * _aligned(capacity.atoms) + per_edge * capacity.edges
@@ -204,15 +215,16 @@ class FastGpu:
     def _parts(self, tiles: Tiles) -> int:
         return self.channels // min(tiles.message_back.channels, self.channels)
 
-    def launch(self, graph: PaddedGraph, workspace: Workspace) -> tuple[Tensor, Tensor]:
-        """Enqueue one evaluation; see `PaddedEvaluator`."""
-        w, tiles = workspace, workspace.tiles
-        last = self.model.config.layers - 1
-        num_atoms = graph.system_ptr[-1:]
-        edges = painn_message.Edges(graph.row_ptr, graph.neighbors, graph.vectors, graph.atomic_numbers, num_atoms)
-        context = (self.first_context, *w.context)
-        mu_sent = (None, *w.mu_sent)
-        for layer in range(last + 1):
+    def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Workspace) -> list[Segment]:
+        """Messages, each with the updates that follow it: forward to the last layer, and backward to the first.
+
+        A message reads what the atoms around it have sent: c and μ forward, q̄ and μ̄ backward.
+        """
+        w, last = workspace, self.model.config.layers - 1
+        edges = painn_message.Edges(graph.row_ptr, graph.neighbors, graph.vectors, graph.atomic_numbers, graph.owned)
+        context, mu_sent = (self.first_context, *w.context), (None, *w.mu_sent)
+
+        def forward(layer: int) -> None:
             painn_message.launch_fwd(
                 edges,
                 self.tables[layer],
@@ -221,34 +233,12 @@ class FastGpu:
                 mu_sent[layer],
                 w.q,
                 w.mu,
-                tiles.message,
+                w.tiles.message,
                 self.chained,
             )
-            if layer < last:
-                self.update.launch_fwd(
-                    num_atoms,
-                    self.chains[layer],
-                    w.q,
-                    w.mu,
-                    w.kept[layer],
-                    w.context[layer],
-                    w.mu_sent[layer],
-                    tiles.update,
-                    self.chained,
-                )
-        self.update.launch_last(
-            num_atoms,
-            self.chains[last],
-            w.q,
-            w.mu,
-            w.energies,
-            w.q_bar,
-            w.mu_bar,
-            self.seed,
-            tiles.update,
-            self.chained,
-        )
-        for layer in range(last, -1, -1):
+            self._update_forward(layer, graph.owned, w)
+
+        def backward(layer: int) -> None:
             painn_message.launch_bwd(
                 edges,
                 self.tables[layer],
@@ -260,30 +250,73 @@ class FastGpu:
                 w.gradients,
                 layer == last,
                 1.0 / self.seed,
-                tiles.message_back,
+                w.tiles.message_back,
                 self.chained,
             )
             if layer > 0:
-                self.update.launch_bwd(
-                    num_atoms,
-                    self.chains[layer - 1],
-                    w.q,
-                    w.mu,
-                    w.kept[layer - 1],
-                    w.context[layer - 1],
-                    w.q_bar,
-                    w.mu_bar,
-                    tiles.update,
-                    self.chained,
-                )
-        return w.energies, w.gradients
+                self._update_backward(layer - 1, graph.owned, w)
+
+        def bound(work: Callable[[int], None], layer: int) -> Callable[[], None]:
+            return lambda: work(layer)
+
+        sent = [(), *zip(w.context, w.mu_sent, strict=True)]
+        segments = [Segment(bound(forward, layer), sent[layer]) for layer in range(last + 1)]
+        bars = (w.q_bar, w.mu_bar)
+        return segments + [Segment(bound(backward, layer), bars) for layer in range(last, -1, -1)]
+
+    def result(self, workspace: Workspace) -> Atomic:
+        """Where the segments leave energies and gradients."""
+        return Atomic(workspace.energies, workspace.gradients, of_reverse=True)
+
+    def _update_forward(self, layer: int, num_atoms: Tensor, w: Workspace) -> None:
+        """From one message to the next; after the last the turning point, at the readout."""
+        if layer < self.model.config.layers - 1:
+            self.update.launch_fwd(
+                num_atoms,
+                self.chains[layer],
+                w.q,
+                w.mu,
+                w.kept[layer],
+                w.context[layer],
+                w.mu_sent[layer],
+                w.tiles.update,
+                self.chained,
+            )
+        else:
+            self.update.launch_last(
+                num_atoms,
+                self.chains[layer],
+                w.q,
+                w.mu,
+                w.energies,
+                w.q_bar,
+                w.mu_bar,
+                self.seed,
+                w.tiles.update,
+                self.chained,
+            )
+
+    def _update_backward(self, layer: int, num_atoms: Tensor, w: Workspace) -> None:
+        self.update.launch_bwd(
+            num_atoms,
+            self.chains[layer],
+            w.q,
+            w.mu,
+            w.kept[layer],
+            w.context[layer],
+            w.q_bar,
+            w.mu_bar,
+            w.tiles.update,
+            self.chained,
+        )
 
     @torch.no_grad()
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
-        padded = PaddedGraph.from_graph(graph)
-        energies, gradients = self.launch(padded, self.workspace(padded.capacity))
-        return energies, gradients.sum(0)[graph.reverse, :3]
+        buffers = GraphBuffers.from_graph(graph)
+        conditions = ConditionBuffers.empty(1, 1, graph.vectors.device)  # the kernels read none
+        atomic = evaluate(self, buffers, conditions, self.workspace(buffers.capacity))
+        return atomic.energies, atomic.gradients.sum(0)[graph.reverse, :3]
 
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
@@ -291,16 +324,20 @@ class FastGpu:
         return self.bytes_of(capacity) + 64 * graph.num_edges
 
 
-def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> Any:
-    """The module whose kernels take atoms from one message to the next: those for Hopper where they serve."""
+def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[Any, str]:
+    """The module whose kernels take atoms from one message to the next, those for Hopper where they serve; and why not."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
         try:
             from atomjet.ops import painn_update_hopper
-        except ImportError:  # a Triton whose Gluon, which is experimental, has other names
-            return painn_update
+        except (ImportError, AttributeError) as error:  # a Triton whose Gluon, which is experimental, has other names
+            return (
+                painn_update,
+                f"Triton {triton.__version__} lacks what kernels for Hopper need ({error}); slower ones run",
+            )
         if painn_update_hopper.serves(narrow, channels):
-            return painn_update_hopper
-    return painn_update
+            note = painn_update_hopper.why_not(device)
+            return (painn_update, note) if note else (painn_update_hopper, "")
+    return painn_update, ""
 
 
 def _aligned(atoms: int) -> int:

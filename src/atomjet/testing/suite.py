@@ -1,3 +1,4 @@
+# ruff: noqa: D102
 """What every model family inherits: a test class makes an engine in float64, and everything below must hold for it.
 
 Tolerances are named here once, each with its reason, and are the same for every family.

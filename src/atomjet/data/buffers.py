@@ -15,6 +15,7 @@ from enum import IntFlag
 import torch
 from torch import Tensor
 
+from atomjet.data.conditions import CONDITIONS, Conditions
 from atomjet.data.graph import Graph
 from atomjet.data.prediction import Prediction
 from atomjet.data.system import System
@@ -34,13 +35,17 @@ class Status(IntFlag):
     CELLS = 2  # more cells, or more atoms in one, than the search has room for
     IMAGES = 4  # a cell so thin that too many images lie within the cutoff
     SHIFTS = 8  # a shift beyond SHIFT_LIMIT: an atom hundreds of cells away from its own
-    NOT_FINITE = 16  # a position or a cell is NaN or infinite
+    NOT_FINITE = 16  # a position or a cell is NaN, infinite, or so large that digits may be lost
     SINGULAR = 32  # periodic cell vectors that do not span their directions
     OVERLAP = 64  # atoms nearer than the model allows
+    SLOT = 128  # the weights of a structure are in no slot
 
 
-DENSE = 40
-"""Edges of an atom from which on rows are long: below, a program that takes several edges at a time finds too few of them."""
+LONG_ROW = 40
+"""Edges of an atom, from which on programs that take several edges at a time find enough of them."""
+
+DENSITY = 0.12
+"""Atoms per Å³ of liquids and of compact molecules with their hydrogens: what is expected where no cell says."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Capacity:
     @property
     def dense(self) -> bool:
         """Whether rows are long, as in liquids and crystals; those of molecules are short."""
-        return self.edges >= DENSE * self.atoms
+        return self.edges >= LONG_ROW * self.atoms
 
 
 def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
@@ -78,7 +83,7 @@ def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedSystem:
+class SystemBuffers:
     """Structures in fixed buffers, atoms one structure after the other.
 
     Attributes:
@@ -88,6 +93,7 @@ class PaddedSystem:
         system_ptr: (Ŝ + 1,) int32.
         cell: (Ŝ, 3, 3) float64, rows; zero in directions that are not periodic.
         pbc: (Ŝ, 3) int32, 0 or 1.
+        conditions: (4, Ŝ) int32, in the order of `CONDITIONS`.
         capacity: host values.
     """
 
@@ -97,15 +103,16 @@ class PaddedSystem:
     system_ptr: Tensor
     cell: Tensor
     pbc: Tensor
+    conditions: Tensor
     capacity: Capacity
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedSystem:
+    def empty(cls, capacity: Capacity, device: torch.device | str) -> SystemBuffers:
         """Buffers for so much, holding no structures."""
         return cls.over(torch.zeros(cls.bytes_of(capacity), dtype=torch.uint8, device=device), capacity)
 
     @classmethod
-    def over(cls, buffer: Tensor, capacity: Capacity) -> PaddedSystem:
+    def over(cls, buffer: Tensor, capacity: Capacity) -> SystemBuffers:
         """Views of one buffer of `bytes_of` bytes, so that one copy moves everything to the device; holds no structures."""
         views, first = {}, 0
         for name, dtype, shape in _fields(capacity):
@@ -120,8 +127,12 @@ class PaddedSystem:
         """Return what the buffers take."""
         return sum(_aligned(math.prod(shape) * dtype.itemsize) for _, dtype, shape in _fields(capacity))
 
-    def fill(self, system: System) -> None:
+    def fill(self, system: System, conditions: Conditions | None = None) -> None:
         """Put other structures in; nothing waits for the device.
+
+        Args:
+            system: on the device of the buffers.
+            conditions: as the model's backend has admitted them; for those who read none, None.
 
         Raises:
             StructureError: more structures or atoms than there is room for.
@@ -142,15 +153,12 @@ class PaddedSystem:
         self.system_ptr[: systems + 1] = torch.searchsorted(system.system_index, bounds)
         self.cell[:systems] = system.cell
         self.pbc[:systems] = system.pbc
-
-    def move(self, system: System) -> None:
-        """Put other positions and cells of the structures in that are in already."""
-        self.positions[: system.num_atoms] = system.positions
-        self.cell[: system.num_systems] = system.cell
+        if conditions is not None:
+            self.conditions[:, :systems] = torch.from_numpy(conditions.values)
 
 
 def _fields(capacity: Capacity) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    """Name, type and shape of every buffer of a `PaddedSystem`."""
+    """Name, type and shape of every buffer of a `SystemBuffers`."""
     systems, atoms = capacity.systems, capacity.atoms
     return [
         ("positions", torch.float64, (atoms, 3)),
@@ -159,6 +167,7 @@ def _fields(capacity: Capacity) -> list[tuple[str, torch.dtype, tuple[int, ...]]
         ("system_index", torch.int32, (atoms,)),
         ("system_ptr", torch.int32, (systems + 1,)),
         ("pbc", torch.int32, (systems, 3)),
+        ("conditions", torch.int32, (len(CONDITIONS), systems)),
     ]
 
 
@@ -168,7 +177,7 @@ def _aligned(size: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedGraph:
+class GraphBuffers:
     """Edges in fixed buffers, in rows sorted by their center; the contents of a `Graph`, narrower.
 
     A search may number the atoms anew, so that neighbors in space are neighbors in memory: row n, `neighbors` and
@@ -182,8 +191,9 @@ class PaddedGraph:
         vectors: (Ê, 3) float32, Å, neighbor minus center.
         reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift.
         atomic_numbers: (N̂,) int32.
-        order: (N̂,) int32: row n is atom order[n] of the `PaddedSystem`.
+        order: (N̂,) int32: row n is atom order[n] of the `SystemBuffers`.
         system_ptr: (Ŝ + 1,) int32.
+        owned: (1,) int32, rows that have edges; whatever is in use beyond them are ghosts. A search leaves none.
         status: (1,) int32, `Status` bits: a search writes what it found, whatever follows in an evaluation adds to that.
         needed_edges: (1,) int64: with Status.EDGES, a capacity Ê that will do; else the edges there are.
         capacity: host values.
@@ -197,41 +207,53 @@ class PaddedGraph:
     atomic_numbers: Tensor
     order: Tensor
     system_ptr: Tensor
+    owned: Tensor
     status: Tensor
     needed_edges: Tensor
     capacity: Capacity
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedGraph:
-        """Buffers for so much, holding no edges."""
+    def empty(cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GraphBuffers:
+        """Buffers for so much, holding no edges; `dtype` is that of the vectors."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
+        system_ptr = zeros(capacity.systems + 1)
         return cls(
             row_ptr=zeros(capacity.atoms + 1),
             neighbors=zeros(capacity.edges),
             shifts=zeros(capacity.edges),
-            vectors=zeros(capacity.edges, 3, dtype=torch.float32),
+            vectors=zeros(capacity.edges, 3, dtype=dtype),
             reverse=zeros(capacity.edges),
             atomic_numbers=zeros(capacity.atoms),
             order=torch.arange(capacity.atoms, dtype=torch.int32, device=device),
-            system_ptr=zeros(capacity.systems + 1),
+            system_ptr=system_ptr,
+            owned=system_ptr[-1:],  # all atoms in use
             status=zeros(1),
             needed_edges=zeros(1, dtype=torch.int64),
             capacity=capacity,
         )
 
     @classmethod
-    def from_graph(cls, graph: Graph, room: Capacity | None = None) -> PaddedGraph:
-        """The same edges in fixed buffers: exactly large enough, or as large as `room` says.
+    def from_graph(cls, graph: Graph, room: Capacity | None = None, dtype: torch.dtype = torch.float32) -> GraphBuffers:
+        """The same edges in fixed buffers: exactly large enough, or as large as `room` says; `dtype` is that of the vectors.
 
         Where there are none there is room for one, since kernels read the first of a row before they know that it has none.
+
+        Raises:
+            StructureError: a graph with ghosts, atoms without rows: nothing here says which edge undoes one that leads to a ghost.
         """
+        ghosts = graph.num_atoms - graph.num_owned
+        if ghosts:
+            raise StructureError(
+                f"{ghosts} of {graph.num_atoms} atoms are ghosts, which have no rows; buffers of fixed size hold whole structures: "
+                "give a graph of all atoms, or use a backend that exchanges rows"
+            )
         counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
         largest = int(counts.max()) if graph.num_systems else 0
         capacity = room or Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), largest)
-        padded = cls.empty(capacity, graph.vectors.device)
+        padded = cls.empty(capacity, graph.vectors.device, dtype)
         atoms, edges = graph.num_atoms, graph.num_edges
         padded.row_ptr.fill_(edges)
         padded.row_ptr[: atoms + 1] = graph.row_ptr
@@ -248,34 +270,48 @@ class PaddedGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedPrediction:
+class PredictionBuffers:
     """What an evaluation leaves, float64, in one buffer so that one copy brings it home; views of it by name.
 
+    Status and energies come first: with a status of zero, a finite energy says that all numbers of its structure are finite.
+
     Attributes:
-        buffer: (1 + 10 Ŝ + 4 N̂,) float64.
+        buffer: (1 + 10 Ŝ + 4 N̂,) float64, and N̂ more with a spread.
         status: (1,) the `Status` bits as a number.
-        energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. As in `Prediction`, atoms in
-            the order of the `PaddedSystem`; what is not in use holds anything.
+        energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. spread: (N̂,) eV/Å or None. As in
+            `Prediction`, atoms in the order of the `SystemBuffers`; what is not in use holds anything.
         capacity: host values.
+        has_spread: whether there is room for the spread of an ensemble's forces.
     """
 
     buffer: Tensor
     capacity: Capacity
+    has_spread: bool = False
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str) -> PaddedPrediction:
+    def empty(cls, capacity: Capacity, device: torch.device | str, has_spread: bool = False) -> PredictionBuffers:
         """Room for so much."""
-        return cls(torch.zeros(cls.bytes_of(capacity) // 8, dtype=torch.float64, device=device), capacity)
+        count = cls.bytes_of(capacity, has_spread) // 8
+        return cls(torch.zeros(count, dtype=torch.float64, device=device), capacity, has_spread)
 
     @staticmethod
-    def bytes_of(capacity: Capacity) -> int:
+    def bytes_of(capacity: Capacity, has_spread: bool = False) -> int:
         """Return what the buffer takes."""
-        return 8 * (1 + 10 * capacity.systems + 4 * capacity.atoms)
+        return 8 * (1 + 10 * capacity.systems + (5 if has_spread else 4) * capacity.atoms)
+
+    def like(self, buffer: Tensor) -> PredictionBuffers:
+        """The same views of another buffer."""
+        return PredictionBuffers(buffer, self.capacity, self.has_spread)
 
     @property
     def status(self) -> Tensor:
         """(1,)."""
         return self.buffer[:1]
+
+    @property
+    def head(self) -> Tensor:
+        """(1 + Ŝ,) status and energies: what the host must see of a result that stays on the device."""
+        return self.buffer[: 1 + self.capacity.systems]
 
     @property
     def energy(self) -> Tensor:
@@ -297,17 +333,24 @@ class PaddedPrediction:
     @property
     def forces(self) -> Tensor:
         """(N̂, 3) eV/Å."""
-        return self.buffer[1 + 10 * self.capacity.systems + self.capacity.atoms :].view(-1, 3)
+        first = 1 + 10 * self.capacity.systems + self.capacity.atoms
+        return self.buffer[first : first + 3 * self.capacity.atoms].view(-1, 3)
 
-    def cut(self, systems: int, index: Tensor) -> Prediction:
+    @property
+    def spread(self) -> Tensor | None:
+        """(N̂,) eV/Å, of an ensemble's forces."""
+        return self.buffer[1 + 10 * self.capacity.systems + 4 * self.capacity.atoms :] if self.has_spread else None
+
+    def in_use(self, systems: int, index: Tensor) -> Prediction:
         """What is in use: views of the first structures and of their atoms, which `index` (N,) numbers by structure."""
-        atoms = index.shape[0]
+        atoms, spread = index.shape[0], self.spread
         return Prediction(
             energy=self.energy[:systems],
             forces=self.forces[:atoms],
             stress=self.stress[:systems],
             atomic_energies=self.atomic_energies[:atoms],
             system_index=index,
+            spread=None if spread is None else spread[:atoms],
         )
 
 

@@ -1,0 +1,82 @@
+"""Radial networks tabulated for pairs of elements, made when a pair is first met and kept: see `ops/radial_pages`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from atomjet.errors import StructureError
+from atomjet.ops import radial_pages
+
+if TYPE_CHECKING:
+    from atomjet.models.escn_md.general import EscnMd
+
+SHARE = 0.4
+"""Of the device's memory, for all tables."""
+
+
+class PairTables:
+    """Tables of all radial networks, by elements of neighbor and center.
+
+    Attributes:
+        first: int16, the tables of one pair, from which kernels count pages.
+        pages: (Z, Z) int64 on the device.
+        starts: where each network's rows begin in a pair's tables, in numbers: edge degrees, then layers.
+    """
+
+    def __init__(self, model: EscnMd, total_bytes: int) -> None:
+        self.model = model
+        networks = [model.edge_degree, *(block.radial for block in model.blocks)]
+        self.networks = [copy.deepcopy(network).double() for network in networks]
+        sizes = [radial_pages.KNOTS * 3 * network[6].out_features for network in networks]  # type: ignore[index, union-attr, operator]
+        self.starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        self.bytes_of_pair = 2 * sum(sizes)
+        self.limit = max(int(SHARE * total_bytes) // self.bytes_of_pair, 4)
+        device, size = model.sphere_embedding.weight.device, model.config.max_z
+        self.pages = torch.zeros(size, size, dtype=torch.int64, device=device)
+        self._made: dict[tuple[int, int], Tensor] = {}
+        self._lock = RLock()
+        self.first = self._table(1, 1)
+        self._made[1, 1] = self.first
+
+    def add(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Make what is missing of pairs (neighbor, center).
+
+        Raises:
+            StructureError: more pairs than there is memory for.
+        """
+        with self._lock:
+            missing = [pair for pair in dict.fromkeys(pairs) if pair not in self._made]
+            if not missing:
+                return
+            if len(self._made) + len(missing) > self.limit:
+                raise StructureError(
+                    f"{len(self._made) + len(missing)} pairs of elements, {self.limit} are the most that radial tables are kept "
+                    f"for ({self.bytes_of_pair / 2**20:.0f} MiB each); use backend 'fast_pytorch'"
+                )
+            for source, target in missing:
+                table = self._table(source, target)
+                self._made[source, target] = table
+                self.pages[source, target] = radial_pages.pages_between(self.first, table)
+            if self.pages.is_cuda:
+                torch.cuda.current_stream(self.pages.device).synchronize()  # they are read on other streams
+
+    @torch.no_grad()
+    def _table(self, source: int, target: int) -> Tensor:
+        model = self.model
+        shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
+        rest = torch.cat(shares).double()
+
+        def evaluated(network: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+            def function(lengths: Tensor) -> Tensor:
+                return network(torch.cat([model.radial_basis(lengths), rest.expand(len(lengths), -1)], dim=1))
+
+            return function
+
+        functions = [evaluated(network) for network in self.networks]
+        return radial_pages.paged(radial_pages.tabulate(functions, model.cutoff, rest.device))

@@ -1,0 +1,92 @@
+"""Radial networks of pairs of elements by table: value, slope and curvature at even knots, six bytes together.
+
+For one pair a network is a function of the distance alone. At each of K knots from 0 to the cutoff stand, for each of W outputs, a
+word of 32 bits, and behind all words one of 16 bits:
+
+    row k (3 W numbers of 16 bits) = [word_0 word_1 ... | rest_0 rest_1 ...]
+    word = value (sign, 5 bits of exponent, 14 of mantissa), upper 12 bits of the slope
+    rest = upper 12 bits of the curvature, lower 4 bits of the slope
+    W(d) = value + δ slope,    W'(d) = slope + δ curvature        with δ the distance beyond the nearest knot
+
+The value's rounding goes into energies as it is, the same for all edges near a knot: it has four bits more than half precision.
+Slope and curvature are numbers of half precision, the curvature without its last bits; W(d), where δ makes the slope small,
+does without the last bits of it too, and reads the word alone.
+
+The tables of all networks of a pair stand one after the other in one tensor, which begins at a multiple of `PAGE` bytes from
+that of the first pair: its number of pages, in a matrix by elements, is all that a kernel needs to find it. So pairs come and
+go while what was captured stays valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+KNOTS = 2048
+"""From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
+
+STEP = 1e-3
+"""Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""
+
+PAGE = 256
+"""Bytes."""
+
+
+def tabulate(functions: Sequence[Callable[[Tensor], Tensor]], cutoff: float, device: torch.device) -> Tensor:
+    """Tabulate networks of one pair, (K,) distances in float64 to (K, W) outputs each, as one tensor of int16."""
+    lengths = torch.linspace(0, cutoff, KNOTS, dtype=torch.float64, device=device)
+    parts = []
+    for function in functions:
+        at = [function(lengths + k * STEP) for k in (-2, -1, 0, 1, 2)]
+        slopes = (at[0] - 8 * at[1] + 8 * at[3] - at[4]) / (12 * STEP)
+        curvatures = (16 * (at[1] + at[3]) - 30 * at[2] - at[0] - at[4]) / (12 * STEP**2)
+        parts.append(torch.cat(_packed(at[2], slopes, curvatures), dim=1).flatten())
+    return torch.cat(parts)
+
+
+def _packed(values: Tensor, slopes: Tensor, curvatures: Tensor) -> tuple[Tensor, Tensor]:
+    """(K, W) each to words, as (K, 2W) int16, and rests (K, W) int16."""
+    # A float32 times 2^-112 has the exponent of a number with five bits of it.
+    bits = (values * 2.0**-112).float().view(torch.int32).long()
+    bits = (bits & 0x80000000) | (((bits & 0x7FFFFFFF) + 0x100 & 0x0FFFFE00) << 3)
+    slope = slopes.half().view(torch.int16).long() & 0xFFFF
+    curvature = (curvatures.half().view(torch.int16).long() & 0x7FFF) + 8 & 0x7FF0
+    curvature |= torch.where(curvatures < 0, 0x8000, 0)
+    rests = curvature | slope & 0xF
+    return _signed(bits | slope >> 4, 32).view(torch.int16), _signed(rests, 16)
+
+
+def _signed(x: Tensor, bits: int) -> Tensor:
+    """The signed number with these bits."""
+    x = torch.where(x >= 2 ** (bits - 1), x - 2**bits, x)
+    return x.to(torch.int32 if bits == 32 else torch.int16)
+
+
+def pages_between(first: Tensor, other: Tensor) -> int:
+    """How many pages after the first tensor another begins."""
+    distance = other.data_ptr() - first.data_ptr()
+    assert distance % PAGE == 0, "tables begin at whole pages"
+    return distance // PAGE
+
+
+def reference(table: Tensor, start: int, outputs: int, knots: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """W and W' (E, outputs) of one network, whose rows begin at `start`, of one pair's table; in the type of the offsets (E,)."""
+    rows = table[start : start + KNOTS * 3 * outputs].view(KNOTS, 3 * outputs)[knots.long()]
+    words, rests = rows[:, : 2 * outputs].contiguous().view(torch.int32).long(), rows[:, 2 * outputs :].long()
+    values = ((words >> 3 & 0x0FFFFE00) | (words & 0x80000000)) & 0xFFFFFFFF
+    values = _signed(values, 32).view(torch.float32).double() * 2.0**112
+    slopes = [
+        _signed((words & 0xFFF) << 4 | last, 16).view(torch.float16).to(offsets.dtype) for last in (8, rests & 0xF)
+    ]
+    curvatures = _signed(rests & 0xFFF0, 16).view(torch.float16).to(offsets.dtype)
+    offsets = offsets[:, None]
+    return values.to(offsets.dtype) + offsets * slopes[0], slopes[1] + offsets * curvatures
+
+
+def paged(table: Tensor) -> Tensor:
+    """A copy that begins at a whole page."""
+    room = torch.empty(table.numel() + PAGE // 2, dtype=table.dtype, device=table.device)
+    start = -room.data_ptr() % PAGE // 2
+    return room[start : start + table.numel()].copy_(table)

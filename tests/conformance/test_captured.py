@@ -1,0 +1,109 @@
+"""Backends that work in buffers of fixed size: PaiNN's kernels, in Triton's interpreter where there is no GPU; and eSCN-MD's
+definition behind the same path in plain PyTorch, as proof that it carries charges, spins and tasks.
+"""
+
+import pytest
+import torch
+from ase.build import molecule
+
+from atomjet import Engine
+from atomjet.engine import Settings
+from atomjet.testing import Buffered, CapturedConformance, plain_stages
+from tests.potentials import random_escn_md, random_painn
+
+ON = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISIONS = ["default", "high"] if torch.cuda.is_available() else ["high"]
+
+
+class TestPaiNN(CapturedConformance):
+    thorough = torch.cuda.is_available()
+
+    charged = molecule("H2O")
+    charged.info["charge"] = 1
+    refused = (charged,)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        pytest.importorskip("triton")
+        size = {"features": 128, "cutoff": 5.0} if cls.thorough else {"features": 16, "num_radial": 6, "cutoff": 3.0}
+        return random_painn(layers=2, elements=(1, 6, 8), **size)
+
+    @pytest.fixture(scope="class", params=PRECISIONS)
+    @classmethod
+    def engine(cls, model, request):
+        return Engine(model, Settings(ON, "fast_gpu", request.param))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exact(cls, model):
+        return Engine(model, Settings(ON, "general", "float64"))
+
+
+SAID = (
+    {"charge": 1, "spin": 2, "task": "omol"},
+    {"charge": 0, "spin": 1, "task": "omol"},
+    {"charge": -1, "spin": 2, "task": "omol"},
+    {"task": "omat"},
+)
+
+
+def refused():
+    """Structures that a model of tasks omol and omat refuses."""
+    odd, elsewhere = molecule("H2O"), molecule("H2O")
+    odd.info |= {"task": "omol", "charge": 200}
+    elsewhere.info["task"] = "oc20"
+    return odd, elsewhere
+
+
+@pytest.mark.slow  # in Triton's interpreter
+class TestEscnMd(CapturedConformance):
+    thorough = torch.cuda.is_available()
+    said = SAID
+    refused = refused()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        pytest.importorskip("triton")
+        size = {"channels": 128, "hidden_channels": 128, "edge_channels": 64, "cutoff": 5.0}
+        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 3.0, "layers": 1}
+        return random_escn_md(charge_channels=(0, 3), **(size if cls.thorough else small))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, model):
+        return Engine(model, Settings(ON, "fast_gpu"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exact(cls, model):
+        return Engine(model, Settings(ON, "general", "float64"))
+
+
+class TestEscnMdInPlainPyTorch(CapturedConformance):
+    """The definition, wrapped: equal to the plain engine to the rounding of float64, whatever charge, spin and task."""
+
+    said = SAID
+    refused = refused()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exact(cls):
+        return Engine(random_escn_md(charge_channels=(0, 3), cutoff=4.0), Settings("cpu", "general", "float64"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, exact):
+        engine = Engine(exact.model, Settings("cpu", "general", "float64"))
+        engine.use(plain_stages(engine, Buffered(engine.model, engine.evaluator, precision="float64")))
+        return engine
+
+    def test_charge_and_spin_as_without_buffers(self, engine, exact):
+        atoms = molecule("H2O")
+        atoms.info |= {"charge": 1, "spin": 2, "task": "omol"}
+        found, expected = engine.predict(atoms), exact.predict(atoms)
+        torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-12)
+        atoms.info |= {"charge": 0, "spin": 1}
+        assert abs(float(engine.predict(atoms).energy - found.energy)) > 1e-3

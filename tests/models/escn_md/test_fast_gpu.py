@@ -1,0 +1,97 @@
+"""`fast_gpu` of eSCN-MD against the definition in float64: in Triton's interpreter where there is no GPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from atomjet import System, neighbor_list
+from atomjet.data import Capacity, ConditionBuffers, GraphBuffers
+from atomjet.errors import BackendError
+from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
+from tests.potentials import random_escn_md
+
+pytest.importorskip("triton")
+from atomjet.models.escn_md.fast_gpu import FastGpu, _Call
+
+# Of the norm: half precision, of models that are random, rough and small, so that little of it averages out.
+BOUND = 5e-3
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZES = {"channels": 32, "hidden_channels": 32, "edge_channels": 8, "cutoff": 3.0}
+CONFIGS = {
+    "charge channels": {"charge_channels": (0, 3)},
+    "mmax 1": {"mmax": 1, "spin_channels": (2, 4)},
+    "one expert, one layer": {"experts": 1, "composition": "none", "layers": 1},
+}
+
+
+def model_of(config):
+    return random_escn_md(**(SIZES | CONFIGS[config]))
+
+
+def frames():
+    every = [molecule("H2O"), bulk("C"), molecule("CO")]
+    for seed, (atoms, task) in enumerate(zip(every, ("omol", "omat", "omol"), strict=True)):
+        atoms.rattle(0.05, seed=seed)
+        atoms.info |= {"task": task, "charge": seed - 1, "spin": 2 if task == "omol" else 0}
+    return every
+
+
+def graph_of(model, structures):
+    system = model.complete(System.from_ase(structures), None)
+    return neighbor_list(system, model.cutoff).to(DEVICE)
+
+
+def single(graph):
+    return graph.with_vectors(graph.vectors.float())
+
+
+def relative(found, exact):
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_equals_the_definition(config):
+    model = model_of(config).to(DEVICE)
+    graph = graph_of(model, frames())
+    energies, gradients = General(model).energies_and_gradients(graph)
+    fast = FastGpu(model_of(config).float().to(DEVICE))
+    ours, our_gradients = fast.energies_and_gradients(single(graph))
+    assert relative(ours, energies) < BOUND
+    exact = forces_from_gradients(graph, gradients)
+    assert relative(forces_from_gradients(graph, our_gradients.double()), exact) < BOUND
+    exact = virials_from_gradients(graph, gradients)
+    assert relative(virials_from_gradients(graph, our_gradients.double()), exact) < BOUND
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "said"),
+    [
+        ({"lmax": 1, "mmax": 1}, "default", "lmax 2 with mmax 1 or 2; this model has lmax 1 and mmax 1"),
+        ({"channels": 24}, "default", "this model has channels 24"),
+        ({}, "float64", "for precision 'float64' use 'fast_pytorch'"),
+    ],
+)
+def test_what_is_not_served_is_said(config, precision, said):
+    with pytest.raises(BackendError, match=said):
+        FastGpu(random_escn_md(**(SIZES | config)).float().to(DEVICE), precision)
+
+
+def test_a_single_structure_by_dense_products():
+    """cuBLAS, and the kernel for the rows beyond those that it was told of, give what the kernel alone gives."""
+    model = model_of("one expert, one layer").float().to(DEVICE)
+    fast = FastGpu(model)
+    graph = single(graph_of(model, [frames()[1]]))
+    found, gradients = fast.energies_and_gradients(graph)
+    fast.tiles = replace(fast.tiles_for(Capacity(1, 2, graph.num_edges, 2)), dense=0)
+    for rows in (graph.num_edges, 16):
+        buffers = GraphBuffers.from_graph(graph)
+        conditions = ConditionBuffers.empty(1, graph.num_atoms, DEVICE)
+        conditions.values[2] = model.tasks_of(graph)
+        workspace = fast.workspace(buffers.capacity)
+        call = _Call(fast, buffers, conditions, workspace)
+        call._divide = lambda call=call, rows=rows: setattr(call, "dense_rows", rows)
+        call.launch()
+        assert relative(workspace.energies, found.double()) < 1e-3
+        assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND
