@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import openmm
+import openmm.app
 from openmm import unit
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
@@ -110,6 +111,6 @@ class EnergyAndForces:
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         atoms = Atoms(self.numbers, positions, pbc=self.periodic, info=self.info)
         if self.periodic:
-            atoms.set_cell(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom))
+            atoms.set_cell(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom))  # type: ignore[attr-defined]
         found = self._engine.predict(atoms)
         return float(found.energy[0]) / KJ_PER_MOL, found.forces.numpy() / KJ_PER_MOL * ANGSTROM_PER_NM
