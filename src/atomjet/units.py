@@ -27,3 +27,9 @@ MEV = 1e-3
 
 KJ_PER_MOL = 0.010364269574711572
 """1 kJ/mol in eV."""
+
+HBAR = 0.6582119514467407
+"""Reduced Planck constant, eV fs."""
+
+INVERSE_CM = 0.0001239841973964072
+"""1 cm⁻¹ in eV."""
