@@ -16,8 +16,8 @@ from atomjet.data import Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine.capacity import DENSITY, SHARE, fits, free_bytes, refusal
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
-from atomjet.engine.route import PaddedRoute
 from atomjet.engine.hessian import hessian
+from atomjet.engine.route import PaddedRoute
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.errors import BackendError, StructureError
 from atomjet.models import file, registry

@@ -1,8 +1,8 @@
 """Second derivatives of the energy: analytic, in float64, from a model's definition.
 
-The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the k-th force component, so as many
-copies of the structure stand in one batch as there are rows to compute, and each copy is asked for another row: two passes over a
-batch instead of one pass a row.
+The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the k-th component of the gradient.
+As many copies of the structure stand in one batch as there are rows to compute, and each copy is asked for another row: two passes
+over a batch instead of one pass a row.
 """
 
 from __future__ import annotations
