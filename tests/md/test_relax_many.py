@@ -94,7 +94,7 @@ def test_one_that_cannot_be_computed_does_not_hold_the_others(engine):
 def test_other_constraints_are_refused(engine):
     atoms = molecule("H2O")
     atoms.set_constraint(FixBondLength(0, 1))
-    with pytest.raises(StructureError, match="structure 0: constraint FixBondLength is not kept"):
+    with pytest.raises(StructureError, match="structure 0: constraint FixBondLengths is not kept"):
         next(relax_many(engine, [atoms]))
 
 

@@ -1,6 +1,6 @@
 """Second derivatives of the energy: analytic, in float64, from a model's definition.
 
-The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the k-th component of the gradient.
+The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the gradient's k-th component.
 As many copies of the structure stand in one batch as there are rows to compute, and each copy is asked for another row: two passes
 over a batch instead of one pass a row.
 """

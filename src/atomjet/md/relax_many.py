@@ -1,8 +1,8 @@
 """`relax_many`: relax many molecules or crystals together, each by its own FIRE, in batches on the engine's device.
 
-FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with ASE's parameters, so that each structure goes the way that ASE's would take it
-alone: velocities turn towards the forces while power is positive, and stop where it is not. Everything is a tensor over all structures;
-structures that have converged leave the batch, and others take their place.
+FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with ASE's parameters, so that each structure goes the way that ASE's would
+take it alone: velocities turn towards the forces while power is positive, and stop where it is not. Everything is a tensor over all
+structures; structures that have converged leave the batch, and others take their place.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from atomjet.ops.segment_sum import segment_sum
 
 TIMESTEP, LONGEST_TIMESTEP, LONGEST_MOVE = 0.1, 1.0, 0.2
 FASTER, SLOWER, MIX, LESS_MIX, PATIENCE = 1.1, 0.5, 0.1, 0.99, 5
-"""FIRE as in ASE: time steps in ASE's unit with masses of 1, the longest move of a whole structure in Å, factors of time step and mixing,
-steps of positive power before the time step grows."""
+"""FIRE as in ASE: time steps in ASE's unit with masses of 1, the longest move of a whole structure in Å, factors of time step and
+mixing, steps of positive power before the time step grows."""
 
 ATOMS_AT_ONCE = 200_000
 """Of a batch, on a GPU; enough to fill it."""
@@ -229,7 +229,7 @@ def _joined(first: System, second: System) -> System:
     names = ("positions", "atomic_numbers", "cell", "pbc", "charge", "spin")
     joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
     index = torch.cat([first.system_index, second.system_index + first.num_systems])
-    return System(**joined, system_index=index, task=first.task + second.task)
+    return System(**joined, system_index=index, task=first.task + second.task)  # type: ignore[arg-type]
 
 
 @dataclass
