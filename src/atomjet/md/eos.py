@@ -82,8 +82,8 @@ def equation_of_state(
     lowest = int(energies.argmin())
     if lowest in (0, points - 1):
         raise SimulationError(
-            f"the energy is lowest at the {'smallest' if lowest == 0 else 'largest'} volume, {volumes[lowest]:.2f} Å³: no minimum lies "
-            "between; relax the cell first, or raise the strain"
+            f"the energy is lowest at the {'smallest' if lowest == 0 else 'largest'} volume, {volumes[lowest]:.2f} Å³: no minimum "
+            "lies between; relax the cell first, or raise the strain"
         )
     fit = Fit(volumes, energies, eos=form)
     volume, energy, modulus = (float(value) for value in fit.fit(warn=False))
