@@ -16,6 +16,9 @@ GPA = 0.006241509125883258
 BAR = GPA * 1e-4
 """1 bar in eV/Å³."""
 
+HEAVY_HYDROGEN = {"D": 2.01410177812, "T": 3.01604928199}
+"""Masses of deuterium and tritium, amu (NIST), which files name as if they were elements."""
+
 HARTREE = 27.211386024367243
 """1 Hartree in eV."""
 

@@ -10,7 +10,6 @@ from ase.optimize import BFGS
 
 import atomjet
 from atomjet import AtomJetCalculator, Engine
-from atomjet.adapters.ase import read_structures, write_structures
 from atomjet.engine import Settings
 from tests.potentials import random_painn
 
@@ -112,18 +111,3 @@ def test_cell_relaxation_lowers_the_energy(engine):
     start = atoms.get_potential_energy()
     BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.05, steps=5)
     assert atoms.get_potential_energy() < start
-
-
-def test_files(tmp_path):
-    write_structures(tmp_path / "two.extxyz", [molecule("H2O"), molecule("CH4")])
-    assert [len(atoms) for atoms in read_structures(tmp_path / "two.extxyz")] == [3, 5]
-    with pytest.raises(atomjet.AtomJetError, match="no such file"):
-        read_structures(tmp_path / "none.xyz")
-    (tmp_path / "bad.xyz").write_text("three\nlines\nof text\n")
-    with pytest.raises(atomjet.AtomJetError, match=r"bad.xyz: ASE cannot read it"):
-        read_structures(tmp_path / "bad.xyz")
-    (tmp_path / "empty.extxyz").write_text("")
-    with pytest.raises(atomjet.AtomJetError, match=r"empty.extxyz"):
-        read_structures(tmp_path / "empty.extxyz")
-    with pytest.raises(atomjet.AtomJetError, match="ASE cannot write it"):
-        write_structures(tmp_path / "x.nonsense", [molecule("H2O")])

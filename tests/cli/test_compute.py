@@ -190,8 +190,8 @@ def test_the_frame_is_chosen_and_said(call, tmp_path: Path):
     write(tmp_path / "in.xyz", [molecule("H2O"), molecule("CH4")])
     _, out, _ = call("relax", tmp_path / "in.xyz", "--steps", "0", "-o", tmp_path / "out.xyz")
     assert "frame 1 of 0 ... 1: CH4" in out
-    _, out, _ = call("relax", tmp_path / "in.xyz", "--steps", "0", "--frame", "0", "-o", tmp_path / "out.xyz")
+    _, out, _ = call("relax", tmp_path / "in.xyz", "--steps", "0", "--frame", "0", "-o", tmp_path / "first.xyz")
     assert "frame 0 of 0 ... 1: H2O" in out
-    status, _, err = call("relax", tmp_path / "in.xyz", "--frame", "2", "-o", tmp_path / "out.xyz")
+    status, _, err = call("relax", tmp_path / "in.xyz", "--frame", "2", "-o", tmp_path / "none.xyz")
     assert status == 2
     assert "frame 2 is not in" in err

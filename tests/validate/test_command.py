@@ -4,7 +4,7 @@ import signal
 import pytest
 import torch
 
-from atomjet.adapters.ase import write_structures
+from atomjet.adapters.structure_output import write_structures
 from atomjet.cli.main import main
 from atomjet.errors import StructureError
 from atomjet.models import file, registry

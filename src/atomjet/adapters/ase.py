@@ -1,22 +1,17 @@
-"""ASE: the calculator, and files of structures."""
+"""ASE's calculator."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine, load
 from atomjet.errors import StructureError
-
-WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
-"""Formats in which ASE keeps energies and forces of any number of structures."""
 
 
 class AtomJetCalculator(Calculator):
@@ -70,61 +65,6 @@ class AtomJetCalculator(Calculator):
         elif properties and "stress" in properties:
             raise StructureError("stress needs three periodic directions; set cell and pbc, or ask for forces only")
         self.results = results
-
-
-def read_structures(path: str | Path, index: str = ":") -> list[Atoms]:
-    """Read every frame of any file ASE reads.
-
-    Raises:
-        StructureError: no such file, a format ASE does not know, or a file without structures.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise StructureError(f"{path}: no such file")
-    try:
-        frames = ase.io.read(path, index=index)
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StructureError(f"{path}: ASE cannot read it ({reason}); convert it to extxyz") from None
-    frames = frames if isinstance(frames, list) else [frames]
-    if not frames:
-        raise StructureError(f"{path}: holds no structures")
-    return frames
-
-
-def check_format(path: str | Path, results: bool = False) -> None:
-    """Refuse, before anything is computed, a name whose ending says no format that ASE writes.
-
-    Args:
-        path: of a file to be written.
-        results: whether energies and forces must be kept, too.
-
-    Raises:
-        StructureError: names it.
-    """
-    try:
-        kind = ioformats[filetype(str(path), read=False)]
-    except (KeyError, UnknownFileTypeError):
-        kind = None
-    if kind is None or not kind.can_write:
-        raise StructureError(f"{path}: ASE writes no format of that name; use .extxyz or .traj")
-    if results and kind.name not in WITH_RESULTS:
-        raise StructureError(f"{path}: format {kind.name} keeps no energies and forces; use .extxyz or .traj")
-
-
-def write_structures(path: str | Path, frames: list[Atoms]) -> None:
-    """Write structures in the format that the name's ending says.
-
-    Raises:
-        StructureError: a format ASE does not know or cannot write.
-    """
-    try:
-        ase.io.write(path, frames)
-    except OSError:
-        raise
-    except Exception as error:  # ASE's writers raise whatever they meet
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StructureError(f"{path}: ASE cannot write it ({reason}); use .extxyz or .traj") from None
 
 
 def _state(atoms: Atoms) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 
 from atomjet.bench.suites import SUITES, Suite
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed, Task
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed, Task
 
 if TYPE_CHECKING:
     from atomjet.bench.result import Result
@@ -86,6 +86,7 @@ def measure(suite: Suite) -> Any:
             typer.Option("--cutoff", help="Å, for suite neighbors.", show_default="the model's"),
         ] = None,
         process: Annotated[int, typer.Option("--process", hidden=True)] = 0,
+        overwrite: Overwrite = False,
         model: Model = DEFAULT_MODEL,
         device: Device = None,
         backend: Backend = "auto",
@@ -97,7 +98,7 @@ def measure(suite: Suite) -> Any:
 
         for output in (json_file, report, plot):
             if output is not None:
-                options.check_output(output, Path())
+                options.check_output(output, Path(), overwrite or bool(process))
         options.check_picture(plot)
         numbers = {"runs": runs, "max_atoms": max_atoms, "processes": processes, "threads": threads}
         options.check_positive(max_minutes=max_minutes, cutoff=cutoff, **numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,16 +10,37 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Frame,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Skip,
+    Spin,
+    Strict,
+    Structure,
+    Task,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from atomjet import Engine
+    from atomjet import AtomJetError, Engine
+    from atomjet.adapters.structure_files import Frame as Structured
+    from atomjet.cli.labels import Predicted
     from atomjet.data import Prediction
+    from atomjet.md.relax import RelaxSettings, RelaxStep
 
 ATOMS_AT_ONCE = 2000
 """Frames are computed together up to this many atoms, which bounds the memory."""
+
+MOST_LINES = 20
+"""Frames of which each gets a line; more are summed up."""
 
 PREDICT_EXAMPLES = """Examples:
 
@@ -26,6 +48,9 @@ PREDICT_EXAMPLES = """Examples:
   atomjet predict ethanol.xyz
   atomjet predict frames.extxyz -o labelled.extxyz
   atomjet predict crystal.cif --model my.safetensors --precision float64
+  atomjet predict molecules.sdf --skip --csv energies.csv
+  atomjet predict labelled.extxyz --plot parity.png          (compares with the labels of the file)
+  atomjet predict CCO
 """
 
 RELAX_EXAMPLES = """Examples:
@@ -42,6 +67,19 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="Extended XYZ (or .traj) with energy, forces and stress of every frame."),
     ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="One row a frame: energy, largest force, pressure, label.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Predictions against the labels of FILE: .png, .pdf or .svg.", show_default=False),
+    ] = None,
+    charge: Charge = None,
+    spin: Spin = None,
+    skip: Skip = False,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -51,34 +89,71 @@ def predict(
 ) -> None:
     """Compute energy, forces and stress of every frame of a file.
 
-    Forces are printed unless they are written with -o. A frame that cannot be computed ends the run; those before it are
-    written.
+    Forces are printed unless they are written with -o or there are more than 20 frames, which are summed up. Labels that
+    FILE holds are compared with, and kept in OUT as label_energy, label_forces and label_stress. A frame that cannot be
+    computed ends the run, unless with --skip; those before it are written.
     """
-    from atomjet.adapters.ase import check_format, read_structures, write_structures
+    from atomjet.adapters.structure_output import check_format, sample_of
+    from atomjet.cli import labels
+    from atomjet.errors import AtomJetError, ConfigError
+    from atomjet.progress import track
     from atomjet.stopping import stoppable
 
+    options.check_outputs((output, csv, plot), file, overwrite)
+    options.check_picture(plot)
     if output is not None:
-        options.check_output(output, file)
         check_format(output, results=True)
-    frames = read_structures(file)
+    frames = options.read_frames(file, seed, charge, spin, strict)
+    readable = [frame.atoms for frame in frames if frame.atoms is not None]
+    if output is not None:
+        check_format(output, sample_of(readable), results=True)
+    if plot is not None and not any(labels.labels_of(atoms) for atoms in readable):
+        raise ConfigError(f"plot {plot}: {file} holds no energies or forces to compare with; leave --plot out")
+    tasks = {frame.number: frame.atoms.info.get("task") for frame in frames if frame.atoms is not None}
     engine = options.load_engine(model, device, backend, precision, task)
-    print(f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula")
-    labelled: list[Atoms] = []
-    with stoppable() as heard:
+    frames = options.check_for_model(frames, engine, strict)
+    many = len(frames) > MOST_LINES
+    if not many:
+        print(
+            f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula"
+        )
+    done: list[Predicted] = []
+    skipped: list[int] = []
+    with stoppable() as heard, track("predict", len(frames), quiet=not many) as advance:
         try:
-            for index, atoms in enumerate(_predicted(engine, frames)):
-                _print_frame(index, atoms, with_forces=output is None)
-                if output is not None:
-                    labelled.append(atoms)
+            for frame, result in _predicted(engine, frames):
+                advance()
+                if isinstance(result, AtomJetError):
+                    text = f"frame {frame.number}: {str(result).removeprefix('structure 0: ')}"
+                    if not skip:
+                        raise type(result)(text) from result
+                    print(f"skipped {text}", file=sys.stderr)
+                    skipped.append(frame.number)
+                    continue
+                if tasks[frame.number] is not None:
+                    result.info["task"] = tasks[frame.number]
+                assert frame.atoms is not None
+                done.append(labels.Predicted(frame.number, result, labels.labels_of(frame.atoms)))
+                labels.keep_labels(result, done[-1].labels)
+                if not many:
+                    _print_frame(frame.number, result, with_forces=output is None)
         except BaseException:  # a frame that is refused, ctrl-C: those before it are not lost
             heard()
-            if output is not None and labelled:
-                write_structures(output, labelled)
-                print(f"wrote {output}: the first {len(labelled)} of {len(frames)} frames", flush=True)
+            _write(done, output, csv, f"the first {len(done)} of {len(frames)} frames")
             raise
-    if output is not None:
-        write_structures(output, labelled)
-        print(f"wrote {output}: {len(labelled)} frames")
+    if many and done:
+        print(labels.summary(done))
+        if output is None and csv is None:
+            print("-o OUT.extxyz keeps energies and forces of every frame, --csv OUT.csv energies")
+    if done and (table := labels.errors(done)) is not None:
+        print(table)
+    _write(done, output, csv, f"{len(done)} frames")
+    if plot is not None and any(frame.labels for frame in done):
+        labels.plot(done, f"{file.name}, {Path(model).stem}", plot)
+        print(f"wrote {plot}")
+    if skipped:
+        print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
+        raise typer.Exit(1)
 
 
 def relax(
@@ -93,6 +168,11 @@ def relax(
         Path | None, typer.Option("--trajectory", help="Every step of the way, as ASE .traj.", show_default=False)
     ] = None,
     frame: Frame = -1,
+    charge: Charge = None,
+    spin: Spin = None,
+    skip: Skip = False,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -105,34 +185,51 @@ def relax(
     Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
     converged or broke down on the way; the last structure that could be computed is written all the same.
     """
-    from atomjet.adapters.ase import AtomJetCalculator, check_format, write_structures
+    from atomjet.adapters.ase import AtomJetCalculator
+    from atomjet.adapters.structure_output import check_format
+    from atomjet.md.relax import RelaxSettings
+
+    settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
+    options.check_outputs((output, trajectory), file, overwrite)
+    check_format(output)
+    with options.skipping(file, skip):
+        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
+        check_format(output, [atoms])
+        engine = options.load_engine(model, device, backend, precision, task)
+        own_task = atoms.info.get("task")
+        atoms = options.check_atoms(atoms, file, engine, strict)
+        atoms.calc = AtomJetCalculator(engine)
+        _relax(atoms, settings, output, trajectory, own_task)
+
+
+def _relax(
+    atoms: Atoms, settings: RelaxSettings, output: Path, trajectory: Path | None, own_task: object | None
+) -> None:
+    """Run, print every step, and write the last structure however it ends."""
+    from atomjet.adapters.structure_output import write_structures
     from atomjet.errors import SimulationError
-    from atomjet.md.relax import RelaxSettings, RelaxStep
     from atomjet.md.relax import relax as run_relax
     from atomjet.stopping import stoppable
 
-    settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
-    for path in (output, trajectory):
-        if path is not None:
-            options.check_output(path, file)
-    check_format(output)
-    atoms = options.read_frame(file, frame)
-    atoms.calc = AtomJetCalculator(options.load_engine(model, device, backend, precision, task))
     print(f"{'step':>5} {'energy / eV':>18} {'largest force / eV/Å':>21}")
-
     last: RelaxStep | None = None
 
     def report(step: RelaxStep) -> None:
         nonlocal last
         last = step
-        print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4f}", flush=True)
+        print(f"{step.step:5d} {step.energy:18.6f} {step.fmax:21.4g}", flush=True)
+
+    def write() -> None:
+        if own_task is not None:
+            atoms.info["task"] = own_task
+        write_structures(output, [atoms])
 
     with stoppable() as heard:
         try:
-            converged, _ = run_relax(atoms, settings, trajectory, report)
+            converged, last = run_relax(atoms, settings, trajectory, report)
         except SimulationError as error:
             assert last is not None
-            write_structures(output, [atoms])
+            write()
             raise SimulationError(
                 f"{error}; wrote the structure of step {last.step} to {output}: forces far above those of the start say "
                 "that the model does not know it; start nearer to the minimum, try --optimizer fire, or keep every step with "
@@ -141,50 +238,81 @@ def relax(
         except BaseException:  # ctrl-C, or a device that failed: steps that were taken are not lost
             heard()
             if last is not None:
-                write_structures(output, [atoms])
+                write()
                 print(f"wrote {output}: not converged, the structure after step {last.step}", flush=True)
             raise
-    assert last is not None
-    write_structures(output, [atoms])
+    write()
     print(f"wrote {output}")
-    if not converged:
+    if converged:
+        print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
+        return
+    where = f"after {last.step} steps: largest force {last.fmax:.4g} eV/Å, limit {settings.fmax:g} eV/Å"
+    if last.noise is not None:
         raise SimulationError(
-            f"not converged after {last.step} steps: largest force {last.fmax:.4g} eV/Å, limit {fmax:g} eV/Å; "
-            f"raise --steps, or go on from {output}"
+            f"not converged {where}, but turned in space the structure's forces differ by {last.noise:.2g} eV/Å: they are no "
+            f"more exact than that; use --precision float64, or a larger --fmax"
         )
-    print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
+    raise SimulationError(f"not converged {where}; raise --steps, or go on from {output}")
 
 
-def _predicted(engine: Engine, frames: list[Atoms], first: int = 0) -> Iterator[Atoms]:
-    """Copies of the frames, the first of which has this number, that carry what was predicted; computed in groups.
+def _predicted(engine: Engine, frames: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
+    """Each frame with a copy of its structure that carries what was predicted, or why there is none; computed in groups."""
+    from atomjet.errors import StructureError
 
-    Raises:
-        AtomJetError: a frame that cannot be computed, after those before it; names the frame.
-    """
+    for group in _groups(frames):
+        if group[0].atoms is None:
+            yield group[0], StructureError(group[0].refusal)
+        else:
+            yield from _group_predicted(engine, group)
+
+
+def _group_predicted(engine: Engine, group: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
+    """A group at once; halved, and halved again, where one of them is refused."""
     from atomjet.errors import AtomJetError
 
-    for start, group in _groups(frames):
-        try:
-            prediction = engine.predict(group)
-        except AtomJetError as error:
-            if len(group) == 1:
-                raise type(error)(f"frame {first + start}: {str(error).removeprefix('structure 0: ')}") from error
-            for k, frame in enumerate(group):  # found again one by one: those before it are to be had
-                yield from _predicted(engine, [frame], first + start + k)
+    structures = [frame.atoms for frame in group if frame.atoms is not None]
+    try:
+        prediction = engine.predict(structures)
+    except AtomJetError as error:
+        if len(group) == 1:
+            yield group[0], error
         else:
-            yield from _labelled(group, prediction)
+            middle = len(group) // 2
+            yield from _group_predicted(engine, group[:middle])
+            yield from _group_predicted(engine, group[middle:])
+    else:
+        yield from zip(group, _labelled(structures, prediction), strict=True)
 
 
-def _groups(frames: list[Atoms]) -> Iterator[tuple[int, list[Atoms]]]:
-    """Frames to be computed together, each with the index of its first."""
-    first, atoms = 0, 0
-    for index, frame in enumerate(frames):
-        if index > first and atoms + len(frame) > ATOMS_AT_ONCE:
-            yield first, frames[first:index]
-            first, atoms = index, 0
-        atoms += len(frame)
-    if frames:
-        yield first, frames[first:]
+def _groups(frames: list[Structured]) -> Iterator[list[Structured]]:
+    """Frames to be computed together; one that was refused is alone."""
+    group: list[Structured] = []
+    atoms = 0
+    for frame in frames:
+        size = ATOMS_AT_ONCE if frame.atoms is None else len(frame.atoms)
+        if group and (atoms + size > ATOMS_AT_ONCE or frame.atoms is None):
+            yield group
+            group, atoms = [], 0
+        group.append(frame)
+        atoms += size
+    if group:
+        yield group
+
+
+def _write(done: list[Predicted], output: Path | None, csv: Path | None, what: str) -> None:
+    """What was predicted, into the files that were asked for; nothing where there is nothing."""
+    from atomjet.adapters.structure_output import appears_whole, write_structures
+    from atomjet.cli import labels
+
+    if not done:
+        return
+    if output is not None:
+        write_structures(output, [frame.atoms for frame in done])
+        print(f"wrote {output}: {what}", flush=True)
+    if csv is not None:
+        with appears_whole(csv) as beside:
+            beside.write_text(labels.table(done), encoding="utf-8")
+        print(f"wrote {csv}: {what}", flush=True)
 
 
 def _labelled(frames: list[Atoms], prediction: Prediction) -> Iterator[Atoms]:
@@ -206,18 +334,17 @@ def _labelled(frames: list[Atoms], prediction: Prediction) -> Iterator[Atoms]:
 
 def _print_frame(index: int, atoms: Atoms, with_forces: bool) -> None:
     """One line, and the forces where they are not written to a file."""
-    from atomjet.units import GPA
+    from atomjet.cli import labels
 
-    forces = atoms.get_forces(apply_constraint=False)
-    largest = (forces**2).sum(1).max() ** 0.5
-    stress = atoms.get_stress(apply_constraint=False) if atoms.pbc.all() else None
-    pressure = "" if stress is None else f"{-stress[:3].mean() / GPA:.4f}"
+    pressure = labels.pressure(atoms)
     print(
-        f"{index:5d} {len(atoms):6d} {atoms.get_potential_energy():18.6f} {largest:21.4f} {pressure:>15}"
-        f"  {atoms.get_chemical_formula()}"
+        f"{index:5d} {len(atoms):6d} {atoms.get_potential_energy():18.6f} {labels.largest_force(atoms):21.4f} "
+        f"{'' if pressure is None else f'{pressure:.4f}':>15}  {atoms.get_chemical_formula()}"
     )
     if with_forces:
+        forces = atoms.get_forces(apply_constraint=False)
         for atom, (symbol, force) in enumerate(zip(atoms.symbols, forces, strict=True)):
             print(f"      {atom:6d} {symbol:2} {force[0]:12.5f} {force[1]:12.5f} {force[2]:12.5f}  eV/Å")
-        if stress is not None:
+        if atoms.pbc.all():
+            stress = atoms.get_stress(apply_constraint=False)
             print("      stress xx yy zz yz xz xy / eV/Å³: " + " ".join(f"{value:.6f}" for value in stress))

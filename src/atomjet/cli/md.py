@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Frame,
+    Model,
+    Precision,
+    Seed,
+    Skip,
+    Spin,
+    Strict,
+    Structure,
+    Task,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,6 +82,10 @@ def md(
         ),
     ] = 1,
     frame: Frame = -1,
+    charge: Charge = None,
+    spin: Spin = None,
+    skip: Skip = False,
+    strict: Strict = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -95,13 +113,19 @@ def md(
     )
     log = output.with_suffix(".csv") if log is None else log
     _check_paths(file, output, log, plot)
-    atoms = options.read_frame(file, frame)
+    with options.skipping(file, skip):
+        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
     for line in settings.check(atoms):
         options.warn(line)
     engine = options.load_engine(model, device, backend, precision, task)
+    with options.skipping(file, skip):
+        atoms = options.check_atoms(atoms, file, engine, strict)
     written = _written(output, log, replicas)
     how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
-    summary = _run(atoms, settings, output, log, engine, replicas, how | {"request": _request(engine, model, task)})
+    said = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
+    how["request"] = _request(engine, model, task) | said
+    with options.skipping(file, skip):
+        summary = _run(atoms, settings, output, log, engine, replicas, how)
     print(_spoken(summary, settings))
     more = f", and so on to {written[-1][0]}" if replicas > 1 else ""
     print(f"wrote {written[0][0]} and {written[0][1]}{more}")

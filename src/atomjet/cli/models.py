@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
+from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed
 
 AT_LENGTH = ("recipe", "settings", "student", "options")
 """Parts of a card that are shown with --full only."""
@@ -96,6 +96,7 @@ def convert(
     config: Annotated[
         Path | None, typer.Option("--config", help="SchNetPack's hyperparameters as JSON.", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -111,7 +112,7 @@ def convert(
     from atomjet.models.painn import schnetpack
 
     options.say_unused("convert", model=(model, DEFAULT_MODEL))
-    options.check_output(output, file)
+    options.check_output(output, file, overwrite)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output {output} does not end in .safetensors; name it so")
     if config is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from atomjet import Engine
+    from atomjet.adapters.structure_files import Frame as Structured
 
 DEFAULT_MODEL = "organic-xtb"
 
@@ -35,10 +38,28 @@ Precision = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random number that is drawn.")]
 Task = Annotated[str | None, typer.Option("--task", help="For models that know several.", metavar="NAME")]
-Structure = Annotated[Path, typer.Argument(help="Any file that ASE reads.", metavar="FILE", show_default=False)]
+Structure = Annotated[
+    Path,
+    typer.Argument(
+        help="Any file that ASE reads, .sdf, .smi; - for standard input; or a SMILES.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Frame = Annotated[
     int, typer.Option("--frame", help="Which frame of FILE; negative counts from the end. Default: the last.")
 ]
+Charge = Annotated[
+    int | None,
+    typer.Option("--charge", help="Total charge, e, of structures that say none.", metavar="Q", show_default=False),
+]
+Spin = Annotated[
+    int | None,
+    typer.Option("--spin", help="Multiplicity 2S+1 of structures that say none.", metavar="M", show_default=False),
+]
+Skip = Annotated[bool, typer.Option("--skip", help="Leave out structures that are refused; status 1 if any was.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse structures that only bring a warning otherwise.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over files that exist.")]
 
 
 def load_engine(
@@ -55,24 +76,139 @@ def load_engine(
     return engine
 
 
-def read_frame(path: Path, frame: int) -> Atoms:
-    """One structure of a file; say which, where there are several."""
-    from atomjet.adapters.ase import read_structures
+def read_frames(
+    source: Path, seed: int = 0, charge: int | None = None, spin: int | None = None, strict: bool = False
+) -> list[Structured]:
+    """Every structure of a file, with the charge and spin given where it says none; warn of what it may not mean.
+
+    With `strict` a structure that would bring a warning is one that is refused.
+    """
+    from atomjet.adapters import structure_files
+    from atomjet.adapters.structure_checks import apply_conditions
+
+    frames = structure_files.read_frames(source, seed, note)
+    for frame in frames:
+        if frame.atoms is not None:
+            frame.remarks.update(apply_conditions(frame.atoms, charge, spin))
+    return judge(frames, strict)
+
+
+def check_for_model(frames: list[Structured], engine: Engine, strict: bool = False) -> list[Structured]:
+    """Warn of structures that are not of the kind that the model computes; take out what is meant for other programs.
+
+    Returns:
+        The frames; those refused with `strict` without structure.
+    """
+    from dataclasses import replace
+
+    from atomjet.adapters.structure_checks import foreign_task, remarks_for
+
+    checked = []
+    for frame in frames:
+        atoms = frame.atoms
+        if atoms is None:
+            checked.append(frame)
+            continue
+        checked.append(replace(frame, remarks=remarks_for(engine, atoms)))
+        if foreign_task(engine, atoms):
+            atoms.info["task"] = ""
+    return judge(checked, strict)
+
+
+def judge(frames: list[Structured], strict: bool) -> list[Structured]:
+    """One warning a kind of remark, naming the first structure and how many there are; or a refusal for each."""
+    from dataclasses import replace
+
+    kinds: dict[str, list[Structured]] = {}
+    for frame in frames:
+        for kind in frame.remarks:
+            kinds.setdefault(kind, []).append(frame)
+    if strict:
+        return [
+            replace(frame, atoms=None, refusal=f"{'; '.join(frame.remarks.values())} (without --strict a warning)")
+            if frame.remarks and frame.atoms is not None
+            else frame
+            for frame in frames
+        ]
+    for kind, concerned in kinds.items():
+        first, more = concerned[0], ""
+        if len(concerned) > 1:
+            listed = ", ".join(str(frame.number) for frame in concerned[1:6]) + (", ..." if len(concerned) > 6 else "")
+            more = f"; likewise {len(concerned) - 1} more (frame{'s' * (len(concerned) > 2)} {listed})"
+        warn(f"{first.name}: {first.remarks[kind]}{more}")
+    return frames
+
+
+def read_frame(
+    source: Path,
+    frame: int,
+    seed: int = 0,
+    charge: int | None = None,
+    spin: int | None = None,
+    strict: bool = False,
+) -> Atoms:
+    """One structure of a file; say which, where there are several. See `read_frames`.
+
+    Raises:
+        ConfigError: there is no such frame.
+        StructureError: it cannot be read, or brings a warning and `strict` is set.
+    """
+    from atomjet.adapters.structure_checks import apply_conditions
+    from atomjet.adapters.structure_files import read_frames
     from atomjet.errors import ConfigError
 
-    frames = read_structures(path)
+    frames = read_frames(source, seed, note)
     if not -len(frames) <= frame < len(frames):
         raise ConfigError(
-            f"frame {frame} is not in {path}, which has {len(frames)}; give {-len(frames)} ... {len(frames) - 1}"
+            f"frame {frame} is not in {source}, which has {len(frames)}; give {-len(frames)} ... {len(frames) - 1}"
         )
-    atoms: Atoms = frames[frame]
+    chosen = frames[frame]
+    if chosen.atoms is not None:
+        chosen.remarks.update(apply_conditions(chosen.atoms, charge, spin))
+    chosen = judge([chosen], strict)[0]
+    atoms = structure_of(chosen)
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
-    print(f"{path}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
+    print(f"{source}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
     return atoms
 
 
-def check_output(output: Path, source: Path) -> None:
-    """Refuse, before anything is computed, an output that cannot be written or would destroy the input."""
+def check_atoms(atoms: Atoms, source: Path, engine: Engine, strict: bool = False) -> Atoms:
+    """`check_for_model` of one structure, which messages call by its file."""
+    from atomjet.adapters.structure_files import Frame as Structured
+
+    frame = Structured(0, f"{source} ({atoms.get_chemical_formula()})", atoms)
+    return structure_of(check_for_model([frame], engine, strict)[0])
+
+
+@contextmanager
+def skipping(source: Path, skip: bool) -> Iterator[None]:
+    """With `skip`, a structure that is refused ends the command with status 1 and one line, not as an error."""
+    from atomjet.errors import StructureError
+
+    try:
+        yield
+    except StructureError as error:
+        if not skip:
+            raise
+        print(f"skipped {source}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def structure_of(frame: Structured) -> Atoms:
+    """Its structure.
+
+    Raises:
+        StructureError: it was refused.
+    """
+    from atomjet.errors import StructureError
+
+    if frame.atoms is None:
+        raise StructureError(f"{frame.name}: {frame.refusal}")
+    return frame.atoms
+
+
+def check_output(output: Path, source: Path, overwrite: bool = True) -> None:
+    """Refuse, before anything is computed, an output that cannot be written, is the input, or exists and may not be lost."""
     from atomjet.errors import ConfigError
 
     if output.is_dir():
@@ -81,6 +217,19 @@ def check_output(output: Path, source: Path) -> None:
         raise ConfigError(f"cannot write {output}: it is the input; choose another name")
     if not output.parent.is_dir():
         raise ConfigError(f"cannot write {output}: there is no directory {output.parent}; make it first")
+    if output.is_file() and not overwrite:  # a device is there to be written to
+        raise ConfigError(f"{output} exists already; write over it with --overwrite, or choose another name")
+
+
+def check_outputs(outputs: Iterable[Path | None], source: Path, overwrite: bool) -> None:
+    """`check_output` for each that is given, which must be different files."""
+    from atomjet.errors import ConfigError
+
+    given = [output for output in outputs if output is not None]
+    for output in given:
+        check_output(output, source, overwrite)
+    if len({output.resolve() for output in given}) < len(given):
+        raise ConfigError(f"what is written must be different files; got {', '.join(map(str, given))}")
 
 
 def check_picture(picture: Path | None) -> None:
@@ -107,6 +256,11 @@ def check_positive(**values: float | None) -> None:
 def warn(message: str) -> None:
     """One line on standard error that does not stop anything."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def note(message: str) -> None:
+    """One line on standard error of what needs no care."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def say_unused(command: str, **given: Any) -> None:

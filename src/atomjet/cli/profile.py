@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Frame, Model, Precision, Seed, Structure, Task
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Frame,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Spin,
+    Structure,
+    Task,
+)
 
 EXAMPLES = """Examples:
 
@@ -31,6 +44,9 @@ def profile(
     copies: Annotated[int, typer.Option("--copies", help="Evaluate the structure this many times in one batch.")] = 1,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
     frame: Frame = -1,
+    charge: Charge = None,
+    spin: Spin = None,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -50,8 +66,8 @@ def profile(
     options.check_positive(copies=copies, threads=threads)
     for output in (json_file, trace):
         if output is not None:
-            options.check_output(output, file)
-    atoms = options.read_frame(file, frame)
+            options.check_output(output, file, overwrite)
+    atoms = options.read_frame(file, frame, seed, charge, spin)
     torch.set_num_threads(threads)
     engine = options.load_engine(model, device, backend, precision, task, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)

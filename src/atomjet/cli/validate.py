@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed, Task
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Skip,
+    Spin,
+    Strict,
+    Task,
+)
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -48,6 +61,11 @@ def validate(
         typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
+    charge: Charge = None,
+    spin: Spin = None,
+    skip: Skip = False,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     device: Device = None,
     backend: Backend = "auto",
@@ -61,7 +79,6 @@ def validate(
     """
     import torch
 
-    from atomjet.adapters.ase import read_structures
     from atomjet.stopping import stoppable
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
@@ -69,8 +86,15 @@ def validate(
     options.check_positive(threads=threads)
     for output in (json_file, report):
         if output is not None:
-            options.check_output(output, Path())
-    structures = [atoms for file in files for atoms in read_structures(file)] if files else default_structures()
+            options.check_output(output, Path(), overwrite)
+    frames = [frame for file in files or [] for frame in options.read_frames(file, seed, charge, spin, strict)]
+    skipped = [frame for frame in frames if skip and frame.atoms is None]
+    for frame in skipped:
+        options.warn(f"skipped {frame.name}: {frame.refusal}")
+    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not skip]
+    if skipped and not structures:
+        raise typer.Exit(1)
+    structures = structures if files else default_structures()
     reference = _teacher(teacher)
     torch.set_num_threads(threads)
     engine = options.load_engine(model, device, backend, precision, task)
@@ -89,7 +113,7 @@ def validate(
         finally:
             made.seconds = time.perf_counter() - started
             _tell(made, json_file, report)
-    if not made.passed:
+    if not made.passed or skipped:
         raise typer.Exit(1)
 
 

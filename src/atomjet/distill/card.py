@@ -56,6 +56,7 @@ def model_card(
             "frames": count(frames.split),
             "molecules": {str(s): molecules(frames.molecule[frames.split == s]) for s in np.unique(frames.split)},
             "sources": count(frames.source[frames.split == "train"]),
+            "periodic": bool(frames.pbc[frames.split == "train"].any()),
         },
         "training": {
             "settings": recipe.train.model_dump(mode="json", exclude={"data"}),

@@ -32,17 +32,27 @@ def plot_learning_curve(log: Path, picture: Path) -> None:
 
 
 def plot_parity(
-    energies: tuple[NDArray[Any], NDArray[Any]], forces: tuple[NDArray[Any], NDArray[Any]], title: str, picture: Path
+    energies: tuple[NDArray[Any], NDArray[Any]],
+    forces: tuple[NDArray[Any], NDArray[Any]],
+    title: str,
+    picture: Path,
+    names: tuple[str, str] = ("teacher", "student"),
 ) -> None:
-    """Student against teacher: energies per atom less the references, eV/atom, and force components, eV/Å."""
+    """Student against teacher: energies per atom less the references, eV/atom, and force components, eV/Å.
+
+    Either may be empty. `names` are what the axes call the two.
+    """
     figure, both = _subplots(2)
     for axes, (teacher, student), label in zip(both, (energies, forces), ("E / atom, eV", "F, eV/Å"), strict=True):
         x, y = np.ravel(teacher), np.ravel(student)
+        if not len(x):
+            axes.set_axis_off()
+            continue
         step = max(1, len(x) // MOST_POINTS)
         axes.plot(x[::step], y[::step], ".", markersize=2, alpha=0.4)
         ends = [float(x.min()), float(x.max())]
         axes.plot(ends, ends, "k-", linewidth=0.7)
-        axes.set(xlabel=f"teacher: {label}", ylabel=f"student: {label}")
+        axes.set(xlabel=f"{names[0]}: {label}", ylabel=f"{names[1]}: {label}")
         axes.set_title(f"{title}: MAE {np.abs(y - x).mean():.4f}")
     figure.savefig(picture, dpi=120)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from atomjet.errors import AtomJetError, ConfigError, SimulationError, Structure
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+PATIENCE = 20
+"""Steps without a smaller force than before, after which it is asked whether the forces are exact enough to go on."""
 
 LARGEST_FOR_BFGS = 200
 """Atoms. BFGS diagonalises a (3N, 3N) matrix at every step; beyond this size that costs more than the forces."""
@@ -59,11 +62,15 @@ class RelaxSettings:
 
 @dataclass(frozen=True)
 class RelaxStep:
-    """Where the relaxation stands: energy in eV, largest force (and cell gradient) in eV/Å."""
+    """Where the relaxation stands: energy in eV, largest force (and cell gradient) in eV/Å.
+
+    `noise`, eV/Å, is set at the end of a relaxation that stopped because its forces are not exact enough for its limit.
+    """
 
     step: int
     energy: float
     fmax: float
+    noise: float | None = None
 
 
 def relax(
@@ -103,12 +110,17 @@ def relax(
     frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
     optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
     now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
+    best, since = float("inf"), 0
     try:
         for _ in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
             largest = float(np.linalg.norm(target.get_forces(), axis=1).max())
             now = RelaxStep(optimizer.nsteps, float(atoms.get_potential_energy()), largest)
             good = atoms.positions.copy(), atoms.cell.copy()
             report(now)
+            best, since = (largest, 0) if largest < best else (best, since + 1)
+            if since and since % PATIENCE == 0 and (noise := force_noise(atoms)) > settings.fmax / 2:
+                now = replace(now, noise=noise)
+                break
     except BaseException as error:
         positions, cell = good
         atoms.set_cell(cell)
@@ -122,3 +134,16 @@ def relax(
         if frames:
             frames.close()
     return now.fmax < settings.fmax, now
+
+
+def force_noise(atoms: Atoms) -> float:
+    """How far the forces of the structure differ, at most, from those of the same structure turned in space, eV/Å.
+
+    Exact forces turn with it: what differs is rounding, below which no optimiser brings them.
+    """
+    turn, _ = np.linalg.qr(np.array([[3.0, 1.0, 2.0], [1.0, -2.0, 1.0], [-1.0, 1.0, 4.0]]))
+    turned = Atoms(atoms.numbers, atoms.positions @ turn, cell=atoms.cell.array @ turn, pbc=atoms.pbc, info=atoms.info)
+    turned.calc = atoms.calc
+    there = turned.get_forces()
+    here = atoms.get_forces(apply_constraint=False)
+    return float(np.linalg.norm(there - here @ turn, axis=1).max())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atomjet.adapters.ase import AtomJetCalculator, read_structures
+from atomjet.adapters.ase import AtomJetCalculator
+from atomjet.adapters.structure_files import read_structures
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, StructureError
 from atomjet.validate import agreement, derivatives, distributions, dynamics, smoothness, symmetry

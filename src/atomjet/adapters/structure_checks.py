@@ -1,0 +1,126 @@
+"""What makes a structure other than its file, or its user, means; each check gives one sentence by its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from atomjet.engine import Engine
+
+WHOLE = 1e-3
+"""Occupancies nearer to one than this are one."""
+
+Remarks = dict[str, str]
+
+
+def remarks_on(atoms: Atoms) -> Remarks:
+    """What no model can know of a structure: partly occupied sites."""
+    sites: Any = atoms.info.get("occupancy")
+    if isinstance(sites, dict):  # of a CIF, by site
+        partial = [site for site in sites.values() if isinstance(site, dict) and _is_partial(list(site.values()))]
+        if partial:
+            said = ", ".join(f"{symbol} {value}" for symbol, value in partial[0].items())
+            return {
+                "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); "
+                "each is computed as one whole atom"
+            }
+    for name in ("occupancy", "occupancies"):
+        values = atoms.arrays.get(name)
+        if values is not None and values.dtype.kind in "fiu" and _is_partial(values):
+            atom = int(np.flatnonzero(np.abs(values - 1) > WHOLE)[0])
+            count = int(np.count_nonzero(np.abs(values - 1) > WHOLE))
+            return {
+                "occupancies": f"has occupancies other than one, {count} of {len(atoms)} (atom {atom}: {values[atom]:g}); "
+                "each is computed as one whole atom"
+            }
+    return {}
+
+
+def apply_conditions(atoms: Atoms, charge: int | None, spin: int | None) -> Remarks:
+    """Set `info["charge"]` and `info["spin"]` where the structure says none; say where it says another."""
+    found: Remarks = {}
+    for name, value in (("charge", charge), ("spin", spin)):
+        if value is None:
+            continue
+        if name not in atoms.info:
+            atoms.info[name] = value
+        elif _said(atoms, name) != value:
+            found[name] = f"says {name} {atoms.info[name]} itself, which goes before the {value} of --{name}"
+    return found
+
+
+def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
+    """Where a structure is not of the kind that the model computes; nothing of one that the model refuses."""
+    found: Remarks = {}
+    if not set(atoms.numbers.tolist()) <= set(engine.elements):
+        return found
+    if not knows_charge_and_spin(engine):
+        electrons = int(atoms.numbers.sum())
+        moments = atoms.arrays.get("initial_magmoms")
+        crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine.card) is True
+        if _said(atoms, "spin") == 0 and _said(atoms, "charge") == 0:  # ions and other spins such a model refuses
+            remedy = "it is computed as a neutral closed shell; use a model that knows charge and spin"
+            if moments is not None and bool(np.any(moments)):
+                found["unpaired electrons"] = f"has initial magnetic moments, but {remedy}"
+            elif electrons % 2 and not crystal:
+                found["unpaired electrons"] = f"has an odd number of electrons, {electrons}, but {remedy}"
+    if atoms.pbc.any() and trained_on_periodic(engine.card) is False:
+        found["periodic"] = (
+            "is periodic, but the model was trained on none that are; what it says of solids and liquids is a guess"
+        )
+    if foreign_task(engine, atoms):
+        name = atoms.info["task"]
+        known = ", ".join(getattr(engine.model.config, "tasks", ())) or "none"
+        found["task"] = f"its info['task'] {name!r} is no task of this model ({known}); ignored"
+    return found
+
+
+def knows_charge_and_spin(engine: Engine) -> bool:
+    """Whether the model computes ions and open shells."""
+    return hasattr(engine.model.config, "tasks")
+
+
+def trained_on_periodic(card: dict[str, Any]) -> bool | None:
+    """Whether the model saw periodic structures in training; None where its card does not say.
+
+    Cards say it as `data.periodic`; those written before do in a sentence of their limits.
+    """
+    data = card.get("data")
+    said = data.get("periodic") if isinstance(data, dict) else None
+    if isinstance(said, bool):
+        return said
+    limits = card.get("limits")
+    for limit in limits if isinstance(limits, list) else []:
+        if isinstance(limit, str) and limit.startswith("Trained on frames of"):
+            return "atoms, without periodic directions" not in limit
+    return None
+
+
+def foreign_task(engine: Engine, atoms: Atoms) -> bool:
+    """Whether `info["task"]` is the word of another program: one that the model does not know and need not."""
+    if not atoms.info.get("task"):
+        return False
+    tasks = getattr(engine.model.config, "tasks", ())
+    return not tasks or (engine.task is not None and atoms.info["task"] not in tasks)
+
+
+def _is_partial(values: Any) -> bool:
+    """Whether any occupancy is other than one; "." and "?", by which a CIF says none, are not."""
+    return any(abs(_occupancy(value) - 1) > WHOLE for value in values)
+
+
+def _occupancy(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 1.0 if value in (".", "?") else 0.0
+
+
+def _said(atoms: Atoms, name: str) -> int:
+    """A charge or spin as the structure says it; 0 where it does not, or says no number (which is refused elsewhere)."""
+    try:
+        return round(float(atoms.info.get(name, 0)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
