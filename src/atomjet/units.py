@@ -36,3 +36,9 @@ HBAR = 0.6582119514467407
 
 INVERSE_CM = 0.0001239841973964072
 """1 cm⁻¹ in eV."""
+
+BAR_IN_PASCAL = 1e5
+"""1 bar in Pa, which ASE's thermochemistry takes."""
+
+KCAL_PER_MOL = 4.184 * KJ_PER_MOL
+"""1 kcal/mol in eV."""

@@ -58,6 +58,7 @@ RELAX_EXAMPLES = """Examples:
 \b
   atomjet relax ethanol.xyz -o relaxed.xyz
   atomjet relax crystal.cif --cell --fmax 0.005 -o relaxed.cif
+  atomjet relax library.sdf --all -o relaxed.extxyz
 """
 
 
@@ -164,6 +165,9 @@ def relax(
     pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, with --cell. Default: 0.")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
     optimizer: Annotated[str, typer.Option("--optimizer", help="auto, bfgs, lbfgs or fire.", metavar="NAME")] = "auto",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every frame of FILE, in batches, by FIRE; OUT gets all of them.")
+    ] = False,
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="Every step of the way, as ASE .traj.", show_default=False)
     ] = None,
@@ -183,15 +187,23 @@ def relax(
     """Relax a structure, and with --cell its cell.
 
     Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
-    converged or broke down on the way; the last structure that could be computed is written all the same.
+    converged or broke down on the way; the last structure that could be computed is written all the same. With --all no
+    frame holds up the others: those that are refused are left out, named at the end.
     """
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.adapters.structure_output import check_format
+    from atomjet.cli.relax_all import relax_all
     from atomjet.md.relax import RelaxSettings
 
     settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
     options.check_outputs((output, trajectory), file, overwrite)
-    check_format(output)
+    check_format(output, results=everything)
+    if everything:
+        _check_all(cell, optimizer, trajectory, frame)
+        frames = options.read_frames(file, seed, charge, spin, strict)
+        tasks = {one.number: one.atoms.info.get("task") for one in frames if one.atoms is not None}
+        engine = options.load_engine(model, device, backend, precision, task)
+        return relax_all(engine, options.check_for_model(frames, engine, strict), settings, output, tasks)
     with options.skipping(file, skip):
         atoms = options.read_frame(file, frame, seed, charge, spin, strict)
         check_format(output, [atoms])
@@ -200,6 +212,23 @@ def relax(
         atoms = options.check_atoms(atoms, file, engine, strict)
         atoms.calc = AtomJetCalculator(engine)
         _relax(atoms, settings, output, trajectory, own_task)
+
+
+def _check_all(cell: bool, optimizer: str, trajectory: Path | None, frame: int) -> None:
+    """Refuse what only one structure at a time can have."""
+    from atomjet.errors import ConfigError
+
+    unserved = {
+        "--cell": cell,
+        "--trajectory": trajectory is not None,
+        f"--optimizer {optimizer}": optimizer not in ("auto", "fire"),
+        f"--frame {frame}": frame != -1,
+    }
+    for name, given in unserved.items():
+        if given:
+            raise ConfigError(
+                f"{name} does not go with --all, which relaxes positions together by FIRE; relax frames one by one"
+            )
 
 
 def _relax(
