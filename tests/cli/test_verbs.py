@@ -48,7 +48,7 @@ def test_vib_away_from_a_minimum_and_at_a_saddle(here, capsys):
     assert "warning: the largest force is" in said.err
     assert "give --relax" in said.err
     assert "mode 0 is imaginary" in said.err
-    assert "the energy falls as it moves atoms 0 (N)" in said.err
+    assert "i cm⁻¹: the energy falls as it moves atoms" in said.err
     assert rows(said.out)[0] < 0
     assert "infrared" not in said.out
 
