@@ -1,8 +1,8 @@
-"""`vib` and `relax --all` as a user calls them."""
+"""`vib`, `relax --all`, `neb` and `eos` as a user calls them."""
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.io import read, write
 
 from atomjet.cli.main import main
@@ -94,3 +94,60 @@ def test_relax_all_refuses_what_only_one_can_have(here, capsys, option):
     write("water.xyz", molecule("H2O"))
     assert main(["relax", "water.xyz", "--all", "-o", "out.extxyz", *option]) == 2
     assert "does not go with --all" in capsys.readouterr().err
+
+
+def test_neb_of_ammonia(here, capsys):
+    first = molecule("NH3")
+    last = first.copy()
+    last.positions[:, 2] *= -1
+    write("first.xyz", first)
+    write("last.xyz", last)
+    words = ["neb", "first.xyz", "last.xyz", "-o", "path.extxyz", "--images", "5", "--device", "cpu"]
+    assert main([*words, "--relax-ends", "--plot", "path.png"]) == 0
+    said = capsys.readouterr()
+    images = read("path.extxyz", ":")
+    assert len(images) == 5
+    energies = [atoms.get_potential_energy() for atoms in images]
+    assert energies[2] == max(energies)
+    (barrier,) = (float(line.split()[2]) for line in said.out.splitlines() if line.startswith("barrier forward"))
+    assert barrier == pytest.approx(energies[2] - energies[0], abs=1e-4)
+    (back,) = (float(line.split()[2]) for line in said.out.splitlines() if line.startswith("barrier backward"))
+    assert back == pytest.approx(barrier, abs=2e-3)
+    assert (here / "path.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*words, "--overwrite", "--steps", "2"]) == 1
+    said = capsys.readouterr()
+    assert "warning: FIRST feels forces up to" in said.err
+    assert "give --relax-ends" in said.err
+    assert "not converged after 2 steps, limit 0.05 eV/Å" in said.err
+    assert len(read("path.extxyz", ":")) == 5
+
+
+def test_neb_refuses_ends_that_differ(here, capsys):
+    write("first.xyz", molecule("NH3"))
+    last = molecule("NH3")
+    last.info["charge"] = 1
+    write("last.extxyz", last)
+    assert main(["neb", "first.xyz", "last.extxyz", "-o", "path.extxyz", "--model", "organic-xtb"]) == 2
+    assert "charge" in capsys.readouterr().err
+    assert main(["neb", "first.xyz", "first.xyz", "-o", "first.xyz"]) == 2
+    assert "it is the input" in capsys.readouterr().err
+    assert main(["neb", "first.xyz", "first.xyz", "-o", "path.pdb"]) == 2
+    assert "keeps no energies and forces" in capsys.readouterr().err
+
+
+def test_eos_of_a_crystal(here, capsys):
+    write("diamond.extxyz", bulk("C", "diamond", 3.33))
+    words = ["eos", "diamond.extxyz", "--points", "7", "--strain", "0.03", "--device", "cpu"]
+    assert main(words) == 1
+    assert "lowest at the largest volume" in capsys.readouterr().err
+    write("diamond.extxyz", bulk("C", "diamond", 3.371))
+    assert main([*words, "--plot", "eos.png"]) == 0
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.startswith("equilibrium volume"))
+    volumes = [float(row.split()[0]) for row in said.splitlines() if row[:1] == " " and row.split()[0][0].isdigit()]
+    assert len(volumes) == 7
+    assert float(line.split()[2]) == pytest.approx(volumes[3], rel=2e-3)
+    assert (here / "eos.png").read_bytes().startswith(b"\x89PNG")
+    # The model knows no solids, and finds no cell at rest.
+    assert main([*words, "--relax"]) == 1
+    assert "C2 does not relax below 0.001 eV/Å" in capsys.readouterr().err

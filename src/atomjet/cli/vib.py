@@ -109,15 +109,8 @@ def vib(
 
 def _at_rest(engine: Engine, atoms: Atoms, relax: bool) -> float:
     """Relax where it is asked for; warn where forces are left. Returns the energy, eV."""
-    from atomjet.adapters.ase import AtomJetCalculator
-    from atomjet.md.relax import RelaxSettings
-    from atomjet.md.relax import relax as run_relax
-
     if relax:
-        atoms.calc = AtomJetCalculator(engine)
-        _, last = run_relax(atoms, RelaxSettings(fmax=RELAXED, steps=1000))
-        print(f"relaxed in {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.2g} eV/Å")
-        atoms.calc = None
+        options.bring_to_rest(engine, atoms, RELAXED)
     found = engine.predict(atoms)
     largest = float(found.forces.norm(dim=1).max())
     if largest > AT_REST:

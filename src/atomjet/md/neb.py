@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.build import minimize_rotation_and_translation
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.mep import NEB
 from ase.optimize import FIRE
@@ -77,7 +79,7 @@ def find_path(
 
     Args:
         predict: energies and forces of many structures.
-        first, last: minima, the same atoms in the same order.
+        first, last: minima, the same atoms in the same order; a free molecule is laid upon the first.
         images: of the band, ends included.
         fmax: eV/Å.
         steps: most steps, climbing included.
@@ -98,6 +100,16 @@ def find_path(
         raise StructureError(f"the ends must have their atoms in the same order; atom {atom} differs")
     if not np.allclose(first.cell.array, last.cell.array):
         raise StructureError("the ends have different cells; a band at fixed cell needs the same one")
+    for name in ("charge", "spin"):
+        if first.info.get(name) != last.info.get(name):
+            raise StructureError(
+                f"the ends have different {name}s, {first.info.get(name)} and {last.info.get(name)}; a path has one"
+            )
+    last = last.copy()
+    if not (first.pbc.any() or first.constraints or last.constraints):
+        minimize_rotation_and_translation(
+            first, last
+        )  # images on a path through space would resolve the reaction worse
     band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
     band.interpolate(method="idpp", mic=bool(first.pbc.any()))
     taken, converged = 0, False
@@ -119,6 +131,20 @@ def find_path(
             break
     energies = _relative(band.images)
     return MinimumEnergyPath(list(band.images), energies, float(energies.max()), bool(converged), taken)
+
+
+def draw_path(path: MinimumEnergyPath, picture: Path | str) -> None:
+    """Draw energies against the way that the atoms have gone, with the slopes that the forces give."""
+    from ase.utils.forcecurve import fit_images
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    fit_images(path.images).plot(ax=axes)
+    axes.set_title(f"barrier {path.barrier:.3f} eV, backward {path.barrier - path.energies[-1]:.3f} eV", fontsize=10)
+    axes.set_xlabel("path / Å")
+    axes.set_ylabel("energy / eV")
+    figure.savefig(picture, dpi=150)
 
 
 def _relative(images: Sequence[Atoms]) -> np.ndarray:
