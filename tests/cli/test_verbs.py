@@ -151,3 +151,53 @@ def test_eos_of_a_crystal(here, capsys):
     # The model knows no solids, and finds no cell at rest.
     assert main([*words, "--relax"]) == 1
     assert "C2 does not relax below 0.001 eV/Å" in capsys.readouterr().err
+
+
+def test_conformers_of_a_smiles_and_of_files(here, capsys):
+    pytest.importorskip("rdkit")
+    words = ["-n", "8", "--device", "cpu"]
+    assert main(["conformers", "CCCC", "-o", "out.extxyz", "--csv", "out.csv", *words]) == 0
+    said = capsys.readouterr()
+    assert "2 conformers from 8 starts; 0 starts end above 10 kcal/mol, 0 are left out" in said.out
+    frames = read("out.extxyz", ":")
+    assert [atoms.info["degeneracy"] for atoms in frames] == [1, 2]
+    energies = [atoms.get_potential_energy() for atoms in frames]
+    assert energies[0] < energies[1]
+    head, first, second = (here / "out.csv").read_text().splitlines()
+    assert head == "conformer,energy_eV,kcal_per_mol,weight,degeneracy,starts"
+    assert float(first.split(",")[2]) == 0
+    assert float(second.split(",")[1]) == pytest.approx(energies[1], abs=1e-5)
+    # From a geometry: bonds follow from the distances; from a drawing: its own, hydrogen added.
+    write("gauche.xyz", frames[1])
+    assert main(["conformers", "gauche.xyz", "-o", "again.extxyz", *words, "--window", "0.1"]) == 0
+    assert "1 conformers from 8 starts" in capsys.readouterr().out
+    assert read("again.extxyz").get_potential_energy() == pytest.approx(energies[0], abs=2e-3)
+    (here / "drawn.mol").write_text(DRAWN)
+    assert main(["conformers", "drawn.mol", "-o", "drawn.extxyz", *words]) == 0
+    assert read("drawn.extxyz").get_chemical_formula() == "C2H6O"
+
+
+DRAWN = """
+  drawn   2D
+
+  3  2  0  0  0  0  0  0  0  0999 V2000
+    0.0000    0.0000    0.0000 C   0  0  0  0  0  0
+    1.2990    0.7500    0.0000 C   0  0  0  0  0  0
+    2.5981    0.0000    0.0000 O   0  0  0  0  0  0
+  1  2  1  0
+  2  3  1  0
+M  END
+"""
+
+
+def test_conformers_refused(here, capsys):
+    pytest.importorskip("rdkit")
+    assert main(["conformers", "CC[NH3+]", "-n", "2", "-o", "out.extxyz", "--device", "cpu"]) != 0
+    assert "charge" in capsys.readouterr().err
+    assert not (here / "out.extxyz").exists()
+    assert main(["conformers", "CCO", "-n", "0", "-o", "out.extxyz"]) == 2
+    assert "number 0 is not above zero" in capsys.readouterr().err
+    assert main(["conformers", "CC(O)F", "-n", "2", "-o", "out.extxyz", "--device", "cpu"]) == 0
+    assert "the configuration of 1 centres is not said" in capsys.readouterr().err
+    assert main(["conformers", "CC.O", "-n", "2", "-o", "two.extxyz", "--device", "cpu"]) == 2
+    assert "2 molecules" in capsys.readouterr().err

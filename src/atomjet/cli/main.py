@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from atomjet.cli import bench, compute, distill, doctor, eos, md, models, neb, profile, tune, validate, vib
+from atomjet.cli import bench, compute, conformers, distill, doctor, eos, md, models, neb, profile, tune, validate, vib
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -42,6 +42,7 @@ app.command(epilog=models.INFO_EXAMPLES)(models.info)
 app.command(epilog=compute.PREDICT_EXAMPLES)(compute.predict)
 app.command(epilog=compute.RELAX_EXAMPLES)(compute.relax)
 app.command(epilog=vib.EXAMPLES)(vib.vib)
+app.command(epilog=conformers.EXAMPLES)(conformers.conformers)
 app.command(epilog=neb.EXAMPLES)(neb.neb)
 app.command(epilog=eos.EXAMPLES)(eos.eos)
 app.command(epilog=md.EXAMPLES)(md.md)
