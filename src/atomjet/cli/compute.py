@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from atomjet.cli import options
 from atomjet.cli.options import (
@@ -58,8 +59,22 @@ RELAX_EXAMPLES = """Examples:
 \b
   atomjet relax ethanol.xyz -o relaxed.xyz
   atomjet relax crystal.cif --cell --fmax 0.005 -o relaxed.cif
+  atomjet relax slab.cif --cell xy -o relaxed.cif
+  atomjet relax crystal.cif --cell --fix-symmetry -o relaxed.cif
   atomjet relax library.sdf --all -o relaxed.extxyz
 """
+
+
+class RelaxCommand(TyperCommand):
+    """`--cell` may be followed by axes, or stand alone, in front of a file too: which no option of Click's can."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `--cell xy` as `--cell-axes xy`."""
+        words = list(args)
+        for k in range(len(words) - 1):
+            if words[k] == "--cell" and words[k + 1] and set(words[k + 1]) <= set("xyz"):
+                words[k] = "--cell-axes"
+        return super().parse_args(ctx, words)
 
 
 def predict(
@@ -161,7 +176,14 @@ def relax(
     file: Structure,
     output: Annotated[Path, typer.Option("--output", "-o", help="The relaxed structure, in any format ASE writes.")],
     fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
-    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    cell: Annotated[
+        bool, typer.Option("--cell", help="Relax the cell too; --cell xy: only along x and y, such as a slab's.")
+    ] = False,
+    axes: Annotated[
+        str | None,
+        typer.Option("--cell-axes", help="What --cell xy stands for.", metavar="AXES", show_default=False),
+    ] = None,
+    fix_symmetry: Annotated[bool, typer.Option("--fix-symmetry", help="Keep the space group (needs spglib).")] = False,
     pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, with --cell. Default: 0.")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
     optimizer: Annotated[str, typer.Option("--optimizer", help="auto, bfgs, lbfgs or fire.", metavar="NAME")] = "auto",
@@ -195,11 +217,13 @@ def relax(
     from atomjet.cli.relax_all import relax_all
     from atomjet.md.relax import RelaxSettings
 
-    settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
+    settings = RelaxSettings(
+        fmax, steps, cell or axes is not None, pressure, optimizer, axes or "xyz", fix_symmetry=fix_symmetry
+    )
     options.check_outputs((output, trajectory), file, overwrite)
     check_format(output, results=everything)
     if everything:
-        _check_all(cell, optimizer, trajectory, frame)
+        _check_all(settings, trajectory, frame)
         frames = options.read_frames(file, seed, charge, spin, strict)
         tasks = {one.number: one.atoms.info.get("task") for one in frames if one.atoms is not None}
         engine = options.load_engine(model, device, backend, precision, task)
@@ -214,14 +238,15 @@ def relax(
         _relax(atoms, settings, output, trajectory, own_task)
 
 
-def _check_all(cell: bool, optimizer: str, trajectory: Path | None, frame: int) -> None:
+def _check_all(settings: RelaxSettings, trajectory: Path | None, frame: int) -> None:
     """Refuse what only one structure at a time can have."""
     from atomjet.errors import ConfigError
 
     unserved = {
-        "--cell": cell,
+        "--cell": settings.cell,
+        "--fix-symmetry": settings.fix_symmetry,
         "--trajectory": trajectory is not None,
-        f"--optimizer {optimizer}": optimizer not in ("auto", "fire"),
+        f"--optimizer {settings.optimizer}": settings.optimizer not in ("auto", "fire"),
         f"--frame {frame}": frame != -1,
     }
     for name, given in unserved.items():

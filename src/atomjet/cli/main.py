@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 app.command(epilog=models.INFO_EXAMPLES)(models.info)
 app.command(epilog=compute.PREDICT_EXAMPLES)(compute.predict)
-app.command(epilog=compute.RELAX_EXAMPLES)(compute.relax)
+app.command(cls=compute.RelaxCommand, epilog=compute.RELAX_EXAMPLES)(compute.relax)
 app.command(epilog=vib.EXAMPLES)(vib.vib)
 app.command(epilog=conformers.EXAMPLES)(conformers.conformers)
 app.command(epilog=neb.EXAMPLES)(neb.neb)
