@@ -201,3 +201,24 @@ def test_conformers_refused(here, capsys):
     assert "the configuration of 1 centres is not said" in capsys.readouterr().err
     assert main(["conformers", "CC.O", "-n", "2", "-o", "two.extxyz", "--device", "cpu"]) == 2
     assert "2 molecules" in capsys.readouterr().err
+
+
+def test_phonons_of_a_crystal(here, capsys):
+    pytest.importorskip("phonopy")
+    write("diamond.extxyz", bulk("C", "diamond", 3.371))
+    words = ["phonons", "diamond.extxyz", "--supercell", "2", "2", "2", "--mesh", "4", "4", "4", "--device", "cpu"]
+    assert main([*words, "--plot", "bands.png", "--csv", "thermal.csv", "-o", "phonopy.yaml"]) == 0
+    said = capsys.readouterr()
+    assert "space group Fd-3m (227); 1 displaced supercells of 16 atoms; primitive cell of 2 atoms" in said.out
+    (line,) = (line for line in said.out.splitlines() if "acoustic modes at Γ" in line)
+    assert all(abs(float(word)) < 1e-3 for word in line.split("Γ: ")[1].removesuffix(" THz").split(", "))
+    head, first, *_, last = (here / "thermal.csv").read_text().splitlines()
+    assert head == "temperature_K,free_energy_eV,entropy_eV_per_K,heat_capacity_eV_per_K"
+    (zero_point,) = (line.split()[2] for line in said.out.splitlines() if line.startswith("zero-point"))
+    assert float(first.split(",")[1]) == pytest.approx(float(zero_point), abs=1e-6)
+    assert last.startswith("1000,")
+    assert (here / "bands.png").read_bytes().startswith(b"\x89PNG")
+    assert "force_constants" in (here / "phonopy.yaml").read_text()
+    write("water.xyz", molecule("H2O"))
+    assert main(["phonons", "water.xyz", "--device", "cpu"]) == 2
+    assert "phonons need three periodic directions" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def conformers(
     ] = 10.0,
     temperature: Annotated[float, typer.Option("--temperature", help="K, of the Boltzmann weights.")] = 298.15,
     fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
-    steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 1000,
+    steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 500,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="One row a conformer: energy, weight, starts.", show_default=False)
     ] = None,

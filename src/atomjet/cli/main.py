@@ -12,7 +12,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from atomjet.cli import bench, compute, conformers, distill, doctor, eos, md, models, neb, profile, tune, validate, vib
+from atomjet.cli import (
+    bench,
+    compute,
+    conformers,
+    distill,
+    doctor,
+    eos,
+    md,
+    models,
+    neb,
+    phonons,
+    profile,
+    tune,
+    validate,
+    vib,
+)
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -45,6 +60,7 @@ app.command(epilog=vib.EXAMPLES)(vib.vib)
 app.command(epilog=conformers.EXAMPLES)(conformers.conformers)
 app.command(epilog=neb.EXAMPLES)(neb.neb)
 app.command(epilog=eos.EXAMPLES)(eos.eos)
+app.command(epilog=phonons.EXAMPLES)(phonons.phonons)
 app.command(epilog=md.EXAMPLES)(md.md)
 app.command(epilog=distill.EXAMPLES)(distill.sample)
 app.command(epilog=distill.EXAMPLES)(distill.label)

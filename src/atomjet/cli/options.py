@@ -197,7 +197,7 @@ def skipping(source: Path, skip: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def bring_to_rest(engine: Engine, atoms: Atoms, fmax: float, cell: bool = False) -> None:
+def bring_to_rest(engine: Engine, atoms: Atoms, fmax: float, cell: bool = False, fix_symmetry: bool = False) -> None:
     """Relax a structure in place before something else is done with it, and say so.
 
     Raises:
@@ -208,7 +208,8 @@ def bring_to_rest(engine: Engine, atoms: Atoms, fmax: float, cell: bool = False)
     from atomjet.md.relax import RelaxSettings, relax
 
     atoms.calc = AtomJetCalculator(engine)
-    converged, last = relax(atoms, RelaxSettings(fmax=fmax, steps=MOST_STEPS_TO_REST, cell=cell))
+    settings = RelaxSettings(fmax=fmax, steps=MOST_STEPS_TO_REST, cell=cell, fix_symmetry=fix_symmetry)
+    converged, last = relax(atoms, settings)
     atoms.calc = None
     formula = atoms.get_chemical_formula()
     if not converged:

@@ -29,6 +29,10 @@ SAME_ENERGY = 0.1 * KCAL_PER_MOL
 SAME_DISTANCES = 0.4
 """Å, of the distance that differs most. Soft torsions are found to within that; another torsion moves atoms by 1 Å and more."""
 
+NEARLY = 5
+"""Times the largest force allowed, up to which a relaxation that does not end counts all the same: its energy is that of the minimum
+within a tenth of `SAME_ENERGY`, and near a kink of a network (docs/concepts/vibrations.md) some do not end."""
+
 SAME_PLACES = 0.1
 """Å, root mean square over atoms, between a conformer and itself turned, or its mirror image, below which they are the same."""
 
@@ -70,7 +74,7 @@ def find_conformers(
     window: float = 10.0,
     temperature: float = 298.15,
     fmax: float = 0.01,
-    steps: int = 1000,
+    steps: int = 500,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[Conformer], dict[int, str]]:
     """Relax, compare, rank.
@@ -99,7 +103,7 @@ def find_conformers(
     for result in relax_many(engine, embedded.frames, fmax, steps):
         advance()
         reason = result.error or _changed_bonds(embedded.frames[result.index], result.atoms)
-        if reason is None and not result.converged:
+        if reason is None and not result.fmax < NEARLY * fmax:
             reason = f"not converged after {result.steps} steps, largest force {result.fmax:.3g} eV/Å"
         if reason is None:
             relaxed.append((result.energy, result.index, result.atoms))

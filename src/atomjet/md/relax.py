@@ -128,7 +128,7 @@ def _relax(
     target = atoms
     if settings.cell:
         along = [axis in settings.axes for axis in "xyz"]
-        mask = along + [along[1] and along[2], along[0] and along[2], along[0] and along[1]]
+        mask = [*along, along[1] and along[2], along[0] and along[2], along[0] and along[1]]
         target = FrechetCellFilter(atoms, mask=mask, scalar_pressure=(settings.pressure or 0.0) * GPA)
     kind = settings.optimizer
     if kind == "auto":
