@@ -1,4 +1,4 @@
-"""phonopy (Togo, J. Phys. Soc. Jpn. 92, 012001, 2023): which displacements a crystal's symmetry leaves, and what their forces mean."""
+"""phonopy (Togo, J. Phys. Soc. Jpn. 92, 012001, 2023): the displacements that symmetry leaves, and what their forces mean."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Crystal:
         return found.frequencies, vectors.reshape(*found.frequencies.shape, -1, 3)
 
     def run_mesh(self, mesh: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, 3) wave vectors of a mesh that symmetry does not make equal, with Γ among them, and their (Q, 3P) frequencies, THz."""
+        """(Q, 3) wave vectors of a mesh about Γ that symmetry does not make equal, and their (Q, 3P) frequencies, THz."""
         self._phonopy.run_mesh(list(mesh), is_gamma_center=True)
         found = self._phonopy.mesh
         return found.qpoints, found.frequencies

@@ -30,8 +30,8 @@ SAME_DISTANCES = 0.4
 """Å, of the distance that differs most. Soft torsions are found to within that; another torsion moves atoms by 1 Å and more."""
 
 NEARLY = 5
-"""Times the largest force allowed, up to which a relaxation that does not end counts all the same: its energy is that of the minimum
-within a tenth of `SAME_ENERGY`, and near a kink of a network (docs/concepts/vibrations.md) some do not end."""
+"""Times the largest force allowed, up to which a relaxation that does not end counts all the same: near a kink of a network
+(docs/concepts/vibrations.md) some do not end."""
 
 SAME_PLACES = 0.1
 """Å, root mean square over atoms, between a conformer and itself turned, or its mirror image, below which they are the same."""
