@@ -33,3 +33,15 @@ KJ_PER_MOL = 0.010364269574711572
 
 AMU_PER_A3 = 1.6605390404271641
 """1 amu/Å³ in g/cm³."""
+
+HBAR = 0.6582119514467407
+"""Reduced Planck constant, eV fs."""
+
+INVERSE_CM = 0.0001239841973964072
+"""1 cm⁻¹ in eV."""
+
+BAR_IN_PASCAL = 1e5
+"""1 bar in Pa, which ASE's thermochemistry takes."""
+
+KCAL_PER_MOL = 4.184 * KJ_PER_MOL
+"""1 kcal/mol in eV."""

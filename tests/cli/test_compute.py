@@ -195,3 +195,18 @@ def test_the_frame_is_chosen_and_said(call, tmp_path: Path):
     status, _, err = call("relax", tmp_path / "in.xyz", "--frame", "2", "-o", tmp_path / "none.xyz")
     assert status == 2
     assert "frame 2 is not in" in err
+
+
+def test_relax_along_some_axes_of_the_cell(call, diamond: Path, tmp_path: Path):
+    before = read(diamond).cell.array
+    for words in ([diamond, "--cell", "xy"], ["--cell", "xy", diamond], ["--cell-axes", "xy", diamond]):
+        call("relax", *words, "--steps", "2", "--overwrite", "-o", tmp_path / "out.extxyz")
+        after = read(tmp_path / "out.extxyz").cell.array
+        np.testing.assert_allclose(after[2], before[2], atol=1e-7)
+        assert np.abs(after[:2] - before[:2]).max() > 1e-5
+    status, _, err = call("relax", diamond, "--cell", "zx", "-o", tmp_path / "no.extxyz")
+    assert (status, "cell axes 'zx' are not known" in err) == (2, True)
+    # Alone, it may stand in front of the file.
+    call("relax", "--cell", diamond, "--steps", "2", "--overwrite", "-o", tmp_path / "out.extxyz")
+    after = read(tmp_path / "out.extxyz").cell.array
+    assert np.abs(after[2] - before[2]).max() > 1e-5

@@ -1,5 +1,6 @@
 """Relaxation: minima found, cells, constraints, and what is refused."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read
 
+from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.errors import ConfigError, SimulationError, StructureError
 from atomjet.locking import only_writer
 from atomjet.md import RelaxSettings, relax
@@ -169,3 +171,85 @@ def test_the_logarithm_of_the_cell_says_nothing(capfd: pytest.CaptureFixture[str
         warnings.simplefilter("error")
         assert relax(atoms, RelaxSettings(cell=True))[0]
     assert capfd.readouterr().out == ""
+
+
+def test_only_chosen_axes_of_a_cell_relax():
+    atoms = bulk("Cu", cubic=True, a=3.9)
+    atoms.calc = EMT()
+    assert relax(atoms, RelaxSettings(cell=True, axes="xy", fmax=1e-3))[0]
+    lengths = atoms.cell.lengths()
+    assert lengths[2] == 3.9
+    assert lengths[0] == pytest.approx(lengths[1])
+    assert lengths[0] < 3.55  # less than at rest, for it is stretched along z
+    stress = atoms.get_stress()
+    np.testing.assert_allclose(stress[:2], 0, atol=1e-3)
+    assert abs(stress[2]) > 0.02
+
+
+def graphene(pbc) -> Atoms:
+    a = 2.42
+    atoms = Atoms(
+        "C2", [[0, 0, 0], [0, a / 3**0.5, 0]], cell=[[a, 0, 0], [a / 2, a * 3**0.5 / 2, 0], [0, 0, 20]], pbc=pbc
+    )
+    atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64")
+    return atoms
+
+
+def test_a_slab_relaxes_as_with_vacuum_about_it():
+    """Without a third periodic direction there is no stress; for a while there is one, and a vacuum."""
+    slab, whole = graphene([True, True, False]), graphene(True)
+    slab.cell[2] = 0
+    ended = [relax(atoms, RelaxSettings(cell=True, axes="xy", steps=4)) for atoms in (slab, whole)]
+    assert ended[0][1].energy == pytest.approx(ended[1][1].energy, abs=1e-8)
+    assert ended[0][1].step == 4
+    np.testing.assert_allclose(slab.cell.array[:2], whole.cell.array[:2], atol=1e-8)
+    np.testing.assert_allclose(slab.positions, whole.positions, atol=1e-8)
+    assert abs(slab.cell[0, 0] - 2.42) > 1e-3
+    assert slab.pbc.tolist() == [True, True, False]
+    assert not slab.cell.array[2].any()
+    assert slab.get_potential_energy() == pytest.approx(ended[0][1].energy, abs=1e-8)
+
+
+def test_cells_that_cannot_be_strained_so():
+    slab = graphene([True, True, False])
+    with pytest.raises(StructureError, match=r"needs three periodic directions.*\[True, True, False\]; give --cell xy"):
+        relax(slab, RelaxSettings(cell=True))
+    with pytest.raises(StructureError, match=r"needs y and z to be periodic"):
+        relax(slab, RelaxSettings(cell=True, axes="yz"))
+    slab.rotate(30, "x", rotate_cell=True)
+    with pytest.raises(StructureError, match="without a component along z; turn the structure"):
+        relax(slab, RelaxSettings(cell=True, axes="xy"))
+    slab = graphene([True, True, False])
+    slab.calc = EMT()
+    with pytest.raises(StructureError, match="gives no stress for pbc"):
+        relax(slab, RelaxSettings(cell=True, axes="xy"))
+    with pytest.raises(ConfigError, match="cell axes 'yx' are not known; choose x, y, z, xy"):
+        RelaxSettings(cell=True, axes="yx")
+    with pytest.raises(ConfigError, match="cell axes xy have no effect while the cell is fixed"):
+        RelaxSettings(axes="xy")
+
+
+def test_the_space_group_is_kept_where_asked_for():
+    """Body-centred copper is no minimum, so that a small strain grows, unless it is taken out and none may come."""
+    pytest.importorskip("spglib")
+    lengths = []
+    for fix_symmetry in (True, False):
+        atoms = bulk("Cu", "bcc", a=2.87, cubic=True)
+        atoms.set_cell(atoms.cell.array * [[1.001], [1], [1]], scale_atoms=True)
+        atoms.calc = EMT()
+        settings = RelaxSettings(cell=True, fix_symmetry=fix_symmetry, fmax=1e-3, steps=200)
+        assert relax(atoms, settings)[0]
+        assert not atoms.constraints
+        lengths.append(atoms.cell.lengths())
+    assert np.ptp(lengths[0]) < 1e-8
+    assert np.ptp(lengths[1]) > 2e-3  # drifts away from it
+    with pytest.raises(StructureError, match="keeping the symmetry needs three periodic directions"):
+        relax(stretched(), RelaxSettings(fix_symmetry=True))
+
+
+def test_keeping_the_symmetry_without_spglib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spglib", None)
+    atoms = bulk("Cu")
+    atoms.calc = EMT()
+    with pytest.raises(ConfigError, match=r"needs spglib: pip install 'atomjet\[phonons\]'"):
+        relax(atoms, RelaxSettings(fix_symmetry=True))

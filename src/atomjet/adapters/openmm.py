@@ -111,6 +111,7 @@ class EnergyAndForces:
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         atoms = Atoms(self.numbers, positions, pbc=self.periodic, info=self.info)
         if self.periodic:
-            atoms.set_cell(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom))  # type: ignore[attr-defined]
+            vectors: Any = state.getPeriodicBoxVectors(asNumpy=True)
+            atoms.set_cell(vectors.value_in_unit(unit.angstrom))
         found = self._engine.predict(atoms)
         return float(found.energy[0]) / KJ_PER_MOL, found.forces.numpy() / KJ_PER_MOL * ANGSTROM_PER_NM

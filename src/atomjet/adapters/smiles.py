@@ -1,7 +1,8 @@
-"""SMILES: a molecule written as one word, given a geometry by RDKit."""
+"""Molecules as RDKit knows them, by their bonds: of a SMILES, a molfile or a structure; and geometries for them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ LONGEST = 10_000
 
 MOST_ATOMS = 1000
 """Atoms, hydrogen included, of a molecule that is embedded; beyond, distance geometry takes minutes."""
+
+TO_THE_END, A_FEW = 500, 20
+"""Steps of the force field: to its minimum, or only until strain is gone: its minima are fewer than those of a better potential."""
 
 
 def is_smiles(text: str) -> bool:
@@ -31,46 +35,175 @@ def embed(text: str, seed: int = 0) -> Atoms:
         ConfigError: RDKit is missing.
         StructureError: no SMILES, a wildcard atom, too large, or no conformer found.
     """
-    molecule = _molecule(text)
-    if molecule is None:
-        raise StructureError(f"{_short(text)} is no SMILES that RDKit understands")
+    return embed_many(from_smiles(text), 1, seed, TO_THE_END).frames[0]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Geometries of one molecule.
+
+    Attributes:
+        frames: with `info["charge"]` and `info["spin"]` of the formula.
+        equivalent: (N,) a number for each atom; those with the same number cannot be told apart by what they are bonded to.
+        own_mirror_image: whether its mirror image is the same molecule, as it is without centres of chirality.
+        open_centres: atoms and double bonds whose configuration is not said: frames have either.
+        molecules: that no bond joins.
+    """
+
+    frames: list[Atoms]
+    equivalent: np.ndarray
+    own_mirror_image: bool
+    open_centres: int
+    molecules: int
+
+
+def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int = A_FEW) -> Embedded:
+    """Conformers by ETKDGv3, each relaxed with MMFF94 (else UFF).
+
+    Args:
+        molecule: of RDKit, see `from_smiles`, `from_molfile`, `from_structure`.
+        number: of geometries; fewer may be found.
+        seed: of the random numbers.
+        force_field_steps: most steps of the force field.
+
+    Raises:
+        StructureError: a wildcard atom, too large, or no conformer found.
+    """
     from rdkit import Chem, rdBase
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+    name = molecule.GetProp("_Name")
     with rdBase.BlockLogs():
         molecule = Chem.AddHs(molecule)
-        if not 0 < molecule.GetNumAtoms() <= MOST_ATOMS:
-            raise StructureError(
-                f"{_short(text)} has {molecule.GetNumAtoms()} atoms; 1 to {MOST_ATOMS} can be embedded"
-            )
         numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+        if not 0 < len(numbers) <= MOST_ATOMS:
+            raise StructureError(f"{name} has {len(numbers)} atoms; 1 to {MOST_ATOMS} can be embedded")
         if 0 in numbers:
-            raise StructureError(f"{_short(text)}: atom {numbers.index(0)} is a wildcard; replace it by an element")
+            raise StructureError(f"{name}: atom {numbers.index(0)} is a wildcard; replace it by an element")
         parameters = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed % 2**31
-        if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
-            parameters.useRandomCoords = True
-            if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
-                raise StructureError(f"{_short(text)}: RDKit finds no geometry; give a file with one")
+        # RDKit's conformers take multiples of the seed: those of 0 are all one, and those of 2 would be among those of 1.
+        parameters.randomSeed = int(np.random.default_rng(seed % 2**64).integers(1, 2**31))
+        for random in (False, True):
+            parameters.useRandomCoords = random
+            if len(places := list(rdDistGeom.EmbedMultipleConfs(molecule, number, parameters))):
+                break
+        else:
+            raise StructureError(f"{name}: RDKit finds no geometry; give a file with one")
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=500)
+            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, maxIters=force_field_steps)
         elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
-            rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=500)
-        atoms = Atoms(numbers, molecule.GetConformer().GetPositions())
-        if any(atom.GetIsotope() for atom in molecule.GetAtoms()):
-            atoms.set_array("masses", np.array([atom.GetMass() for atom in molecule.GetAtoms()]))
+            rdForceFieldHelpers.UFFOptimizeMoleculeConfs(molecule, maxIters=force_field_steps)
         unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
-        atoms.info = {"charge": Chem.GetFormalCharge(molecule), "spin": 1 + unpaired, "smiles": text}
-    return atoms
+        info = {"charge": Chem.GetFormalCharge(molecule), "spin": 1 + unpaired}
+        if molecule.HasProp("smiles"):
+            info["smiles"] = molecule.GetProp("smiles")
+        frames = [Atoms(numbers, molecule.GetConformer(place).GetPositions(), info=dict(info)) for place in places]
+        if any(atom.GetIsotope() for atom in molecule.GetAtoms()):
+            for atoms in frames:
+                atoms.set_array("masses", np.array([atom.GetMass() for atom in molecule.GetAtoms()]))
+        equivalent = Chem.CanonicalRankAtoms(molecule, breakTies=False, includeChirality=False)
+        return Embedded(
+            frames,
+            np.array(list(equivalent)),
+            _is_own_mirror_image(molecule),
+            _open_centres(molecule),
+            len(Chem.GetMolFrags(molecule)),
+        )
 
 
-def _molecule(text: str) -> Any:
+def from_smiles(text: str) -> Any:
+    """RDKit's molecule of a SMILES.
+
+    Raises:
+        ConfigError: RDKit is missing.
+        StructureError: no SMILES.
+    """
+    molecule = _molecule(text)
+    if molecule is None:
+        raise StructureError(f"{_short(text)} is no SMILES that RDKit understands")
+    molecule.SetProp("_Name", _short(text))
+    molecule.SetProp("smiles", text)
+    return molecule
+
+
+def from_molfile(lines: list[str], name: str) -> Any:
+    """RDKit's molecule of a molfile, with the bonds and the configuration that it says.
+
+    Raises:
+        ConfigError: RDKit is missing.
+        StructureError: RDKit cannot read it.
+    """
+    Chem, rdBase = _rdkit()
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromMolBlock("\n".join(lines), removeHs=False)
+    if molecule is None:
+        raise StructureError(f"{name}: its bonds are none that RDKit understands; correct it, or give a SMILES")
+    molecule.SetProp("_Name", name)
+    return molecule
+
+
+def from_structure(atoms: Atoms, name: str) -> Any:
+    """RDKit's molecule of a structure without bonds: they follow from the distances and from `info["charge"]`.
+
+    Raises:
+        ConfigError: RDKit is missing.
+        StructureError: no bonds go with this charge.
+    """
+    Chem, rdBase = _rdkit()
+    from rdkit.Chem import rdDetermineBonds
+
+    molecule = Chem.RWMol()
+    conformer = Chem.Conformer(len(atoms))
+    for number, place in zip(atoms.numbers, atoms.positions, strict=True):
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        conformer.SetAtomPosition(molecule.AddAtom(atom), place.tolist())
+    molecule.AddConformer(conformer)
+    charge = int(atoms.info.get("charge") or 0)
+    try:
+        with rdBase.BlockLogs():
+            rdDetermineBonds.DetermineBonds(molecule, charge=charge)
+            molecule = molecule.GetMol()
+            Chem.SanitizeMol(molecule)
+            Chem.AssignStereochemistryFrom3D(molecule)
+    except Exception:  # RDKit raises several kinds
+        raise StructureError(
+            f"{name}: no bonds between its atoms go with charge {charge}; give another --charge, an .sdf with bonds, or a SMILES"
+        ) from None
+    molecule.SetProp("_Name", name)
+    return molecule
+
+
+def _is_own_mirror_image(molecule: Any) -> bool:
+    """Whether all centres of chirality turned over give the same molecule."""
+    from rdkit import Chem
+
+    mirrored = Chem.Mol(molecule)
+    for atom in mirrored.GetAtoms():
+        atom.InvertChirality()
+    Chem.AssignStereochemistry(mirrored, cleanIt=True, force=True)
+    return Chem.MolToSmiles(mirrored) == Chem.MolToSmiles(molecule)
+
+
+def _open_centres(molecule: Any) -> int:
+    from rdkit import Chem
+
+    unknown = Chem.StereoSpecified.Unspecified
+    return sum(centre.specified == unknown for centre in Chem.FindPotentialStereo(Chem.Mol(molecule)))
+
+
+def _rdkit() -> tuple[Any, Any]:
     try:
         from rdkit import Chem, rdBase
     except ImportError:
         raise ConfigError(
-            "a SMILES needs RDKit: pip install 'atomjet[distill]', or give a file with a geometry"
+            "a SMILES, or bonds, need RDKit: pip install 'atomjet[distill]', or give a file with a geometry"
         ) from None
+    return Chem, rdBase
+
+
+def _molecule(text: str) -> Any:
+    Chem, rdBase = _rdkit()
     if not text or len(text) > LONGEST or not text.isascii() or any(char.isspace() for char in text):
         return None
     with rdBase.BlockLogs():

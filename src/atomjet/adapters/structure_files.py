@@ -131,6 +131,25 @@ def read_frames(source: str | Path, seed: int = 0, note: Callable[[str], object]
     return _named(name, read, note)
 
 
+def molecule_of(source: str | Path, frame: int, atoms: Atoms) -> Any:
+    """RDKit's molecule of a structure that was read: bonds of a SMILES or a molfile as they stand there, others from distances.
+
+    Args:
+        source, frame: what `read_frames` was given, and which of its frames.
+        atoms: that frame.
+
+    Raises:
+        StructureError: RDKit finds no bonds.
+        ConfigError: there is no RDKit.
+    """
+    path, name = Path(source), f"{source} ({atoms.get_chemical_formula()})"
+    if "smiles" in atoms.info and (not path.exists() or _ending(path) in SMILES_FILES):
+        return smiles.from_smiles(atoms.info["smiles"])
+    if path.is_file() and _ending(path) in MOLFILES:
+        return smiles.from_molfile(list(molfile.split_records(_text(path, name)))[frame], name)
+    return smiles.from_structure(atoms, name)
+
+
 def _named(name: str, read: list[Read], note: Callable[[str], object]) -> list[Frame]:
     """Frames with names; empty ones at the end, such as a last PDB model without atoms, are none."""
     while len(read) > 1 and read[-1][0] is not None and len(read[-1][0]) == 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from atomjet.cli import options
 from atomjet.cli.options import (
@@ -59,7 +60,22 @@ RELAX_EXAMPLES = """Examples:
 \b
   atomjet relax ethanol.xyz -o relaxed.xyz
   atomjet relax crystal.cif --cell --fmax 0.005 -o relaxed.cif
+  atomjet relax slab.cif --cell xy -o relaxed.cif
+  atomjet relax crystal.cif --cell --fix-symmetry -o relaxed.cif
+  atomjet relax library.sdf --all -o relaxed.extxyz
 """
+
+
+class RelaxCommand(TyperCommand):
+    """`--cell` may be followed by axes, or stand alone, in front of a file too: which no option of Click's can."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `--cell xy` as `--cell-axes xy`."""
+        words = list(args)
+        for k in range(len(words) - 1):
+            if words[k] == "--cell" and words[k + 1] and set(words[k + 1]) <= set("xyz"):
+                words[k] = "--cell-axes"
+        return super().parse_args(ctx, words)
 
 
 def predict(
@@ -179,10 +195,20 @@ def relax(
     file: Structure,
     output: Annotated[Path, typer.Option("--output", "-o", help="The relaxed structure, in any format ASE writes.")],
     fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
-    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    cell: Annotated[
+        bool, typer.Option("--cell", help="Relax the cell too; --cell xy: only along x and y, such as a slab's.")
+    ] = False,
+    axes: Annotated[
+        str | None,
+        typer.Option("--cell-axes", help="What --cell xy stands for.", metavar="AXES", show_default=False),
+    ] = None,
+    fix_symmetry: Annotated[bool, typer.Option("--fix-symmetry", help="Keep the space group (needs spglib).")] = False,
     pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, with --cell. Default: 0.")] = None,
     steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
     optimizer: Annotated[str, typer.Option("--optimizer", help="auto, bfgs, lbfgs or fire.", metavar="NAME")] = "auto",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every frame of FILE, in batches, by FIRE; OUT gets all of them.")
+    ] = False,
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="Every step of the way, as ASE .traj.", show_default=False)
     ] = None,
@@ -202,15 +228,25 @@ def relax(
     """Relax a structure, and with --cell its cell.
 
     Goes to the nearest minimum of the energy; constraints in FILE are kept. Ends with status 1 when it has not
-    converged or broke down on the way; the last structure that could be computed is written all the same.
+    converged or broke down on the way; the last structure that could be computed is written all the same. With --all no
+    frame holds up the others: those that are refused are left out, named at the end.
     """
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.adapters.structure_output import check_format
+    from atomjet.cli.relax_all import relax_all
     from atomjet.md.relax import RelaxSettings
 
-    settings = RelaxSettings(fmax=fmax, steps=steps, cell=cell, pressure=pressure, optimizer=optimizer)
+    settings = RelaxSettings(
+        fmax, steps, cell or axes is not None, pressure, optimizer, axes or "xyz", fix_symmetry=fix_symmetry
+    )
     options.check_outputs((output, trajectory), file, overwrite)
-    check_format(output)
+    check_format(output, results=everything)
+    if everything:
+        _check_all(settings, trajectory, frame)
+        frames = options.read_frames(file, seed, charge, spin, strict)
+        tasks = {one.number: one.atoms.info.get("task") for one in frames if one.atoms is not None}
+        engine = options.load_engine(model, device, backend, precision, task)
+        return relax_all(engine, options.check_for_model(frames, engine, strict), settings, output, tasks)
     with options.skipping(file, skip):
         atoms = options.read_frame(file, frame, seed, charge, spin, strict)
         check_format(output, [atoms])
@@ -219,6 +255,24 @@ def relax(
         atoms = options.check_atoms(atoms, file, engine, strict)
         atoms.calc = AtomJetCalculator(engine)
         _relax(atoms, settings, output, trajectory, own_task)
+
+
+def _check_all(settings: RelaxSettings, trajectory: Path | None, frame: int) -> None:
+    """Refuse what only one structure at a time can have."""
+    from atomjet.errors import ConfigError
+
+    unserved = {
+        "--cell": settings.cell,
+        "--fix-symmetry": settings.fix_symmetry,
+        "--trajectory": trajectory is not None,
+        f"--optimizer {settings.optimizer}": settings.optimizer not in ("auto", "fire"),
+        f"--frame {frame}": frame != -1,
+    }
+    for name, given in unserved.items():
+        if given:
+            raise ConfigError(
+                f"{name} does not go with --all, which relaxes positions together by FIRE; relax frames one by one"
+            )
 
 
 def _relax(

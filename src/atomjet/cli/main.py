@@ -12,7 +12,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from atomjet.cli import bench, compute, distill, doctor, md, models, profile, tune, validate
+from atomjet.cli import (
+    bench,
+    compute,
+    conformers,
+    distill,
+    doctor,
+    eos,
+    md,
+    models,
+    neb,
+    phonons,
+    profile,
+    tune,
+    validate,
+    vib,
+)
 from atomjet.cli.terminal import escaping, one_line
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
@@ -41,7 +56,12 @@ app = typer.Typer(
 )
 app.command(epilog=models.INFO_EXAMPLES)(models.info)
 app.command(epilog=compute.PREDICT_EXAMPLES)(compute.predict)
-app.command(epilog=compute.RELAX_EXAMPLES)(compute.relax)
+app.command(cls=compute.RelaxCommand, epilog=compute.RELAX_EXAMPLES)(compute.relax)
+app.command(epilog=vib.EXAMPLES)(vib.vib)
+app.command(epilog=conformers.EXAMPLES)(conformers.conformers)
+app.command(epilog=neb.EXAMPLES)(neb.neb)
+app.command(epilog=eos.EXAMPLES)(eos.eos)
+app.command(epilog=phonons.EXAMPLES)(phonons.phonons)
 app.command(epilog=md.EXAMPLES)(md.md)
 app.command(epilog=distill.EXAMPLES)(distill.sample)
 app.command(epilog=distill.EXAMPLES)(distill.label)

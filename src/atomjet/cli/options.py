@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "organic-xtb"
 
+MOST_STEPS_TO_REST = 1000
+"""Of relaxations that go before something else."""
+
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Packaged model (see `atomjet info`) or path of a model file.", metavar="NAME"),
@@ -194,6 +197,29 @@ def skipping(source: Path, skip: bool) -> Iterator[None]:
             raise
         print(f"skipped {one_line(f'{source}: {error}')}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def bring_to_rest(engine: Engine, atoms: Atoms, fmax: float, cell: bool = False, fix_symmetry: bool = False) -> None:
+    """Relax a structure in place before something else is done with it, and say so.
+
+    Raises:
+        SimulationError: it does not converge to `fmax`, eV/Å.
+    """
+    from atomjet.adapters.ase import AtomJetCalculator
+    from atomjet.errors import SimulationError
+    from atomjet.md.relax import RelaxSettings, relax
+
+    atoms.calc = AtomJetCalculator(engine)
+    settings = RelaxSettings(fmax=fmax, steps=MOST_STEPS_TO_REST, cell=cell, fix_symmetry=fix_symmetry)
+    converged, last = relax(atoms, settings)
+    atoms.calc = None
+    formula = atoms.get_chemical_formula()
+    if not converged:
+        raise SimulationError(
+            f"{formula} does not relax below {fmax:g} eV/Å: {last.fmax:.3g} eV/Å after {last.step} steps; relax it with "
+            "`atomjet relax` first, or use --precision float64"
+        )
+    print(f"{formula} relaxed in {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.2g} eV/Å")
 
 
 def structure_of(frame: Structured) -> Atoms:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from atomjet.data import Conditions, Graph, Prediction, System
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import DENSITY, fits, free_bytes, refusal
+from atomjet.engine.capacity import DENSITY, SHARE, fits, free_bytes, refusal
 from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.fork import survive_forks
+from atomjet.engine.hessian import hessian
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
 from atomjet.errors import BackendError, ConfigError, StructureError
@@ -288,6 +289,27 @@ class Engine:
         if not bool((prediction.energy.sum() + prediction.forces.sum()).isfinite()):
             raise self._not_finite(prediction, system.labels)
         return prediction
+
+    def hessian(self, structure: Any) -> Tensor:
+        """Second derivatives of the energy of one structure, in float64 whatever the engine's precision.
+
+        Args:
+            structure: ase.Atoms, or a `System` of one structure.
+
+        Returns:
+            (3N, 3N) eV/Å², symmetric; components in the order x y z of atom 0, of atom 1, ... On the CPU for ase.Atoms.
+
+        Raises:
+            StructureError: see `predict`; also for more than one structure.
+        """
+        system = System.from_ase(structure, device=self.device, dtype=torch.float64)
+        if system.num_systems != 1:
+            raise StructureError(f"{system.num_systems} structures given; a Hessian is of one, so call it for each")
+        system = self._check_inputs(system)
+        self._check_graph(system, self.search(system))
+        definition = copy.deepcopy(self.model).double() if self.dtype != torch.float64 else self.model
+        found = hessian(definition, system, self.search, free_bytes(self.device), SHARE)
+        return found.to(structure.device if isinstance(structure, System) else "cpu")
 
     def bytes_per_atom(self) -> float:
         """Upper estimate of the memory that a prediction takes for each atom of dense matter; for whoever makes batches."""

@@ -12,16 +12,22 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
 from atomjet.locking import only_writer
-from atomjet.md.settings import FULLY_PERIODIC
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+
+ALL_AXES = ("x", "y", "z", "xy", "xz", "yz", "xyz")
+"""Along which a cell may be strained."""
+
+VACUUM = 2.0
+"""Å, beyond the cutoff, between a slab and its image while its cell relaxes."""
 
 PATIENCE = 20
 """Steps without a smaller force than before, after which it is asked whether the forces are exact enough to go on."""
@@ -41,7 +47,9 @@ class RelaxSettings:
             them).
         steps: most steps to take.
         cell: relax the cell too.
+        axes: Cartesian axes along which, and planes in which, the cell may be strained; "xy" for a slab that lies in that plane.
         pressure: GPa, with `cell` only.
+        fix_symmetry: keep the space group of the start; of structures that are periodic in three directions. Needs spglib.
         optimizer: "auto" (BFGS, L-BFGS beyond 200 atoms), "bfgs", "lbfgs" or "fire".
 
     Raises:
@@ -53,6 +61,8 @@ class RelaxSettings:
     cell: bool = False
     pressure: float | None = None
     optimizer: str = "auto"
+    axes: str = "xyz"
+    fix_symmetry: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -62,6 +72,10 @@ class RelaxSettings:
             raise ConfigError(f"steps {self.steps} is negative; give 0 or more")
         if self.optimizer != "auto" and self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer {self.optimizer!r} is not known; choose auto, {', '.join(OPTIMIZERS)}")
+        if self.axes not in ALL_AXES:
+            raise ConfigError(f"cell axes {self.axes!r} are not known; choose {', '.join(ALL_AXES)}")
+        if self.axes != "xyz" and not self.cell:
+            raise ConfigError(f"cell axes {self.axes} have no effect while the cell is fixed; relax the cell too")
         if self.pressure is not None and not self.cell:
             raise ConfigError(f"pressure {self.pressure} GPa has no effect while the cell is fixed; relax the cell too")
         if self.pressure is not None and not np.isfinite(self.pressure):
@@ -99,20 +113,19 @@ def relax(
         Whether it converged, and the last step.
 
     Raises:
-        StructureError: no atoms, or a cell to relax that is not periodic in three directions.
-        ConfigError: another run is writing the trajectory.
+        StructureError: no atoms; a cell to relax that is not periodic along the axes, or whose vectors do not lie along them; a
+            symmetry to keep without three periodic directions.
+        ConfigError: a symmetry to keep, but no spglib; another run is writing the trajectory.
         SimulationError: the calculator refused a structure on the way; says after which step, and its force.
 
     However it ends, `atoms` is the structure of the last step reported, never one that was refused.
     """
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one")
-    if settings.cell and not atoms.pbc.all():
-        raise StructureError(
-            f"cell relaxation needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}; "
-            f"leave the cell out, or {FULLY_PERIODIC}"
-        )
-    with only_writer(Path(trajectory)) if trajectory else nullcontext():
+    if settings.cell:
+        _check_cell(atoms, settings.axes)
+    lock = only_writer(Path(trajectory)) if trajectory else nullcontext()
+    with lock, _whole_cell(atoms, settings), _symmetry_kept(atoms, settings.fix_symmetry):
         return _descend(atoms, settings, trajectory, report)
 
 
@@ -120,7 +133,11 @@ def _descend(
     atoms: Atoms, settings: RelaxSettings, trajectory: Path | str | None, report: Callable[[RelaxStep], None]
 ) -> tuple[bool, RelaxStep]:
     """See `relax`, whose checks have passed."""
-    target = _CellFilter(atoms, scalar_pressure=(settings.pressure or 0.0) * GPA) if settings.cell else atoms
+    target = atoms
+    if settings.cell:
+        along = [axis in settings.axes for axis in "xyz"]
+        mask = [*along, along[1] and along[2], along[0] and along[2], along[0] and along[1]]
+        target = _CellFilter(atoms, mask=mask, scalar_pressure=(settings.pressure or 0.0) * GPA)
     kind = settings.optimizer
     if kind == "auto":
         kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
@@ -151,6 +168,71 @@ def _descend(
         if frames:
             frames.close()
     return now.fmax < settings.fmax, now
+
+
+def _check_cell(atoms: Atoms, axes: str) -> None:
+    """Refuse a cell that cannot be strained so."""
+    if atoms.pbc.all():
+        return
+    periodic = "".join("xyz"[k] for k in range(3) if atoms.pbc[k])
+    if not periodic or not set(axes) <= set(periodic):
+        remedy = f"give --cell {periodic}" if periodic else "leave the cell out, or give a periodic structure"
+        needed = "three periodic directions" if axes == "xyz" else f"{' and '.join(axes)} to be periodic"
+        raise StructureError(f"cell relaxation needs {needed}, this structure has pbc {atoms.pbc.tolist()}; {remedy}")
+    other = ~atoms.pbc
+    if np.abs(atoms.cell.array[atoms.pbc][:, other]).max() > 1e-6 * atoms.cell.lengths().max():
+        raise StructureError(
+            f"cell relaxation along {axes} needs periodic vectors without a component along "
+            f"{''.join('xyz'[k] for k in range(3) if other[k])}; turn the structure in space"
+        )
+
+
+@contextmanager
+def _whole_cell(atoms: Atoms, settings: RelaxSettings) -> Iterator[None]:
+    """Let a slab have its image beyond the cutoff: its energy and forces stay as they are, and its stress exists."""
+    if not settings.cell or atoms.pbc.all():
+        yield
+        return
+    cutoff = getattr(getattr(atoms.calc, "engine", None), "cutoff", None)
+    if cutoff is None:
+        raise StructureError(
+            f"the calculator gives no stress for pbc {atoms.pbc.tolist()}; make all three directions periodic, with vacuum"
+        )
+    pbc, cell = atoms.pbc.copy(), atoms.cell.array.copy()
+    whole = cell.copy()
+    for axis in np.flatnonzero(~pbc):
+        whole[axis] = np.eye(3)[axis] * (np.ptp(atoms.positions[:, axis]) + 2 * (cutoff + VACUUM))
+    atoms.set_cell(whole)
+    atoms.pbc = True
+    try:
+        yield
+    finally:
+        whole = atoms.cell.array.copy()
+        whole[~pbc] = cell[~pbc]
+        atoms.set_cell(whole)
+        atoms.pbc = pbc
+
+
+@contextmanager
+def _symmetry_kept(atoms: Atoms, wanted: bool) -> Iterator[None]:
+    """Let only changes happen that the space group allows."""
+    if not wanted:
+        yield
+        return
+    if not atoms.pbc.all():
+        raise StructureError(
+            f"keeping the symmetry needs three periodic directions, this structure has pbc {atoms.pbc.tolist()}"
+        )
+    own = list(atoms.constraints)
+    try:
+        symmetry = FixSymmetry(atoms)
+    except ImportError:
+        raise ConfigError("keeping the symmetry needs spglib: pip install 'atomjet[phonons]'") from None
+    atoms.set_constraint([*own, symmetry])
+    try:
+        yield
+    finally:
+        atoms.set_constraint(own)
 
 
 def force_noise(atoms: Atoms) -> float:

@@ -1,0 +1,151 @@
+"""`atomjet conformers`: generate, relax, rank."""
+
+from __future__ import annotations
+
+import csv as comma_separated
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Frame,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Spin,
+    Strict,
+    Structure,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomjet.md.conformers import Conformer
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet conformers CCCCO -o conformers.extxyz
+  atomjet conformers drug.sdf -n 300 --window 6 -o conformers.extxyz --csv energies.csv
+  atomjet conformers zwitterion.xyz --charge 0 -o conformers.extxyz
+"""
+
+MOST_LINES = 30
+"""Conformers of which each gets a line; all are in the files."""
+
+MOST_NAMED = 10
+"""Starts that are named one by one of those that led to no conformer."""
+
+
+def conformers(
+    file: Structure,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Extended XYZ (or .traj) of all conformers, the lowest first.")
+    ],
+    number: Annotated[int, typer.Option("-n", "--number", help="Geometries to start from.")] = 100,
+    window: Annotated[
+        float, typer.Option("--window", help="kcal/mol above the lowest, beyond which none is kept.")
+    ] = 10.0,
+    temperature: Annotated[float, typer.Option("--temperature", help="K, of the Boltzmann weights.")] = 298.15,
+    fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
+    steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 500,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="One row a conformer: energy, weight, starts.", show_default=False)
+    ] = None,
+    frame: Frame = -1,
+    charge: Charge = None,
+    spin: Spin = None,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: Task = None,
+    seed: Seed = 0,
+) -> None:
+    """Find the conformers of a molecule.
+
+    RDKit makes geometries, which are relaxed in batches by the model. Bonds and configuration are those of the SMILES or the
+    .sdf; of other files they follow from the distances and the charge. Equal geometries are counted once, mirror images too;
+    one whose bonds change is named and left out. Weights follow from energies and numbers of equal arrangements, without
+    vibrations.
+    """
+    from atomjet.adapters.smiles import embed_many
+    from atomjet.adapters.structure_files import molecule_of, read_frames
+    from atomjet.adapters.structure_output import appears_whole, check_format, write_structures
+    from atomjet.md.conformers import find_conformers
+    from atomjet.progress import track
+
+    options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
+    options.check_outputs((output, csv), file, overwrite)
+    check_format(output, results=True)
+    atoms = options.read_frame(file, frame, seed, charge, spin, strict)
+    place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, seed))
+    molecule = molecule_of(file, place, atoms)
+    engine = options.load_engine(model, device, backend, precision, task)
+    atoms = options.check_atoms(atoms, file, engine, strict)
+    embedded = embed_many(molecule, number, seed)
+    if spin is not None:
+        for start in embedded.frames:
+            start.info["spin"] = atoms.info["spin"]
+    if embedded.open_centres:
+        options.warn(
+            f"{file}: the configuration of {embedded.open_centres} centres is not said, so that conformers of several "
+            "stereoisomers are ranked together; say it in the SMILES (@, /) or give a geometry"
+        )
+    with track("relax", len(embedded.frames)) as advance:
+        found, left_out = find_conformers(engine, embedded, window, temperature, fmax, steps, advance)
+    _print(found, len(embedded.frames), len(left_out), window, temperature)
+    for start, reason in list(left_out.items())[:MOST_NAMED]:
+        print(f"left out: start {start}: {reason}", file=sys.stderr)
+    if len(left_out) > MOST_NAMED:
+        print(f"left out: {len(left_out) - MOST_NAMED} more starts", file=sys.stderr)
+    write_structures(output, [_labelled(one) for one in found])
+    print(f"wrote {output}: {len(found)} conformers")
+    if csv is not None:
+        with appears_whole(csv) as beside:
+            beside.write_text(_table(found), encoding="utf-8")
+        print(f"wrote {csv}: {len(found)} conformers")
+
+
+def _labelled(conformer: Conformer) -> Atoms:
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    conformer.atoms.calc = SinglePointCalculator(conformer.atoms, energy=conformer.energy)
+    return conformer.atoms
+
+
+def _print(found: list[Conformer], starts: int, left_out: int, window: float, temperature: float) -> None:
+    above = starts - left_out - sum(len(one.starts) for one in found)
+    print(
+        f"{len(found)} conformers from {starts} starts; {above} starts end above {window:g} kcal/mol, {left_out} are left out"
+    )
+    print(f"{'conformer':>9} {'kcal/mol':>9} {f'weight at {temperature:g} K':>18} {'degeneracy':>10} {'starts':>6}")
+    for rank, one in enumerate(found[:MOST_LINES]):
+        print(f"{rank:9d} {one.relative:9.3f} {100 * one.weight:16.2f} % {one.degeneracy:10d} {len(one.starts):6d}")
+    if len(found) > MOST_LINES:
+        print(f"and {len(found) - MOST_LINES} more, up to {found[-1].relative:.3f} kcal/mol")
+    print(f"lowest: {found[0].energy:.6f} eV, from {len(found[0].starts)} of {starts} starts")
+    if len(found[0].starts) == 1 and starts > 1:
+        options.warn("only one start led to the lowest conformer; there may be lower ones: give a larger -n")
+
+
+def _table(found: list[Conformer]) -> str:
+    text = io.StringIO()
+    writer = comma_separated.writer(text, lineterminator="\n")
+    writer.writerow(("conformer", "energy_eV", "kcal_per_mol", "weight", "degeneracy", "starts"))
+    for rank, one in enumerate(found):
+        row = (f"{one.energy:.6f}", f"{one.relative:.4f}", f"{one.weight:.6f}", one.degeneracy, len(one.starts))
+        writer.writerow((rank, *row))
+    return text.getvalue()

@@ -1,0 +1,140 @@
+"""`atomjet neb`: the path of least energy between two minima, and its barrier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomjet.cli import options
+from atomjet.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Charge,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Seed,
+    Spin,
+    Strict,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from atomjet import Engine
+    from atomjet.md.neb import MinimumEnergyPath
+
+EXAMPLES = """Examples:
+
+\b
+  atomjet neb reactant.xyz product.xyz -o path.extxyz --relax-ends --plot path.png
+  atomjet neb reactant.xyz product.xyz -o path.extxyz --images 15 --fmax 0.02
+"""
+
+
+def neb(
+    first: Annotated[
+        Path, typer.Argument(help="Where the path begins; its last frame.", metavar="FIRST", show_default=False)
+    ],
+    last: Annotated[
+        Path,
+        typer.Argument(
+            help="Where it ends: the same atoms in the same order.",
+            metavar="LAST",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Extended XYZ (or .traj) of all images with energy and forces.")
+    ],
+    images: Annotated[int, typer.Option("--images", help="Of the path, its two ends included.")] = 9,
+    fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.05,
+    steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
+    relax_ends: Annotated[bool, typer.Option("--relax-ends", help="Relax FIRST and LAST before.")] = False,
+    climb: Annotated[
+        bool, typer.Option("--climb/--no-climb", help="Whether the highest image goes to the saddle point itself.")
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Energy along the path: .png, .pdf or .svg.", show_default=False),
+    ] = None,
+    charge: Charge = None,
+    spin: Spin = None,
+    strict: Strict = False,
+    overwrite: Overwrite = False,
+    model: Model = DEFAULT_MODEL,
+    device: Device = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    task: Task = None,
+    seed: Seed = 0,
+) -> None:
+    """Find the path between two minima by a nudged elastic band with a climbing image.
+
+    The images of each step are computed in one batch. Ends with status 1 when the band has not converged; as it stands it is
+    written all the same.
+    """
+    from atomjet.adapters.structure_output import check_format, write_structures
+    from atomjet.errors import SimulationError
+    from atomjet.md.neb import draw_path, find_path
+
+    options.check_positive(fmax=fmax, steps=steps)
+    for source in (first, last):
+        options.check_outputs((output, plot), source, overwrite)
+    options.check_picture(plot)
+    check_format(output, results=True)
+    ends = [options.read_frame(source, -1, seed, charge, spin, strict) for source in (first, last)]
+    tasks = [atoms.info.get("task") for atoms in ends]
+    check_format(output, ends, results=True)
+    engine = options.load_engine(model, device, backend, precision, task)
+    ends = [
+        options.check_atoms(atoms, source, engine, strict) for atoms, source in zip(ends, (first, last), strict=True)
+    ]
+    _settle_ends(engine, ends, fmax, relax_ends)
+    print(f"{'step':>5} {'barrier / eV':>14} {'largest force / eV/Å':>21}")
+    path = find_path(engine.predict, ends[0], ends[1], images, fmax, steps, climb, _report)
+    for image in path.images:
+        if tasks[0] is not None:
+            image.info["task"] = tasks[0]
+    write_structures(output, path.images)
+    print(f"wrote {output}: {len(path.images)} images")
+    if plot is not None:
+        draw_path(path, plot)
+        print(f"wrote {plot}")
+    _summary(path)
+    if not path.converged:
+        raise SimulationError(
+            f"not converged after {path.steps} steps, limit {fmax:g} eV/Å; raise --steps, or give more --images"
+        )
+
+
+def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) -> None:
+    """Relax the ends, or warn of one that is no minimum."""
+    if relax:
+        for atoms in ends:
+            options.bring_to_rest(engine, atoms, fmax)
+        return
+    found = engine.predict(ends)
+    for k, name in enumerate(("FIRST", "LAST")):
+        largest = float(found.forces_of(k).norm(dim=1).max())
+        if largest > fmax:
+            options.warn(f"{name} feels forces up to {largest:.3g} eV/Å: no minimum; relax it, or give --relax-ends")
+
+
+def _report(step: int, barrier: float, fmax: float) -> None:
+    print(f"{step:5d} {barrier:14.6f} {fmax:21.4g}", flush=True)
+
+
+def _summary(path: MinimumEnergyPath) -> None:
+    from atomjet.units import KCAL_PER_MOL
+
+    print(f"{'image':>5} {'energy / eV':>12} {'kcal/mol':>10}")
+    for k, energy in enumerate(path.energies):
+        print(f"{k:5d} {energy:12.6f} {energy / KCAL_PER_MOL:10.3f}")
+    back = path.barrier - path.energies[-1]
+    print(f"barrier forward  {path.barrier:10.4f} eV {path.barrier / KCAL_PER_MOL:10.3f} kcal/mol")
+    print(f"barrier backward {back:10.4f} eV {back / KCAL_PER_MOL:10.3f} kcal/mol")

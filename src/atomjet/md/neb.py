@@ -1,0 +1,152 @@
+"""Nudged elastic bands: the path of least energy between two minima. ASE's method, all images of a step computed in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.build import minimize_rotation_and_translation
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.mep import NEB
+from ase.optimize import FIRE
+
+from atomjet.data import Prediction
+from atomjet.errors import ConfigError, StructureError
+
+
+class BatchedNEB(NEB):
+    """ASE's band, whose images are computed together.
+
+    Args:
+        predict: energies and forces of many structures, such as `Engine.predict`.
+        images: as ASE's `NEB`, with its further options.
+    """
+
+    def __init__(
+        self, predict: Callable[[list[Atoms]], Prediction], images: Sequence[Atoms], **options: object
+    ) -> None:
+        super().__init__(list(images), method="improvedtangent", **options)  # type: ignore[arg-type]
+        self.predict = predict
+        self.compute([0, len(images) - 1])
+
+    def compute(self, places: Sequence[int]) -> None:
+        """Compute some images and give each its results."""
+        chosen = [self.images[place] for place in places]
+        found = self.predict(chosen)
+        for k, image in enumerate(chosen):
+            forces = found.forces_of(k).double().cpu().numpy()
+            image.calc = SinglePointCalculator(image, energy=float(found.energy[k]), forces=forces)
+
+    def get_forces(self) -> np.ndarray:
+        """Return the band's forces on the images between the ends."""
+        self.compute(range(1, len(self.images) - 1))
+        return super().get_forces()
+
+
+@dataclass(frozen=True)
+class MinimumEnergyPath:
+    """A relaxed band.
+
+    Attributes:
+        images: ends included, each with its energy and forces.
+        energies: (I,) eV, relative to the first.
+        barrier: eV, of the highest image above the first.
+        converged: whether forces fell below the limit.
+        steps: taken.
+    """
+
+    images: list[Atoms]
+    energies: np.ndarray
+    barrier: float
+    converged: bool
+    steps: int
+
+
+def find_path(
+    predict: Callable[[list[Atoms]], Prediction],
+    first: Atoms,
+    last: Atoms,
+    images: int = 9,
+    fmax: float = 0.05,
+    steps: int = 500,
+    climb: bool = True,
+    report: Callable[[int, float, float], None] = lambda step, barrier, fmax: None,
+) -> MinimumEnergyPath:
+    """Interpolate between two minima (image dependent pair potential) and relax the band; then let its highest image climb.
+
+    Args:
+        predict: energies and forces of many structures.
+        first, last: minima, the same atoms in the same order; a free molecule is laid upon the first.
+        images: of the band, ends included.
+        fmax: eV/Å.
+        steps: most steps, climbing included.
+        climb: whether the highest image goes to the saddle point itself.
+        report: called after each step with its number, the barrier (eV) and the largest force.
+
+    Raises:
+        StructureError: ends of different atoms or cells.
+        ConfigError: fewer than three images.
+    """
+    if images < 3:
+        raise ConfigError(f"images {images}: a band needs its two ends and at least one image between them")
+    formulas = first.get_chemical_formula(), last.get_chemical_formula()
+    if formulas[0] != formulas[1]:
+        raise StructureError(f"the ends must be the same atoms; they are {formulas[0]} and {formulas[1]}")
+    if not np.array_equal(first.numbers, last.numbers):
+        atom = int(np.argmax(first.numbers != last.numbers))
+        raise StructureError(f"the ends must have their atoms in the same order; atom {atom} differs")
+    if not np.allclose(first.cell.array, last.cell.array):
+        raise StructureError("the ends have different cells; a band at fixed cell needs the same one")
+    for name in ("charge", "spin"):
+        if first.info.get(name) != last.info.get(name):
+            raise StructureError(
+                f"the ends have different {name}s, {first.info.get(name)} and {last.info.get(name)}; a path has one"
+            )
+    last = last.copy()
+    if not (first.pbc.any() or first.constraints or last.constraints):
+        minimize_rotation_and_translation(
+            first, last
+        )  # images on a path through space would resolve the reaction worse
+    band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
+    band.interpolate(method="idpp", mic=bool(first.pbc.any()))
+    taken, converged = 0, False
+    for climbing in (False, True) if climb else (False,):
+        band.climb = climbing
+        optimizer = FIRE(band, logfile=None)  # type: ignore[arg-type]
+        # Before it climbs the band only has to be near the path.
+        limit = fmax if climbing or not climb else 5 * fmax
+        for done in optimizer.irun(fmax=limit, steps=steps - taken):
+            converged = done
+            forces = optimizer.optimizable.get_gradient().reshape(-1, 3)
+            report(
+                taken + optimizer.nsteps,
+                float(_relative(band.images).max()),
+                float(np.linalg.norm(forces, axis=1).max()),
+            )
+        taken += optimizer.nsteps
+        if not converged:
+            break
+    energies = _relative(band.images)
+    return MinimumEnergyPath(list(band.images), energies, float(energies.max()), bool(converged), taken)
+
+
+def draw_path(path: MinimumEnergyPath, picture: Path | str) -> None:
+    """Draw energies against the way that the atoms have gone, with the slopes that the forces give."""
+    from ase.utils.forcecurve import fit_images
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    fit_images(path.images).plot(ax=axes)
+    axes.set_title(f"barrier {path.barrier:.3f} eV, backward {path.barrier - path.energies[-1]:.3f} eV", fontsize=10)
+    axes.set_xlabel("path / Å")
+    axes.set_ylabel("energy / eV")
+    figure.savefig(picture, dpi=150)
+
+
+def _relative(images: Sequence[Atoms]) -> np.ndarray:
+    energies = np.array([image.get_potential_energy() for image in images])
+    return energies - energies[0]

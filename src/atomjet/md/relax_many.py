@@ -1,0 +1,323 @@
+"""`relax_many`: relax many molecules or crystals together, each by its own FIRE, in batches on the engine's device.
+
+FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with ASE's parameters, so that each structure goes the way that ASE's would
+take it alone: velocities turn towards the forces while power is positive, and stop where it is not. Everything is a tensor over all
+structures; structures that have converged leave the batch, and others take their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms
+from torch import Tensor
+
+from atomjet.data import System
+from atomjet.engine import Engine
+from atomjet.errors import AtomJetError, StructureError
+from atomjet.ops.segment_sum import segment_sum
+
+TIMESTEP, LONGEST_TIMESTEP, LONGEST_MOVE = 0.1, 1.0, 0.2
+FASTER, SLOWER, MIX, LESS_MIX, PATIENCE = 1.1, 0.5, 0.1, 0.99, 5
+"""FIRE as in ASE: time steps in ASE's unit with masses of 1, the longest move of a whole structure in Å, factors of time step and
+mixing, steps of positive power before the time step grows."""
+
+ATOMS_AT_ONCE = 200_000
+"""Of a batch, on a GPU; enough to fill it."""
+
+ATOMS_AT_ONCE_ON_CPU = 2_000
+
+RESTING = 0.1
+"""Share of a batch that may rest, computed for nothing, before those that are done are taken out, which costs too."""
+
+REFILL = 0.5
+"""Share of a batch that may have left before others take their places."""
+
+
+@dataclass
+class Relaxed:
+    """What became of one structure.
+
+    Attributes:
+        index: its place in the list given.
+        atoms: the last structure that could be computed; FixAtoms kept, no calculator.
+        energy: eV. fmax: largest force on a free atom, eV/Å. Both NaN where nothing could be computed.
+        steps: taken.
+        converged: whether `fmax` is below the limit.
+        error: why it was given up, if it was.
+    """
+
+    index: int
+    atoms: Atoms
+    energy: float
+    fmax: float
+    steps: int
+    converged: bool
+    error: str | None = None
+
+
+def relax_many(
+    engine: Engine,
+    frames: Sequence[Atoms],
+    fmax: float = 0.01,
+    steps: int = 500,
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[Relaxed]:
+    """Relax positions at fixed cells; yields each structure as soon as it is done, in the order in which they finish.
+
+    Args:
+        engine: computes.
+        frames: any sizes, molecules and crystals mixed; FixAtoms is kept.
+        fmax: eV/Å; converged when no free atom feels more.
+        steps: most steps of any structure.
+        advance: called after each step of a batch.
+
+    Raises:
+        StructureError: a constraint other than FixAtoms.
+    """
+    for index, atoms in enumerate(frames):
+        _check_constraints(index, atoms)
+    limit = ATOMS_AT_ONCE if engine.device.type == "cuda" else ATOMS_AT_ONCE_ON_CPU
+    waiting = list(range(len(frames)))[::-1]
+    batch = _Batch(engine)
+    while waiting or batch.running:
+        room = limit - batch.num_atoms
+        chosen: list[int] = []
+        while waiting and (len(frames[waiting[-1]]) <= room or not (batch.running or chosen)):
+            room -= len(frames[waiting[-1]])
+            chosen.append(waiting.pop())
+        yield from batch.add([(index, frames[index].copy()) for index in chosen])
+        goal = int(REFILL * batch.running) if waiting else 0
+        while batch.running > goal:
+            yield from batch.step(fmax, steps)
+            advance()
+
+
+def _check_constraints(index: int, atoms: Atoms) -> None:
+    for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            raise StructureError(
+                f"structure {index}: constraint {type(constraint).__name__} is not kept when structures are relaxed together, "
+                "only FixAtoms is; relax this one alone"
+            )
+
+
+class _Batch:
+    """Structures that are relaxed now; those that are done stay, and rest, until enough have gathered to be taken out.
+
+    Letters: S structures, N atoms, all of the batch.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.ids: list[int] = []
+        self.frames: list[Atoms] = []
+        self.system: System | None = None
+        self.state = _State.fresh([], engine.device)
+        self.running = 0
+
+    @property
+    def num_atoms(self) -> int:
+        """N."""
+        return 0 if self.system is None else self.system.num_atoms
+
+    def add(self, entries: Sequence[tuple[int, Atoms]]) -> Iterator[Relaxed]:
+        """Take structures in; yields those without atoms."""
+        good = []
+        for index, atoms in entries:
+            if len(atoms):
+                good.append((index, atoms))
+            else:
+                yield Relaxed(index, atoms, float("nan"), float("nan"), 0, False, "it has no atoms")
+        if not good:
+            return
+        self._compact()
+        frames = [atoms for _, atoms in good]
+        fresh = System.from_ase(frames, device=self.engine.device, dtype=torch.float64)
+        self.system = fresh if self.system is None else _joined(self.system, fresh)
+        self.state = _State.join(self.state, _State.fresh(frames, self.engine.device))
+        self.ids += [index for index, _ in good]
+        self.frames += frames
+        self.running += len(good)
+
+    def step(self, fmax: float, steps: int) -> Iterator[Relaxed]:
+        """Compute, let those that are done rest, move the others."""
+        assert self.system is not None
+        state = self.state
+        try:
+            found = self.engine.predict(self.system)
+        except AtomJetError:
+            yield from self._refused()
+            return
+        index = self.system.system_index
+        forces = torch.where(state.fixed[:, None], 0.0, found.forces.double())
+        largest = torch.zeros_like(state.largest).scatter_reduce_(0, index, forces.norm(dim=1), "amax")
+        state.energy = torch.where(state.running, found.energy.double(), state.energy)
+        state.largest = torch.where(state.running, largest, state.largest)
+        state.computed = self.system.positions
+        done = state.running & ((largest < fmax) | (state.steps >= steps))
+        state.running = state.running & ~done
+        for k in done.nonzero().flatten().tolist():
+            yield self._result(k, None, fmax)
+        move = state.move(forces, index, self._row_ptr())
+        self.system = self.system.with_positions(self.system.positions + move)
+        if self.running < (1 - RESTING) * len(self.frames):
+            self._compact()
+
+    def _row_ptr(self) -> Tensor:
+        """(S + 1,) where each structure's atoms begin."""
+        assert self.system is not None
+        bounds = torch.arange(len(self.frames) + 1, device=self.engine.device)
+        return torch.searchsorted(self.system.system_index, bounds)
+
+    def _result(self, k: int, error: str | None, fmax: float) -> Relaxed:
+        """Structure k as it was last computed."""
+        assert self.system is not None
+        self.running -= 1
+        atoms, state = self.frames[k], self.state
+        first = int(torch.searchsorted(self.system.system_index, k))
+        atoms.set_positions(state.computed[first : first + len(atoms)].cpu().numpy(), apply_constraint=False)
+        energy, largest = float(state.energy[k]), float(state.largest[k])
+        return Relaxed(
+            self.ids[k], atoms, energy, largest, int(state.steps[k]), error is None and largest < fmax, error
+        )
+
+    def _refused(self) -> Iterator[Relaxed]:
+        """Find who cannot be computed, each alone, and give it up as it last could be."""
+        assert self.system is not None
+        for k in self.state.running.nonzero().flatten().tolist():
+            try:
+                self.engine.predict(self.system.part(k, k + 1))
+            except AtomJetError as error:
+                self.state.running[k] = False
+                yield self._result(k, str(error).removeprefix(f"structure {k}: "), 0.0)
+        self._compact()
+
+    def _compact(self) -> None:
+        """Take out those that rest."""
+        if self.system is None or self.running == len(self.frames):
+            return
+        chosen = self.state.running
+        atoms = chosen[self.system.system_index]
+        places = chosen.nonzero().flatten().tolist()
+        self.system = _chosen(self.system, chosen, atoms) if places else None
+        self.state = self.state.chosen(chosen, atoms)
+        self.ids, self.frames = [self.ids[k] for k in places], [self.frames[k] for k in places]
+
+
+def _chosen(system: System, structures: Tensor, atoms: Tensor) -> System:
+    """Some structures, and their atoms, of a system."""
+    number = torch.cumsum(structures, 0) - 1
+    return System(
+        positions=system.positions[atoms],
+        atomic_numbers=system.atomic_numbers[atoms],
+        cell=system.cell[structures],
+        pbc=system.pbc[structures],
+        system_index=number[system.system_index[atoms]],
+        charge=system.charge[structures],
+        spin=system.spin[structures],
+        task=tuple(task for task, wanted in zip(system.task, structures.tolist(), strict=True) if wanted),
+    )
+
+
+def _joined(first: System, second: System) -> System:
+    """The structures of one system, then those of another."""
+    names = ("positions", "atomic_numbers", "cell", "pbc", "charge", "spin")
+    joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
+    index = torch.cat([first.system_index, second.system_index + first.num_systems])
+    return System(**joined, system_index=index, task=first.task + second.task)  # type: ignore[arg-type]
+
+
+@dataclass
+class _State:
+    """FIRE's memory of each structure.
+
+    Attributes:
+        velocities: (N, 3). fixed: (N,). computed: (N, 3) Å, positions of the last step that could be computed.
+        running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
+        energy, largest: (S,) at the positions last computed.
+    """
+
+    velocities: Tensor
+    fixed: Tensor
+    computed: Tensor
+    running: Tensor
+    timestep: Tensor
+    mix: Tensor
+    patience: Tensor
+    steps: Tensor
+    energy: Tensor
+    largest: Tensor
+
+    PER_ATOM = ("velocities", "fixed", "computed")
+
+    @classmethod
+    def fresh(cls, frames: Sequence[Atoms], device: torch.device) -> _State:
+        atoms, number = sum(len(frame) for frame in frames), len(frames)
+        fixed = np.zeros(atoms, dtype=bool)
+        first = 0
+        for frame in frames:
+            for constraint in frame.constraints:
+                fixed[first + constraint.index] = True
+            first += len(frame)
+
+        def filled(value: float) -> Tensor:
+            return torch.full((number,), value, dtype=torch.float64, device=device)
+
+        positions = np.concatenate([frame.positions for frame in frames]) if frames else np.zeros((0, 3))
+        return cls(
+            velocities=torch.zeros(atoms, 3, dtype=torch.float64, device=device),
+            fixed=torch.from_numpy(fixed).to(device),
+            computed=torch.from_numpy(positions).to(device),
+            running=torch.ones(number, dtype=torch.bool, device=device),
+            timestep=filled(TIMESTEP),
+            mix=filled(MIX),
+            patience=filled(0),
+            steps=filled(0),
+            energy=filled(float("nan")),
+            largest=filled(float("nan")),
+        )
+
+    @staticmethod
+    def join(first: _State, second: _State) -> _State:
+        return _State(
+            *(torch.cat([getattr(first, name), getattr(second, name)]) for name in _State.__dataclass_fields__)
+        )
+
+    def chosen(self, structures: Tensor, atoms: Tensor) -> _State:
+        """Those of some structures and of their atoms."""
+        return _State(
+            *(
+                getattr(self, name)[atoms if name in self.PER_ATOM else structures]
+                for name in _State.__dataclass_fields__
+            )
+        )
+
+    def move(self, forces: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
+        """(N, 3) Å: advance the velocities of those that run and return where each atom goes."""
+
+        def summed(x: Tensor) -> Tensor:
+            return segment_sum(x.sum(1, keepdim=True), row_ptr, index).squeeze(1)
+
+        power = summed(forces * self.velocities)
+        ff, vv = summed(forces.square()), summed(self.velocities.square())
+        moving = self.steps > 0
+        downhill, uphill = moving & (power > 0), moving & (power <= 0)
+        along = self.mix * torch.sqrt(vv / ff.clamp_min(1e-300))
+        turned = (1 - self.mix)[index, None] * self.velocities + along[index, None] * forces
+        self.velocities = torch.where(downhill[index, None], turned, 0.0)
+        faster = downhill & (self.patience > PATIENCE)
+        self.timestep = torch.where(faster, (self.timestep * FASTER).clamp_max(LONGEST_TIMESTEP), self.timestep)
+        self.timestep = torch.where(uphill, self.timestep * SLOWER, self.timestep)
+        self.mix = torch.where(faster, self.mix * LESS_MIX, torch.where(uphill, MIX, self.mix))
+        self.patience = torch.where(uphill, 0.0, self.patience + downhill)
+        self.velocities = self.velocities + self.timestep[index, None] * forces
+        move = self.timestep[index, None] * self.velocities
+        length = torch.sqrt(summed(move.square()))
+        self.steps = self.steps + self.running
+        scale = self.running * LONGEST_MOVE / length.clamp_min(LONGEST_MOVE)
+        return move * scale[index, None]

@@ -1,0 +1,104 @@
+"""Conformers: the known numbers of small alkanes, weights by symmetry, bonds that change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+import atomjet
+from atomjet.errors import SimulationError, StructureError
+from atomjet.md.conformers import find_conformers, sorted_distances, symmetries
+from atomjet.units import BOLTZMANN, KCAL_PER_MOL
+
+Chem = pytest.importorskip("rdkit.Chem")
+from atomjet.adapters.smiles import embed_many, from_smiles, from_structure  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return atomjet.load("organic-xtb", device="cpu")
+
+
+def test_butane_is_anti_once_and_gauche_twice(engine):
+    found, left_out = find_conformers(engine, embed_many(from_smiles("CCCC"), 16))
+    assert not left_out
+    anti, gauche = found
+    assert abs(anti.atoms.get_dihedral(0, 1, 2, 3) - 180) < 5
+    assert min(abs(gauche.atoms.get_dihedral(0, 1, 2, 3) - angle) for angle in (65, 295)) < 10
+    assert (anti.degeneracy, gauche.degeneracy) == (1, 2)
+    assert 0.4 < gauche.relative < 1.0  # kcal/mol; by experiment 0.7
+    ratio = 2 * np.exp(-gauche.relative * KCAL_PER_MOL / (BOLTZMANN * 298.15))
+    assert gauche.weight / anti.weight == pytest.approx(ratio)
+    assert anti.weight + gauche.weight == pytest.approx(1)
+    assert sorted(anti.starts + gauche.starts) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "number", "to_mirror_image"),
+    [("O", 2, True), ("C", 12, True), ("c1ccccc1", 12, True), ("CCO", 1, None), ("N[C@@H](C)C(=O)O", 1, False)],
+)
+def test_symmetry_numbers(smiles, number, to_mirror_image):
+    embedded = embed_many(from_smiles(smiles), 1)
+    positions = embedded.frames[0].positions
+    assert len(symmetries(positions, embedded.equivalent)) == number
+    if to_mirror_image is not None:
+        assert bool(symmetries(positions, embedded.equivalent, mirrored=True)) == to_mirror_image
+    assert embedded.own_mirror_image == (smiles != "N[C@@H](C)C(=O)O")
+
+
+def test_what_makes_no_other_conformer():
+    embedded = embed_many(from_smiles("CCO"), 1)
+    positions, generator = embedded.frames[0].positions, np.random.default_rng(0)
+    turn, _ = np.linalg.qr(generator.normal(size=(3, 3)))  # of either hand
+    order = np.arange(9)
+    order[3:6] = order[[4, 5, 3]]  # the methyl group a third of a turn on
+    moved = (positions @ turn + generator.normal(size=3))[order]
+    distances = sorted_distances(positions, embedded.equivalent)
+    np.testing.assert_allclose(sorted_distances(moved, embedded.equivalent), distances, atol=1e-9)
+    assert np.abs(sorted_distances(moved, np.arange(9)) - distances).max() > 0.3
+
+
+def test_starts_whose_bonds_change_are_named(engine):
+    embedded = embed_many(from_smiles("CCO"), 3)
+    frames = [atoms.copy() for atoms in embedded.frames]
+    frames[1].positions[8] += 0.9 * (frames[1].positions[8] - frames[1].positions[2])  # its O-H is stretched
+    found, left_out = find_conformers(engine, replace(embedded, frames=frames))
+    assert set(left_out) == {1}
+    assert left_out[1] == "its bonds changed: formed O2-H8"
+    assert sorted(sum((one.starts for one in found), ())) == [0, 2]
+
+
+def test_nothing_found(engine):
+    with pytest.raises(SimulationError, match=r"none of 2 starts .* start 0: not converged after 1 steps"):
+        find_conformers(engine, embed_many(from_smiles("CCO"), 2), steps=1)
+
+
+def test_bonds_of_a_structure():
+    glycine = embed_many(from_smiles("[NH3+]CC(=O)[O-]"), 1).frames[0]
+    assert Chem.MolToSmiles(Chem.RemoveHs(from_structure(glycine, "glycine"))) == "[NH3+]CC(=O)[O-]"
+    alanine = embed_many(from_smiles("N[C@@H](C)C(=O)O"), 1).frames[0]
+    same = embed_many(from_structure(alanine, "alanine"), 1)
+    assert not same.own_mirror_image
+    assert not same.open_centres
+    assert embed_many(from_smiles("NC(C)C(=O)O"), 1).open_centres == 1
+    with pytest.raises(
+        StructureError, match="hydroxyl: no bonds between its atoms go with charge 3; give another --charge"
+    ):
+        from_structure(Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": 3}), "hydroxyl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("smiles", ["OCCO", "NCCCO"])
+def test_the_lowest_of_random_starts_is_among_them(engine, smiles):
+    from rdkit.Chem import rdDistGeom
+
+    embedded = embed_many(from_smiles(smiles), 60)
+    found, _ = find_conformers(engine, embedded)
+    molecule, parameters = Chem.AddHs(Chem.MolFromSmiles(smiles)), rdDistGeom.EmbedParameters()
+    parameters.randomSeed, parameters.useRandomCoords = 1, True  # distances alone, no torsions that are preferred
+    places = list(rdDistGeom.EmbedMultipleConfs(molecule, 100, parameters))
+    numbers = embedded.frames[0].numbers
+    frames = [Atoms(numbers, molecule.GetConformer(place).GetPositions()) for place in places]
+    random, _ = find_conformers(engine, replace(embedded, frames=frames))
+    assert found[0].energy < random[0].energy + 0.02 * KCAL_PER_MOL

@@ -1,0 +1,102 @@
+"""Many structures relaxed together, each as ASE's FIRE would take it alone."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.constraints import FixAtoms, FixBondLength
+from ase.optimize import FIRE
+
+import atomjet
+from atomjet.errors import StructureError
+from atomjet.md import relax_many as module
+from atomjet.md.relax_many import relax_many
+
+NAMES = ("H2O", "CH3OH", "C2H4", "NH3", "CH3CH2OH", "HCN")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return atomjet.load("organic-xtb", device="cpu", precision="float64")
+
+
+def frames():
+    generator = np.random.default_rng(1)
+    found = []
+    for name in NAMES:
+        atoms = molecule(name)
+        atoms.positions += generator.normal(0, 0.06, atoms.positions.shape)
+        found.append(atoms)
+    box = molecule("CH4")
+    box.center(vacuum=2.5)
+    box.pbc = True
+    box.rattle(0.05, seed=3)
+    held = found[1].copy()
+    held.set_constraint(FixAtoms([0, 2]))
+    return [*found, box, held]
+
+
+def by_ase(engine, atoms, fmax, steps=500):
+    atoms = atoms.copy()
+    atoms.calc = atomjet.AtomJetCalculator(engine)
+    optimizer = FIRE(atoms, logfile=None)
+    optimizer.run(fmax=fmax, steps=steps)
+    return atoms, optimizer.nsteps
+
+
+@pytest.mark.parametrize("at_once", [2000, 12], ids=["together", "refilled"])
+def test_each_goes_the_way_of_ases_fire(engine, monkeypatch, at_once):
+    monkeypatch.setattr(module, "ATOMS_AT_ONCE_ON_CPU", at_once)
+    given = frames()
+    found = {result.index: result for result in relax_many(engine, given, fmax=0.02)}
+    assert sorted(found) == list(range(len(given)))
+    for index, atoms in enumerate(given):
+        expected, steps = by_ase(engine, atoms, 0.02)
+        result = found[index]
+        assert result.converged
+        assert result.error is None
+        assert result.steps == steps
+        np.testing.assert_allclose(result.atoms.positions, expected.positions, atol=1e-7)
+        assert result.energy == pytest.approx(expected.get_potential_energy(), abs=1e-8)
+        assert result.fmax < 0.02
+        assert len(result.atoms.constraints) == len(atoms.constraints)
+
+
+def test_the_given_structures_stay_as_they_are(engine):
+    given = frames()[:2]
+    before = [atoms.positions.copy() for atoms in given]
+    list(relax_many(engine, given, fmax=0.05))
+    for atoms, positions in zip(given, before, strict=True):
+        np.testing.assert_array_equal(atoms.positions, positions)
+
+
+def test_too_few_steps(engine):
+    (result,) = relax_many(engine, frames()[:1], fmax=1e-4, steps=3)
+    expected, _ = by_ase(engine, frames()[0], 1e-4, steps=3)
+    assert not result.converged
+    assert result.steps == 3
+    np.testing.assert_allclose(result.atoms.positions, expected.positions, atol=1e-10)
+
+
+def test_one_that_cannot_be_computed_does_not_hold_the_others(engine):
+    near = molecule("CH3OH")
+    near.positions[1] = near.positions[0] + [0.05, 0, 0]
+    unknown = Atoms("Pt2", [[0, 0, 0], [2.5, 0, 0]])
+    given = [frames()[0], near, unknown, Atoms(), frames()[2]]
+    found = {result.index: result for result in relax_many(engine, given, fmax=0.05)}
+    assert [found[k].converged for k in range(5)] == [True, False, False, False, True]
+    assert "are 0.050 Å apart" in found[1].error
+    assert "element Pt" in found[2].error
+    assert found[3].error == "it has no atoms"
+    assert np.isnan(found[1].energy)
+
+
+def test_other_constraints_are_refused(engine):
+    atoms = molecule("H2O")
+    atoms.set_constraint(FixBondLength(0, 1))
+    with pytest.raises(StructureError, match="structure 0: constraint FixBondLengths is not kept"):
+        next(relax_many(engine, [atoms]))
+
+
+def test_nothing_to_do(engine):
+    assert list(relax_many(engine, [])) == []
