@@ -138,6 +138,8 @@ class BlendSlots:
 def coefficients(model: EscnMd, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor]:
     """Embeddings (B, C) and how much of each expert (B, K) kinds of systems take; float64."""
     embedding = torch.stack([model.system_embedding(kind.charge, kind.spin, kind.task) for kind in kinds])
+    if not model.config.experts:  # one map for all systems, as it is
+        return embedding, embedding.new_ones(len(kinds), 1)
     x = embedding
     if model.config.composition != "none":
         shares = torch.zeros(len(kinds), model.config.max_z, dtype=torch.float64)
