@@ -1,7 +1,9 @@
 # make demo   two thousand steps of ethanol with the packaged student: trajectory, log and plot under demo/
-# make test   the tests
+# make test   the tests, but for the slow ones
+# make test-slow   those that take minutes
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
+# make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
 # make lint   style, types, and that imports point down
 # Each first makes .venv and installs there what it needs.
 
@@ -10,12 +12,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAIRCHEM := .venv-fairchem
 LAMMPS := .venv-lammps
+VERSIONS := .versions
+TRITONS := 3.7 3.8 3.9
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt -e
 
 # Molecules are too small to share between threads, and two test runs side by side would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fairchem test-lammps lint clean
+CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+
+.PHONY: demo test test-slow test-fairchem test-lammps test-versions lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -24,7 +30,10 @@ demo: $(VENV)/installed
 	  --log-interval 5 --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES)
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n $(CORES) -m slow
 
 # Its pins would pull ours about, so it never enters the other environment.
 test-fairchem: $(FAIRCHEM)/installed
@@ -34,6 +43,24 @@ test-fairchem: $(FAIRCHEM)/installed
 test-lammps: $(LAMMPS)/installed
 	$(LAMMPS)/bin/python -m pytest packages/atomjet-lammps/tests
 
+# Each lies over .venv, whose PyTorch, a CPU build, and Triton 3.6 all share: other PyTorches would bring gigabytes of CUDA libraries.
+test-versions: $(TRITONS:%=compiled-by-triton-%) tested-with-newest tested-with-oldest
+
+compiled-by-triton-%: $(VENV)/installed-test $(VERSIONS)/triton-%
+	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -c 'import triton; assert triton.__version__.startswith("$*."), triton.__file__'
+	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -m pytest -n $(CORES) -k kernels_compile tests/ops/test_painn_hopper.py \
+	  tests/neighbors/test_padded.py
+
+tested-with-newest: $(VENV)/installed-test $(VERSIONS)/newest
+	PYTHONPATH=$(VERSIONS)/newest $(BIN)/python -m pytest -n $(CORES) tests/data tests/ops tests/adapters/test_ase.py tests/neighbors \
+	  -k 'not kernels_compile and not test_padded or search_'
+	for python in python3.12 python3.13; do \
+	  if $$python -c '' 2> /dev/null; then $$python -W error tests/compiles.py src tests || exit 1; fi; done
+
+tested-with-oldest: $(VENV)/installed-test $(VERSIONS)/oldest
+	PYTHONPATH=$(VERSIONS)/oldest $(BIN)/python -m pytest -n $(CORES) tests/data tests/adapters/test_ase.py tests/neighbors/test_neighbors.py \
+	  tests/engine/test_engine.py tests/cli/test_main.py
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +68,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) demo
+	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(VERSIONS) demo
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,3 +90,18 @@ $(LAMMPS)/installed: pyproject.toml packages/atomjet-lammps/pyproject.toml const
 	$(PYTHON) -m venv $(LAMMPS)
 	$(LAMMPS)/bin/python -m pip install -q -c constraints.txt 'pytest>=8' -e . -e packages/atomjet-lammps
 	touch $@
+
+# A release that cannot be had stops make: what was not tried is not said to work.
+$(VERSIONS)/triton-%: | $(BIN)/python
+	$(BIN)/python -m pip install -q --no-deps --target $@.part 'triton==$*.*'
+	mv $@.part $@
+
+$(VERSIONS)/newest: | $(BIN)/python
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $@.part 'triton==$(lastword $(TRITONS)).*' 'numpy>=2.4' ase vesin
+	mv $@.part $@
+
+$(VERSIONS)/oldest: pyproject.toml | $(BIN)/python
+	rm -rf $@
+	$(BIN)/python -m pip install -q --target $@.part 'numpy==2.0.*' 'ase==3.26.*' 'vesin==0.6.0' 'safetensors==0.5.*' 'pydantic==2.10.*' \
+	  'typer==0.15.*' 'rich==13.0.*' 'pyyaml==6.0.1' 'matplotlib==3.9.*'
+	mv $@.part $@

@@ -1,6 +1,7 @@
 """What tests of several rooms share."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 # Molecules are too small to share between threads, and tests side by side would fight over the cores.
@@ -19,6 +20,24 @@ if not torch.cuda.is_available():
 
 from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN, PaiNNConfig
+
+
+def take_any_mask() -> None:
+    """Have Triton's interpreter take masks of whole numbers, as which it spreads a single truth value; later ones refuse them."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    for name, place in (("create_masked_load", 1), ("create_masked_store", 2)):
+        plain = getattr(InterpreterBuilder, name)
+
+        def taking(self, *given, plain=plain, place=place):
+            given[place].data = given[place].data.astype(bool)
+            return plain(self, *given)
+
+        setattr(InterpreterBuilder, name, taking)
+
+
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    take_any_mask()
 
 
 @pytest.fixture(scope="session")

@@ -51,10 +51,49 @@ def test_from_ase_joins_structures():
     assert system.place(3) == "structure 1, atom 0"
 
 
-def test_total_charge_from_initial_charges():
+def test_initial_charges_and_moments_say_nothing():
+    """They are guesses for atoms, often partial charges, and would change the energy of a crystal or be no whole number."""
     ion = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5]])
-    ion.set_initial_charges([1.0, 0.0])
-    assert System.from_ase(ion).charge.tolist() == [1]
+    for charges in ([1.0, 0.0], [0.802, -0.8]):
+        ion.set_initial_charges(charges)
+        ion.set_initial_magnetic_moments([1.0, 1.0])
+        system = System.from_ase(ion)
+        assert (system.charge.tolist(), system.spin.tolist()) == ([0], [0])
+        assert (system.charge_given, system.spin_given) == ((False,), (False,))
+    ion.info["charge"] = -1
+    assert System.from_ase(ion).charge.tolist() == [-1]
+
+
+def test_whether_charge_and_spin_are_given():
+    silent, none, said = (
+        molecule("H2O"),
+        molecule("H2O", info={"spin": 0}),
+        molecule("O2", info={"charge": 0, "spin": 3}),
+    )
+    system = System.from_ase([silent, none, said])
+    assert system.spin_given == (False, True, True)
+    assert system.charge_given == (False, False, True)
+    defaults = system.with_defaults(charge=2, spin=5)
+    assert defaults.charge.tolist() == [2, 2, 0]
+    assert defaults.spin.tolist() == [5, 0, 3]
+    assert defaults.charge_given == defaults.spin_given == (True, True, True)
+    assert system.with_defaults() is system
+    assert defaults.with_defaults(1, 1) is defaults
+    for same in (system.to("cpu", torch.float32), system.with_positions(system.positions.clone()), system.part(0, 3)):
+        assert same.spin_given == system.spin_given
+    assert system.part(1, 3).spin_given == (True, True)
+
+
+def test_charge_and_spin_of_tensors():
+    """A charge that is passed is meant; of spins, 0 stands for those that are not given, unless it is said that they are."""
+    where, what = torch.zeros(2, 3), torch.tensor([1, 1])
+    made = {"positions": where, "atomic_numbers": what, "system_index": [0, 1]}
+    assert System(**made).charge_given == System(**made).spin_given == (False, False)
+    system = System(**made, charge=[0, 1], spin=[0, 2])
+    assert (system.charge_given, system.spin_given) == ((True, True), (False, True))
+    assert System(**made, spin=[0, 2], spin_given=(True, True)).spin_given == (True, True)
+    with pytest.raises(atomjet.AtomJetError, match="spin_given has 1 values; it must have 2, one for each structure"):
+        System(**made, spin_given=(True,))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

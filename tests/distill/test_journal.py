@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,50 @@ def test_keys_tell_apart_what_differs():
     keys += [content_key("a", "b"), content_key("ab"), content_key("b", "a")]
     assert len(set(keys)) == len(keys)
     assert content_key({"b": 1, "a": ones.tolist()}) == content_key({"a": ones.tolist(), "b": 1})
+
+
+def test_a_damaged_record_hides_none_of_those_behind_it(tmp_path):
+    records = [(str(n), {"n": n, "x": np.full(50, n)}) for n in range(5)]
+    path = write(tmp_path, records)
+    whole = path.read_bytes()
+    each = len(whole) // 5
+    torn = whole[: each + 10] + whole[2 * each :]  # as a write leaves it that the disk cut short
+    flipped = bytearray(whole)
+    flipped[each + 30] ^= 0xFF
+    longer = bytearray(whole)
+    longer[each + 7] = 0xFF  # says that the record is longer than the file
+    for content in (torn, bytes(flipped), bytes(longer)):
+        path.write_bytes(content)
+        with Journal(tmp_path) as journal:
+            assert [n for n in range(5) if content_key(str(n)) in journal] == [0, 2, 3, 4]
+            assert journal[content_key("4")]["n"] == 4
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from atomjet.distill.journal import JournalWriter, content_key
+from atomjet.errors import AtomJetError
+writer = JournalWriter(sys.argv[1])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # the third record is cut short, as on a full disk
+failed = []
+for n in range(6):
+    if n == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        writer.append(content_key(str(n)), {"n": n, "x": np.full(100, n)})
+    except AtomJetError as error:
+        failed.append(n)
+        print(error)
+writer.close()
+assert failed == [2, 3], failed
+"""
+
+
+def test_a_full_disk_is_said_and_what_it_tore_is_taken_back(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "File too large; make room on the disk or choose another output, then run the same again" in done.stdout
+    with Journal(tmp_path) as journal:
+        assert [n for n in range(6) if content_key(str(n)) in journal] == [0, 1, 4, 5]

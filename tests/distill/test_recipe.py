@@ -1,9 +1,13 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from atomjet.distill.molecules import read_molecules
 from atomjet.distill.recipe import load_recipe
+from atomjet.distill.sample import run_sample
+from atomjet.distill.train import run_train
 from atomjet.errors import ConfigError
 
 GOOD = "name: a\noutput: out\nelements: [H, C]\nmolecules: m.smi\n"
@@ -68,6 +72,117 @@ def test_a_molecule_that_cannot_be_used_is_named_with_its_line(write_recipe, mol
     with pytest.raises(ConfigError) as error:
         read_molecules(write_recipe(molecules=molecules))
     assert complaint in str(error.value)
+
+
+BAD = "C\nC1CC\nOC\nC[NH3+]\n[CH3]\nCBr\nCO again\nN\n\x1b[31mC\n" + "C" * 3000 + "\n"
+
+
+def test_molecules_that_cannot_be_used_are_left_out_with_their_reasons(write_recipe):
+    recipe = write_recipe(molecules=BAD)
+    left_out = []
+    assert [m.smiles for m in read_molecules(recipe, left_out)] == ["C", "CO", "N"]
+    reasons = [failure["reason"] for failure in left_out]
+    assert len(reasons) == 7
+    for reason, line, words in zip(
+        reasons,
+        (2, 4, 5, 6, 7, 9, 10),
+        ("no SMILES", "charged", "open-shell", "contains Br", "stands already in", "no SMILES", "the most is 2000"),
+        strict=True,
+    ):
+        assert reason.startswith(f"molecules.smi line {line}: ")
+        assert words in reason
+        assert reason.isprintable()
+        assert len(reason) < 200
+
+
+def test_one_bad_molecule_does_not_stop_the_run_unless_it_is_strict(write_recipe, capsys):
+    from atomjet.cli.main import main
+
+    recipe = write_recipe(molecules="C\nC1CC\nN\n", sample="split: {validation: 0, test: 0}", frames=1)
+    path = str(recipe.output.parent / "recipe.yaml")
+    assert main(["sample", path, "--strict"]) == 2
+    assert capsys.readouterr().err == "error: molecules.smi line 2: 'C1CC' is no SMILES that RDKit understands\n"
+    assert main(["sample", path]) == 0
+    captured = capsys.readouterr()
+    assert "warning: molecules.smi line 2: 'C1CC' is no SMILES that RDKit understands; left out\n" in captured.err
+    assert "1 molecules or structures left out; reasons in" in captured.out
+    assert "C1CC" in (recipe.output / "sample_failures.jsonl").read_text()
+
+
+def test_a_file_without_any_usable_molecule_is_refused(write_recipe):
+    with pytest.raises(ConfigError, match=r"no molecule of .*molecules.smi can be used; molecules.smi line 1: 'C1CC'"):
+        read_molecules(write_recipe(molecules="C1CC\n[CH3]\n"), [])
+
+
+def bomb(levels: int, width: int) -> str:
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (bomb(30, 9), "line 5: more than 20,000 values, those behind aliases counted each time"),
+        (GOOD + "sample: &s {x: *s}\n", "line 5: an alias contains itself"),
+        ("[" * 100_000, "line 1: nests deeper than 20 levels"),
+        ("\n".join(" " * n + "a:" for n in range(500)), "nests deeper than 20 levels"),
+        (GOOD + "seed: 1\nseed: 2\n", "line 6: seed is given twice; remove one"),
+        (GOOD + "x" * 1000 + ": 1\n", "no such field"),
+        (GOOD + "seed: '" + "9" * 5000 + "'\n", "seed: Unable to parse input string as an integer"),
+        (GOOD + "seed: " + "9" * 5000 + "\n", "is not YAML: Exceeds the limit"),
+        (GOOD + "seed: 9999999999999999999999\n", "seed: Input should be less than 9223372036854775808"),
+        (GOOD + "when: 2001-99-99\n", "is not YAML: month must be in 1..12"),
+        (GOOD + "x: !!python/object/apply:os.system [ls]\n", "is not YAML: line 5: could not determine a constructor"),
+        (GOOD.replace("name: a", "name: ../../a"), "name: must be 1 to 100 characters that can name a file"),
+        (GOOD.replace("name: a", 'name: "a\\e[31m"'), "name: has control characters; remove them"),
+        (GOOD.replace(": out", ": " + '"out\\e[31m"'), "output: has control characters; remove them"),
+        (
+            GOOD + "student: {features: 100000000}\n",
+            "features 1e+08 is more than 2048, the most that a student may have",
+        ),
+        (GOOD + "student: {layers: 1000000000}\n", "layers 1e+09 is more than 32"),
+        (
+            GOOD + "sample: {walls: {points: 1000000000000}}\n",
+            "sample.walls.points: Input should be less than or equal to",
+        ),
+        (GOOD + "label: {max_force: .nan}\n", "label.max_force: Input should be a finite number, got nan"),
+        (GOOD + "train: {epochs: 5, learning_rate: .inf}\n", "train.learning_rate: Input should be a finite number"),
+        ("\0" * 100, "is not YAML"),
+        ("# " + "x" * 1_000_001, "has 1,000,003 bytes, more than the 1,000,000 that are read"),
+    ],
+)
+def test_a_recipe_that_would_blow_up_is_one_short_line_at_once(tmp_path, text, complaint):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        load_recipe(path)
+    assert complaint in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(path))
+    assert str(error.value).isprintable()
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("field", ["recipe", "molecules", "structures", "data"])
+def test_devices_and_pipes_are_not_read(tmp_path, field):
+    """Reading them would never end."""
+    os.mkfifo(tmp_path / "pipe")
+    for device in ("/dev/zero", "pipe"):
+        if field == "recipe":
+            with pytest.raises(ConfigError, match="it is not a regular file"):
+                load_recipe(tmp_path / device)
+            continue
+        path, text = tmp_path / "recipe.yaml", GOOD
+        if field == "molecules":
+            text = GOOD.replace("m.smi", device)
+        if field == "structures":
+            text = GOOD.replace("molecules: m.smi", f"sample: {{structures: {{files: [{device}]}}}}")
+        if field == "data":
+            text = GOOD + f"train: {{epochs: 1, data: [{{path: {device}}}]}}\n"
+        path.write_text(text)
+        recipe = load_recipe(path)
+        with pytest.raises(ConfigError, match="it is not a regular file"):
+            run_train(recipe, device="cpu") if field == "data" else run_sample(recipe, quiet=True, strict=True)
 
 
 def test_the_split_of_a_molecule_depends_on_nothing_but_itself_and_the_seed(write_recipe):

@@ -238,3 +238,39 @@ def test_a_result_that_is_not_finite_is_refused():
         atomjet.AtomJetError, match=r"structure 0: energy or forces are not finite .* use precision='float64'"
     ):
         Engine(model, Settings("cpu", "fast_pytorch", "high")).predict(molecule("CH3OH"))
+
+
+def test_with_settings():
+    """Another engine on the same weights; what is not named stays."""
+    engine = Engine(random_painn(elements=(1, 6, 8)), Settings("cpu", on_overlap="warn"), {"name": "random"})
+    exact = engine.with_settings(backend="general", precision="float64")
+    assert (exact.backend, exact.precision, exact.settings.on_overlap) == ("general", "float64", "warn")
+    assert exact.card == engine.card
+    assert (engine.backend, engine.precision) == ("fast_pytorch", "default")
+    assert all(
+        torch.equal(a.double(), b) for a, b in zip(engine.model.parameters(), exact.model.parameters(), strict=True)
+    )
+    with pytest.raises(atomjet.AtomJetError, match="task 'omol': this model knows no tasks"):
+        engine.with_settings(task="omol")
+    with pytest.raises(
+        atomjet.AtomJetError, match="setting 'speed' is unknown; choose from device, backend, .* task, charge, spin"
+    ):
+        engine.with_settings(speed="high")
+    with pytest.raises(atomjet.AtomJetError, match="backend 'slow' is unknown"):
+        engine.with_settings(backend="slow")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"charge": 1}, "charge 1: this model knows only charge 0; use a model that knows charge"),
+        ({"spin": 3}, "spin 3: this model knows only spin 1; use a model that knows spin"),
+        ({"charge": 0.5}, "charge is 0.5; it must be a whole number"),
+        ({"spin": "triplet"}, "spin is 'triplet'; it must be a whole number"),
+        ({"charge": float("nan")}, "charge is nan; it must be a whole number"),
+    ],
+)
+def test_defaults_that_the_model_does_not_know(options, message):
+    with pytest.raises(atomjet.AtomJetError, match=message):
+        Engine(random_painn(), Settings("cpu"), **options)
+    assert Engine(random_painn(), Settings("cpu"), charge=0, spin=1).spin == 1

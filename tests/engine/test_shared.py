@@ -41,6 +41,18 @@ def test_three_processes_compute_what_one_does(rows, case, backend):
     assert sum(row["sent"] for row in found) == PER_GHOST[backend] * sum(row["ghosts"] for row in found)
 
 
+@pytest.mark.parametrize("case", ["periodic", "triclinic", "slab", "corner"])
+def test_charges_are_balanced_and_experts_mixed_over_all_processes(rows, case):
+    (*found,) = (row for rank in rows for row in rank if row["case"] == f"uma {case}")
+    assert len(found) == PROCESSES
+    for row in found:
+        assert row["force"] < 1e-10
+        assert row["energy"] < 1e-9
+        assert row.get("stress", 0.0) < 1e-12
+    per_ghost = 9 * 16 * 2 * 2 + 3  # coefficients and channels, two layers, forth and back; forces
+    assert sum(row["sent"] for row in found) == per_ghost * sum(row["ghosts"] for row in found)
+
+
 def test_all_processes_refuse_where_one_does(rows):
     texts = [rank[-1]["text"] for rank in rows]
     assert texts[0].startswith("atom 0 and atom 1 (O-H) are 0.050 Å apart")

@@ -1,6 +1,6 @@
 """Compile the kernels of the search for GPUs, on any machine, which the interpreter does not; print their names."""
 
-from atomjet.neighbors import all_pairs, cell_list, cell_order, few_atoms, rows
+from atomjet.neighbors import all_pairs, canonical, cell_list, cell_order, few_atoms, rows
 from atomjet.neighbors.routes import Cells
 from tests.compiling import compiled
 
@@ -10,12 +10,12 @@ COUNTS = ("tiles", "pool_size", "pool_free", "table_size", "table_free", "system
 TYPES = WIDE | LONG | dict.fromkeys(COUNTS, "i32") | {"vectors": "*fp32"}
 
 
-def name_of(kernel, capability, warps, registers=None, **constants):
+def name_of(kernel, capability, warps, registers=None, types=None, **constants):
     """The kernel's name, once it is compiled; pointers whose type is not given are to int32."""
     options = {"num_warps": warps, "enable_fp_fusion": False, "maxnreg": registers}
     if "CHAINED" in kernel.arg_names:
         constants["CHAINED"] = capability >= 90
-    return compiled(kernel, constants, TYPES, "*i32", capability, **options).metadata.name
+    return compiled(kernel, constants, TYPES | (types or {}), "*i32", capability, **options).metadata.name
 
 
 if __name__ == "__main__":
@@ -38,5 +38,10 @@ if __name__ == "__main__":
     print(name_of(cell_order.cells_scan_kernel, 90, 16, CELLS=Cells.SCAN))
     for count, split in (Cells.SHARED, Cells.WHOLE):
         print(name_of(cell_list.cells_count_kernel, 90, 1, Cells.REGISTERS, ROWS=count, SPLIT=split))
+    for kernel in (canonical.degrees_kernel, canonical.starts_kernel):
+        print(name_of(kernel, 90, 8, types={"sums": "*i32"}))
+    for renumbered in (False, True):
+        cut = {"RENUMBERED": renumbered, "SLOTS": 32, "OTHERS": 32}
+        print(name_of(canonical.edges_kernel, 80, 1, types={"buffer": "*i64", "room": "i32"}, **cut))
     for slots in (16, 128):
         print(name_of(cell_list.cells_fill_kernel, 90, 1, SLOTS=slots))

@@ -191,3 +191,72 @@ def test_torch_cluster_knows_no_images():
     pytest.importorskip("torch_cluster")
     with pytest.raises(atomjet.AtomJetError, match="structure 1 is periodic; torch-cluster knows no periodic images"):
         neighbor_list([molecule("H2O"), Atoms("C", cell=np.eye(3), pbc=True)], 3.0, neighbors="torch_cluster")
+
+
+def same(graph, expected):
+    for field in ("centers", "neighbors", "shifts", "row_ptr", "vectors"):
+        assert torch.equal(getattr(graph, field), getattr(expected, field)), field
+
+
+H2 = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]])
+
+
+@pytest.mark.parametrize("distance", [2000.0, 1e6, 1e9])
+@pytest.mark.parametrize("direction", list(itertools.product([0, 1], repeat=3))[1:])
+def test_two_molecules_far_apart(distance, direction):
+    graph = neighbor_list(Atoms("H4", np.concatenate([H2, H2 + distance * np.array(direction)])), 5.0)
+    assert graph.centers.tolist() == [0, 1, 2, 3]
+    assert graph.neighbors.tolist() == [1, 0, 3, 2]
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (False, True, False)])
+@pytest.mark.parametrize("sides", [(1700, 1700, 4), (1e6, 1e6, 1e6), (1e9, 1, 1), (1e20, 1e20, 1e20), (3, 1e6, 4)])
+def test_huge_and_empty_cells(sides, pbc):
+    cell = np.diag(np.array(sides, dtype=float))
+    system = batch((H2, cell, pbc), (H2 + 0.4 * cell.sum(0).clip(max=1e8), cell @ CELLS["triclinic"], pbc))
+    same(cpu.search(system, 5.0), brute_force(system, 5.0))
+
+
+def test_sparse_structures_of_any_size():
+    """Clusters here and there, in cells and boxes from 0.5 to 1e6 Å, periodic or open, straight or oblique."""
+    rng = np.random.default_rng(0)
+    tried = 0
+    while tried < 150:
+        cell = np.diag(10 ** rng.uniform(-0.3, 6, 3)) @ (np.eye(3) + rng.choice([0, 0.5]) * rng.uniform(-1, 1, (3, 3)))
+        pbc = rng.random(3) < 0.6
+        homes = rng.uniform(-1.5, 2.5, (rng.integers(1, 5), 3)) @ cell
+        x = homes[rng.integers(0, len(homes), 20)] + rng.normal(size=(20, 3)) * rng.choice([0.3, 3])
+        x[0] += cell[0] * rng.integers(-(10**6), 10**6)
+        system = batch((x, cell, pbc), (x[:3], cell[[1, 2, 0]], pbc[[1, 2, 0]]))
+        cutoff = 10 ** rng.uniform(-0.3, 0.9)
+        if np.prod(np.where(pbc, 2 * cutoff * np.linalg.norm(np.linalg.inv(cell), axis=0) + 3, 1)) < 1000:
+            same(cpu.search(system, cutoff), brute_force(system, cutoff))
+            tried += 1
+
+
+def test_crowded_occupied_cells():
+    """Most atoms in one place and one far away, with more candidates than are tested at once."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, 4, (1500, 3)), [[1e7, 1e7, 0]]])
+    system = batch((x, np.eye(3), (False,) * 3))
+    same(cpu.search(system, 1.0), brute_force(system, 1.0))
+
+
+@pytest.mark.parametrize("search", ["auto", "brute_force", "vesin"])
+@pytest.mark.parametrize("pbc", [True, False])
+def test_coordinates_without_digits_are_refused(search, pbc):
+    atoms = Atoms("CO", [[0, 0, 0], [1, 0, 0]], cell=np.eye(3) * 4.1, pbc=pbc)
+    moved = atoms.copy()
+    moved.positions[1, 2] += 4.1 * 2.0**38  # to the digit
+    expected = neighbor_list(atoms, 5.0)
+    if pbc:
+        assert neighbor_list(moved, 5.0, neighbors=search).num_edges == expected.num_edges
+    for far in (1e15, -1e20, 1e300):
+        moved.positions[1, 2] = far
+        with pytest.raises(
+            atomjet.AtomJetError, match=r"structure 1, atom 1: position .* too far out: float64 .*e\+13 Å"
+        ):
+            neighbor_list([atoms, moved], 5.0, neighbors=search)
+    narrow = System(torch.tensor([[0, 0, 0], [1e6, 0, 0]], dtype=torch.float32), [1, 1])
+    with pytest.raises(atomjet.AtomJetError, match=r"atom 1: .* float32 resolves .* or give float64"):
+        neighbor_list(narrow, 5.0, neighbors=search)

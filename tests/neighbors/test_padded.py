@@ -19,7 +19,7 @@ from atomjet import System
 from atomjet.data import Capacity, GraphBuffers, Status, SystemBuffers
 from atomjet.data.buffers import has_images, unpack_shifts
 from atomjet.errors import StructureError
-from atomjet.neighbors import brute_force, padded, routes
+from atomjet.neighbors import brute_force, gpu, routes
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.lattice import divide, reciprocal
 from atomjet.neighbors.padded import PaddedSearch
@@ -44,7 +44,7 @@ def small_kernels(monkeypatch):
 @pytest.fixture
 def take(monkeypatch):
     """Force a route, whatever the capacity."""
-    padded._kept.room = None
+    gpu._kept.all.clear()
     return partial(force_route, monkeypatch)
 
 
@@ -276,6 +276,7 @@ def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch
     [
         ("nan position", Status.NOT_FINITE),
         ("infinite position", Status.NOT_FINITE),
+        ("1e15 position", Status.NOT_FINITE),
         ("nan cell", Status.NOT_FINITE),
         ("no volume", Status.SINGULAR),
         ("zero cell", Status.SINGULAR),
@@ -291,7 +292,7 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
     given = SystemBuffers.empty(search.capacity, DEVICE)
     given.fill(good)
     if "position" in what:
-        given.positions[8, 1] = torch.nan if "nan" in what else torch.inf
+        given.positions[8, 1] = {"nan": torch.nan, "infinite": torch.inf, "1e15": 1e15}[what.split()[0]]
     elif what == "far atom":
         given.positions[8] = given.positions[7] + given.cell[1, 0] * 600
     else:
@@ -299,8 +300,11 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
             torch.eye(3) if what == "thin cell" else torch.ones(3, 3)
         ).to(given.cell)
     graph = poisoned(search).launch(given)
-    # In a thin cell atoms may also be far from their own.
-    assert Status(int(graph.status)) & ~(Status.SHIFTS if bit == Status.IMAGES else 0) == bit
+    # In a thin cell atoms may also be far from their own, and so are those too far out.
+    also = Status.SHIFTS if bit == Status.IMAGES or "1e15" in what else 0
+    assert Status(int(graph.status)) & ~also == bit
+    used = graph.reverse[: int(graph.row_ptr[-1])]
+    assert bool(((used >= 0) & (used < graph.row_ptr[-1])).all())
     for first, last in ((0, 1), (2, 3)):
         part = good.part(first, last)
         expected = brute_force(part, 2.0)
@@ -347,7 +351,7 @@ def test_search_is_the_definition(route, take):
         no_structures(DEVICE),
         empty_between(DEVICE),
     ):
-        graph, expected = padded.search(system, 2.5), brute_force(system, 2.5)
+        graph, expected = gpu.search(system, 2.5), brute_force(system, 2.5)
         assert graph is not None
         for field in ("centers", "neighbors", "shifts", "row_ptr"):
             assert torch.equal(getattr(graph, field), getattr(expected, field))
@@ -359,26 +363,26 @@ def test_search_keeps_its_room(take):
     take("all pairs")
     rng = np.random.default_rng(4)
     first, second, large = (batch((rng.uniform(0, 4, (n, 3)), np.eye(3), (False,) * 3)) for n in (20, 21, 70))
-    before = padded.search(first, 1.5)
-    kept = padded._kept.room
+    before = gpu.search(first, 1.5)
+    kept = gpu._kept.all[-1]
     for system in (second, first):
-        graph = padded.search(system, 1.5)
-        assert padded._kept.room is kept
+        graph = gpu.search(system, 1.5)
+        assert gpu._kept.all[-1] is kept
         assert graph is not None
         assert torch.equal(graph.neighbors, brute_force(system, 1.5).neighbors)
     assert before is not None
     assert torch.equal(before.vectors, brute_force(first, 1.5).vectors)
-    assert not padded._serves(kept[0].capacity, Capacity(1, 70, 10, 70))
-    assert not padded._serves(Capacity(1, 300, 10**6, 300), kept[0].capacity)
-    padded.search(large, 1.5)
-    assert padded._kept.room is not kept
+    assert not gpu._serves(kept.capacity, Capacity(1, 70, 10, 70))
+    assert not gpu._serves(Capacity(1, 300, 10**6, 300), kept.capacity)
+    gpu.search(large, 1.5)
+    assert gpu._kept.all[-1] is not kept
 
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
     take("all pairs")
-    monkeypatch.setattr(padded, "DENSE", 0.0)
+    monkeypatch.setattr(gpu, "DENSE", 0.0)
     system = batch((np.random.default_rng(4).uniform(0, 2, (30, 3)), np.eye(3), (False,) * 3))
-    graph = padded.search(system, 2.5)
+    graph = gpu.search(system, 2.5)
     assert graph is not None
     assert graph.num_edges == brute_force(system, 2.5).num_edges
 
@@ -386,10 +390,11 @@ def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
 def test_kernels_compile():
     """All of them, for GPUs."""
     names = printed(Path(__file__).with_name("compile_kernels.py")).split()
-    assert len(names) == 24
+    assert len(names) == 28
     of_cells = ("frame", "box", "grid", "bin", "scan", "scatter", "order", "table", "count", "fill")
     of_pairs = ("all_pairs_kernel", "all_pairs_count_kernel", "rows_kernel", "all_pairs_fill_kernel")
-    assert set(names) == {*of_pairs, *(f"cells_{name}_kernel" for name in of_cells)}
+    of_results = ("degrees_kernel", "starts_kernel", "edges_kernel")
+    assert set(names) == {*of_pairs, *of_results, *(f"cells_{name}_kernel" for name in of_cells)}
 
 
 def test_more_edges_than_can_be_counted():
@@ -478,7 +483,7 @@ class TestOnGPU:
 
     def test_larger_than_all_pairs(self):
         system = liquid(20_000)
-        graph = padded.search(system, 5.0)
+        graph = gpu.search(system, 5.0)
         expected = brute_force(system, 5.0)
         for field in ("centers", "neighbors", "shifts", "row_ptr"):
             assert torch.equal(getattr(graph, field), getattr(expected, field))

@@ -1,4 +1,4 @@
-"""Compile PaiNN's kernels for GPUs, on any machine, which the interpreter does not; print what they take as JSON."""
+"""Compile all kernels but the search's for GPUs, on any machine, which the interpreter does not; print what they take as JSON."""
 
 import itertools
 import json
@@ -7,8 +7,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from atomjet.data import Capacity
+from atomjet.md import kernels as md
+from atomjet.models import edge_forces
 from atomjet.models.painn.fast_gpu import default_tiles
-from atomjet.ops import painn_message, painn_update_hopper
+from atomjet.ops import painn_message, painn_update, painn_update_hopper
 from tests.compiling import compiled
 
 FEATURES, HALF = 128, "*fp16"
@@ -49,6 +51,42 @@ def messages(atoms, capability):
             yield compiled(kernel, constants, TYPES, HALF, capability, **options)
 
 
+def plain_updates(capability, narrow):
+    """The updates for any GPU, and any precision; matrices come in half precision, as one or as two."""
+    types = TYPES | dict.fromkeys(("matrices", "transposed"), HALF)
+    for part in ("fwd", "last", "bwd"):
+        kernel = getattr(painn_update, f"painn_update_{part}_kernel")
+        split = 0 if narrow == HALF else 7 if part == "last" else 11
+        constants = {"F": FEATURES, "SPLIT": split, "CHAINED": capability >= 90, "ROWS": 16}
+        yield compiled(kernel, constants, types, narrow, capability, num_warps=8, launch_pdl=capability >= 90)
+
+
+def sums(capability):
+    """Forces and virials from edges."""
+    lines = ("row_ptr", "neighbors", "reverse", "num_atoms", "atomic_numbers", "order", "status", "system_ptr", "pbc")
+    types = dict.fromkeys(lines, "*i32") | dict.fromkeys(("vectors", "energies", "gradients"), "*fp32")
+    types |= dict.fromkeys(("edges", "atoms", "kinds"), "i32")
+    chained = {"CHAINED": capability >= 90}
+    for parts in (1, 2):
+        constants = {"PARTS": parts, "EDGES": 32, **chained}
+        yield compiled(edge_forces.edge_forces_kernel, constants, types, "*fp64", capability, num_warps=1)
+    for atoms in (64, 1024):
+        kernel = edge_forces.edge_forces_sums_kernel
+        yield compiled(kernel, {"ATOMS": atoms, **chained}, types, "*fp64", capability, num_warps=atoms // 128 or 1)
+
+
+def steps(capability):
+    """Dynamics."""
+    types = dict.fromkeys(("system_index", "system_ptr", "flags"), "*i32") | {"seeds": "*i64", "steps": "*i64"}
+    types |= {"systems": "i32", "rows": "i32"}
+    for langevin in (False, True):
+        constants = {"LANGEVIN": langevin, "ATOMS": 32}
+        yield compiled(md.advance_kernel, constants, types, "*fp64", capability, num_warps=1)
+    for atoms in (32, 1024):
+        warps = 1 if atoms == 32 else 8
+        yield compiled(md.finish_kernel, {"ATOMS": atoms}, types, "*fp64", capability, num_warps=warps)
+
+
 if __name__ == "__main__":
     found = {}
     for part, rows in itertools.product(("fwd", "last", "bwd"), painn_update_hopper.ROWS):
@@ -60,4 +98,10 @@ if __name__ == "__main__":
     for capability, atoms in ((80, 100), (80, 10_000), (90, 1000)):
         shared = [kernel.metadata.shared for kernel in messages(atoms, capability)]
         found[f"messages {capability} {atoms}"] = {"shared": max(shared), "kernels": len(shared)}
+    for capability in (80, 90):
+        for narrow, name in ((HALF, "half"), ("*fp32", "split")):
+            shared = [kernel.metadata.shared for kernel in plain_updates(capability, narrow)]
+            found[f"plain {name} {capability}"] = {"shared": max(shared), "kernels": len(shared)}
+        for name, kernels in (("sums", sums(capability)), ("steps", steps(capability))):
+            found[f"{name} {capability}"] = {"kernels": len(list(kernels))}
     print(json.dumps(found))

@@ -26,7 +26,8 @@ class AtomJetCalculator(Calculator):
 
     Args:
         model: a packaged model's name, a model file, or an `Engine`.
-        options: as for `atomjet.load` (device, backend, precision, task, on_overlap); not with an `Engine`.
+        options: as for `atomjet.load` (device, backend, precision, task, charge, spin, on_overlap); not with an `Engine`. Task,
+            charge and spin are defaults: `atoms.info["task"]`, `["charge"]` and `["spin"]` go before them.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]  # type: ignore[misc]
@@ -76,12 +77,14 @@ class AtomJetCalculator(Calculator):
 
 
 def _state(atoms: Atoms) -> dict[str, Any]:
-    """Everything that a prediction depends on, under ASE's names for changes; charge, spin and task go with the initial ones."""
+    """Everything that a prediction depends on, under ASE's names for changes; charge, spin and task go with those of initial
+    charges and moments, which nothing depends on.
+    """
     return {
         "positions": atoms.positions,
         "numbers": atoms.numbers,
         "cell": atoms.cell.array,
         "pbc": atoms.pbc,
-        "initial_charges": [float(atoms.get_initial_charges().sum()), str(atoms.info.get("charge"))],
+        "initial_charges": [str(atoms.info.get("charge"))],
         "initial_magmoms": [str(atoms.info.get("spin")), str(atoms.info.get("task"))],
     }

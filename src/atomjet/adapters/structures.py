@@ -13,13 +13,21 @@ BOND = 1.25
 
 
 def to_ase(system: System, structure: int = 0) -> Atoms:
-    """One structure of a `System` as ase.Atoms."""
+    """One structure of a `System` as ase.Atoms; `info` holds charge, spin and task where it has them."""
     own = system.system_index == structure
+    charge, spin, info = int(system.charge[structure]), int(system.spin[structure]), {}
+    if charge or system.charge_given[structure]:
+        info["charge"] = charge
+    if spin or system.spin_given[structure]:
+        info["spin"] = spin
+    if system.task[structure]:
+        info["task"] = system.task[structure]
     return Atoms(
         system.atomic_numbers[own].cpu().numpy(),
         system.positions[own].double().cpu().numpy(),
         cell=system.cell[structure].double().cpu().numpy(),
         pbc=system.pbc[structure].cpu().numpy(),
+        info=info,
     )
 
 

@@ -77,14 +77,7 @@ def first_structures(system: System, atoms: int) -> System | None:
     number = int((stops <= atoms).sum())
     if number == 0:
         return None
-    stop = int(stops[number - 1])
-    return System(
-        positions=system.positions[:stop],
-        atomic_numbers=system.atomic_numbers[:stop],
-        cell=system.cell[:number],
-        pbc=system.pbc[:number],
-        system_index=system.system_index[:stop],
-    )
+    return system.part(0, number)
 
 
 def same_edges(made: Graph, exact: Graph) -> bool:

@@ -9,7 +9,8 @@ from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, System, SystemBuffers
 from atomjet.data.buffers import has_images
 from atomjet.neighbors import search
-from atomjet.neighbors.padded import PaddedSearch, to_graph
+from atomjet.neighbors.gpu import to_graph
+from atomjet.neighbors.padded import PaddedSearch
 
 
 class CapturedSearch:
@@ -48,4 +49,4 @@ class CapturedSearch:
     def graph(self, positions: Tensor) -> Graph:
         """What a call finds, as any search would give it."""
         edges = self.check(positions)
-        return to_graph(self.searcher.graph, self.given, self.system.with_positions(positions), self.cutoff, edges)
+        return to_graph(self.searcher, self.given, self.system.with_positions(positions), edges)

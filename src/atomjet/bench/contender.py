@@ -11,7 +11,7 @@ import torch
 
 from atomjet.bench.captured_steps import OwnStep
 from atomjet.data import Graph, Prediction, System
-from atomjet.engine import Engine, Settings
+from atomjet.engine import Engine
 
 ENGINE_CALL = (
     "checks of the structure, neighbour search, energy, forces, stress, synchronisation; positions are on the device"
@@ -86,7 +86,7 @@ class Search:
 
 def reference(engine: Engine) -> Engine:
     """The definition in float64 with the same weights."""
-    return Engine(engine.model, Settings(engine.device, "general", "float64"), engine.card, engine.task)
+    return engine.with_settings(backend="general", precision="float64")
 
 
 def predicted(system: System, energies: torch.Tensor, forces: torch.Tensor, model: Any) -> Prediction:

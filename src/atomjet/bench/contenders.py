@@ -7,7 +7,7 @@ from typing import get_args
 
 from atomjet.bench.contender import Contender, EngineContender, Unavailable
 from atomjet.bench.suites import Suite
-from atomjet.engine import Engine, Settings
+from atomjet.engine import Engine
 from atomjet.engine.settings import Precision
 from atomjet.errors import AtomJetError, ConfigError
 
@@ -27,8 +27,7 @@ def build(name: str, engine: Engine) -> Contender:
     kind, _, precision = name.partition("@")
     if kind in OURS:
         try:
-            settings = Settings(engine.device, kind, precision or engine.precision)  # type: ignore[arg-type]
-            return EngineContender(name, Engine(engine.model, settings, engine.card, engine.task))
+            return EngineContender(name, engine.with_settings(backend=kind, precision=precision or engine.precision))
         except AtomJetError as error:
             if isinstance(error, ConfigError):
                 raise

@@ -11,8 +11,8 @@ from atomjet.bench.measure import synchronize
 from atomjet.data import ConditionBuffers, System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
-from atomjet.engine.cuda_graph import Replayed
 from atomjet.neighbors import search
+from atomjet.ops.cuda_graph import Replayed
 
 Parts = dict[str, Callable[[int], Any]]
 """By name; each called with a running number, by which positions take turns."""

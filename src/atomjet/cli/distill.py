@@ -31,6 +31,19 @@ RecipeDevice = Annotated[
 RecipeModel = Annotated[
     str | None, typer.Option("--model", "-m", help="Instead of the recipe's name for the student.", metavar="NAME")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse a molecule or structure that cannot be used, instead of leaving it out."),
+]
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        help="A Python file beside the recipe that its teacher may come from, as file.py:function. Read it first.",
+        metavar="FILE.py",
+        show_default=False,
+    ),
+]
 
 
 def sample(
@@ -40,10 +53,12 @@ def sample(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: RecipeSeed = None,
+    strict: Strict = False,
+    trust: Trust = None,
 ) -> None:
     """Make the structures that a recipe asks for."""
-    recipe = _recipe("sample", config, model, device, backend, precision, seed)
-    _sample(recipe)
+    recipe = _recipe("sample", config, model, device, backend, precision, seed, trust)
+    _sample(recipe, strict)
 
 
 def label(
@@ -53,12 +68,13 @@ def label(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: RecipeSeed = None,
+    trust: Trust = None,
 ) -> None:
     """Label the sampled structures with the teacher.
 
     That is, compute its energies and forces of them.
     """
-    recipe = _recipe("label", config, model, device, backend, precision, seed)
+    recipe = _recipe("label", config, model, device, backend, precision, seed, trust)
     _label(recipe)
 
 
@@ -86,13 +102,15 @@ def distill(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: RecipeSeed = None,
+    strict: Strict = False,
+    trust: Trust = None,
 ) -> None:
     """Sample, label and train in one resumable run.
 
     Stopped anywhere, it goes on there when called again.
     """
-    recipe = _recipe("distill", config, model, device, backend, precision, seed)
-    _sample(recipe)
+    recipe = _recipe("distill", config, model, device, backend, precision, seed, trust)
+    _sample(recipe, strict, to_train=True)
     _label(recipe)
     _train(recipe, device, resume=True)
 
@@ -105,16 +123,17 @@ def _recipe(
     backend: str,
     precision: str,
     seed: int | None,
+    trust: list[Path] | None = None,
 ) -> Recipe:
     """Read the recipe, change what the command line says otherwise, and print what runs."""
     from atomjet.distill.recipe import load_recipe
     from atomjet.errors import ConfigError
 
-    recipe = load_recipe(config)
+    recipe = load_recipe(config, trust or ())
     if seed is not None and seed < 0:
         raise ConfigError(f"seed {seed} is negative; give 0 or more")
     changes = {"name": model, "seed": seed}
-    recipe = recipe.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    recipe = recipe.changed(**{name: value for name, value in changes.items() if value is not None})
     if command in ("sample", "label"):
         options.say_unused(command, device=(device, None))
     options.say_unused(command, backend=(backend, "auto"), precision=(precision, "default"))
@@ -123,10 +142,10 @@ def _recipe(
     return recipe
 
 
-def _sample(recipe: Recipe) -> None:
+def _sample(recipe: Recipe, strict: bool, to_train: bool = False) -> None:
     from atomjet.distill.sample import run_sample
 
-    run_sample(recipe)
+    run_sample(recipe, strict=strict, to_train=to_train)
 
 
 def _label(recipe: Recipe) -> None:

@@ -26,6 +26,18 @@ OPTIONAL = {
     "h5py": "labelled data, for distillation",
     "triton": "kernels of the backend fast_gpu",
 }
+HOSTS = {
+    "atomjet-lammps": "AtomJet in LAMMPS, on any number of ranks",
+    "openmmml": "AtomJet in OpenMM: MLPotential('atomjet', model=...)",
+    "torch-sim-atomistic": "AtomJet in torch-sim: atomjet.adapters.torch_sim (Python 3.12)",
+}
+"""Programs that AtomJet's forces run in."""
+
+MODULES = {"pyyaml": "yaml", "atomjet-lammps": "atomjet_lammps", "torch-sim-atomistic": "torch_sim"}
+"""Packages that are imported by another name."""
+
+FROM_THE_CLONE = {"atomjet-lammps": "./packages/atomjet-lammps"}
+"""Packages that stand in this repository, under licences of their own."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,9 @@ def doctor(
     failed = False
     for finding in _examine(model, device, backend, precision, seed):
         state = "ok" if finding.well else ("FAILED" if finding.needed else "missing")
-        print(f"{finding.what:14} {state:8} {finding.says}")
+        print(f"{finding.what:19} {state:8} {finding.says}")
         if not finding.well and finding.remedy:
-            print(f"{'':14} {'repair:':8} {finding.remedy}")
+            print(f"{'':19} {'repair:':8} {finding.remedy}")
         failed |= finding.needed and not finding.well
     if failed:
         raise typer.Exit(1)
@@ -70,7 +82,7 @@ def _examine(model: str, device: str | None, backend: str, precision: str, seed:
     yield Finding("system", True, f"{platform.system()} {platform.machine()}, {cores} CPU cores")
     yield Finding("python", True, f"{platform.python_version()} at {sys.executable}")
     yield from (_package(name, "needed", needed=True) for name in ("atomjet", *REQUIRED))
-    yield from (_package(name, purpose, needed=False) for name, purpose in OPTIONAL.items())
+    yield from (_package(name, purpose, needed=False) for name, purpose in (OPTIONAL | HOSTS).items())
     yield _cuda()
     yield from _model(model, device, backend, precision, seed)
 
@@ -80,7 +92,7 @@ def _package(name: str, purpose: str, needed: bool) -> Finding:
     install = f'{sys.executable} -m pip install "{_requirement(name)}"'
     try:
         version = metadata.version(name)
-        __import__({"pyyaml": "yaml"}.get(name, name))
+        __import__(MODULES.get(name, name))
     except metadata.PackageNotFoundError:
         if name == "atomjet":  # run from a checkout by its path
             return Finding(name, True, "not installed, imported from its source")
@@ -94,7 +106,9 @@ def _package(name: str, purpose: str, needed: bool) -> Finding:
 
 
 def _requirement(name: str) -> str:
-    """The requirement as our own metadata states it, such as "tblite>=0.5"."""
+    """The requirement as our own metadata states it, such as "tblite>=0.5", or where it stands in a clone."""
+    if name in FROM_THE_CLONE:
+        return FROM_THE_CLONE[name]
     try:
         stated = metadata.requires("atomjet") or []
     except metadata.PackageNotFoundError:
@@ -150,9 +164,7 @@ SAME = 1e-2
 
 def _kernels(engine: Engine, atoms: Atoms) -> Finding:
     """Whether the kernels, as they were compiled for this GPU, say what the same model says without them."""
-    from atomjet.engine import Engine, Settings
-
-    plain = Engine(engine.model, Settings(engine.device, "fast_pytorch", "high"), engine.card, engine.task)
+    plain = engine.with_settings(backend="fast_pytorch", precision="high")
     exact, ours = plain.predict(atoms).forces.double(), engine.predict(atoms).forces.double()
     error = float((ours - exact).norm() / exact.norm())
     says = f"forces differ by {error:.1e} of their size from those of fast_pytorch"

@@ -35,7 +35,7 @@ class Status(IntFlag):
     CELLS = 2  # more cells, or more atoms in one, than the search has room for
     IMAGES = 4  # a cell so thin that too many images lie within the cutoff
     SHIFTS = 8  # a shift beyond SHIFT_LIMIT: an atom hundreds of cells away from its own
-    NOT_FINITE = 16  # a position or a cell is NaN or infinite
+    NOT_FINITE = 16  # a position or a cell is NaN, infinite, or so large that digits may be lost
     SINGULAR = 32  # periodic cell vectors that do not span their directions
     OVERLAP = 64  # atoms nearer than the model allows
     SLOT = 128  # the weights of a structure are in no slot

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from atomjet.data.halo import Halo
 from atomjet.errors import StructureError
+
+MOST = 2**63 - 1
+"""Pairs of atoms, and their images, are numbered in 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,24 +78,57 @@ class Graph:
         return torch.linalg.vector_norm(self.vectors, dim=1)
 
     @cached_property
+    def longest_row(self) -> int:
+        """Neighbours of the atom that has most of them. Waits for the device, once for all graphs with these edges."""
+        return int((self.row_ptr[1:] - self.row_ptr[:-1]).max()) if self.num_owned else 0
+
+    @cached_property
     def reverse(self) -> Tensor:
         """(E,) int64: the edge from j to i that undoes each edge from i to j; its own inverse.
 
-        A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their
-        reverses, so the sort itself is the map.
+        A full list holds every edge in both directions. Sorted by (j, i, -shift), the edges stand in the order of their reverses,
+        so the sort itself is the map. Shifts need no place in the key: those of one pair stand side by side and rise, so that the
+        last of them undoes the first of the opposite pair.
 
         Raises:
-            StructureError: a graph with ghosts, whose rows, and so the reverses of edges to them, are with other processes.
+            StructureError: an edge without its reverse, as where there are rows of some atoms only; or edges in another
+                order. A graph with ghosts, whose rows, and so the reverses of edges to them, are with other processes.
         """
         if self.halo is not None:
             raise StructureError(
                 "the reverse of an edge to a ghost is with the process that owns the ghost; use a backend that exchanges rows"
             )
-        span = int(self.shifts.abs().max()) * 2 + 1 if self.num_edges else 1
-        code = -self.shifts + span // 2
-        shift_code = (code[:, 0] * span + code[:, 1]) * span + code[:, 2]
-        key = (self.neighbors * self.num_atoms + self.centers) * span**3 + shift_code
-        return torch.argsort(key)
+        pairs = self.centers * self.num_atoms + self.neighbors
+        opposite = self.neighbors * self.num_atoms + self.centers
+        again = pairs[1:] == pairs[:-1]  # another image of the same pair
+        images = 1
+        if bool(again.any()):
+            place = torch.arange(self.num_edges, device=pairs.device)
+            rank = place - torch.where(pad(~again, (1, 0), value=True), place, 0).cummax(0).values
+            images = int(rank.max()) + 1
+            if self.num_atoms**2 * images > MOST:
+                raise StructureError(
+                    f"pairs of {self.num_atoms} atoms with up to {images} images are more than can be numbered in 64 bits; "
+                    "take fewer structures at once"
+                )
+            opposite = opposite * images + (images - 1 - rank)
+        found, reverse = torch.sort(opposite)
+        # In any other order, or where the opposite of a pair is missing, some pair meets another.
+        matched = torch.equal(found if images == 1 else found // images, pairs)
+        if not (matched and torch.equal(self.shifts.index_select(0, reverse), -self.shifts)):
+            raise self._without_reverse(reverse)
+        return reverse
+
+    def _without_reverse(self, reverse: Tensor) -> StructureError:
+        """Name an edge that the map does not lead to its opposite."""
+        undone = (self.centers[reverse] == self.neighbors) & (self.neighbors[reverse] == self.centers)
+        edge = int((~undone | (self.shifts[reverse] != -self.shifts).any(1)).nonzero()[0])
+        i, j, shift = int(self.centers[edge]), int(self.neighbors[edge]), self.shifts[edge].tolist()
+        return StructureError(
+            f"edge {edge}, from atom {i} to atom {j} with shift {shift}, has no reverse where it should stand: the graph lacks "
+            "rows of some atoms, or its edges are not sorted by center, neighbor and shift; take it from "
+            "atomjet.neighbor_list, of all atoms"
+        )
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the same graph on another device."""
@@ -100,10 +137,9 @@ class Graph:
         return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
-        """Return the same edges, and their reverses where they are known, with other vectors (of another type, or to be
-        differentiated).
-        """
+        """Return the same edges, with what is known of them, and other vectors (of another type, or to be differentiated)."""
         other = replace(self, vectors=vectors)
-        if "reverse" in self.__dict__:
-            other.__dict__["reverse"] = self.reverse
+        for name in ("reverse", "longest_row"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
         return other

@@ -197,6 +197,28 @@ class _Ghosts(torch.autograd.Function):
         return None, *(bar[: ctx.halo.owned] for bar in full)
 
 
+class _Summed(torch.autograd.Function):
+    """Sums over processes; what each process has of a derivative adds up in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, halo: Halo, x: Tensor) -> Tensor:
+        ctx.halo = halo
+        total = x.clone()
+        halo.sum(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Tensor) -> tuple[None, Tensor]:
+        total = bars[0].contiguous().clone()
+        ctx.halo.sum(total)
+        return None, total
+
+
+def summed(halo: Halo | None, x: Tensor) -> Tensor:
+    """Add up over all processes; differentiable, nothing to do without a halo."""
+    return x if halo is None else _Summed.apply(halo, x)  # type: ignore[return-value]
+
+
 def with_ghosts(halo: Halo | None, *rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of owned atoms (owned, ...) followed by those of ghosts (total, ...); differentiable, nothing to do without a halo."""
     return rows if halo is None else _Ghosts.apply(halo, *rows)  # type: ignore[return-value]

@@ -33,10 +33,13 @@ class System:
         pbc: (S, 3), (3,) or one bool: which directions are periodic. Default: none.
         system_index: (N,) integers, not decreasing: the structure of each atom. Default: all in one structure.
         charge: (S,) integers, total charge, e. Default 0.
-        spin: (S,) integers, spin multiplicity 2S+1, or 0 where it was not said. Default 0.
+        spin: (S,) integers, spin multiplicity 2S+1; 0 where it was not given, or is no multiplicity at all, which some models know.
+            Default 0.
         task: S names of the task (dataset) of models that know several, "" where it was not said. Default: not said.
         labels: S integers, what messages call the structures: their places in a longer list that these are a part of.
             Default: 0 ... S - 1.
+        charge_given, spin_given: S bools, whether the structure itself says its charge or spin, so that nothing is filled in for
+            it. Default: every charge of a `charge` that was passed, and every spin other than 0.
 
     Raises:
         StructureError: wrong shape or type, NaN or infinite value (names structure and atom), periodic directions without a
@@ -52,6 +55,8 @@ class System:
     spin: Tensor = None  # type: ignore[assignment]
     task: tuple[str, ...] = None  # type: ignore[assignment]
     labels: tuple[int, ...] | None = None
+    charge_given: tuple[bool, ...] = None  # type: ignore[assignment]
+    spin_given: tuple[bool, ...] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Fill the defaults, bring every field to one device and type, check."""
@@ -69,7 +74,8 @@ class System:
     ) -> System:
         """Build from what `frames_of` takes, or from a `System` (moved to the device and type asked for, its labels kept).
 
-        `info["charge"]`, `info["spin"]` and `info["task"]` are read; without the first, the sum of the initial charges is.
+        `info["charge"]`, `info["spin"]` and `info["task"]` are read. Initial charges and magnetic moments are not: they are
+        guesses for atoms, from which no total follows.
         """
         if isinstance(structures, System):
             return structures.to(device, dtype)
@@ -94,6 +100,8 @@ class System:
             spin=torch.tensor(spins, dtype=torch.int64, device=device),
             task=tuple(str(frame.info.get("task", "")) for frame in frames),
             labels=None if labels is None else tuple(labels),
+            charge_given=tuple("charge" in frame.info for frame in frames),
+            spin_given=tuple("spin" in frame.info for frame in frames),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> System:
@@ -105,7 +113,24 @@ class System:
             name: getattr(self, name).to(device) for name in ("atomic_numbers", "pbc", "system_index", "charge", "spin")
         }
         moved |= {"positions": self.positions.to(device, dtype), "cell": self.cell.to(device, dtype)}
-        return System(**moved, task=self.task, labels=self.labels)
+        return System(
+            **moved,
+            task=self.task,
+            labels=self.labels,
+            charge_given=self.charge_given,
+            spin_given=self.spin_given,
+        )
+
+    def with_defaults(self, charge: int | None = None, spin: int | None = None) -> System:
+        """Return the same structures with a charge and a spin for those that give none; None leaves them open."""
+        changed: dict[str, Any] = {}
+        for name, value in (("charge", charge), ("spin", spin)):
+            given = getattr(self, f"{name}_given")
+            if value is not None and not all(given):
+                own = torch.tensor(given, dtype=torch.bool, device=self.device)
+                changed[name] = torch.where(own, getattr(self, name), value)
+                changed[f"{name}_given"] = (True,) * self.num_systems
+        return replace(self, **changed) if changed else self
 
     def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
         """Return the same atoms elsewhere, in the same or another cell."""
@@ -134,6 +159,8 @@ class System:
             spin=self.spin[first:last],
             task=self.task[first:last],
             labels=tuple(range(first, last)) if self.labels is None else self.labels[first:last],
+            charge_given=self.charge_given[first:last],
+            spin_given=self.spin_given[first:last],
         )
 
     @property
@@ -222,6 +249,12 @@ def _filled(system: System) -> dict[str, Any]:
             f"cell has shape {tuple(cell.shape)} and pbc {tuple(pbc.shape)}; "
             f"for {structures} structures they must be ({structures}, 3, 3) and ({structures}, 3)"
         )
+    spin = torch.atleast_1d(given(system.spin, torch.zeros(structures), torch.int64))
+    charge_given, spin_given = system.charge_given, system.spin_given
+    if charge_given is None:
+        charge_given = (system.charge is not None,) * structures
+    if spin_given is None:
+        spin_given = (False,) * structures if system.spin is None else tuple((spin != 0).tolist())
     return {
         "positions": positions,
         "atomic_numbers": given(system.atomic_numbers, torch.zeros(0), torch.int64),
@@ -229,8 +262,10 @@ def _filled(system: System) -> dict[str, Any]:
         "pbc": pbc.contiguous(),
         "system_index": index,
         "charge": torch.atleast_1d(given(system.charge, torch.zeros(structures), torch.int64)),
-        "spin": torch.atleast_1d(given(system.spin, torch.zeros(structures), torch.int64)),
+        "spin": spin,
         "task": ("",) * structures if system.task is None else tuple(system.task),
+        "charge_given": tuple(charge_given),
+        "spin_given": tuple(spin_given),
     }
 
 
@@ -248,6 +283,11 @@ def _check(system: System) -> None:
             raise StructureError(f"{name} has shape {shape}; it must be ({length},), one value for each {what}")
     if len(system.task) != structures or not all(isinstance(task, str) for task in system.task):
         raise StructureError(f"task is {system.task!r}; it must be {structures} names, one for each structure")
+    for name in ("charge_given", "spin_given"):
+        if len(getattr(system, name)) != structures:
+            raise StructureError(
+                f"{name} has {len(getattr(system, name))} values; it must have {structures}, one for each structure"
+            )
     if system.labels is not None and len(system.labels) != structures:
         raise StructureError(f"{len(system.labels)} labels were given for {structures} structures; give one for each")
     if atoms and (int(system.system_index[0]) < 0 or int(system.system_index[-1]) >= structures):
@@ -297,10 +337,10 @@ def _check_cells(system: System) -> None:
 
 
 def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
-    """Total charge and spin multiplicity (0: not said) of one `ase.Atoms`."""
+    """Total charge and spin multiplicity of one `ase.Atoms`; 0 where it says none."""
     values = []
-    for name, default in (("charge", float(np.sum(frame.get_initial_charges()))), ("spin", 0)):
-        value = frame.info.get(name, default)
+    for name in ("charge", "spin"):
+        value = frame.info.get(name, 0)
         try:
             number = float(value)
         except (TypeError, ValueError):

@@ -47,6 +47,11 @@ class FrameStore:
         np.maximum.at(strongest, frame_of_atom, np.linalg.norm(frames.forces, axis=1))
         self.energy = torch.as_tensor(residual.astype(np.float32), device=device)
         self.strongest = torch.as_tensor(strongest, device=device)
+        volume = np.abs(np.linalg.det(frames.cell)).reshape(-1, 1, 1)
+        self.stressed = np.isfinite(frames.stress.sum(axis=(1, 2)))
+        virial = np.where(self.stressed[:, None, None], frames.stress, 0.0) * volume
+        self.virial = torch.as_tensor(virial.astype(np.float32), device=device)
+        self.has_virial = torch.as_tensor(self.stressed.astype(np.float32), device=device)
         self.numbers = torch.as_tensor(frames.numbers.astype(np.int64), device=device)
         self.forces = torch.as_tensor(frames.forces, device=device)
         self.atom_ptr = torch.as_tensor(frames.ptr, device=device)
@@ -91,6 +96,8 @@ class FrameStore:
             forces=self.forces[atom],
             counts=counts.to(self.forces.dtype),
             strongest=self.strongest[chosen],
+            virial=self.virial[chosen] if self.stressed.any() else None,
+            has_virial=self.has_virial[chosen] if self.stressed.any() else None,
             frames=len(indices) if frames is None else frames,
             atoms=len(atom) if atoms is None else atoms,
         )

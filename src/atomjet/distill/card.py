@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.neighborlist import neighbor_list
 
 from atomjet.data.elements import SYMBOLS
+from atomjet.distill.conditions import Conditions, conditions_in
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
+from atomjet.distill.teacher import default_task, licence_of
 from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN
 
 LICENCE = "MIT"
+
+ORDINARY = Conditions()
 
 SEEN = 2.0
 """Å. Pairs that never come nearer than this in training say nothing about overlap."""
@@ -42,33 +47,44 @@ def model_card(
         hardest: what `hardest_molecules` gives.
     """
     elements = [SYMBOLS[number] for number in model.elements]
+    asked = asked_for(frames, default_task(teacher["calculator"]))
+    teachers = licence_of(str(teacher["calculator"]))
+    at = "" if asked == ORDINARY else f" at {asked}"
     return {
         "name": recipe.name,
         "summary": (
-            f"PaiNN student of {teacher['calculator']} for {', '.join(elements)}: "
+            f"PaiNN student of {teacher['calculator']} for {', '.join(elements)}{at}: "
             f"{sum(p.numel() for p in model.parameters()):,} parameters, cutoff {model.cutoff:g} Å"
         ),
         "elements": elements,
-        "teacher": dict(teacher),
+        "teacher": {**teacher, "licence": teachers},
         "data": {
             "recipe": _without_folders(recipe.model_dump(include={"name", "elements", "sample", "label"})),
             "seed": recipe.seed,
+            "conditions": {"charge": asked.charge, "spin": None if asked.spin < 0 else asked.spin, "task": asked.task},
             "frames": count(frames.split),
             "molecules": {str(s): molecules(frames.molecule[frames.split == s]) for s in np.unique(frames.split)},
             "sources": count(frames.source[frames.split == "train"]),
             "periodic": bool(frames.pbc[frames.split == "train"].any()),
         },
         "training": {
-            "settings": recipe.train.model_dump(mode="json", exclude={"data"}),
+            "settings": recipe.train.model_dump(mode="json", exclude={"data", "start_from"}),
+            "start_from": Path(recipe.train.start_from).name if recipe.train.start_from else None,
             "student": model.config.model_dump(mode="json"),
             **training,
         },
         "errors": {name: dict(figures) for name, figures in errors.items()},
         "hardest_molecules": {name: dict(figures) for name, figures in hardest.items()},
         "shortest_distances": shortest_distances(frames.select(frames.split == "train")),
-        "limits": limits(frames, elements),
-        "licence": LICENCE,
+        "limits": limits(frames, elements, asked, recipe.molecules is not None),
+        "licence": recipe.licence
+        or (LICENCE if _permits(teachers) else f"ask its maker; the teacher's is: {teachers}"),
     }
+
+
+def _permits(licence: str) -> bool:
+    """Whether a teacher's licence is that of code which says nothing of what is computed with it, or is not known at all."""
+    return licence == "unknown" or any(word in licence for word in ("MIT", "BSD", "Apache", "GPL", "GNU", "ISC"))
 
 
 def count(labels: Any) -> dict[str, int]:
@@ -89,24 +105,40 @@ def shortest_distances(train: Frames) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for frame in range(len(train)):
-        atoms = slice(int(train.ptr[frame]), int(train.ptr[frame + 1]))
-        numbers, positions = train.numbers[atoms], train.positions[atoms].astype(float)
-        first, second = np.triu_indices(len(numbers), 1)
-        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
-        pairs = np.sort(np.stack([numbers[first], numbers[second]], 1), axis=1)
-        for (a, b), length in zip(pairs[lengths < SEEN].tolist(), lengths[lengths < SEEN].tolist(), strict=True):
-            name = f"{SYMBOLS[a]}-{SYMBOLS[b]}"
+        for a, b, length in zip(*_near_pairs(train, frame), strict=True):
+            name = f"{SYMBOLS[min(a, b)]}-{SYMBOLS[max(a, b)]}"
             found[name] = min(found.get(name, SEEN), round(length, 3))
     return dict(sorted(found.items()))
 
 
-def limits(frames: Frames, elements: Sequence[str]) -> list[str]:
-    """What the data say the student cannot know, in words."""
+def _near_pairs(train: Frames, frame: int) -> tuple[list[int], list[int], list[float]]:
+    """Atomic numbers and distance of each pair of atoms nearer than `SEEN`, over periodic boundaries too."""
+    atoms = slice(int(train.ptr[frame]), int(train.ptr[frame + 1]))
+    numbers, positions = train.numbers[atoms], train.positions[atoms].astype(float)
+    if train.pbc[frame].any():
+        first, second, lengths = neighbor_list("ijd", train.atoms(frame), SEEN)
+    else:
+        first, second = np.triu_indices(len(numbers), 1)
+        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+    near = lengths < SEEN
+    return numbers[first[near]].tolist(), numbers[second[near]].tolist(), lengths[near].tolist()
+
+
+def asked_for(frames: Frames, task: str) -> Conditions:
+    """The conditions of the training frames; there is one only, or the student could not have been trained."""
+    found = conditions_in(frames.select(frames.split == "train"), task)
+    return next(iter(found), ORDINARY)
+
+
+def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecules: bool) -> list[str]:
+    """What the data say the student cannot know, in words; molecules of SMILES are neutral and closed-shell by the recipe."""
     train = frames.select(frames.split == "train")
     said = [
         f"Elements {', '.join(elements)} only; any other is refused.",
         "It is no better than its teacher: the errors here are relative to the teacher, not to experiment.",
-        "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside.",
+        "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside."
+        if of_molecules and asked[:2] in (ORDINARY[:2], (0, 1))
+        else f"The teacher was asked at {asked}: the student computes nothing else, whatever it is told.",
         f"Trained on frames of {int(train.counts.min())} to {int(train.counts.max())} atoms, "
         + ("with and without" if train.pbc.any() and not train.pbc.all() else "with" if train.pbc.any() else "without")
         + " periodic directions."
@@ -117,8 +149,22 @@ def limits(frames: Frames, elements: Sequence[str]) -> list[str]:
         ),
         "Nothing beyond the cutoff is seen except through atoms between: no long-range electrostatics or dispersion.",
     ]
+    said += never_seen(train)
     if not (frames.split == "test").any():
         said.append("No molecules were held out: errors on unseen molecules are unknown.")
+    return said
+
+
+def never_seen(train: Frames) -> list[str]:
+    """Bounds of the training frames beyond which the student only guesses: densities of crystals and liquids, forces."""
+    said, solid = [], train.pbc.all(1)
+    if solid.any():
+        volumes = np.abs(np.linalg.det(train.cell[solid])) / train.counts[solid]
+        said.append(
+            f"Never seen: fully periodic structures outside {volumes.min():.3g} to {volumes.max():.3g} Å³ an atom."
+        )
+    strongest = float(np.linalg.norm(train.forces, axis=1).max())
+    said.append(f"Never seen: forces above {strongest:.3g} eV/Å.")
     return said
 
 
@@ -141,6 +187,12 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"| {name} | {e['frames']} | {e['energy_mae_meV_atom']:.2f} / {e['energy_rmse_meV_atom']:.2f} "
             f"| {e['force_mae_meV_A']:.1f} / {e['force_rmse_meV_A']:.1f} | {relative} |"
         )
+    if stresses := {name: e for name, e in card["errors"].items() if "stress_mae_meV_A3" in e}:
+        lines += ["", "Stress, MAE in meV/Å³, and relative to that of zero:", ""]
+        lines += [
+            f"- {name}: {e['stress_mae_meV_A3']:.3g}, {e.get('stress_mae_over_zero', float('nan')):.3f}"
+            for name, e in stresses.items()
+        ]
     if card["hardest_molecules"]:
         lines += ["", "Held-out molecules with the largest errors (force MAE meV/Å, energy MAE meV/atom):", ""]
         lines += [
@@ -153,7 +205,10 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Origin",
         "",
-        f"- Teacher: {teacher['calculator']}, version {teacher['version']}" + (f", {options}" if options else ""),
+        f"- Teacher: {teacher['calculator']}, version {teacher['version']}"
+        + (f", {options}" if options else "")
+        + f"; licence: {teacher.get('licence', 'unknown')}",
+        f"- Conditions: {_listed(data['conditions'])}",
         f"- Data: seed {data['seed']}; frames: {_listed(data['frames'])}; molecules: {_listed(data['molecules'])}",
         f"- Training frames by source: {_listed(data['sources'])}",
         f"- Training: {_listed({k: v for k, v in training.items() if k not in ('settings', 'student')})}",
@@ -168,7 +223,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
     tensor_file.write(path, model, dict(card))
-    path.with_suffix(".md").write_text(markdown(card), encoding="utf-8")
+    tensor_file.write_atomically(path.with_suffix(".md"), markdown(card).encode())
 
 
 def _without_folders(settings: Any) -> Any:
@@ -181,4 +236,4 @@ def _without_folders(settings: Any) -> Any:
 
 
 def _listed(items: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in items.items() if value is not None)
+    return ", ".join(f"{name} {value}" for name, value in items.items() if value not in (None, ""))

@@ -34,7 +34,7 @@ SPREAD = 5.0
 """Standard deviations above the mean that batches are given room for."""
 
 GRAPH = ("centers", "neighbors", "vectors", "atomic_numbers", "system_index")
-LABELS = ("energy", "forces", "counts", "strongest")
+LABELS = ("energy", "forces", "counts", "strongest", "virial", "has_virial")
 """What differs between batches of one capacity."""
 
 Compiler = Callable[[GraphModule], Callable[..., tuple[Tensor, Tensor, Tensor]]]
@@ -79,11 +79,10 @@ class CompiledLoss:
         return graph.num_systems < self.frames and graph.num_atoms < self.atoms and graph.num_edges <= self.edges
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the total loss, its parts (3,), and the gradient as one vector in the order of the optimizer."""
+        """Return the total loss, its parts (4,), and the gradient as one vector in the order of the optimizer."""
         filled = self.padded(batch)
-        tensors = {name: getattr(filled.graph, name) for name in GRAPH} | {
-            name: getattr(filled, name) for name in LABELS
-        }
+        tensors = {name: getattr(filled.graph, name) for name in GRAPH}
+        tensors |= {name: value for name in LABELS if (value := getattr(filled, name)) is not None}
         # Numbers that change from batch to batch must be tensors, or the trace would hold them fixed.
         sizes = torch.tensor([batch.frames, batch.atoms], dtype=torch.float32).to(
             batch.energy.device, non_blocking=True
@@ -124,6 +123,8 @@ class CompiledLoss:
             forces=pad(batch.forces, (0, 0, 0, atoms)),
             counts=pad(batch.counts, (0, frames), value=1.0),
             strongest=pad(batch.strongest, (0, frames), value=math.inf),
+            virial=None if batch.virial is None else pad(batch.virial, (0, 0, 0, 0, 0, frames)),
+            has_virial=None if batch.has_virial is None else pad(batch.has_virial, (0, frames)),
         )
 
 
@@ -135,7 +136,7 @@ def _traceable(model: PaiNN, config: TrainConfig, example: Batch) -> Callable[..
         weights: list[Tensor], tensors: dict[str, Tensor], sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         graph = replace(example.graph, **{name: tensors[name] for name in GRAPH})
-        labels = {name: tensors[name] for name in LABELS}
+        labels = {name: tensors[name] for name in LABELS if name in tensors}
         batch = replace(example, graph=graph, frames=sizes[0], atoms=sizes[1], **labels)
         total, parts = losses(_Reweighted(model, dict(zip(names, weights, strict=True))), batch, config)
         gradients = torch.autograd.grad(total, weights)

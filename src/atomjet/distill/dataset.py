@@ -10,8 +10,8 @@ their names beside them. A shard is written under a temporary name and renamed: 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,15 +21,24 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from atomjet.distill.conditions import NOT_SAID, Conditions, read_conditions, set_conditions
+from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record
 from atomjet.errors import ConfigError
+from atomjet.models.tensor_file import write_atomically
 
 FORMAT = "atomjet-dataset"
-FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test", "in_distribution")
-NAMED = ("split", "source", "molecule")
+FORMAT_VERSION = 2
+ENOUGH_TO_HOLD_BACK = 5
+"""Frames of a single system from which some are held out unasked."""
+
+READABLE = (1, 2)
+"""Versions of the format; the first had neither spin nor task."""
+
+NAMED = ("split", "source", "molecule", "task")
 DTYPES = {
     "ptr": np.int64,
     "numbers": np.uint8,
@@ -39,11 +48,14 @@ DTYPES = {
     "cell": np.float64,
     "pbc": np.bool_,
     "charge": np.int16,
+    "spin": np.int16,
+    "task": np.dtypes.StringDType(),
     "reactive": np.bool_,
     "large": np.bool_,
     "split": np.dtype("<U16"),
     "source": np.dtypes.StringDType(),
     "molecule": np.dtypes.StringDType(),
+    "stress": np.float64,
     "hessian_frame": np.int64,
     "hessian_atom": np.int32,
     "hessian_axis": np.int8,
@@ -76,6 +88,9 @@ class Frames:
         hessian_atom, hessian_axis: (R,) atom within its frame and axis that was displaced.
         hessian_ptr: (R + 1,) where each row begins in `hessian_rows`.
         hessian_rows: (sum of the frames' N over the rows, 3) float32, d²E/dx_(atom, axis) dx_j, eV/Å².
+        spin: (F,) int16, multiplicity 2S + 1, or -1 where it was not said. Default: not said.
+        task: (F,) strings, the teacher's task, "" where it was not said. Default: not said.
+        stress: (F, 3, 3) float64, eV/Å³, ASE's sign; NaN where not labelled. Default: not labelled.
     """
 
     ptr: Array
@@ -96,9 +111,16 @@ class Frames:
     hessian_axis: Array
     hessian_ptr: Array
     hessian_rows: Array
+    spin: Array = None  # type: ignore[assignment]
+    task: Array = None  # type: ignore[assignment]
+    stress: Array = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """Bring every array to its type."""
+        """Fill the defaults and bring every array to its type."""
+        count = len(self.ptr) - 1
+        self.spin = np.full(count, NOT_SAID) if self.spin is None else self.spin
+        self.task = np.array([""] * count, dtype=DTYPES["task"]) if self.task is None else self.task
+        self.stress = np.full((count, 3, 3), np.nan) if self.stress is None else self.stress
         for field in fields(self):
             setattr(self, field.name, np.asarray(getattr(self, field.name), dtype=DTYPES[field.name]))
 
@@ -118,7 +140,8 @@ class Frames:
         begin = np.searchsorted(self.hessian_frame[rows_of], np.arange(len(self) + 1))
         rows = rows_of[_ranges(begin, index)]
         atoms, hessian = _ranges(self.ptr, index), _ranges(self.hessian_ptr, rows)
-        per_frame = ("energy", "cell", "pbc", "charge", "reactive", "large", "split", "source", "molecule")
+        kinds = ("energy", "stress", "cell", "pbc", "charge", "spin", "task")
+        per_frame = (*kinds, "reactive", "large", "split", "source", "molecule")
         return Frames(
             ptr=_pointers(self.counts[index]),
             hessian_frame=np.repeat(np.arange(len(index)), np.diff(begin)[index]),
@@ -130,10 +153,13 @@ class Frames:
             **{name: getattr(self, name)[index] for name in per_frame},
         )
 
+    def conditions(self, frame: int) -> Conditions:
+        """Charge, spin and task of one frame."""
+        return Conditions(int(self.charge[frame]), int(self.spin[frame]), str(self.task[frame]))
+
     def atoms(self, frame: int) -> Atoms:
         """One frame as ase.Atoms; energy and forces, where it is labelled, in its calculator."""
         part = slice(self.ptr[frame], self.ptr[frame + 1])
-        charge = int(self.charge[frame])
         info = {
             "molecule": str(self.molecule[frame]),
             "split": str(self.split[frame]),
@@ -146,12 +172,14 @@ class Frames:
             pbc=self.pbc[frame],
             info=info,
         )
-        if charge:
-            made.info["charge"] = charge
-            made.set_initial_charges(np.full(len(made), charge / len(made)))
+        if (conditions := self.conditions(frame)) != Conditions():
+            set_conditions(made, conditions)
         if np.isfinite(self.energy[frame]):
             forces = self.forces[part].astype(float)
-            made.calc = SinglePointCalculator(made, energy=float(self.energy[frame]), forces=forces)
+            labels = {"energy": float(self.energy[frame]), "forces": forces}
+            if np.isfinite(self.stress[frame]).all():
+                labels["stress"] = full_3x3_to_voigt_6_stress(self.stress[frame])
+            made.calc = SinglePointCalculator(made, **labels)
         return made
 
     def __iter__(self) -> Iterator[Atoms]:
@@ -167,13 +195,16 @@ def make_frames(structures: Sequence[Atoms], split: str, source: str, molecule: 
 
 def pack(structures: Sequence[Atoms], molecules: Sequence[str], reactive: Sequence[bool], note: str = "") -> Record:
     """Unlabelled frames as a journal record; float32 positions from here on."""
+    conditions = [read_conditions(atoms) for atoms in structures]
     return {
         "counts": np.array([len(atoms) for atoms in structures], dtype=np.int64),
         "numbers": np.concatenate([np.zeros(0, np.uint8), *(atoms.numbers.astype(np.uint8) for atoms in structures)]),
         "positions": np.concatenate([np.zeros((0, 3)), *(atoms.positions for atoms in structures)]).astype(np.float32),
         "cell": np.array([atoms.cell.array * atoms.pbc.any() for atoms in structures]).reshape(-1, 3, 3),
         "pbc": np.array([atoms.pbc for atoms in structures], dtype=bool).reshape(-1, 3),
-        "charge": np.array([round(atoms.info.get("charge", 0)) for atoms in structures], dtype=np.int16),
+        "charge": np.array([one.charge for one in conditions], dtype=np.int16),
+        "spin": np.array([one.spin for one in conditions], dtype=np.int16),
+        "task": [one.task for one in conditions],
         "reactive": np.array(reactive, dtype=bool),
         "molecule": list(molecules),
         "note": note,
@@ -187,6 +218,7 @@ def frames_from_record(record: Record, split: str, source: str, large: bool = Fa
         ptr=_pointers(record["counts"]),
         forces=np.full((atoms, 3), np.nan),
         energy=np.full(count, np.nan),
+        **{name: record[name] for name in ("spin", "task") if name in record},  # not in records of earlier versions
         large=np.full(count, large),
         split=np.array([split] * count),
         source=np.array([source] * count),
@@ -234,10 +266,9 @@ def _h5py() -> ModuleType:
 
 def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
     """Write one HDF5 file, atomically; the bytes depend on the frames and `about` (JSON-able) only."""
-    h5py = _h5py()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w") as file:
+    h5py, content = _h5py(), io.BytesIO()
+    # In memory first: what HDF5 says of a full disk depends on when it notices, and may come too late to be raised.
+    with h5py.File(content, "w") as file:
         file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
         for field in fields(Frames):
             values = getattr(frames, field.name)
@@ -247,7 +278,7 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
                 values = values.astype(np.int32)
             packing = {"compression": "gzip", "shuffle": True} if values.size else {}
             file.create_dataset(field.name, data=values, **packing)
-    os.replace(partial, path)
+    write_atomically(path, content.getvalue())
 
 
 def read_dataset(
@@ -257,7 +288,8 @@ def read_dataset(
 
     Frames of foreign files keep `info["split"]` and `info["molecule"]` where they have them; otherwise the split is
     drawn by a hash of `seed` and the molecule, and the molecule is told by formula and connectivity, so that all frames
-    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules.
+    of one molecule fall into the same split. `validation` and `test` are the shares of the molecules. Where none falls into
+    training, or all do, a tenth of the frames is held out for validation in distribution.
 
     Raises:
         ConfigError: no such file, no shard in a directory, a file that is neither, or a frame without energy and
@@ -270,6 +302,7 @@ def read_dataset(
         if not files or not all(file.exists() for file in files):
             raise ConfigError(f"no dataset at {path}; label one first: atomjet label RECIPE.yaml")
         for file in files:
+            require_file(file, "dataset")
             parts.append(
                 _read_shard(file) if file.suffix in (".h5", ".hdf5") else _read_foreign(file, seed, validation, test)
             )
@@ -287,17 +320,18 @@ def _open_shard(path: Path) -> Any:
         file = _h5py().File(path, "r")
     except OSError as error:
         raise ConfigError(f"{path} is not a readable HDF5 file: {error}") from error
-    if file.attrs.get("format") != FORMAT or file.attrs.get("version") != FORMAT_VERSION:
+    if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in READABLE:
         found = (file.attrs.get("format"), file.attrs.get("version"))
         file.close()
-        raise ConfigError(f"{path} is not a dataset of format {FORMAT} {FORMAT_VERSION}, it says {found}")
+        versions = " or ".join(map(str, READABLE))
+        raise ConfigError(f"{path} is not a dataset of format {FORMAT} {versions}, it says {found}")
     return file
 
 
 def _read_shard(path: Path) -> Frames:
     with _open_shard(path) as file:
-        arrays = {field.name: file[field.name][()] for field in fields(Frames)}
-        for name in NAMED:
+        arrays = {field.name: file[field.name][()] for field in fields(Frames) if field.name in file}
+        for name in arrays.keys() & set(NAMED):
             names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
             arrays[name] = names[arrays[name]] if len(names) else names
     return Frames(**arrays)
@@ -311,16 +345,41 @@ def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Fram
     except Exception as error:  # ASE's readers raise anything
         raise ConfigError(f"ASE cannot read {path}: {error}") from error
     parts = []
+    told = False
     for number, atoms in enumerate(structures):
         results = getattr(atoms.calc, "results", {})
         if "energy" not in results or "forces" not in results:
             raise ConfigError(f"{path}, frame {number} has no energy and forces; label it first")
         molecule = str(atoms.info.get("molecule") or connectivity_key(atoms))
+        told = told or bool(atoms.info.get("split"))
         split = str(atoms.info.get("split") or draw_split(seed, molecule, validation, test))
         part = make_frames([atoms], split, str(atoms.info.get("source") or path.name), molecule)
         part.energy[:], part.forces[:] = results["energy"], results["forces"]
+        if "stress" in results and atoms.pbc.all():
+            part.stress[:] = voigt_6_to_full_3x3_stress(results["stress"])
         parts.append(part)
-    return concatenate(parts)
+    frames = concatenate(parts)
+    if (
+        not told and "train" not in frames.split
+    ):  # one system or a few, and the draw took them all: learn them nevertheless
+        frames.split[:] = "train"
+    if not told and test + validation > 0:
+        hold_back(frames, seed, 0.0, np.ones(len(frames), dtype=bool))
+    return frames
+
+
+def hold_back(frames: Frames, seed: int, share: float, among: NDArray[np.bool_]) -> None:
+    """Tag a share of the training frames among these for in-distribution validation, by their content.
+
+    Where no frame at all is held out, as with a single system, and there are enough to learn from the others, a tenth of them is:
+    without any, nobody could say how wrong the student is.
+    """
+    candidates = np.flatnonzero((frames.split == "train") & among)
+    content = (frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex() for f in candidates)
+    drawn = np.array([draw_uniform(seed, "in_distribution", text) for text in content])
+    frames.split[candidates[drawn < share]] = "in_distribution"
+    if (frames.split == "train").all() and len(candidates) >= ENOUGH_TO_HOLD_BACK:
+        frames.split[candidates[np.argsort(drawn, kind="stable")[: len(candidates) // 10 or 1]]] = "in_distribution"
 
 
 def draw_split(seed: int, molecule: str, validation: float, test: float) -> str:

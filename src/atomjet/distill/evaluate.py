@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.dataset import Frames
-from atomjet.distill.loss import energies_and_forces
+from atomjet.distill.loss import derivatives, pairwise_to_atoms, virials
 from atomjet.distill.ranks import Ranks
 from atomjet.models.painn import PaiNN
 from atomjet.units import MEV
@@ -34,12 +35,13 @@ def evaluate(model: PaiNN, frames: Frames, ranks: Ranks | None = None) -> dict[s
     Returns:
         group -> {"frames", "atoms", "energy_mae_meV_atom", "energy_rmse_meV_atom", "force_mae_meV_A", "force_rmse_meV_A"
         (over components), "force_cosine" (mean over atoms of cos(F, F̂)), "force_mae_over_zero" (relative to the error of
-        predicting zero); the last two are absent where all forces vanish}; energies are totals divided by the number of atoms.
+        predicting zero); the last two are absent where all forces vanish; where there are stress labels "stress_mae_meV_A3" (over
+        components) and "stress_mae_over_zero"}; energies are totals divided by the number of atoms.
     """
     device = next(model.parameters()).device
     store = FrameStore(frames, model.reference_energies.cpu().numpy(), model.cutoff, device)
-    energy, forces = predict(model, store, ranks or Ranks(0, 1, device))
-    return {name: errors(store, energy, forces, chosen) for name, chosen in groups(frames).items()}
+    predicted = predict(model, store, ranks or Ranks(0, 1, device))
+    return {name: errors(store, predicted, chosen) for name, chosen in groups(frames).items()}
 
 
 def groups(frames: Frames) -> dict[str, NDArray[np.bool_]]:
@@ -57,25 +59,38 @@ def groups(frames: Frames) -> dict[str, NDArray[np.bool_]]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def predict(model: PaiNN, store: FrameStore, ranks: Ranks) -> tuple[Array, Array]:
-    """Energies (F,) less the reference energies, eV, and forces (A, 3), eV/Å; each rank computes its share."""
-    energy, forces = torch.zeros_like(store.energy), torch.zeros_like(store.forces)
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a model says of all frames of a store: energies (F,) less the reference energies, eV; forces (A, 3), eV/Å; virials
+    (F, 3, 3), the volume times the stress, eV.
+    """
+
+    energy: Array
+    forces: Array
+    virial: Array
+
+
+def predict(model: PaiNN, store: FrameStore, ranks: Ranks) -> Predicted:
+    """Compute all frames; each rank its share."""
+    energy, forces, virial = (torch.zeros_like(x) for x in (store.energy, store.forces, store.virial))
     with matrix_products("highest"):
         for indices in ranks.share(list(store.in_order())):
-            batch = store.batch(indices)
-            e, f, _ = energies_and_forces(model, batch.graph, differentiable=False)
+            graph = store.batch(indices).graph
+            e, gradients, vectors = derivatives(model, graph, differentiable=False)
             # Frames in order: their atoms are one run.
-            atoms = slice(int(store.frames.ptr[indices[0]]), int(store.frames.ptr[indices[-1] + 1]))
-            energy[indices[0] : indices[-1] + 1] = e.detach()
-            forces[atoms] = f.detach()
-    return ranks.sum(energy).double().cpu().numpy(), ranks.sum(forces).double().cpu().numpy()
+            frames = slice(int(indices[0]), int(indices[-1]) + 1)
+            atoms = slice(int(store.frames.ptr[frames.start]), int(store.frames.ptr[frames.stop]))
+            energy[frames] = e.detach()
+            forces[atoms] = pairwise_to_atoms(graph, gradients).detach()
+            virial[frames] = virials(graph, gradients, vectors).detach()
+    return Predicted(*(ranks.sum(x).double().cpu().numpy() for x in (energy, forces, virial)))
 
 
-def errors(store: FrameStore, energy: Array, forces: Array, chosen: NDArray[np.bool_]) -> Errors:
+def errors(store: FrameStore, predicted: Predicted, chosen: NDArray[np.bool_]) -> Errors:
     """The figures of `evaluate` for the chosen frames."""
     atoms = np.repeat(chosen, store.sizes)
-    de = (energy - store.energy.double().cpu().numpy())[chosen] / store.sizes[chosen] / MEV
-    true, found = store.frames.forces[atoms].astype(float), forces[atoms]
+    de = (predicted.energy - store.energy.double().cpu().numpy())[chosen] / store.sizes[chosen] / MEV
+    true, found = store.frames.forces[atoms].astype(float), predicted.forces[atoms]
     df = (found - true) / MEV
     found_errors = {
         "frames": int(chosen.sum()),
@@ -91,16 +106,26 @@ def errors(store: FrameStore, energy: Array, forces: Array, chosen: NDArray[np.b
         overlap = (true * found).sum(1)[clear] / (lengths * np.linalg.norm(found, axis=1).clip(min=1e-12))[clear]
         found_errors["force_cosine"] = float(overlap.mean())
         found_errors["force_mae_over_zero"] = float(np.abs(df).mean() * MEV / np.abs(true).mean())
-    return found_errors
+    return found_errors | _stress_errors(store, predicted, chosen & store.stressed)
+
+
+def _stress_errors(store: FrameStore, predicted: Predicted, chosen: NDArray[np.bool_]) -> Errors:
+    """Errors of the stress on the chosen frames, which have one; none without frames."""
+    if not chosen.any():
+        return {}
+    true = store.frames.stress[chosen]
+    found = predicted.virial[chosen] / np.abs(np.linalg.det(store.frames.cell[chosen]))[:, None, None]
+    mae, zero = float(np.abs(found - true).mean()), float(np.abs(true).mean())
+    return {"stress_mae_meV_A3": mae / MEV, **({"stress_mae_over_zero": mae / zero} if zero else {})}
 
 
 def hardest_molecules(
-    store: FrameStore, energy: Array, forces: Array, chosen: NDArray[np.bool_], number: int = 8
+    store: FrameStore, predicted: Predicted, chosen: NDArray[np.bool_], number: int = 8
 ) -> dict[str, Errors]:
     """The single molecules among the chosen frames with the largest force errors, worst first: what the averages hide."""
     keys = store.frames.molecule
     names = [str(key) for key in np.unique(keys[chosen]) if "." not in str(key)]
-    found = {name: errors(store, energy, forces, chosen & (keys == name)) for name in names}
+    found = {name: errors(store, predicted, chosen & (keys == name)) for name in names}
     worst = sorted(found, key=lambda name: -found[name]["force_mae_meV_A"])
     return {name: found[name] for name in worst[:number]}
 

@@ -4,8 +4,8 @@ Each worker process writes one new file and never touches another's. A record is
 
     magic (4 bytes) | length of body (u32) | CRC-32 of key and body (u32) | key (16 bytes) | body
 
-and reaches the kernel in one write, so kill -9 can only tear the record in flight. Reading stops at the first record
-that is incomplete or whose checksum differs; what stood before it is whole.
+and reaches the kernel in one write, so kill -9 can only tear the record in flight. What a full disk tears is taken back, and the
+writer raises. Reading passes over a record that is incomplete or whose checksum differs and goes on with the next whole one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from atomjet.errors import AtomJetError
+
 HEADER = struct.Struct("<4sII16s")
 MAGIC = b"AJR1"
+
+SEARCH_BYTES = 1 << 20
+"""Bytes looked through at once for the next record behind a damaged one."""
 
 Record = dict[str, Any]
 """Named numpy arrays, and strings, numbers or None."""
@@ -72,12 +77,27 @@ class JournalWriter:
         self._file: BinaryIO | None = None
 
     def append(self, key: bytes, record: Record) -> None:
-        """Write one record; when this returns the record outlives the process."""
+        """Write one record; when this returns the record outlives the process.
+
+        Raises:
+            AtomJetError: it does not fit on the disk, or cannot be written; the file is left as it was before.
+        """
         body = encode(record)
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the worker
-        self._file.write(HEADER.pack(MAGIC, len(body), zlib.crc32(key + body), key) + body)
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the worker
+            before = os.fstat(self._file.fileno()).st_size
+            try:
+                _write_all(self._file, HEADER.pack(MAGIC, len(body), zlib.crc32(key + body), key) + body)
+            except OSError:
+                self._file.truncate(before)
+                raise
+        except OSError as error:
+            raise AtomJetError(
+                f"cannot write {self.path}: {error.strerror}; make room on the disk or choose another output, then run the same "
+                "again: what is there is kept"
+            ) from error
 
     def close(self) -> None:
         """Hand the records to the disk and close."""
@@ -87,15 +107,40 @@ class JournalWriter:
             self._file = None
 
 
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    """Write every byte: the system may take a part only, as when the disk fills up."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
 def read_file(path: Path) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield (key, offset of the body, body) of every whole record; a torn tail ends the file."""
+    """Yield (key, offset of the body, body) of every whole record, whatever stands between them."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        while len(header := file.read(HEADER.size)) == HEADER.size:
-            magic, length, checksum, key = HEADER.unpack(header)
-            offset, body = file.tell(), file.read(length) if magic == MAGIC else b""
-            if magic != MAGIC or len(body) != length or zlib.crc32(key + body) != checksum:
-                return
-            yield key, offset, body
+        place = 0
+        while place + HEADER.size <= size:
+            file.seek(place)
+            magic, length, checksum, key = HEADER.unpack(file.read(HEADER.size))
+            offset = place + HEADER.size
+            body = file.read(length) if magic == MAGIC and offset + length <= size else None
+            if body is not None and zlib.crc32(key + body) == checksum:
+                yield key, offset, body
+                place = offset + length
+            else:
+                place = _next_magic(file, place + 1, size)
+
+
+def _next_magic(file: BinaryIO, place: int, size: int) -> int:
+    """Where, from `place` on, the next record may begin; `size` where none does."""
+    while place < size:
+        file.seek(place)
+        piece = file.read(SEARCH_BYTES)
+        if (found := piece.find(MAGIC)) >= 0:
+            return place + found
+        # A magic may lie across the end of the piece.
+        place = place + len(piece) - len(MAGIC) + 1 if place + len(piece) < size else size
+    return size
 
 
 class Journal:

@@ -8,6 +8,8 @@ workers or on interruptions. What is left out or remarkable stands with its reas
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +19,16 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import CalculatorError
 from numpy.typing import NDArray
 
+from atomjet.distill.conditions import NOT_SAID, Conditions, set_conditions
 from atomjet.distill.dataset import Frames, read_dataset, write_shard
 from atomjet.distill.journal import Journal, Record, content_key
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe, TeacherConfig
 from atomjet.distill.sample import print_counts, write_lines
-from atomjet.distill.teacher import describe_teacher, make_teacher
+from atomjet.distill.teacher import build_teacher, describe, teacher_of_worker
 from atomjet.errors import ConfigError, TeacherError
 from atomjet.locking import only_run
 from atomjet.progress import track
@@ -45,12 +49,14 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
         ConfigError: nothing sampled yet, or another run working in the same directory.
         TeacherError: the teacher cannot be built.
     """
-    teacher, samples = recipe.teacher, recipe.output / "samples.h5"
-    make_teacher(teacher.calculator, teacher.options)  # complain before any worker starts
+    samples = recipe.output / "samples.h5"
     if not samples.exists():
         raise ConfigError(f"no frames at {samples}; sample them first: atomjet sample RECIPE.yaml")
-    about = describe_teacher(teacher.calculator, teacher.options)
+    build_teacher(recipe.teacher)  # complain before any worker starts
+    about = describe(recipe.teacher)
     with only_run(recipe.output):
+        for torn in recipe.output.rglob(".*.partial"):  # of a run that was killed while it wrote
+            torn.unlink(missing_ok=True)
         frames = read_dataset(samples)
         keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
         _compute(recipe, frames, keys, quiet)
@@ -71,10 +77,13 @@ def _spoken(outcomes: Counter[str], output: Path) -> str:
     )
 
 
-def _content(frames: Frames, f: int) -> tuple[Array, ...]:
-    """What the label of a frame depends on."""
+def _content(frames: Frames, f: int) -> tuple[Any, ...]:
+    """What the label of a frame depends on; spin and task only where they are said, so that other frames keep the key they had."""
     part = slice(frames.ptr[f], frames.ptr[f + 1])
-    return frames.numbers[part], frames.positions[part], frames.cell[f], frames.pbc[f], frames.charge[f : f + 1]
+    conditions = frames.conditions(f)
+    said = (frames.spin[f : f + 1], conditions.task) if conditions[1:] != Conditions()[1:] else ()
+    structure = frames.numbers[part], frames.positions[part], frames.cell[f], frames.pbc[f]
+    return *structure, frames.charge[f : f + 1], *said
 
 
 def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool) -> None:
@@ -87,7 +96,9 @@ def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool)
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
     if rows:
         with Journal(recipe.output / "labels") as journal:
-            wanted = {hessian_key(key, rows): f for f, key in enumerate(keys) if "error" not in journal[key]}
+            wanted = {
+                hessian_key(key, rows): f for f, key in enumerate(keys) if key in journal and not journal.failed(key)
+            }
         new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
         print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
 
@@ -104,10 +115,21 @@ def _run_missing(
     journals, retry = recipe.output / "labels", recipe.label.retry_failures
     with Journal(journals) as journal:
         missing = {key: f for key, f in wanted.items() if key not in journal or (retry and journal.failed(key))}
-    tasks = (Task(key, (recipe.teacher, *_content(frames, f))) for key, f in missing.items())
-    with track(what, len(wanted), done=len(wanted) - len(missing), quiet=quiet) as advance:
+    done, most, hours = len(wanted) - len(missing), recipe.label.max_labels, recipe.label.max_hours
+    # Where not all can be labelled, the keys, which are digests, draw from all slices alike, and the same frames in every run.
+    chosen = sorted(missing)[: max(0, most - done)] if most is not None else sorted(missing) if hours else list(missing)
+    ends = time.monotonic() + 3600 * hours if hours else math.inf
+    in_time = itertools.takewhile(lambda _: time.monotonic() < ends, chosen)
+    tasks = (Task(key, (recipe.teacher, *_content(frames, missing[key]))) for key in in_time)
+    with track(what, len(wanted), done=done, quiet=quiet) as advance:
         run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
-    return len(missing)
+    with Journal(journals) as journal:
+        left = sum(key not in journal for key in wanted)
+    if left:
+        print(
+            f"{what}: {_budget(recipe)} reached, {left} of {len(wanted)} frames have none; raise it and run again to have them"
+        )
+    return len(missing) - left
 
 
 def hessian_key(label_key: bytes, rows: int) -> bytes:
@@ -115,30 +137,42 @@ def hessian_key(label_key: bytes, rows: int) -> bytes:
     return content_key("hessian", rows, label_key)
 
 
-def _to_ase(numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array) -> Atoms:
+def _to_ase(
+    numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array, spin: Array | None = None, task: str = ""
+) -> Atoms:
     atoms = Atoms(numbers, positions.astype(float), cell=cell, pbc=pbc)
-    if charge[0]:
-        atoms.info["charge"] = int(charge[0])
-        atoms.set_initial_charges(np.full(len(atoms), charge[0] / len(atoms)))
+    set_conditions(atoms, Conditions(int(charge[0]), NOT_SAID if spin is None else int(spin[0]), task))
     return atoms
 
 
 def _evaluate(teacher: TeacherConfig, atoms: Atoms) -> tuple[float, Array]:
     """Energy and forces by a calculator made for this frame: a label must not depend on what was labelled before it."""
-    atoms.calc = make_teacher(teacher.calculator, teacher.options)
+    atoms.calc = teacher_of_worker(teacher)
     energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
     if not np.isfinite(energy) or not np.isfinite(forces).all():
         raise TeacherError("the teacher returned an energy or force that is not finite")
     return energy, forces
 
 
-def label_frame(teacher: TeacherConfig, *content: Array) -> Record:
-    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame."""
-    energy, forces = _evaluate(teacher, _to_ase(*content))
-    return {"energy": energy, "forces": forces.astype(np.float32)}
+def label_frame(teacher: TeacherConfig, *content: Any) -> Record:
+    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame; of a fully periodic one stress (3, 3), eV/Å³, too."""
+    atoms = _to_ase(*content)
+    energy, forces = _evaluate(teacher, atoms)
+    return {"energy": energy, "forces": forces.astype(np.float32), **_stress(atoms)}
 
 
-def hessian_rows(teacher: TeacherConfig, *content: Array, count: int) -> Record:
+def _stress(atoms: Atoms) -> Record:
+    """Stress, where the structure has one and the teacher computes it."""
+    if not atoms.pbc.all():
+        return {}
+    try:
+        stress = np.asarray(atoms.get_stress(voigt=False))
+    except (NotImplementedError, CalculatorError):  # it has none, or not for this structure
+        return {}
+    return {"stress": stress} if np.isfinite(stress).all() else {}
+
+
+def hessian_rows(teacher: TeacherConfig, *content: Any, count: int) -> Record:
     """Task of a worker: up to `count` random rows of the Hessian by central differences of the teacher's forces."""
     atoms = _to_ase(*content)
     rng = np.random.default_rng(int.from_bytes(content_key(*content), "little"))
@@ -154,6 +188,12 @@ def hessian_rows(teacher: TeacherConfig, *content: Array, count: int) -> Record:
     return {"atom": chosen // 3, "axis": chosen % 3, "rows": np.array(rows, dtype=np.float32)}
 
 
+def _budget(recipe: Recipe) -> str:
+    """The budgets of labelling, in words."""
+    given = {"label.max_labels": recipe.label.max_labels, "label.max_hours": recipe.label.max_hours}
+    return " or ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+
+
 def _write(
     recipe: Recipe, frames: Frames, keys: Sequence[bytes], about: dict[str, Any]
 ) -> tuple[Frames, list[dict[str, Any]]]:
@@ -162,7 +202,8 @@ def _write(
     kept: list[int] = []
     with Journal(recipe.output / "labels") as journal:
         for f, key in enumerate(keys):
-            reason, outcome = _judge(recipe, frames, f, journal[key])
+            record = journal[key] if key in journal else {"error": f"not labelled: {_budget(recipe)} was reached"}
+            reason, outcome = _judge(recipe, frames, f, record)
             if outcome != "left out":
                 kept.append(f)
             if reason:
@@ -197,6 +238,7 @@ def _labelled(recipe: Recipe, frames: Frames, chosen: Array, keys: Sequence[byte
     for i, f in enumerate(chosen):
         record = journal[keys[f]]
         part.energy[i], part.forces[part.ptr[i] : part.ptr[i + 1]] = record["energy"], record["forces"]
+        part.stress[i] = record.get("stress", np.nan)
     if rows:
         counts = [len(record["atom"]) for _, record in rows]
         part.hessian_frame = np.repeat([i for i, _ in rows], counts)
@@ -211,6 +253,6 @@ def _labelled(recipe: Recipe, frames: Frames, chosen: Array, keys: Sequence[byte
 def _rows(recipe: Recipe, chosen: Array, keys: Sequence[bytes], journal: Journal) -> Iterator[tuple[int, Record]]:
     """Index within the shard, and Hessian record, of the frames that have one."""
     for i, f in enumerate(chosen if recipe.label.hessian_rows else ()):
-        record = journal[hessian_key(keys[f], recipe.label.hessian_rows)]
-        if "error" not in record:
-            yield i, record
+        key = hessian_key(keys[f], recipe.label.hessian_rows)
+        if key in journal and not journal.failed(key):
+            yield i, journal[key]

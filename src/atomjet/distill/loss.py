@@ -1,4 +1,4 @@
-"""How wrong the student is: energies, forces and rows of the Hessian, each by a Huber loss.
+"""How wrong the student is: energies, forces, stresses and rows of the Hessian, each by a Huber loss.
 
 S frames in the batch with n_s atoms each, N atoms in all. Energies E are those less the reference energies, eV; forces F in eV/Å;
 Hessian rows H_(a) = d²E / dx_a dx (one coordinate a, all atoms) in eV/Å². With Huber's function of a length r ≥ 0,
@@ -8,8 +8,9 @@ Hessian rows H_(a) = d²E / dx_a dx (one coordinate a, all atoms) in eV/Å². Wi
     energy   L_E = 1/S Σ_s v_s h(|E_s - Ê_s| / n_s)             per atom, so that sizes count alike; eV/atom
     forces   L_F = 1/N Σ_i w_i h(‖F_i - F̂_i‖)                   the length of the error vector, not its components: the loss
                                                                 must not depend on how the molecule is turned; eV/Å
+    stress   L_S = 1/S Σ_s v_s h(‖W_s - Ŵ_s‖ / n_s)             virials W = V σ of the frames with a stress label; eV/atom
     Hessian  L_H = 1/N_H Σ_j w_j h(‖H_aj - Ĥ_aj‖)               over the N_H atoms j of the frames that have a row; eV/Å²
-    total    L = c_E L_E + c_F L_F + c_H L_H
+    total    L = c_E L_E + c_F L_F + c_S L_S + c_H L_H
 
 The weights w_i = min(1, F_cap / ‖F_i‖) let large labels count by their relative error, and v_s is the smallest of them in the
 frame: what happens at 50 eV/Å on a repulsive wall must not drown what happens at 1 eV/Å in a bond. The Hessian of a bond exceeds
@@ -61,6 +62,8 @@ class Batch:
     frames: int
     atoms: int
     hessian: HessianRows | None = None
+    virial: Tensor | None = None  # (S, 3, 3) eV, volume times stress; zero where not labelled
+    has_virial: Tensor | None = None  # (S,) one for frames with a stress label
 
 
 def energies_and_forces(model: Student, graph: Graph, differentiable: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,12 +71,24 @@ def energies_and_forces(model: Student, graph: Graph, differentiable: bool = Tru
 
     With `differentiable`, autograd can go through the forces once more.
     """
+    energies, gradients, vectors = derivatives(model, graph, differentiable)
+    return energies, pairwise_to_atoms(graph, gradients), vectors
+
+
+def derivatives(model: Student, graph: Graph, differentiable: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Return energies (S,), their derivative with respect to edge vectors (E, 3), and those vectors."""
     with torch.enable_grad():
         vectors = graph.vectors.detach().requires_grad_(True)
         atomic = model.atomic_energies(graph.with_vectors(vectors))
         (gradients,) = torch.autograd.grad(atomic.sum(), vectors, create_graph=differentiable)
     energies = atomic.new_zeros(graph.num_systems).index_add(0, graph.system_index, atomic)
-    return energies, pairwise_to_atoms(graph, gradients), vectors
+    return energies, gradients, vectors
+
+
+def virials(graph: Graph, gradients: Tensor, vectors: Tensor) -> Tensor:
+    """(S, 3, 3) eV: derivative of the energy with respect to strain, Σ over edges of dE/dv ⊗ v; the volume times the stress."""
+    each = gradients[:, :, None] * vectors[:, None, :]
+    return each.new_zeros(graph.num_systems, 3, 3).index_add(0, graph.system_index[graph.centers], each)
 
 
 def pairwise_to_atoms(graph: Graph, gradients: Tensor) -> Tensor:
@@ -98,15 +113,20 @@ def cap_weights(lengths: Tensor, cap: float) -> Tensor:
 
 
 def losses(model: Student, batch: Batch, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Return the total loss, and its parts (energy eV/atom, forces eV/Å, Hessian eV/Å²) detached, (3,)."""
-    energies, forces, vectors = energies_and_forces(model, batch.graph)
+    """Return the total loss, and its parts (energy eV/atom, forces eV/Å, Hessian eV/Å², stress eV/atom) detached, (4,)."""
+    energies, gradients, vectors = derivatives(model, batch.graph)
+    forces = pairwise_to_atoms(batch.graph, gradients)
     energy = energy_loss(energies, batch, config)
     force = force_loss(forces, batch, config)
     hessian = torch.zeros_like(energy)
     if config.hessian_weight and batch.hessian is not None:
         hessian = hessian_loss(forces, vectors, batch.graph, batch.hessian, config)
     total = config.energy_weight * energy + config.force_weight * force + config.hessian_weight * hessian
-    return total, torch.stack([energy, force, hessian]).detach()
+    stress = torch.zeros_like(energy)
+    if config.stress_weight and batch.virial is not None:
+        stress = stress_loss(virials(batch.graph, gradients, vectors), batch, config)
+        total = total + config.stress_weight * stress
+    return total, torch.stack([energy, force, hessian, stress]).detach()
 
 
 def energy_loss(energies: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
@@ -121,6 +141,15 @@ def force_loss(forces: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     square = (forces - batch.forces).square().sum(1)
     weights = cap_weights(torch.linalg.vector_norm(batch.forces, dim=1), config.force_cap)
     return (weights * huber(square, config.force_delta)).sum() / batch.atoms
+
+
+def stress_loss(found: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
+    """L_S, eV/atom; `found` (S, 3, 3) are the student's virials."""
+    assert batch.virial is not None
+    assert batch.has_virial is not None
+    square = ((found - batch.virial) / batch.counts[:, None, None]).square().sum((1, 2))
+    weights = batch.has_virial * cap_weights(batch.strongest, config.force_cap)
+    return (weights * huber(square, config.stress_delta)).sum() / batch.frames
 
 
 def hessian_loss(forces: Tensor, vectors: Tensor, graph: Graph, labels: HessianRows, config: TrainConfig) -> Tensor:

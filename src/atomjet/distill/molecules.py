@@ -16,10 +16,12 @@ from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from atomjet.distill.dataset import draw_split
+from atomjet.distill.files import read_text, short
 from atomjet.distill.journal import Record
+from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.normal_modes import normal_modes
 from atomjet.distill.recipe import ConformersConfig, Recipe, TeacherConfig
-from atomjet.distill.teacher import make_teacher
+from atomjet.distill.teacher import teacher_of_worker
 from atomjet.errors import ConfigError, TeacherError
 
 BROKEN = 1.5
@@ -30,6 +32,11 @@ FORMED = 1.15
 
 SAME_CONFORMER = 0.2
 """Conformers closer than this (heavy atoms, Å) count as one: a rigid molecule is relaxed once."""
+
+LARGEST_FILE = 100_000_000
+"""Bytes of a file of SMILES."""
+
+LONGEST_SMILES = 2000
 
 # A rotor: single, not in a ring, and something to turn on either side.
 ROTOR = "[!$([D1])&!$(*#*)]-&!@[!$([D1])&!$(*#*)]"
@@ -87,65 +94,74 @@ def _rdkit() -> ModuleType:
     return Chem
 
 
-def read_molecules(recipe: Recipe) -> list[Molecule]:
+def read_molecules(recipe: Recipe, left_out: Failures | None = None) -> list[Molecule]:
     """Molecules of the recipe in the order of their file, then the peptides; each with its split.
 
     The split is drawn by a hash, but a diatomic molecule is for training where there are walls: it is one of them.
 
+    Args:
+        recipe: names the files.
+        left_out: where molecules that cannot be used are noted; without it the first of them is refused.
+
     Raises:
-        ConfigError: no file, a line that is no SMILES, a charged or open-shell molecule, an element that the recipe
-        does not
-            list, a molecule that stands twice (names file and line).
+        ConfigError: no file, none of its molecules can be used; or, without `left_out`, a line that is no SMILES, a charged or
+            open-shell molecule, an element that the recipe does not list, a molecule that stands twice (names file and line).
     """
     split, seen = recipe.sample.split, {}
     molecules = [
         Molecule(smiles, "train" if in_walls else draw_split(recipe.seed, smiles, split.validation, split.test))
-        for smiles, in_walls in _read_smiles(recipe, recipe.molecules, seen)
+        for smiles, in_walls in _read_smiles(recipe, recipe.molecules, seen, left_out)
     ]
     if recipe.sample.peptides is not None:
-        found = _read_smiles(recipe, recipe.sample.peptides.molecules, seen)
+        found = _read_smiles(recipe, recipe.sample.peptides.molecules, seen, left_out)
         molecules += [Molecule(smiles, "test", large=True) for smiles, _ in found]
     return molecules
 
 
-def _read_smiles(recipe: Recipe, path: Path | None, seen: dict[str, str]) -> list[tuple[str, bool]]:
+def _read_smiles(
+    recipe: Recipe, path: Path | None, seen: dict[str, str], left_out: Failures | None
+) -> list[tuple[str, bool]]:
     """Canonical SMILES of a file, and whether the slice of walls contains the molecule.
 
     One molecule a line; words after it are a comment, as is a line that begins with #.
     """
     if path is None:
         return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read molecules {path}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
+    found, before = [], len(left_out or ())
+    for number, line in enumerate(read_text(path, "molecules", LARGEST_FILE).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        where = f"{path.name} line {number}"
-        smiles, atoms = _canonical(line.split()[0], recipe.elements, where)
-        if smiles in seen:
-            raise ConfigError(f"{where}: {smiles} stands already in {seen[smiles]}; remove one")
+        where, text = f"{path.name} line {number}", line.split()[0]
+        try:
+            smiles, atoms = _canonical(text, recipe.elements, where)
+            if smiles in seen:
+                raise ConfigError(f"{where}: {smiles} stands already in {seen[smiles]}; remove one")
+        except ConfigError as error:
+            leave_out(left_out, "molecules", short(text), str(error))
+            continue
         seen[smiles] = where
         found.append((smiles, atoms == 2 and recipe.sample.walls is not None))
+    if left_out is not None and not found and len(left_out) > before:
+        raise ConfigError(f"no molecule of {path} can be used; {left_out[before]['reason']}")
     return found
 
 
 def _canonical(text: str, elements: Sequence[str], where: str) -> tuple[str, int]:
     """Canonical SMILES and number of atoms."""
+    if len(text) > LONGEST_SMILES:
+        raise ConfigError(f"{where}: a SMILES of {len(text)} characters; the most is {LONGEST_SMILES}")
     chem = _rdkit()
     molecule = chem.MolFromSmiles(text)
-    if molecule is None:
-        raise ConfigError(f"{where}: {text!r} is no SMILES that RDKit understands")
+    if molecule is None or not molecule.GetNumAtoms():
+        raise ConfigError(f"{where}: {short(repr(text))} is no SMILES that RDKit understands")
     atoms = list(chem.AddHs(molecule).GetAtoms())
     foreign = sorted({atom.GetSymbol() for atom in atoms} - set(elements))
     if foreign:
         raise ConfigError(
-            f"{where}: {text} contains {foreign[0]}, not among the recipe's elements {' '.join(elements)}"
+            f"{where}: {short(text)} contains {foreign[0]}, not among the recipe's elements {' '.join(elements)}"
         )
     if sum(atom.GetFormalCharge() for atom in atoms) or sum(atom.GetNumRadicalElectrons() for atom in atoms):
-        raise ConfigError(f"{where}: {text} is charged or open-shell; give neutral closed-shell molecules")
+        raise ConfigError(f"{where}: {short(text)} is charged or open-shell; give neutral closed-shell molecules")
     return chem.MolToSmiles(molecule), len(atoms)
 
 
@@ -155,7 +171,7 @@ def make_geometry(smiles: str, seed: int, conformers: ConformersConfig, teacher:
     kept: list[tuple[NDArray[Any], ...]] = []
     for start in starts:
         atoms = Atoms(numbers, start)
-        atoms.calc = make_teacher(teacher.calculator, teacher.options)
+        atoms.calc = teacher_of_worker(teacher)
         BFGS(atoms, logfile=None).run(fmax=conformers.fmax, steps=conformers.max_steps)  # type: ignore[arg-type]
         if bond_change(numbers, atoms.positions, bonds) is None:
             kept.append((start, atoms.positions.copy(), *normal_modes(atoms)))

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
+from ase import Atoms
 from ase.data import atomic_numbers
 
+from atomjet.adapters.structure_files import read_structures
 from atomjet.distill import slices
+from atomjet.distill.conditions import Conditions, read_conditions, unsaid
 from atomjet.distill.dataset import connectivity_key, draw_split, draw_uniform
+from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record, content_key
+from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.molecules import Geometry, Molecule, generator, make_geometry
 from atomjet.distill.recipe import MDConfig, NormalModesConfig, Recipe
-from atomjet.distill.teacher import describe_teacher
-from atomjet.errors import ConfigError
+from atomjet.distill.teacher import describe
+from atomjet.errors import AtomJetError, ConfigError
 
 ALGORITHM = 1
 """Goes into every key: raised when a slice is sampled in another way."""
@@ -49,10 +56,13 @@ class Unit:
 class Plan:
     """Tasks of a recipe: `geometries` first; what they give is needed by `slices`."""
 
-    def __init__(self, recipe: Recipe, molecules: Sequence[Molecule]) -> None:
-        self.recipe, self.molecules = recipe, molecules
-        teacher = recipe.teacher
-        self.about = (recipe.sample.conformers.model_dump(), describe_teacher(teacher.calculator, teacher.options))
+    def __init__(self, recipe: Recipe, molecules: Sequence[Molecule], left_out: Failures | None = None) -> None:
+        self.recipe, self.molecules, self.left_out = recipe, molecules, left_out
+
+    @cached_property
+    def about(self) -> tuple[Any, ...]:
+        """What every slice of molecules depends on; slices that no teacher makes do not ask for it."""
+        return self.recipe.sample.conformers.model_dump(), describe(self.recipe.teacher)
 
     def _key(self, *parts: Any) -> bytes:
         return content_key(ALGORITHM, self.recipe.seed, *parts)
@@ -177,20 +187,46 @@ class Plan:
     def _structures(self) -> Iterator[Unit]:
         config, shares, seed = self.recipe.sample.structures, self.recipe.sample.split, self.recipe.seed
         assert config is not None
+        for path, index, atoms in self._read():
+            name, where = connectivity_key(atoms), f"{path.name}, structure {index}"
+            if warning := unsaid(atoms):
+                print(f"warning: {where}: {warning}", file=sys.stderr)
+            split = draw_split(seed, name, shares.validation, shares.test)
+            conditions = read_conditions(atoms)
+            # Only where there are any: the keys of other structures stay what they were.
+            said = (list(conditions),) if conditions != Conditions() else ()
+            content = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+            key = self._key("structures", *content, *said, config.model_dump(exclude={"files"}))
+            yield Unit(key, "structures", split, name, slices.structures, _given(name, seed, atoms, config))
+
+    def _read(self) -> Iterator[tuple[Path, int, Atoms]]:
+        """Structures of the files that can be sampled, each with its place."""
+        config = self.recipe.sample.structures
+        assert config is not None
         for path in config.files:
             try:
-                read = ase.io.read(path, index=":")
-            except Exception as error:  # ASE's readers raise anything
-                raise ConfigError(f"sample.structures.files: ASE cannot read {path}: {error}") from error
-            for index, atoms in enumerate(read if isinstance(read, list) else [read]):
-                foreign = sorted(set(atoms.get_chemical_symbols()) - set(self.recipe.elements))
-                if foreign:
-                    raise ConfigError(f"{path}, structure {index}: {foreign[0]} is not among the recipe's elements")
-                name = connectivity_key(atoms)
-                split = draw_split(seed, name, shares.validation, shares.test)
-                content = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-                key = self._key("structures", *content, config.model_dump(exclude={"files"}))
-                yield Unit(key, "structures", split, name, slices.structures, _given(name, seed, atoms, config))
+                require_file(path, "sample.structures.files:")
+                read = read_structures(path)
+            except AtomJetError as error:
+                leave_out(self.left_out, "structures", path.name, str(error))
+                continue
+            for index, atoms in enumerate(read):
+                try:
+                    _check_structure(atoms, self.recipe.elements, f"{path.name}, structure {index}")
+                except ConfigError as error:
+                    leave_out(self.left_out, "structures", f"{path.name}, structure {index}", str(error))
+                else:
+                    yield path, index, atoms
+
+
+def _check_structure(atoms: Atoms, elements: Sequence[str], where: str) -> None:
+    """Refuse what no teacher could label."""
+    foreign = sorted(set(atoms.get_chemical_symbols()) - set(elements))
+    if foreign:
+        raise ConfigError(f"{where}: {foreign[0]} is not among the recipe's elements")
+    if not len(atoms) or not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        raise ConfigError(f"{where}: has no atoms, or positions or a cell that are not finite; correct it")
+    read_conditions(atoms, where)
 
 
 class Ring:

@@ -68,6 +68,9 @@ def run_tasks(
         directory: of the journal files.
         workers: number of processes.
         advance: called after every finished task.
+
+    Raises:
+        AtomJetError: workers cannot start, or what they compute cannot be written.
     """
     queue, own = _Queue(tasks), JournalWriter(directory)
     team: list[_Worker] = []
@@ -147,6 +150,8 @@ def _hear(worker: _Worker, advance: Callable[..., None]) -> bool:
         message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         return False
+    if isinstance(message, AtomJetError):
+        raise message
     if message == READY:
         worker.ready = True
     else:
@@ -196,6 +201,10 @@ def _work(function: Callable[..., Record], directory: Path, pipe: Connection) ->
                 record = function(*task.arguments)
             except Exception as error:
                 record = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-            journal.append(task.key, record)
+            try:
+                journal.append(task.key, record)
+            except AtomJetError as error:  # the disk is full: no task of this run can be remembered any more
+                pipe.send(error)
+                return
             pipe.send(DONE)
     journal.close()

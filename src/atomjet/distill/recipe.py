@@ -1,30 +1,74 @@
 """The recipe: one YAML file that says which molecules, which teacher, how to sample, label and train.
 
 Paths in a recipe are relative to the recipe's own directory. Sections of `sample` that are left out are not sampled.
+The teacher is code by design: labelling with a recipe runs the calculator that it names.
 """
 
 from __future__ import annotations
 
 import os
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from ase.data import atomic_numbers
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from atomjet.distill.files import load_yaml, read_text, short
 from atomjet.errors import ConfigError
+from atomjet.models import registry
 from atomjet.models.painn.config import PaiNNConfig
+
+LARGEST_RECIPE = 1_000_000
+"""Bytes."""
+
+LONGEST_TEXT = 1000
+"""Characters of a name or path."""
 
 
 def _beside_recipe(path: Path, info: ValidationInfo) -> Path:
+    _printable(str(path))
     return Path(os.path.normpath(Path((info.context or {}).get("directory", ".")) / path))
+
+
+def _model_name(name: str, info: ValidationInfo) -> str:
+    """A packaged model's name as it is, any other as a file beside the recipe."""
+    return name if _printable(name) in registry.packaged() else str(_beside_recipe(Path(name), info))
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if not 0 < pair[0] <= pair[1]:
         raise ValueError(f"needs two positive values, the smaller first, got {list(pair)}")
     return pair
+
+
+def _printable(text: str) -> str:
+    """Refuse what cannot be printed on one line: control characters, which a terminal would obey, and pages of text."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"has {len(text):,} characters, the most is {LONGEST_TEXT}")
+    if not text.isprintable():
+        raise ValueError("has control characters; remove them")
+    return text
+
+
+def _file_name(name: str) -> str:
+    """The student's name becomes that of its file."""
+    if not 0 < len(_printable(name)) <= 100 or name.strip(". ") != name or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(
+            "must be 1 to 100 characters that can name a file: no slash, colon, star, question mark, quote"
+        )
+    return name
 
 
 def _known_element(symbol: str) -> str:
@@ -37,21 +81,35 @@ RecipePath = Annotated[Path, AfterValidator(_beside_recipe)]
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 Element = Annotated[str, AfterValidator(_known_element)]
 Temperatures = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Workers = Annotated[int, Field(ge=1, le=1024)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """Base of all sections: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TeacherConfig(Section):
-    """The calculator that labels: "tblite:METHOD" or "package.module:factory", and its keyword options."""
+    """The calculator that labels: "tblite:METHOD", "atomjet:MODEL" or "package.module:factory", and its keyword options."""
 
-    calculator: str = "tblite:GFN2-xTB"
+    calculator: Annotated[str, AfterValidator(_printable)] = "tblite:GFN2-xTB"
     options: dict[str, Any] = {"accuracy": 0.1}
+    _trusted: tuple[Path, ...] = PrivateAttr(default=())
+
+    @property
+    def trusted(self) -> tuple[Path, ...]:
+        """Files of Python that the caller, never the recipe, allowed to be run."""
+        return self._trusted
+
+    def trusting(self, files: Sequence[Path]) -> TeacherConfig:
+        """The same teacher, which may come from these files."""
+        changed = self.model_copy()
+        changed._trusted = tuple(files)
+        return changed
 
 
 class SplitConfig(Section):
@@ -108,8 +166,8 @@ class DimersConfig(Section):
 class ClustersConfig(Section):
     """Water and mixed clusters, relaxed a little, then short Langevin runs with the teacher."""
 
-    water: int = Field(default=40, ge=0)
-    mixed: int = Field(default=100, ge=0)
+    water: int = Field(default=40, ge=0, le=10_000_000)
+    mixed: int = Field(default=100, ge=0, le=10_000_000)
     molecules: tuple[Count, Count] = (2, 20)
     max_atoms: Count = 60
     frames: Count = 6
@@ -149,7 +207,7 @@ class StructuresConfig(Section):
 class SampleConfig(Section):
     """Which frames to make. `workers`: processes, by default as many as CPUs; the result does not depend on it."""
 
-    workers: Count | None = None
+    workers: Workers | None = None
     split: SplitConfig = SplitConfig()
     conformers: ConformersConfig = ConformersConfig()
     normal_modes: NormalModesConfig | None = None
@@ -166,15 +224,18 @@ class SampleConfig(Section):
 class LabelConfig(Section):
     """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å.
 
-    What failed is not tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
+    What a budget (`max_labels`, `max_hours`) leaves unlabelled is left out, until a later run with a larger one. What failed is not
+    tried again by the next run unless `retry_failures` says so (after a lack of memory, say).
     """
 
-    workers: Count | None = None
+    workers: Workers | None = None
     shard_size: Count = 20000
     max_force: float = Field(default=50.0, gt=0)
     wall_max_force: float = Field(default=200.0, gt=0)
-    hessian_rows: int = Field(default=0, ge=0, description="random rows of the Hessian per frame")
+    hessian_rows: int = Field(default=0, ge=0, le=100_000, description="random rows of the Hessian per frame")
     retry_failures: bool = False
+    max_labels: Count | None = Field(default=None, description="frames labelled at most, drawn evenly from all")
+    max_hours: float | None = Field(default=None, gt=0, description="a run hands out no more frames after it")
 
 
 class DataSource(Section):
@@ -194,6 +255,12 @@ class TrainConfig(Section):
     """
 
     data: tuple[DataSource, ...] = Field(default=(), description="by default what `label` wrote")
+    start_from: Annotated[str, AfterValidator(_model_name)] | None = Field(
+        default=None, description="a packaged model, or a model file beside the recipe, whose weights are the first"
+    )
+    target_force_mae: float | None = Field(
+        default=None, gt=0, description="meV/Å on the validation frames: training ends when it is reached"
+    )
     epochs: Count | None = None
     max_minutes: float | None = Field(default=None, gt=0)
     batch_size: Count = 256
@@ -205,11 +272,13 @@ class TrainConfig(Section):
     clip_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     energy_weight: float = Field(default=2.0, ge=0)
     force_weight: float = Field(default=1.0, ge=0)
+    stress_weight: float = Field(default=0.2, ge=0, description="of frames that have a stress label")
     hessian_weight: float = Field(default=0.0, ge=0, description="needs frames with Hessian rows")
     energy_delta: float = Field(
         default=0.005, gt=0, description="eV/atom: error where the loss turns from square to linear"
     )
     force_delta: float = Field(default=0.01, gt=0, description="eV/Å: the same for the length of a force error")
+    stress_delta: float = Field(default=0.01, gt=0, description="eV/atom: the same for the virial of an atom")
     hessian_delta: float = Field(default=0.1, gt=0, description="eV/Å²: the same for a 3-vector of a Hessian row")
     force_cap: float = Field(default=10.0, gt=0, description="eV/Å: labels beyond it count by their relative error")
     validation_interval: Count = Field(default=1, description="epochs")
@@ -234,11 +303,15 @@ class TrainConfig(Section):
         return self
 
 
+LARGEST_STUDENT = {"features": 2048, "layers": 32, "num_radial": 512, "max_z": 120, "cutoff": 20}
+
+
 class Recipe(Section):
     """A whole distillation."""
 
-    name: str
-    seed: int = Field(default=0, ge=0)
+    name: Annotated[str, AfterValidator(_file_name)]
+    licence: Annotated[str, AfterValidator(_printable)] | None = None
+    seed: Seed = 0
     output: RecipePath
     elements: tuple[Element, ...] = Field(min_length=1)
     molecules: RecipePath | None = None
@@ -248,6 +321,29 @@ class Recipe(Section):
     student: PaiNNConfig = PaiNNConfig.model_validate({})
     train: TrainConfig = TrainConfig(epochs=100)
 
+    def changed(self, **fields: Any) -> Recipe:
+        """The same recipe with another name or seed.
+
+        Raises:
+            ConfigError: a name that can name no file.
+        """
+        try:
+            _file_name(fields.get("name", self.name))
+        except ValueError as error:
+            raise ConfigError(f"name {short(fields['name'])} {error}") from error
+        return self.model_copy(update=fields)
+
+    @field_validator("student")
+    @classmethod
+    def _student_fits(cls, student: PaiNNConfig) -> PaiNNConfig:
+        """Refuse students whose weights alone would fill a machine before any of them is made."""
+        for name, most in LARGEST_STUDENT.items():
+            if getattr(student, name) > most:
+                raise ValueError(
+                    f"{name} {getattr(student, name):g} is more than {most}, the most that a student may have"
+                )
+        return student
+
     @model_validator(mode="after")
     def _something_to_sample(self) -> Recipe:
         if self.molecules is None and self.sample.structures is None:
@@ -255,33 +351,57 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, trust: Sequence[str | Path] = ()) -> Recipe:
     """Read a recipe.
 
+    Args:
+        path: of the YAML file.
+        trust: Python files beside the recipe from which its teacher may come.
+
     Raises:
-        ConfigError: the file is missing, is not YAML, or a field is missing, unknown or out of range (names the field).
+        ConfigError: the file is missing, is not YAML, or a field is missing, unknown or out of range (names the field); a
+            trusted file is missing or lies elsewhere.
     """
     path = Path(path)
+    text = read_text(path, "recipe", LARGEST_RECIPE)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        content = load_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"recipe {path} {error}" if "is not YAML" in str(error) else f"recipe {path}: {error}"
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {path} must be a mapping of fields, got {type(content).__name__}")
+    directory = path.parent.resolve()
     try:
-        return Recipe.model_validate(content, context={"directory": path.parent.resolve()})
+        recipe = Recipe.model_validate(content, context={"directory": directory})
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: {_one_line(error)}") from error
+    files = [_trusted_file(Path(file), directory) for file in trust]
+    return recipe.model_copy(update={"teacher": recipe.teacher.trusting(files)}) if files else recipe
+
+
+def _trusted_file(file: Path, directory: Path) -> Path:
+    """A trusted file: given as it lies from here, or by its name beside the recipe."""
+    found = file.resolve() if file.exists() else (directory / file).resolve()
+    if not found.is_file() or found.suffix != ".py" or found.parent != directory:
+        raise ConfigError(f"--trust {file}: give a Python file (.py) that lies beside the recipe, in {directory}")
+    return found
 
 
 def _one_line(error: ValidationError) -> str:
-    """The first complaint, with its field, and how many more there are."""
+    """The first complaint, with its field, and how many more there are; of the input only a glimpse."""
     first, more = error.errors()[0], error.error_count() - 1
-    where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    where = short(".".join(str(part) for part in first["loc"]))
+    what = short(first["msg"].removeprefix("Value error, "), 200)
+    shown = "" if first["type"] in ("missing", "value_error") else f", got {short(_glimpse(first['input']))}"
     if first["type"] == "extra_forbidden":
         what, shown = "no such field", ""
     return f"{where + ': ' if where else ''}{what}{shown}" + (f" (and {more} more)" if more else "")
+
+
+def _glimpse(value: Any) -> str:
+    """The value as Python writes it, cut where it is long or deep."""
+    glimpse = reprlib.Repr()
+    glimpse.maxstring = glimpse.maxother = 60
+    return glimpse.repr(value)

@@ -15,47 +15,61 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atomjet.distill.dataset import Frames, concatenate, draw_uniform, frames_from_record, write_shard
+from atomjet.distill.conditions import check_one
+from atomjet.distill.dataset import Frames, concatenate, frames_from_record, hold_back, write_shard
 from atomjet.distill.journal import Journal, Record
+from atomjet.distill.left_out import Failures, print_left_out
 from atomjet.distill.molecules import Geometry, read_molecules
 from atomjet.distill.plan import Plan, Unit
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe
-from atomjet.distill.teacher import make_teacher
+from atomjet.distill.teacher import build_teacher, default_task
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
+from atomjet.models.tensor_file import write_atomically
 from atomjet.progress import track
 
 NEVER_HELD_BACK = ("walls", "free_atoms")
 """Slices without frames of a training molecule in its ordinary range: none is kept for in-distribution validation."""
 
-Failures = list[dict[str, Any]]
 
+def run_sample(recipe: Recipe, quiet: bool = False, strict: bool = False, to_train: bool = False) -> Path:
+    """Sample a recipe, or go on where a killed run was; prints what there is and what was left out.
 
-def run_sample(recipe: Recipe, quiet: bool = False) -> Path:
-    """Sample a recipe, or go on where a killed run was; prints what there is.
+    Args:
+        recipe: what to sample.
+        quiet: no progress bar.
+        strict: refuse a molecule or structure that cannot be used instead of leaving it out.
+        to_train: refuse frames that the student cannot learn together now, before they are labelled.
 
     Returns:
         The file of unlabelled frames, `OUTPUT/samples.h5`.
 
     Raises:
-        ConfigError: molecules that cannot be used, none of them for training, or another run in the same directory.
-        TeacherError: the teacher cannot be built.
+        ConfigError: no molecule or structure that can be used, none for training, or another run in the same directory.
+        TeacherError: the teacher is needed and cannot be built.
     """
-    make_teacher(recipe.teacher.calculator, recipe.teacher.options)  # complain before any worker starts
-    molecules = read_molecules(recipe)
-    plan, path = Plan(recipe, molecules), recipe.output / "samples.h5"
+    left_out: Failures = []
+    molecules = read_molecules(recipe, None if strict else left_out)
+    plan, path = Plan(recipe, molecules, None if strict else left_out), recipe.output / "samples.h5"
+    if molecules:
+        build_teacher(recipe.teacher)  # complain before any worker starts
     with only_run(recipe.output):
         geometries, failures = _geometries(recipe, list(plan.geometries()), quiet)
-        frames, more = _gather(recipe, list(plan.slices(geometries)), quiet)
+        units = list(plan.slices(geometries))
+        print_left_out(left_out)
+        frames, more = _gather(recipe, units, quiet)
+        if to_train and not recipe.train.data:
+            check_one(frames, default_task(recipe.teacher.calculator))
         write_shard(path, frames, {"recipe": recipe.name, "seed": recipe.seed})
-        write_lines(recipe.output / "sample_failures.jsonl", failures + more)
+        write_lines(recipe.output / "sample_failures.jsonl", left_out + failures + more)
     print_counts(frames)
     print(f"{len(frames)} frames of {len(molecules)} molecules in {path}")
-    if count := len(failures + more):
-        print(f"{count} tasks failed or ended early; reasons in {recipe.output / 'sample_failures.jsonl'}")
+    said = [(len(failures + more), "tasks failed or ended early"), (len(left_out), "molecules or structures left out")]
+    for count, what in said:
+        if count:
+            print(f"{count} {what}; reasons in {recipe.output / 'sample_failures.jsonl'}")
     return path
 
 
@@ -83,7 +97,8 @@ def _gather(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[Frames,
     if "train" not in frames.split[ordinary]:
         remedy = "give more of them, another seed, or sample.split: {validation: 0, test: 0}"
         raise ConfigError(f"no molecule or structure was drawn for training; {remedy}")
-    _hold_back(recipe, frames, ordinary)
+    if share := recipe.sample.split.in_distribution:
+        hold_back(frames, recipe.seed, share, ordinary)
     return frames, failures
 
 
@@ -104,19 +119,9 @@ def call(function: Callable[..., Record], *arguments: Any) -> Record:
     return function(*arguments)
 
 
-def _hold_back(recipe: Recipe, frames: Frames, ordinary: NDArray[np.bool_]) -> None:
-    """Tag a share of the training molecules' frames for in-distribution validation, by their content."""
-    for f in np.flatnonzero((frames.split == "train") & ordinary):
-        content = frames.positions[frames.ptr[f] : frames.ptr[f + 1]].tobytes().hex()
-        if draw_uniform(recipe.seed, "in_distribution", content) < recipe.sample.split.in_distribution:
-            frames.split[f] = "in_distribution"
-
-
 def write_lines(path: Path, entries: Failures) -> None:
     """Write JSON lines, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
 def print_counts(frames: Frames) -> None:

@@ -33,7 +33,7 @@ from atomjet.distill.recipe import (
     TorsionsConfig,
     WallsConfig,
 )
-from atomjet.distill.teacher import make_teacher
+from atomjet.distill.teacher import teacher_of_worker
 from atomjet.errors import TeacherError
 from atomjet.units import BOLTZMANN
 
@@ -190,7 +190,7 @@ def clusters(
     """A cluster packed at random, relaxed a little by the teacher, then a short Langevin run."""
     rng = generator(seed, "clusters", index)
     atoms = _assemble(members, rng.uniform(*CLUSTER_CONTACT, size=len(members) - 1), rng)
-    atoms.calc = make_teacher(teacher.calculator, teacher.options)
+    atoms.calc = teacher_of_worker(teacher)
     BFGS(atoms, logfile=None, maxstep=0.1).run(fmax=0.05, steps=CLUSTER_RELAX_STEPS)  # type: ignore[arg-type]
     temperature = float(rng.choice(config.temperatures))
     frames, note = _langevin(atoms, temperature, config.frames, config.keep_every, 0.5, rng)
@@ -206,7 +206,7 @@ def md(smiles: str, seed: int, geometry: Geometry, config: MDConfig, teacher: Te
     for run, temperature in enumerate(config.temperatures):
         rng = generator(seed, "md", smiles, temperature)
         atoms = Atoms(geometry.numbers, geometry.relaxed[rng.integers(len(geometry.relaxed))])
-        atoms.calc = make_teacher(teacher.calculator, teacher.options)
+        atoms.calc = teacher_of_worker(teacher)
         count = (config.frames + run) // len(config.temperatures)
         frames, note = _langevin(atoms, temperature, count, config.keep_every, config.timestep, rng)
         found.extend(frames)

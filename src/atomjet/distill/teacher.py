@@ -3,50 +3,96 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ase.calculators.calculator import Calculator
 
+from atomjet.distill.factories import find_factory
+from atomjet.distill.files import short
+from atomjet.distill.recipe import TeacherConfig
 from atomjet.errors import AtomJetError, TeacherError
+from atomjet.models import load as model_load
 from atomjet.models import registry
+
+LONGEST_SPEC = 500
 
 TBLITE_METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 
 
-def make_teacher(spec: str, options: Mapping[str, Any]) -> Calculator:
+def build_teacher(teacher: TeacherConfig) -> Calculator:
+    """The calculator of a recipe, see `make_teacher`."""
+    return make_teacher(teacher.calculator, teacher.options, teacher.trusted)
+
+
+@lru_cache(maxsize=2)
+def _kept(calculator: str, options: str, trusted: tuple[Path, ...]) -> Calculator:
+    return make_teacher(calculator, json.loads(options), trusted)
+
+
+def teacher_of_worker(teacher: TeacherConfig) -> Calculator:
+    """The calculator for one task: built once a process, and as new at each call, so that no label depends on those before it.
+
+    tblite starts a calculation from the orbitals of the last, and costs nothing to build: it is built anew.
+    """
+    if teacher.calculator.startswith("tblite:") or not _plain(teacher.options):
+        return build_teacher(teacher)
+    calculator = _kept(teacher.calculator, json.dumps(teacher.options, sort_keys=True), teacher.trusted)
+    calculator.reset()
+    return calculator
+
+
+def _plain(options: Mapping[str, Any]) -> bool:
+    """Whether options come back from JSON as they were."""
+    try:
+        return json.loads(json.dumps(options)) == options
+    except (TypeError, ValueError):
+        return False
+
+
+def describe(teacher: TeacherConfig) -> dict[str, Any]:
+    """What the labels of a recipe depend on, see `describe_teacher`."""
+    return describe_teacher(teacher.calculator, teacher.options, teacher.trusted)
+
+
+def make_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Path] = ()) -> Calculator:
     """Build a calculator.
 
     Args:
         spec: "tblite:METHOD" (GFN2-xTB, GFN1-xTB, IPEA1-xTB); "atomjet:MODEL", a packaged model, a model file or a fairchem
             checkpoint, with settings of `atomjet.load` behind a question mark, e.g. "atomjet:uma-s-1p2p1.pt?task=omol"; or
-            "package.module:factory", where factory(**options) returns an ASE calculator, e.g. "ase.calculators.emt:EMT".
+            "package.module:factory", where factory(**options) returns an ASE calculator, e.g. "ase.calculators.emt:EMT", as
+            far as `find_factory` lets it pass.
         options: keyword arguments of the factory.
+        trusted: Python files whose functions may be called, written "file.py:function".
 
     Raises:
-        TeacherError: not installed, no such module or factory, options that it refuses.
+        TeacherError: not installed, no such module or factory, nothing that makes a calculator, options that it refuses.
     """
     module_name, _, name = spec.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or len(spec) > LONGEST_SPEC:
         raise TeacherError(
-            f"teacher {spec!r} is not of the form tblite:METHOD, atomjet:MODEL or package.module:factory"
+            f"teacher {short(repr(spec))} is not of the form tblite:METHOD, atomjet:MODEL or package.module:factory"
         )
     if module_name == "tblite":
         return _tblite(name, options)
     if module_name == "atomjet":
         return _atomjet(name, options)
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-        calculator = factory(**options)
-    except (ImportError, AttributeError) as error:
+    factory = find_factory(spec, trusted)
+    if "command" in options and module_name not in {name for file in trusted for name in (file.stem, file.name)}:
         raise TeacherError(
-            f"teacher {spec!r} cannot be imported: {error}; check the name and what is installed"
-        ) from error
+            f"teacher {spec!r}: option 'command' would run a program that the recipe chooses: not called; set it in ASE's own "
+            "configuration file"
+        )
+    try:
+        calculator = factory(**options)
     except Exception as error:
-        raise TeacherError(f"teacher {spec!r} refused options {dict(options)}: {error}") from error
-    if not hasattr(calculator, "get_property"):
+        raise TeacherError(f"teacher {spec!r} refused options {short(dict(options))}: {short(error, 200)}") from error
+    if not hasattr(calculator, "get_property") or isinstance(calculator, type):
         raise TeacherError(f"teacher {spec!r} returned {type(calculator).__name__}, not an ASE calculator")
     return calculator
 
@@ -87,9 +133,14 @@ def _model_and_settings(name: str) -> tuple[str, dict[str, str]]:
     return path, {key: value for key, _, value in pairs}
 
 
-def describe_teacher(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What labels depend on: {"calculator", "version", "options"}, of our own models also the file's "sha256"; stored with every
-    dataset.
+def default_task(spec: str) -> str:
+    """Task that one of our own models takes for structures that name none, "" where the recipe says none."""
+    return _model_and_settings(spec.partition(":")[2])[1].get("task", "") if spec.startswith("atomjet:") else ""
+
+
+def describe_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Path] = ()) -> dict[str, Any]:
+    """What labels depend on: {"calculator", "version", "options"}, of our own models and of trusted files also the file's
+    "sha256"; stored with every dataset.
     """
     package = spec.partition(":")[0].partition(".")[0]
     try:
@@ -97,8 +148,26 @@ def describe_teacher(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
     described = {"calculator": spec, "version": version, "options": dict(options)}
-    if package == "atomjet":
-        path = registry.locate(_model_and_settings(spec.partition(":")[2])[0])
+    module = spec.partition(":")[0]
+    own = next((file for file in trusted if module in (file.stem, file.name)), None)
+    path = registry.locate(_model_and_settings(spec.partition(":")[2])[0]) if package == "atomjet" else own
+    if path is not None:
         with path.open("rb") as file:
             described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return described
+
+
+def licence_of(spec: str) -> str:
+    """Licence of the teacher: of one of our own models what its card says, of a package what its metadata say."""
+    try:
+        if spec.startswith("atomjet:"):
+            path = registry.locate(_model_and_settings(spec.partition(":")[2])[0])
+            if path.suffix == ".pt":
+                return "not recorded in its checkpoint; ask its publisher"
+            return str(model_load.read(path)[1].get("licence") or "unknown")
+        metadata = importlib.metadata.metadata(spec.partition(":")[0].partition(".")[0]).json
+    except (AtomJetError, importlib.metadata.PackageNotFoundError, ValueError):
+        return "unknown"
+    classifiers = [c.rpartition(" :: ")[2] for c in metadata.get("classifier", ()) if c.startswith("License ::")]
+    said = metadata.get("license_expression") or metadata.get("license") or next(iter(classifiers), "")
+    return short(said, 60) or "unknown"

@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
+from atomjet.distill.conditions import check_one
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
-from atomjet.distill.evaluate import Errors, errors, groups, hardest_molecules, predict
+from atomjet.distill.evaluate import Errors, Predicted, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
 from atomjet.distill.reference_energies import fit_reference_energies
-from atomjet.distill.teacher import describe_teacher
+from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Trainer
+from atomjet.distill.warm_start import read_start, take_over
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
 from atomjet.models.painn import PaiNN
@@ -67,6 +69,9 @@ def run_train(
         if not trainer.fit():
             _say(ranks, f"stopped at epoch {trainer.epoch}, step {trainer.step}; run the same again to go on")
             raise KeyboardInterrupt
+        if trainer.reached:
+            target = recipe.train.target_force_mae
+            _say(ranks, f"train.target_force_mae {target:g} meV/Å reached at epoch {trainer.epoch}: training ends")
         return finish(recipe, sources, frames, trainer)
 
 
@@ -78,12 +83,13 @@ def read_sources(recipe: Recipe, sources: Sequence[DataSource]) -> tuple[Frames,
     weights = np.repeat([source.weight for source in sources], [len(part) for part in parts])
     unlabelled = ~np.isfinite(frames.energy)
     np.logical_or.at(unlabelled, np.repeat(np.arange(len(frames)), frames.counts), ~np.isfinite(frames.forces).all(1))
-    for bad, what in ((unlabelled, "has no finite energy and forces"), (frames.charge != 0, "is charged")):
-        if bad.any():
-            raise ConfigError(
-                f"frame {int(np.flatnonzero(bad)[0])} ({frames.molecule[bad][0]}) {what} ({int(bad.sum())} such frames); "
-                "PaiNN learns neutral, labelled frames: leave it out, or label it again"
-            )
+    if unlabelled.any():
+        raise ConfigError(
+            f"frame {int(np.flatnonzero(unlabelled)[0])} ({frames.molecule[unlabelled][0]}) has no finite energy and forces "
+            f"({int(unlabelled.sum())} such frames); leave it out, or label it again"
+        )
+    teacher = teacher_of(recipe, sources)
+    check_one(frames, "" if "all" in teacher else default_task(str(teacher["calculator"])))
     if not (frames.split == "train").any():
         raise ConfigError(f"none of the {len(frames)} frames belongs to the training split; lower sample.split.test")
     return frames, weights
@@ -96,16 +102,24 @@ def make_trainer(
     training = frames.split == "train"
     if recipe.train.hessian_weight and not np.isin(frames.hessian_frame, np.flatnonzero(training)).any():
         raise ConfigError("train.hessian_weight is set but no training frame has Hessian rows; set label.hessian_rows")
-    train = frames.select(training)
-    config = recipe.student.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
+    train, start = frames.select(training), read_start(recipe)
+    architecture = recipe.student if start is None else start.config
+    config = architecture.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
     reference = fit_reference_energies(train, config.max_z)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = PaiNN(config)
     model.reference_energies.copy_(torch.as_tensor(reference))
     model.to(ranks.device)
+    if start is not None:
+        _say(ranks, take_over(model, start.to(ranks.device), train, ranks))
+        reference = model.reference_energies.cpu().numpy()
     store = FrameStore(train, reference, config.cutoff, ranks.device)
     validation = _watched(frames, recipe.train.validation_frames, config.elements)
+    if recipe.train.target_force_mae and not len(validation):
+        raise ConfigError(
+            "train.target_force_mae needs validation frames; raise sample.split.in_distribution or leave it out"
+        )
     watched = FrameStore(validation, reference, config.cutoff, ranks.device) if len(validation) else None
     folder = recipe.output / "training"
     return Trainer(model, store, weights[training], watched, recipe.train, recipe.seed, folder, ranks, quiet)
@@ -116,17 +130,17 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     ranks, model = trainer.ranks, trainer.averaged
     heldout = frames.select((frames.split != "train") & _known(frames, model.elements))
     store = FrameStore(heldout, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
-    energy, forces = predict(model, store, ranks)
+    predicted = predict(model, store, ranks)
     masks = groups(heldout)
-    found = {name: errors(store, energy, forces, mask) for name, mask in masks.items()}
-    hardest = hardest_molecules(store, energy, forces, (heldout.split == "test") & ~heldout.large)
+    found = {name: errors(store, predicted, mask) for name, mask in masks.items()}
+    hardest = hardest_molecules(store, predicted, (heldout.split == "test") & ~heldout.large)
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
         write_model(path, model, card)
         _print_errors(found)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
-        _pictures(trainer, store, energy, forces, masks)
+        _pictures(trainer, store, predicted, masks)
     ranks.wait()
     return path
 
@@ -144,7 +158,7 @@ def teacher_of(recipe: Recipe, sources: Sequence[DataSource]) -> dict[str, Any]:
     if len(different) == 1:
         return different[0]
     if not different:
-        return describe_teacher(recipe.teacher.calculator, recipe.teacher.options)
+        return describe(recipe.teacher)
     names, versions = ({key: None for one in different for key in [str(one[k])]} for k in ("calculator", "version"))
     return {"calculator": " + ".join(names), "version": " + ".join(versions), "options": {}, "all": different}
 
@@ -166,7 +180,7 @@ def _known(frames: Frames, elements: Sequence[int]) -> NDArray[np.bool_]:
     return known
 
 
-def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, masks: dict[str, Any]) -> None:
+def _pictures(trainer: Trainer, store: FrameStore, predicted: Predicted, masks: dict[str, Any]) -> None:
     """Learning curve and parity plot; a GPU node without matplotlib goes without."""
     try:
         plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
@@ -174,8 +188,10 @@ def _pictures(trainer: Trainer, store: FrameStore, energy: Any, forces: Any, mas
         if title:
             chosen, sizes = masks[title], store.sizes[masks[title]]
             atoms = np.repeat(chosen, store.sizes)
-            energies = (store.energy.cpu().numpy()[chosen] / sizes, energy[chosen] / sizes)
-            plot_parity(energies, (store.frames.forces[atoms], forces[atoms]), title, trainer.folder / "parity.png")
+            energies = (store.energy.cpu().numpy()[chosen] / sizes, predicted.energy[chosen] / sizes)
+            plot_parity(
+                energies, (store.frames.forces[atoms], predicted.forces[atoms]), title, trainer.folder / "parity.png"
+            )
         print(f"pictures in {trainer.folder}")
     except ImportError as error:
         print(f"no pictures ({error}); install matplotlib to have them")
@@ -211,6 +227,8 @@ def _print_errors(found: dict[str, Errors]) -> None:
         relative = ""
         if "force_cosine" in e:
             relative = f", cosine {e['force_cosine']:.4f}, {e['force_mae_over_zero']:.3f} of predicting zero"
+        if "stress_mae_meV_A3" in e:
+            relative += f", stress MAE {e['stress_mae_meV_A3']:.3g} meV/Å³"
         print(
             f"{name}: {e['frames']} frames, energy MAE {e['energy_mae_meV_atom']:.2f} meV/atom, "
             f"force MAE {e['force_mae_meV_A']:.1f} RMSE {e['force_rmse_meV_A']:.1f} meV/Å" + relative

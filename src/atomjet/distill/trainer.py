@@ -34,6 +34,7 @@ from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import TrainConfig
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
+from atomjet.models.tensor_file import write_atomically
 from atomjet.progress import track
 
 HEARTBEAT = 20
@@ -42,7 +43,7 @@ HEARTBEAT = 20
 MOST_SKIPPED = 20
 """Steps in a row that may be skipped because their gradient is not finite."""
 
-MAY_CHANGE = {"validation_interval", "validation_frames", "checkpoint_minutes", "data"}
+MAY_CHANGE = {"validation_interval", "validation_frames", "checkpoint_minutes", "data", "target_force_mae"}
 """Settings that a resumed run may give anew; the data have a fingerprint of their own."""
 
 
@@ -79,14 +80,15 @@ class Trainer:
         self.optimizer = FlatAdamW(model, self.averaged, config.weight_decay, config.ema_decay, config.clip_norm)
         ranks.from_first(self.optimizer.weights)
         ranks.from_first(self.optimizer.average)
-        # Losses (energy, forces, Hessian, total) and steps since the last line of the log.
-        self.sums = torch.zeros(5, device=ranks.device)
+        # Losses (energy, forces, Hessian, stress, total) and steps since the last line of the log.
+        self.sums = torch.zeros(6, device=ranks.device)
         self.epoch = self.batch = self.step = 0
         self.seconds, self.since = 0.0, time.monotonic()
         self.saved_at = 0.0
         self.shown = 0  # how far the progress bar is
         self.asked = self.stopping = False  # this rank got a signal; all ranks know that one did
         self.batches_per_epoch = max(1, draws_per_epoch(weights) // config.batch_size)
+        self.reached = False  # the target
         self.compiled: CompiledLoss | None = None
         if config.compile:
             most = -(-draws_per_epoch(weights) // self.batches_per_epoch)
@@ -99,6 +101,9 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end; return False where a signal ended it before (a checkpoint is written then)."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.ranks.first:
+            for torn in self.folder.parent.rglob(".*.partial"):  # of a run that was killed while it wrote
+                torn.unlink(missing_ok=True)
         total, self.shown = self._scale(), self._done()
         precision = "high" if self.config.tf32 and self.ranks.device.type == "cuda" else "highest"
         quiet = self.quiet or not self.ranks.first
@@ -111,6 +116,7 @@ class Trainer:
                 if not self._run_epoch(advance):
                     self.save()
                     return False
+            self._log_last()
         self.save()
         return True
 
@@ -140,7 +146,11 @@ class Trainer:
         ended = self.progress() >= 1
         if ended or self.epoch % self.config.validation_interval == 0:
             self._check_skipped()
-            self._log(self.validate())
+            found = self.validate()
+            self._log(found)
+            target = self.config.target_force_mae
+            self.reached = bool(target and found) and found["force_mae_meV_A"] <= (target or 0)
+            ended = ended or self.reached
         return ended or not self.stopping
 
     def _train_on(self, indices: NDArray[np.int64]) -> None:
@@ -166,7 +176,9 @@ class Trainer:
     # -------------------------------------------------------------- the schedule
 
     def progress(self) -> float:
-        """How much of the run is over, 0 ... 1: by epochs or by time, whichever is further."""
+        """How much of the run is over, 0 ... 1: by epochs or by time, whichever is further; 1 where the target is reached."""
+        if self.reached:
+            return 1.0
         by_epochs = self.step / (self.config.epochs * self.batches_per_epoch) if self.config.epochs else 0.0
         by_time = self.seconds / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
         return max(by_epochs, by_time)
@@ -233,15 +245,15 @@ class Trainer:
         """Errors of the averaged weights on the validation frames."""
         if self.validation is None:
             return {}
-        energy, forces = predict(self.averaged, self.validation, self.ranks)
-        return errors(self.validation, energy, forces, np.ones(len(self.validation), dtype=bool))
+        predicted = predict(self.averaged, self.validation, self.ranks)
+        return errors(self.validation, predicted, np.ones(len(self.validation), dtype=bool))
 
     def _log(self, found: Errors) -> None:
         sums = self.ranks.sum(self.sums.clone()).tolist()
         self.sums.zero_()
         self._agree()
-        steps = max(1.0, sums[4])
-        names = ("energy_loss_eV_atom", "force_loss_eV_A", "hessian_loss_eV_A2", "loss")
+        steps = max(1.0, sums[5])
+        names = ("energy_loss_eV_atom", "force_loss_eV_A", "hessian_loss_eV_A2", "stress_loss_eV_atom", "loss")
         line = {
             "step": self.step,
             "epoch": round(self.epoch + self.batch / self.batches_per_epoch, 4),
@@ -254,6 +266,13 @@ class Trainer:
         if self.ranks.first:
             with open(self.log_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def _log_last(self) -> None:
+        """The last line, where a run was killed between its last checkpoint and that line."""
+        logged = json.loads(lines[-1])["step"] if (lines := self._log_lines()) else 0
+        missing = self.ranks.first and logged < self.step
+        if self.ranks.sum(torch.tensor(float(missing), device=self.ranks.device)) > 0:
+            self._log(self.validate())
 
     @property
     def log_path(self) -> Path:
@@ -270,7 +289,7 @@ class Trainer:
         sums = self.ranks.sum(self.sums.clone())
         self.saved_at = self.seconds
         if self.ranks.first:
-            header = {name: getattr(self, name) for name in ("step", "epoch", "batch", "seconds")}
+            header = {name: getattr(self, name) for name in ("step", "epoch", "batch", "seconds", "reached")}
             write_checkpoint(
                 self.checkpoint_path, {**self.optimizer.state(), "sums": sums}, {**header, "run": self._run()}
             )
@@ -294,10 +313,17 @@ class Trainer:
             self.sums.copy_(tensors["sums"])
         self.step, self.epoch, self.batch = header["step"], header["epoch"], header["batch"]
         self.seconds = self.saved_at = header["seconds"]
+        self.reached = header.get("reached", False) and self.config.target_force_mae is not None
         if self.ranks.first and self.log_path.exists():
-            lines = [line for line in self.log_path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            self.log_path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in self._log_lines() if json.loads(line)["step"] <= self.step]
+            write_atomically(self.log_path, "".join(line + "\n" for line in lines).encode())
         self.ranks.wait()
+
+    def _log_lines(self) -> list[str]:
+        """Whole lines of the log: a kill can tear the last."""
+        if not self.log_path.exists():
+            return []
+        return self.log_path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""

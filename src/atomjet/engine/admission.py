@@ -43,11 +43,7 @@ class Admission:
 
     def silent(self, frames: Sequence[Any]) -> bool:
         """Whether none of these `ase.Atoms` says anything of itself beside its atoms, and need not."""
-        return (
-            self.has_silent
-            and not any("initial_charges" in atoms.arrays for atoms in frames)
-            and not any(name in atoms.info for atoms in frames if atoms.info for name in SAID)
-        )
+        return self.has_silent and not any(name in atoms.info for atoms in frames if atoms.info for name in SAID)
 
     def knows(self, frames: Sequence[Any], counts: list[int]) -> bool:
         """Whether equal structures were admitted before."""
@@ -106,8 +102,6 @@ class Admission:
 
 def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
     """What the conditions follow from; None where that is not said in a few words."""
-    if any("initial_charges" in atoms.arrays for atoms in frames):
-        return None
     said = [atoms.info.get(name) for atoms in frames for name in SAID]
     if not all(value is None or isinstance(value, int | float | str | np.number) for value in said):
         return None

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from atomjet.data import Capacity, Conditions, Prediction, PredictionBuffers, System, SystemBuffers
-from atomjet.engine.cuda_graph import Replayed
 from atomjet.engine.evaluation import Evaluation, Stages
+from atomjet.ops.cuda_graph import Replayed
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Which tensors of a `System` say what it consists of, and how often each was written to; positions and cells aside."""
+    """What a `System` consists of, positions and cells aside: its tensors, how often each was written to, and its words."""
 
     tensors: tuple[torch.Tensor, ...]
     versions: tuple[int, ...]
-    task: tuple[str, ...]
+    said: tuple[tuple[str, ...], tuple[bool, ...], tuple[bool, ...]]
 
     @classmethod
     def of(cls, system: System) -> Composition | None:
@@ -29,7 +29,8 @@ class Composition:
         tensors = (system.atomic_numbers, system.system_index, system.pbc, system.charge, system.spin)
         if any(tensor.is_inference() for tensor in tensors):
             return None
-        return cls(tensors, tuple(tensor._version for tensor in tensors), system.task)
+        said = (system.task, system.charge_given, system.spin_given)
+        return cls(tensors, tuple(tensor._version for tensor in tensors), said)
 
     def describes(self, system: System) -> bool:
         """Whether a system's are the very same tensors, unchanged since."""
@@ -41,7 +42,7 @@ class Composition:
             and system.charge is charge
             and system.spin is spin
             and self.versions == (numbers._version, index._version, pbc._version, charge._version, spin._version)
-            and system.task == self.task
+            and (system.task, system.charge_given, system.spin_given) == self.said
         )
 
 

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.fork import survive_forks
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
-from atomjet.errors import BackendError, StructureError
+from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import contract, registry, tensor_file
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
 from atomjet.models.contract import CapturedBackend, Model
@@ -39,6 +40,8 @@ def load(
     task: str | None = None,
     on_overlap: OnOverlap = "error",
     neighbors: str = "auto",
+    charge: int | None = None,
+    spin: int | None = None,
 ) -> Engine:
     """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt).
 
@@ -46,15 +49,17 @@ def load(
         model: name (`atomjet info` lists them) or path.
         device, backend, precision, on_overlap, neighbors: see `Settings`.
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
+        charge, spin: total charge, e, and multiplicity 2S + 1 of structures that do not say their own (`info["charge"]`,
+            `info["spin"]`).
 
     Raises:
         ModelFileError: see `atomjet.models.load.read`.
         BackendError: a device or backend that cannot serve this model.
-        ConfigError: an unknown setting or task.
+        ConfigError: an unknown setting or task, a charge or spin that the model does not know.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
     network, card = read(registry.locate(model))
-    return Engine(network, settings, card, task)
+    return Engine(network, settings, card, task, charge, spin)
 
 
 class Engine:
@@ -63,6 +68,7 @@ class Engine:
     Attributes:
         backend: name of the one that runs, see `Settings`.
         task: the task of structures that do not name their own; None for models without tasks, or where each must.
+        charge, spin: those of structures that do not say their own; None leaves them open.
         card: what the model's makers say of it.
         cutoff: Å.
         elements: atomic numbers it serves.
@@ -74,12 +80,16 @@ class Engine:
         settings: Settings | None = None,
         card: dict[str, Any] | None = None,
         task: str | None = None,
+        charge: int | None = None,
+        spin: int | None = None,
     ) -> None:
-        """Take a model (copied, so that the caller's stays as it is), settings, card and task."""
+        """Take a model (copied, so that the caller's stays as it is), settings, card and defaults of structures."""
         survive_forks()
         self.settings = settings or Settings()
         self.card = card or {}
         self.task = model.check_task(task)
+        self.charge, self.spin = _whole("charge", charge), _whole("spin", spin)
+        model.check_conditions(self.charge, self.spin)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
         self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
@@ -93,11 +103,30 @@ class Engine:
             anything = torch.zeros_like(self._closest) if self.settings.on_overlap == "warn" else self._closest
             self.use(gpu_stages(self.model, backend, self._closest), lenient=gpu_stages(self.model, backend, anything))
 
+    def with_settings(self, **changes: Any) -> Engine:
+        """Another engine on the same weights, as they are here: in float32 unless this engine's precision is "float64".
+
+        Args:
+            changes: fields of `Settings`, and task, charge and spin; the others stay. `backend` and `device` stay those that run
+                here only if they were asked for: "auto" chooses anew.
+
+        Raises:
+            ConfigError: no such setting, or a value that it cannot have.
+            BackendError: a backend that cannot serve this model.
+        """
+        defaults = {name: changes.pop(name, getattr(self, name)) for name in ("task", "charge", "spin")}
+        names = [field.name for field in fields(Settings)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ConfigError(f"setting {unknown[0]!r} is unknown; choose from {', '.join([*names, *defaults])}")
+        given = {name: value for name, value in defaults.items() if value is not None}
+        return type(self)(self.model, replace(self.settings, **changes), self.card, **given)
+
     def use(self, stages: Stages, capture: bool = True, lenient: Stages | None = None) -> None:
         """Evaluate through buffers of fixed size from now on; see `CapturedPath`."""
 
         def admit(system: System) -> Conditions | None:
-            return stages.backend.admit(system, self.task)
+            return stages.backend.admit(system.with_defaults(self.charge, self.spin), self.task)
 
         self._path = CapturedPath(
             stages,
@@ -174,6 +203,8 @@ class Engine:
             how = f", without CUDA graphs ({self._path.why_not})" if self._path.why_not else ", CUDA graphs"
         elif self._passed_over and self.device.type == "cuda":
             how = f" ({self._passed_over})"
+        if note := getattr(self.evaluator, "note", ""):
+            how += f" ({note})"
         if self.settings.neighbors != "auto":
             how += f", neighbours by {self.settings.neighbors}"
         return (
@@ -227,7 +258,7 @@ class Engine:
     def _check_inputs(self, system: System) -> System:
         """Refuse what the model does not know; fill in what the structures leave open."""
         self._check_system(system)
-        return self.model.complete(system, self.task)
+        return self.model.complete(system.with_defaults(self.charge, self.spin), self.task)
 
     def _evaluate(self, system: System) -> Prediction:
         system = self._check_inputs(system)
@@ -242,6 +273,7 @@ class Engine:
         """None for several structures that do not fit into memory; a single one is refused before anything is computed."""
         graph = self.search(system)
         self._check_graph(system, graph)
+        self.model.warn(system, graph)
         needed, free = self.evaluator.bytes_needed(graph), free_bytes(self.device)
         if self._path is not None and not fits(needed, free):
             self._path.pool.drop_idle()
@@ -318,6 +350,19 @@ class Engine:
         if self.settings.on_overlap == "error" or length == 0.0:
             raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
         warnings.warn(f"{message}; the result means little", stacklevel=3)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A charge or spin as int; None stays."""
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number")
+    return number
 
 
 def _closest(card: dict[str, Any], device: torch.device) -> Tensor:

@@ -5,13 +5,13 @@ A host (a simulation program on many ranks, or `torchrun`) brings the edges of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from atomjet.data import Graph
+from atomjet.data import Graph, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import AtomJetError, BackendError, StructureError
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
@@ -50,7 +50,8 @@ def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> S
             result that is not finite.
     """
     halo = graph.halo
-    refusal = _refusal(engine, graph, ids)
+    graph, refusal = _completed(engine, graph)
+    refusal = refusal or _refusal(engine, graph, ids)
     if halo is not None:
         halo.agree(refusal)
     elif refusal is not None:
@@ -72,6 +73,28 @@ def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> S
             "range; use a higher precision"
         )
     return SharedPrediction(energy, forces, virial, atomic)
+
+
+def _completed(engine: Engine, graph: Graph) -> tuple[Graph, AtomJetError | None]:
+    """What the structures leave open of charge, spin and task filled in; or why the model does not know what they say."""
+    # Conditions are of structures, whatever atoms of them are here: two stand for all.
+    number = graph.num_systems
+    system = System(
+        positions=torch.zeros(2 * number, 3),
+        atomic_numbers=torch.full((2 * number,), engine.elements[0]),
+        system_index=torch.arange(number).repeat_interleave(2),
+        charge=graph.charge.cpu(),
+        spin=graph.spin.cpu(),
+        task=graph.task or None,  # type: ignore[arg-type]
+        charge_given=tuple((graph.charge != 0).tolist()),
+        spin_given=tuple((graph.spin != 0).tolist()),
+    )
+    try:
+        known = engine.model.complete(system.with_defaults(engine.charge, engine.spin), engine.task)
+    except AtomJetError as error:
+        return graph, error
+    device = graph.charge.device
+    return replace(graph, charge=known.charge.to(device), spin=known.spin.to(device), task=known.task), None
 
 
 def check_shared(engine: Engine) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from atomjet.data import Capacity, PredictionBuffers, Status, System, SystemBuffers
 from atomjet.engine import Engine
-from atomjet.engine.cuda_graph import Replayed
 from atomjet.errors import AtomJetError, SimulationError, StructureError
 from atomjet.md.integrators import advance, advance_reference, finish
 from atomjet.md.motion import HALTED, Flag, Motion
@@ -22,6 +21,7 @@ from atomjet.md.noise import replica_seeds
 from atomjet.md.observables import check_sane, refused, temperature_limit
 from atomjet.md.settings import DEFAULT_FRICTION, MDSettings
 from atomjet.md.velocities import temperature
+from atomjet.ops.cuda_graph import Replayed
 from atomjet.units import BOLTZMANN
 
 AT_ONCE = 8

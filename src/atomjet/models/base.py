@@ -21,6 +21,17 @@ def no_task(task: str | None) -> None:
         raise ConfigError(f"task {task!r}: this model knows no tasks; leave it out")
 
 
+def no_conditions(charge: int | None, spin: int | None) -> None:
+    """`Model.check_conditions` of families that know neither charges nor spins.
+
+    Raises:
+        ConfigError: a charge other than 0, or a spin multiplicity other than 1.
+    """
+    for name, value, neutral in (("charge", charge, 0), ("spin", spin, 1)):
+        if value not in (None, 0, neutral):
+            raise ConfigError(f"{name} {value}: this model knows only {name} {neutral}; use a model that knows {name}")
+
+
 def neutral_singlets(system: System) -> System:
     """`Model.complete` of families that know neither tasks nor charges nor spins.
 

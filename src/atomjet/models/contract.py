@@ -73,8 +73,16 @@ class Model(Definition, Protocol):
         """Return the task that structures without their own get; refuse one that the model does not know."""
         ...
 
+    def check_conditions(self, charge: int | None, spin: int | None) -> None:
+        """Refuse a charge and a spin that the model does not know, for structures without their own."""
+        ...
+
     def complete(self, system: System, task: str | None) -> System:
         """Fill in what the structures leave open, or say what in them the model does not know."""
+        ...
+
+    def warn(self, system: System, graph: Graph) -> None:
+        """Warn of what the edges of a structure mean for its result, if anything."""
         ...
 
     def references(self, graph: Graph) -> Tensor:

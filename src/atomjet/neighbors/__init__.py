@@ -11,7 +11,7 @@ import torch
 from atomjet.data import Graph, System
 from atomjet.errors import BackendError, ConfigError
 from atomjet.neighbors import cpu
-from atomjet.neighbors.brute_force import brute_force
+from atomjet.neighbors.brute_force import brute_force, check_resolution
 
 __all__ = ["OTHERS", "brute_force", "check_search", "neighbor_list", "search"]
 
@@ -36,7 +36,8 @@ def neighbor_list(
         neighbors: what searches: "auto", or one of `OTHERS`, which find the same edges, to compare.
 
     Raises:
-        StructureError: see `System`; also for a cell so thin that millions of images lie within the cutoff.
+        StructureError: see `System`; also for a cell so thin that millions of images lie within the cutoff, and for atoms so far
+            out that their coordinates no longer resolve a thousandth of it.
         ConfigError: the cutoff is not a positive number, or the search is not known.
         BackendError: a search that is not installed, or does not serve these structures.
     """
@@ -55,13 +56,15 @@ def search(system: System, cutoff: float, neighbors: str = "auto") -> Graph:
     away from their own, no Triton) goes to the CPU and back.
     """
     if neighbors != "auto":
+        check_resolution(system, cutoff)
         return _other(neighbors)(system, cutoff)
     if system.device.type == "cuda" and find_spec("triton"):
-        from atomjet.neighbors import padded
+        from atomjet.neighbors import gpu
 
-        found = padded.search(system, cutoff)
+        found = gpu.search(system, cutoff)
         if found is not None:
             return found
+    check_resolution(system, cutoff)
     return _by_vesin(system, cutoff)
 
 

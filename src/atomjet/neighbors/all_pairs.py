@@ -28,7 +28,7 @@ from atomjet.neighbors.lattice import (
     divide,
     find_bit,
     find_last,
-    is_finite,
+    is_near,
     join,
     load_lattice,
     pack,
@@ -91,7 +91,7 @@ def count_tile(s, tile, part, given, kept, counters, pool_size, ROWS: tl.constex
         xi = tl.load(from_i, live, 0)
         yi = tl.load(from_i + 1, live, 0)
         zi = tl.load(from_i + 2, live, 0)
-        good_i = is_finite(xi, yi, zi)
+        good_i = is_near(xi, yi, zi)
         bad = tl.where(tl.max((live & (good_i == 0)).to(tl.int32), 0) > 0, bad | NOT_FINITE, bad)
         if bad != 0:
             tl.atomic_or(found, bad, sem="relaxed")
@@ -187,7 +187,8 @@ def first_image(fa, fb, fc, frame):
 @triton.jit
 def nearest_image(fa, fb, fc):
     """The shifts to the image nearest in fractions: where only one may lie within reach, that one. Adding rounds."""
-    return (ROUND - fa) - ROUND, (ROUND - fb) - ROUND, (ROUND - fc) - ROUND
+    large = tl.full([], ROUND, tl.float64)
+    return (large - fa) - large, (large - fb) - large, (large - fc) - large
 
 
 @triton.jit
@@ -303,6 +304,8 @@ def fill_rows(
             opposite = tl.load(piece_ptr + other, inside, 0) + (found >> 32).to(tl.int32)
             opposite += popcount_below(found.to(tl.int32), back & 31)
             e = (start[:, None] + slot).to(tl.int64)
+            # An atom too far out has no row to point into; the status says so, and no index may lead astray.
+            opposite = tl.where(((found.to(tl.int32) >> (back & 31)) & 1) != 0, opposite, e.to(tl.int32))
             tl.store(neighbors + e, j, inside)
             tl.store(shifts + e, shift, inside)
             tl.store(reverse + e, opposite, inside)

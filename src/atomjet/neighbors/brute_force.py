@@ -24,6 +24,31 @@ PAIRS_AT_ONCE = 4_000_000
 MAX_IMAGES = 2_000_000
 """More images of one cell than this mean a cell far too thin for the cutoff."""
 
+RESOLVED = 1e-3
+"""Of the cutoff: the coarsest step between neighboring numbers that coordinates may have."""
+
+SURELY_RESOLVED = 1e11
+"""Å. In float64 the step is 1.5e-5 Å there: fine enough for any cutoff above 0.015 Å."""
+
+
+def check_resolution(system: System, cutoff: float) -> None:
+    """Refuse coordinates so large that the numbers of their type are no finer than a fraction of the cutoff.
+
+    Raises:
+        StructureError: names the first such atom.
+    """
+    limit = RESOLVED * cutoff / torch.finfo(system.dtype).eps
+    far = system.positions.detach().abs().amax(1) > limit
+    if not bool(far.any()):
+        return
+    atom = int(far.nonzero()[0])
+    position, dtype = [float(f"{x:.5g}") for x in system.positions[atom].tolist()], str(system.dtype)[6:]
+    finer = ", or give float64" if system.dtype == torch.float32 else ""
+    raise StructureError(
+        f"{system.place(atom)}: position {position} is too far out: {dtype} resolves {RESOLVED} of the cutoff of {cutoff} Å only "
+        f"up to {limit:.3g} Å; move the structure to the origin, or wrap it into its cell{finer}"
+    )
+
 
 def brute_force(system: System, cutoff: float) -> Graph:
     """Search all pairs of each structure; time and candidates grow with atoms² x images of the largest structure."""
@@ -61,8 +86,9 @@ def _completed(cell: Tensor, pbc: Tensor) -> Tensor:
     """Fill the rows that are not periodic, one after the other, with what no other row reaches."""
     eye = torch.eye(3, dtype=torch.float64, device=cell.device)
     for axis in range(3):
-        # Project each unit vector out of the other rows and keep the longest remainder.
-        _, values, vectors = torch.linalg.svd(cell[:, [k for k in range(3) if k != axis]])
+        # Project each unit vector out of the other rows and keep the longest remainder. Rows may be of any lengths.
+        others = torch.nn.functional.normalize(cell[:, [k for k in range(3) if k != axis]], dim=2)
+        _, values, vectors = torch.linalg.svd(others)
         kept = values > 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
         basis = vectors[:, :2] * kept[:, :, None]
         remainder = eye - eye @ basis.transpose(1, 2) @ basis

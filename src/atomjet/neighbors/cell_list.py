@@ -198,7 +198,7 @@ def cells_count_kernel(
                 own_size = xi * xi + yi * yi + zi * zi
                 # A candidate at the cutoff is no farther from where coordinates are measured than its row and the cutoff.
                 farthest = 2 * tl.sqrt(tl.max(own_size, 0)) + radius.to(tl.float32)
-                band = UNSURE * farthest * farthest
+                band = farthest * farthest * UNSURE
                 xi, yi, zi, limit = -2 * xi, -2 * yi, -2 * zi, tl.where(here_i, squared - own_size, -FAR_SQUARED)
                 rows = xi, yi, zi, limit
                 # Candidates stand in the registers of a thread, rows beside each other, as in `all_pairs`; two words at once. While

@@ -25,7 +25,7 @@ from atomjet.neighbors.lattice import (
     SHIFTS,
     build_frame,
     fraction,
-    is_finite,
+    is_near,
     load_frame,
     load_lattice,
     load_row,
@@ -73,7 +73,7 @@ def cells_frame_kernel(positions, system_ptr, cell, pbc, cutoff, frames, bad_out
         tl.atomic_or(found, bad, sem="relaxed")
     at = positions + tl.where(some, first, 0).to(tl.int64) * 3
     x, y, z = load_row(at)
-    good = is_finite(x, y, z) & some
+    good = is_near(x, y, z) & some
     x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
     tl.store(home + s * 3, tl.where(ta > 0, tl.floor(fraction(x, y, z, dax, day, daz)), 0.0))
     tl.store(home + s * 3 + 1, tl.where(tb > 0, tl.floor(fraction(x, y, z, dbx, dby, dbz)), 0.0))
@@ -108,7 +108,7 @@ def cells_box_kernel(positions, system_index, system_ptr, pbc, frames, box, foun
         x = tl.load(at, live, 0)
         y = tl.load(at + 1, live, 0)
         z = tl.load(at + 2, live, 0)
-        good = is_finite(x, y, z) & live
+        good = is_near(x, y, z) & live
         if tl.max((live & (good == 0)).to(tl.int32), 0) > 0:
             tl.atomic_or(found, NOT_FINITE, sem="relaxed")
         x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
@@ -252,7 +252,7 @@ def cells_bin_kernel(
         x = tl.load(at, live, 0)
         y = tl.load(at + 1, live, 0)
         z = tl.load(at + 2, live, 0)
-        good = is_finite(x, y, z)
+        good = is_near(x, y, z)
         x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
         s = tl.load(system_index + i, live, 0)
         dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = load_frame(frames, s)
@@ -271,7 +271,7 @@ def cells_bin_kernel(
             tl.where(good, wc - home_c, 0.0),
         )
         # Any difference of two such, and the images looked at, must fit into a packed shift.
-        limit = (MOST_SHIFT - tl.maximum(tl.maximum(ra, rb), rc)) // 2
+        limit = (-tl.maximum(tl.maximum(ra, rb), rc) + MOST_SHIFT) // 2
         far = live & (tl.maximum(tl.maximum(tl.abs(wa), tl.abs(wb)), tl.abs(wc)) > limit)
         if tl.max(far.to(tl.int32), 0) > 0:
             tl.atomic_or(found, SHIFTS, sem="relaxed")
@@ -353,7 +353,7 @@ def cells_order_kernel(
         tl.store(to3, x, live)
         tl.store(to3 + 1, y, live)
         tl.store(to3 + 2, z, live)
-        good = is_finite(x, y, z)
+        good = is_near(x, y, z)
         s = tl.load(system_index + i, live, 0)
         ha, hb, hc = load_row(home + s * 3)
         wa, wb, wc = unpack(packed)

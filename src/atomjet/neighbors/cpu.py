@@ -5,44 +5,87 @@ from __future__ import annotations
 import numpy as np
 import torch
 import vesin
+from torch import Tensor
 
 from atomjet.data import Graph, System
 from atomjet.neighbors.brute_force import assemble, complete_cells, image_reach
+from atomjet.neighbors.occupied_cells import Pairs, pairs_within
 
 MARGIN = 1e-6
 """Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
 
+MOST_CELLS = 90_000
+"""Cells of a structure, empty ones included, up to which vesin is asked: with more it makes them larger, along thin directions so
+much larger that none is left, and divides by zero.
+"""
+
+FEW_CELLS, PER_ATOM = 100, 4
+"""And up to so many, and so many for each atom: it looks at every empty cell, which takes seconds where most are."""
+
 
 def search(system: System, cutoff: float) -> Graph:
     """Find the same edges as `brute_force` does, in time linear in the atoms."""
-    if bool(system.pbc.any()):
-        cell = complete_cells(system)
-        image_reach(system, torch.linalg.inv(cell), cutoff)  # refuses cells too thin for the cutoff
-        cells = cell.detach().numpy()
+    x, pbc = system.positions.detach().double(), system.pbc
+    if bool(pbc.any()):
+        cells = complete_cells(system).detach()
+        inverse = torch.linalg.inv(cells)
+        image_reach(system, inverse, cutoff)  # refuses cells too thin for the cutoff
+        planes = 1 / inverse.norm(dim=1)
+        fractions = torch.einsum("nk,nka->na", x, inverse[system.system_index])
+        outside = torch.where(pbc[system.system_index], fractions.floor(), 0.0)
+        wrapped = x - torch.einsum("nk,nka->na", outside, cells[system.system_index])
     else:
-        cells = np.broadcast_to(np.eye(3), (system.num_systems, 3, 3))
-    positions, pbc = system.positions.detach().double().numpy(), system.pbc.numpy()
-    finder = vesin.NeighborList(cutoff=cutoff + MARGIN, full_list=True)
+        cells = torch.eye(3, dtype=torch.float64).expand(system.num_systems, 3, 3)
+        planes, fractions, wrapped, outside = cells[:, 0], x, x, None
+    # Far outside, wrapping rounds by more than the margin.
+    rounding = 32 * torch.finfo(torch.float64).eps * float(x.abs().max()) if len(x) else 0.0
+    radius = cutoff + MARGIN + rounding
+    widths = _widths(system, planes, fractions)
+    most = (FEW_CELLS + PER_ATOM * system.counts()).clamp(max=MOST_CELLS)
+    sparse = (widths / radius).floor().clamp(min=1).prod(1) > most
+    finder = vesin.NeighborList(cutoff=radius, full_list=True)
+    # With some directions open it may take seconds. With rows that no neighbor reaches across, periodic in all, it does not.
+    boxes = torch.where(pbc[:, :, None], cells, cells * (widths + 2 * radius)[:, :, None]).numpy()
+    positions, periodic, far = wrapped.numpy(), pbc.numpy(), sparse.tolist()
+    everywhere = pbc.any(1).tolist()
     stops = np.cumsum(system.counts().numpy())
     pieces = []
     for structure, stop in enumerate(stops):
         start = stops[structure - 1] if structure else 0
-        if stop > start:
-            i, j, shift, vector = finder.compute(
-                positions[start:stop], cells[structure], pbc[structure].tolist(), "ijSD"
-            )
-            near = np.einsum("ea,ea->e", vector, vector) < (cutoff + MARGIN) ** 2
-            pieces.append((i[near].astype(np.int64) + start, j[near].astype(np.int64) + start, shift[near]))
-    return _exact(system, pieces, cutoff)
+        if stop == start:
+            continue
+        own = positions[start:stop]
+        if far[structure]:
+            i, j, shift = pairs_within(own, cells[structure].numpy(), periodic[structure], radius)
+        else:
+            i, j, shift, vector = finder.compute(own, boxes[structure], everywhere[structure], "ijSD")
+            near = np.einsum("ea,ea->e", vector, vector) < radius**2
+            i, j, shift = i[near].astype(np.int64), j[near].astype(np.int64), shift[near].astype(np.int64)
+        pieces.append((i + start, j + start, shift))
+    return _exact(system, pieces, None if outside is None else outside.long().numpy(), cutoff)
 
 
-def _exact(system: System, pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]], cutoff: float) -> Graph:
-    """Join the structures' edges, put them in canonical order, test the cutoff again as the definition does."""
+def _widths(system: System, planes: Tensor, fractions: Tensor) -> Tensor:
+    """(S, 3) Å: between the planes of the periodic cell; along open directions, those between which all atoms lie."""
+    if system.num_systems == 1 and len(fractions):
+        spread = (fractions.amax(0) - fractions.amin(0))[None]
+    else:
+        index = system.system_index[:, None].expand_as(fractions)
+        low, high = torch.zeros_like(planes), torch.zeros_like(planes)
+        low.scatter_reduce_(0, index, fractions, "amin", include_self=False)
+        high.scatter_reduce_(0, index, fractions, "amax", include_self=False)
+        spread = high - low
+    return torch.where(system.pbc, planes, spread)
+
+
+def _exact(system: System, pieces: list[Pairs], outside: np.ndarray | None, cutoff: float) -> Graph:
+    """Join the structures' edges, for positions as given; put them in canonical order; test the cutoff as the definition does."""
     if pieces:
         i, j, shift = (np.concatenate(part) for part in zip(*pieces, strict=True))
     else:
         i, j, shift = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
-    shift = shift.astype(np.int64)
+    if outside is not None:
+        shift = shift + outside[i] - outside[j]
     key = i * system.num_atoms + j
     order = np.argsort(key) if not shift.any() else np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], key))
     i, j, shift = i[order], j[order], shift[order]

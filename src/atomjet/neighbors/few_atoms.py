@@ -26,7 +26,7 @@ from atomjet.neighbors.all_pairs import (
     move,
     nearest_image,
 )
-from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_finite, load_lattice, pack
+from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_near, load_lattice, pack
 from atomjet.neighbors.rows import EDGES_PER_WORD, place_rows, wanted_edges
 from atomjet.ops.chaining import await_previous
 
@@ -213,7 +213,7 @@ def all_pairs_kernel(
     tally = tl.sum(pairs, 1)
     degree = tally % BEFORE
     before = tally // BEFORE % BEFORE
-    astray = ((j < in_use) & (is_finite(x, y, z) == 0)).to(tl.int32)
+    astray = ((j < in_use) & (is_near(x, y, z) == 0)).to(tl.int32)
     total, start, far, lost = tl.reduce((degree, tl.where(j < row, degree, 0), tally // FAR, astray), 0, add_four)
     if (simple != 0) & (lost == 0):
         ends, slots = tl.associative_scan((degree, own), 0, add_two)

@@ -13,13 +13,14 @@ import triton.language as tl
 
 from atomjet.data.buffers import SHIFT_LIMIT, Status
 from atomjet.data.system import SINGULAR_CELL
-from atomjet.neighbors.brute_force import MAX_IMAGES
+from atomjet.neighbors.brute_force import MAX_IMAGES, SURELY_RESOLVED
 
 NOT_FINITE = tl.constexpr(int(Status.NOT_FINITE))
 SINGULAR = tl.constexpr(int(Status.SINGULAR))
 IMAGES = tl.constexpr(int(Status.IMAGES))
 SHIFTS = tl.constexpr(int(Status.SHIFTS))
 EDGES = tl.constexpr(int(Status.EDGES))
+FARTHEST = tl.constexpr(SURELY_RESOLVED)
 FLAT = tl.constexpr(SINGULAR_CELL)
 MOST_IMAGES = tl.constexpr(MAX_IMAGES)
 MOST_SHIFT = tl.constexpr(SHIFT_LIMIT)
@@ -31,6 +32,12 @@ SLACK = tl.constexpr(1e-9)  # reaches are rounded up by this much, so that no im
 def is_finite(x, y, z):
     """Neither NaN nor infinite, nor so far that squares overflow."""
     return tl.abs(x) + tl.abs(y) + tl.abs(z) < 1e30
+
+
+@triton.jit
+def is_near(x, y, z):
+    """Finite, and not so far out that the slow way must say whether digits are left for a distance."""
+    return tl.abs(x) + tl.abs(y) + tl.abs(z) < FARTHEST
 
 
 @triton.jit
@@ -129,7 +136,7 @@ def complete_frame(cell, p, q, r, s, cutoff):
     dbx, dby, dbz = cross(hcx, hcy, hcz, hax, hay, haz)
     dcx, dcy, dcz = cross(hax, hay, haz, hbx, hby, hbz)
     volume = hax * dax + hay * day + haz * daz
-    flat = tl.abs(volume) < FLAT * long_a * long_b * long_c
+    flat = tl.abs(volume) < long_a * FLAT * long_b * long_c
     flat = flat | (long_a < FLAT) | (long_b < FLAT) | (long_c < FLAT)
     bad = tl.where(finite, tl.where(flat, SINGULAR, 0), NOT_FINITE)
     scale = tl.where(bad == 0, 1.0 / tl.where(bad == 0, volume, 1.0), 0.0)

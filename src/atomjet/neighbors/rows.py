@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from atomjet.neighbors.lattice import EDGES, add_shift, load_lattice, load_row, unpack
+from atomjet.neighbors.lattice import EDGES
 from atomjet.ops.chaining import await_previous
 
 BLOCK = tl.constexpr(1024)
@@ -133,61 +133,3 @@ def rows_kernel(
     for start in range(block * BLOCK, systems + 1, tl.num_programs(0) * BLOCK):
         s = start + number
         tl.store(system_ptr_out + s, tl.load(system_ptr + s, s <= systems, 0), s <= systems)
-
-
-@triton.jit
-def canonical_kernel(
-    row_ptr,
-    neighbors,
-    shifts,
-    order,
-    inverse,
-    positions,
-    cell,
-    system_index,
-    new_ptr,
-    centers_out,
-    neighbors_out,
-    shifts_out,
-    vectors_out,
-    SLOTS: tl.constexpr,
-    OTHERS: tl.constexpr,
-):
-    """A row of a `Graph` a program: atoms numbered as given, edges by neighbor, then shift; each counts those before it."""
-    i = tl.program_id(0)
-    row = tl.load(inverse + i)
-    begin = tl.load(row_ptr + row)
-    end = tl.load(row_ptr + row + 1)
-    to = tl.load(new_ptr + i)
-    at = positions + i.to(tl.int64) * 3
-    xi, yi, zi = load_row(at)
-    lattice = load_lattice(cell + tl.load(system_index + i).to(tl.int64) * 9)
-    for first in range(begin, end, SLOTS):
-        e = first + tl.arange(0, SLOTS)
-        inside = e < end
-        j = tl.load(order + tl.load(neighbors + e, inside, 0), inside, 0)
-        packed = tl.load(shifts + e, inside, 0)
-        key = (j.to(tl.int64) << 31) + packed
-        rank = tl.zeros([SLOTS], tl.int32)
-        for start in range(begin, end, OTHERS):
-            o = start + tl.arange(0, OTHERS)
-            other = tl.load(order + tl.load(neighbors + o, o < end, 0), o < end, 0)
-            other_key = (other.to(tl.int64) << 31) + tl.load(shifts + o, o < end, 0)
-            lower = (other_key[None, :] < key[:, None]) & (o < end)[None, :]
-            rank += tl.sum(lower.to(tl.int32), 1)
-        place = to + rank
-        tl.store(centers_out + place, (place * 0 + i).to(tl.int64), inside)
-        tl.store(neighbors_out + place, j.to(tl.int64), inside)
-        a, b, c = unpack(packed)
-        tl.store(shifts_out + place * 3, a.to(tl.int64), inside)
-        tl.store(shifts_out + place * 3 + 1, b.to(tl.int64), inside)
-        tl.store(shifts_out + place * 3 + 2, c.to(tl.int64), inside)
-        from_ = positions + j.to(tl.int64) * 3
-        a, b, c = a.to(tl.float64), b.to(tl.float64), c.to(tl.float64)
-        x = tl.load(from_, inside, 0) - xi
-        y = tl.load(from_ + 1, inside, 0) - yi
-        z = tl.load(from_ + 2, inside, 0) - zi
-        x, y, z = add_shift(x, y, z, a, b, c, lattice)
-        tl.store(vectors_out + place * 3, x, inside)
-        tl.store(vectors_out + place * 3 + 1, y, inside)
-        tl.store(vectors_out + place * 3 + 2, z, inside)

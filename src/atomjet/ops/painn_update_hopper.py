@@ -24,6 +24,7 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -40,11 +41,18 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from atomjet.ops import painn_update
 from atomjet.ops.painn_update import Kept, Tiles
 
+# Triton has renamed both: the barrier of a program's threads with 3.7, the copy by the copy engine with 3.8.
+_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+_load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
+
 ROWS = (8, 16, 32)
 """Atoms a program: as few as make one program for each processor, since fewer are done sooner; where there are more atoms, as many
 as registers hold, since each program reads all matrices. Buffers have whole tiles of them: no access is masked, and what stands in
 rows that are not in use stays in them.
 """
+
+KNOWN = ("3.6", "3.7", "3.8", "3.9")
+"""Releases of Triton that compile the kernels. Gluon is experimental: any other is tried first."""
 
 CHANNELS = (128,)
 """Numbers of channels served. More would not fit; 64 compile, but were not yet measured."""
@@ -85,6 +93,40 @@ def _described(matrices: Tensor) -> TensorDescriptor:
 def serves(narrow: torch.dtype, channels: int) -> bool:
     """Whether the kernels do such numbers and so many channels, on a GPU of compute capability 9.0."""
     return narrow == torch.float16 and channels in CHANNELS
+
+
+@functools.cache
+def why_not(device: torch.device) -> str:
+    """Why the kernels do not compile with this Triton, empty where they do; a release that is not known is tried, on no atoms."""
+    version, channels, rows = triton.__version__, CHANNELS[0], ROWS[0]
+    if version.startswith(tuple(f"{known}." for known in KNOWN)):
+        return ""
+
+    def half(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float16, device=device)
+
+    try:
+        atoms = torch.zeros(1, dtype=torch.int32, device=device)
+        q, mu, energies = (half(*shape).float() for shape in ((rows, channels), (rows, 3, channels), (rows,)))
+        q_bar, mu_bar, context, mu_sent = (
+            half(rows, channels),
+            half(rows, 3, channels),
+            half(rows, 3 * channels),
+            half(rows, 3, channels),
+        )
+        kept = Kept(half(rows, 3, 2 * channels), *(half(rows, channels) for _ in range(4)))
+        for matrices, biases in ((11, 8), (7, 6)):
+            m = half(matrices, channels, channels)
+            chain = Chain.of(painn_update.Chain(m, m, half(biases, channels).float(), 1e-8))
+            if chain.back is None:
+                launch_last(atoms, chain, q, mu, energies, q_bar, mu_bar, 1.0, Tiles(), True)
+                continue
+            launch_fwd(atoms, chain, q, mu, kept, context, mu_sent, Tiles(), True)
+            launch_bwd(atoms, chain, q, mu, kept, context, q_bar, mu_bar, Tiles(), True)
+    except Exception as error:  # whatever its compiler raises
+        said = " ".join(str(error).split())[:120]
+        return f"Triton {version} does not compile the kernels for Hopper ({type(error).__name__}: {said}); slower ones run"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
@@ -129,9 +171,7 @@ def _fetch(ring, flags, weights, FIRST: gl.constexpr, END: gl.constexpr, F: gl.c
     for number in gl.static_range(FIRST, END):
         mbarrier.expect(flags[number % len(flags)], 2 * F * F)
     for number in gl.static_range(FIRST, END):
-        tma.async_copy_global_to_shared(
-            weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0)
-        )
+        _load(weights, [number * F, 0], flags[number % len(flags)], ring[number % len(flags)].index(0))
 
 
 @gluon.jit
@@ -160,7 +200,7 @@ def _arrived(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
 def _ready(flags, FIRST: gl.constexpr, COUNT: gl.constexpr):
     """Wait for COUNT matrices from FIRST on, and for the operands that were stored."""
     fence_async_shared()
-    gl.thread_barrier()
+    _barrier()
     _arrived(flags, FIRST, COUNT)
 
 
@@ -169,7 +209,7 @@ def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOT
     """COUNT matrices from FIRST on were used by this thread's warps: once all are done with them, the next take their slots."""
     SLOTS: gl.constexpr = len(flags)
     if FIRST + SLOTS < TOTAL:
-        gl.thread_barrier()
+        _barrier()
         _fetch(ring, flags, weights, FIRST + SLOTS, min(FIRST + COUNT + SLOTS, TOTAL), F)
 
 
@@ -465,12 +505,12 @@ def painn_update_fwd_hopper_kernel(
     _put_axes(axes, t * _parted(vu_x)[1], t * _parted(vu_y)[1], t * _parted(vu_z)[1])
     xyz = gl.load(mu + at3, axis < 3)
     c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
-    gl.thread_barrier()
+    _barrier()
     _put(a, c_a + c2_a)
     _put(b, c_b + c2_b)
     _put(c, c_g + c2_g)
     _send_axes(mu, mu_sent, xyz, at3, axis, axes)
-    gl.thread_barrier()
+    _barrier()
     _send(context, a, 3 * F)
     _send(context + F, b, 3 * F)
     _send(context + 2 * F, c, 3 * F)
@@ -562,15 +602,15 @@ def painn_update_last_hopper_kernel(
     gl.store(q + at, d_q)
     _send(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
-    gl.thread_barrier()
+    _barrier()
     _put_axes(axes, w * _parted(vu_x)[0], w * _parted(vu_y)[0], w * _parted(vu_z)[0])
     _ready(flags, 13, 1)
     xyz = _product(ring, 13, axes, xyz, True)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
-    gl.thread_barrier()
+    _barrier()
     x, y, z = _axes(xyz)
     _put_axes(axes, x, y, z)
-    gl.thread_barrier()
+    _barrier()
     _send_axes(mu, mu_bar + row * (3 * F), 0.0, at3, axis, axes)
 
 
@@ -668,7 +708,7 @@ def painn_update_bwd_hopper_kernel(
     gl.store(q + at, d_q)
     _send(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
-    gl.thread_barrier()
+    _barrier()
     v_x, u_x = _parted(vu_x)
     v_y, u_y = _parted(vu_y)
     v_z, u_z = _parted(vu_z)
@@ -677,10 +717,10 @@ def painn_update_bwd_hopper_kernel(
     xyz = _product(ring, 10, axes, xyz, True)
     before = gl.load(mu + at3, axis < 3)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
-    gl.thread_barrier()
+    _barrier()
     x, y, z = _axes(xyz)
     _put_axes(axes, x, y, z)
-    gl.thread_barrier()
+    _barrier()
     _send_axes(mu, mu_bar + row * (3 * F), before, at3, axis, axes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -44,9 +43,8 @@ def in_float64(potential: Potential) -> Potential:
     if not isinstance(potential, Engine) or potential.dtype == torch.float64:
         return potential
     for backend in (potential.backend, "auto"):
-        settings = replace(potential.settings, backend=backend, precision="float64")  # type: ignore[arg-type]
         try:
-            return type(potential)(potential.model, settings, potential.card, potential.task)
+            return potential.with_settings(backend=backend, precision="float64")
         except BackendError:
             continue
     return potential
@@ -54,8 +52,7 @@ def in_float64(potential: Potential) -> Potential:
 
 def definition(engine: Engine) -> Engine:
     """The reference of everything: `general` in float64 with the same weights."""
-    settings = replace(engine.settings, backend="general", precision="float64")
-    return type(engine)(engine.model, settings, engine.card, engine.task)
+    return engine.with_settings(backend="general", precision="float64")
 
 
 def system_of(structures: Atoms | Sequence[Atoms], potential: Potential) -> System:
@@ -71,4 +68,9 @@ def repeated(system: System, copies: int) -> System:
         cell=system.cell.repeat(copies, 1, 1),
         pbc=system.pbc.repeat(copies, 1),
         system_index=torch.arange(copies, device=system.device).repeat_interleave(system.num_atoms),
+        charge=system.charge.repeat(copies),
+        spin=system.spin.repeat(copies),
+        task=system.task * copies,
+        charge_given=system.charge_given * copies,
+        spin_given=system.spin_given * copies,
     )

@@ -12,7 +12,9 @@ from ase import Atoms
 from atomjet.models.escn_md import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
-VARIANTS = ("uma_1p2p1", "uma_1p2", "uma_1p1")
+VARIANTS = ("uma_1p2p1", "uma_1p2", "uma_1p1", "uma_limit", "esen_moe", "esen")
+BACKENDS = {name: ("general",) if name == "uma_1p1" else ("general", "fast_pytorch") for name in VARIANTS}
+"""UMA 1.1 has lmax 4 here, which `fast_pytorch` is not written for."""
 
 
 def golden(name):

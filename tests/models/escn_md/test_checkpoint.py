@@ -9,6 +9,7 @@ import torch
 
 import atomjet
 from atomjet.models.escn_md import checkpoint, fairchem
+from atomjet.models.escn_md.experts import Kind
 from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden, pretended, write, write_omegaconf
 
 SMALL = GOLDEN / "uma_1p2.pt"
@@ -144,7 +145,19 @@ def test_other_architectures(parts, tmp_path):
     attempt({"backbone": 3}, "the architecture is nothing")
     attempt(change(model, ff_type="grid"), "option ff_type is 'grid'; only 'spectral' is supported")
     attempt(change(model, direct_forces=True), "option direct_forces is True")
-    attempt(change(model, mmax=3), "mmax 3 is above lmax 2")
+    attempt(change(model, direct_stress=True), "option direct_stress is True; only False is supported")
+    attempt(change(model, mmax=3), "mmax 3 is above lmax 2; no such model can be read")
+    attempt(change(model, max_neighbors=2.5), "option max_neighbors is 2.5; it must be a whole number")
+    attempt(
+        change(model, max_neighbours=30),
+        "option max_neighbours is 30; eSCNMDMoeBackbone of fairchem-core 2.24 has no such option",
+    )
+    plain = {"model": "fairchem.core.models.uma.escn_md.eSCNMDBackbone"}
+    attempt(change(model, **plain), "option .* is .*; eSCNMDBackbone of fairchem-core 2.24 has no such option")
+    attempt(change(model, moe_type="all"), "option moe_type is 'all'; only 'so2' is supported")
+    attempt(change(model, num_experts=-1), "experts: Input should be greater than or equal to 0; no such model")
+    # Experts where the configuration says that there are none.
+    attempt(change(model, num_experts=0), "unknown tensor|is missing|expected")
     attempt(change(model, lmax="two"), "lmax: Input should be a valid integer")
     attempt(change(model, num_experts=5), r"has shape .*; expected \(5, ")
     attempt(change(model, charge_balanced_channels=[0, 2]), "is not a row of neighbouring channels")
@@ -160,8 +173,51 @@ def test_other_architectures(parts, tmp_path):
     attempt(model, "normalizer .* is not supported", tasks=[tasks[0] | {"normalizer": {"_target_": "os.system"}}])
     shifted = [tasks[0] | {"normalizer": tasks[0]["normalizer"] | {"mean": 1.0}}]
     attempt(model, "has a mean", tasks=shifted)
+    pushed = [tasks[0], tasks[1] | {"normalizer": tasks[1]["normalizer"] | {"mean": 0.5}}]
+    attempt(model, "task 'omol_forces' has a mean, 0.5, which no derivative of the energy has", tasks=pushed)
+    references = tasks[0]["element_references"]
+    attempt(
+        model,
+        "task 'omol_forces' has element_references, which no derivative",
+        tasks=[tasks[0], tasks[1] | {"element_references": references}],
+    )
+    short = references["element_references"] | {"_args_": [[0.0, -1.0, -2.0]]}
+    attempt(
+        model,
+        r"element_references have shape \(3,\); the model knows atomic numbers below 100, and each needs one",
+        tasks=[tasks[0] | {"element_references": references | {"element_references": short}}],
+    )
+    linear = references | {"_target_": "fairchem.core.modules.normalization.element_references.LinearReferences"}
+    attempt(model, "element_references are not a table", tasks=[tasks[0] | {"element_references": linear}])
     table = {"element_references": {"_target_": "numpy.load", "_args_": ["x"]}}
     attempt(model, "element_references are not a table", tasks=[tasks[0] | {"element_references": table}])
+
+
+def test_no_limit_on_neighbours(parts, tmp_path):
+    """0 and less stand for none, as in fairchem."""
+    model, tasks, weights = parts
+    for value, limit in ((0, 0), (-1, 0), (17, 17)):
+        loaded, _ = fairchem.load(write(tmp_path / "x.pt", change(model, max_neighbors=value), tasks, weights))
+        assert loaded.config.max_neighbors == limit
+
+
+def test_head_of_another_dataset(tmp_path):
+    content = checkpoint.read(GOLDEN / "uma_1p1.pt")
+    head = content.model["heads"]["energyandforcehead"]
+    heads = {"energyandforcehead": head | {"dataset_names": ["omol"]}}
+    path = write(tmp_path / "x.pt", content.model | {"heads": heads}, content.tasks, content.weights)
+    refused(path, "dataset 'oc20' has no head")
+
+
+def test_dense_models_share_one_map_as_it_is():
+    """No experts to be mixed, so no copies for each kind of system either."""
+    model, _ = fairchem.load(GOLDEN / "esen_moe.pt")
+    assert (model.config.experts, model.config.composition, model.config.task_embedding) == (0, "none", True)
+    plain, _ = fairchem.load(GOLDEN / "esen.pt")
+    assert (plain.config.experts, plain.config.task_embedding, plain.config.tasks) == (0, False, ("omol",))
+    blend = model.blends.of(model, Kind((), 0, 1, "omol"))
+    for number, layer in enumerate(model.mixed_linears):
+        assert blend.weights[number].data_ptr() == layer.weights.data_ptr()
 
 
 def test_other_weights(parts, tmp_path):
@@ -215,7 +271,7 @@ def test_fine_tuned_on_one_dataset(parts, tmp_path):
         ({"cutoff": 0}, "cutoff: Input should be greater than 0"),
         ({"cutoff": float("nan")}, "cutoff: Input should be a finite number"),
         ({"max_num_elements": 2 * 10**9}, "max_z: Input should be less than or equal to 119"),
-        ({"num_experts": -1}, "experts: Input should be greater than or equal to 1"),
+        ({"num_experts": -1}, "experts: Input should be greater than or equal to 0"),
         ({"charge_balanced_channels": [None, "a"]}, "damaged or of another version|row of neighbouring"),
         ({"charge_balanced_channels": 7}, "damaged or of another version|row of neighbouring"),
         ({"dataset_mapping": {"omol": ["omol"]}}, "damaged or of another version|does not map"),

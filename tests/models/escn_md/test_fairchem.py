@@ -8,12 +8,14 @@ from ase.build import molecule
 import atomjet
 from atomjet.data.elements import SYMBOLS
 from atomjet.models import load
-from tests.models.escn_md.foreign import GOLDEN, VARIANTS, atoms_of, golden
+from tests.models.escn_md.foreign import BACKENDS, GOLDEN, VARIANTS, atoms_of, golden
+
+# The goldens of models with a limit on neighbours hold structures in which it binds; what is said of that has tests of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:structure .* neighbours within")
 
 ENERGY = 1e-9  # eV per atom
 FORCES = 1e-7  # eV/Å
 STRESS = 1e-8  # eV/Å³
-BACKENDS = {"uma_1p2p1": ("general", "fast_pytorch"), "uma_1p2": ("general", "fast_pytorch"), "uma_1p1": ("general",)}
 CASES = [(name, backend) for name in VARIANTS for backend in BACKENDS[name]]
 
 
@@ -118,6 +120,71 @@ def test_task_of_the_engine_and_of_a_structure():
     other = engine.predict(atoms).energy
     assert abs(float(other) - entry["energy"]) > 1e-3
     agrees(atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", precision="float64", task="omol").predict(atoms), entry)
+
+
+def test_explicit_spin_0_of_a_molecule_stays():
+    """As in fairchem, which has an embedding for it; a spin that is not given becomes 1. Each structure of a batch for itself."""
+    entry = golden("esen_moe")["structures"][0]
+    assert (entry["task"], entry["spin"]) == ("omol", 0)
+    engine = atomjet.load(GOLDEN / "esen_moe.pt", device="cpu", precision="float64")
+    given, silent, singlet = atoms_of(entry), atoms_of(entry), atoms_of(entry | {"spin": 1})
+    del silent.info["spin"]
+    with pytest.warns(UserWarning, match="structure 1: task 'omol' without a spin; taken as 1") as seen:
+        prediction = engine.predict([given, silent, singlet])
+    assert len(seen) == 1
+    agrees(prediction, entry)
+    zero, one, other = prediction.energy.tolist()
+    assert one == pytest.approx(other, abs=1e-12)
+    assert abs(zero - one) > 1e-3
+
+
+def test_defaults_of_charge_spin_and_task():
+    """For structures that say nothing; `info` goes before them."""
+    expected = golden("uma_1p2p1")["structures"]
+    ion = next(entry for entry in expected if entry["charge"] and entry["spin"] > 1)
+    options = {name: ion[name] for name in ("charge", "spin", "task")}
+    calculator = atomjet.AtomJetCalculator(GOLDEN / "uma_1p2p1.pt", device="cpu", precision="float64", **options)
+    atoms = atoms_of(ion)
+    for name in options:
+        del atoms.info[name]
+    atoms.calc = calculator
+    assert atoms.get_potential_energy() == pytest.approx(ion["energy"], abs=ENERGY)
+    for entry in expected[:2]:
+        agrees(calculator.engine.predict([atoms, atoms_of(entry)]), entry, 1)
+    neutral = calculator.engine.with_settings(charge=0, spin=1, task="omol")
+    assert (neutral.charge, neutral.spin, neutral.task) == (0, 1, "omol")
+    atoms.calc = None
+    assert float(neutral.predict(atoms).energy) == pytest.approx(expected[0]["energy"], abs=ENERGY)
+    for name, value in (("charge", -101), ("spin", 101)):
+        with pytest.raises(atomjet.AtomJetError, match=f"{name} {value} lies outside"):
+            neutral.with_settings(**{name: value})
+
+
+def test_initial_charges_change_nothing():
+    entry = next(entry for entry in golden("uma_1p2p1")["structures"] if entry["name"] == "salt")
+    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", precision="float64")
+    atoms = atoms_of(entry)
+    del atoms.info["charge"]
+    for charges in ([1.0, 0.0], [0.802, -0.8]):
+        atoms.set_initial_charges(charges)
+        agrees(engine.predict(atoms), entry)
+
+
+def test_every_kind_of_molecule_without_charge_or_spin_is_warned_of():
+    """Each structure of a batch that is the first of its kind, whatever was said of others; nothing twice."""
+    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", task="omol")
+    water, methane = molecule("H2O", info={"charge": 0}), molecule("CH4", info={"spin": 1})
+    with pytest.warns(UserWarning, match="without a") as seen:
+        engine.predict([molecule("NH3", info={"charge": 0, "spin": 1}), water, methane, water])
+    assert [str(warning.message) for warning in seen] == [
+        "structure 1: task 'omol' without a spin; taken as 1, a singlet (multiplicity 2S + 1); here and for its like. "
+        "Set info['spin']",
+        "structure 2: task 'omol' without a charge; taken as 0; here and for its like. Set info['charge']",
+    ]
+    engine.predict([water, methane])  # warnings are errors here: said once is enough
+    with pytest.warns(UserWarning, match="structure 0: task 'omol' without a spin; .*; without a charge; taken as 0"):
+        engine.predict(molecule("CO"))
+    engine.predict(molecule("CO", info={"task": "omat"}))  # crystals have neither
 
 
 def test_spin_of_molecules_is_filled_in_with_one_warning():

@@ -1,15 +1,18 @@
 """fairchem itself, where it is installed, against ours: new random checkpoints and structures. `make test-fairchem` runs it."""
 
+import inspect
 import logging
 import warnings
 
 import pytest
+import torch
 
 import atomjet
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("fairchem.core")
+    from tests.models.escn_md.foreign import BACKENDS
     from tests.models.escn_md.golden import make_fairchem
 
 # Its own warnings are its own affair.
@@ -18,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ENERGY = 1e-9  # eV per atom
 FORCES = 1e-7  # eV/Å
 STRESS = 1e-8  # eV/Å³
-BACKENDS = {"uma_1p2p1": ("general", "fast_pytorch"), "uma_1p2": ("general", "fast_pytorch"), "uma_1p1": ("general",)}
 
 
 @pytest.fixture(scope="module", params=make_fairchem.CASES)
@@ -48,6 +50,65 @@ def test_the_same(case):
                 assert (ours.forces_of(which) - theirs["forces"]).abs().max() < FORCES
                 if atoms.pbc.all():
                     assert (ours.stress[which] - theirs["stress"].reshape(3, 3)).abs().max() < STRESS
+
+
+OTHERWISE = {
+    "otf_graph": False,
+    "use_pbc": False,
+    "use_pbc_single": False,
+    "always_use_pbc": False,
+    "radius_pbc_version": 1,
+    "use_quaternion_wigner": False,
+    "use_cuda_graph_wigner": True,
+    "edge_chunk_size": 64,
+    "execution_mode": "umas_fast_pytorch",
+    "activation_checkpointing": True,
+    "grid_resolution": 20,
+    "num_sphere_samples": 64,
+    "cs_emb_grad": False,
+    "dataset_emb_grad": False,
+    "regress_stress": False,
+    "regress_hessian": False,
+    "hessian_vmap": False,
+    "moe_dropout": 0.5,
+    "moe_layer_type": "pytorch",
+    "use_global_embedding": True,
+    "composition_dropout": 0.5,
+    "act": None,  # never in a file: a class
+}
+"""Other values of the options that we take to change nothing."""
+
+
+def test_options_are_those_of_fairchem():
+    """Each is served, or of one value, or without effect; none is overlooked."""
+    from fairchem.core.models.uma.escn_md import eSCNMDBackbone
+    from fairchem.core.models.uma.escn_moe import eSCNMDMoeBackbone
+
+    from atomjet.models.escn_md import fairchem as ours
+
+    def options(kind):
+        return set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+
+    assert {"model"} | options(eSCNMDBackbone) == ours.SERVED | ours.WITHOUT_EFFECT | set(ours.FIXED)
+    of_experts = ours.SERVED_OF_EXPERTS | ours.WITHOUT_EFFECT_OF_EXPERTS | set(ours.FIXED_OF_EXPERTS)
+    assert options(eSCNMDMoeBackbone) == of_experts
+    assert set(OTHERWISE) == ours.WITHOUT_EFFECT | ours.WITHOUT_EFFECT_OF_EXPERTS
+
+
+def test_options_without_effect(tmp_path):
+    """All of them otherwise at once: the same energies and forces, and we still read the file."""
+    logging.disable(logging.WARNING)
+    path = make_fairchem.write_checkpoint("uma_limit", 1, tmp_path)
+    record = make_fairchem.data(make_fairchem.structures()["copper"], "omat", 0, 0)
+    before = make_fairchem.evaluate(path, [record], 0)
+    content = torch.load(path, weights_only=False)
+    content.model_config["backbone"] |= {name: value for name, value in OTHERWISE.items() if value is not None}
+    torch.save(content, path)
+    after = make_fairchem.evaluate(path, [record], 0)
+    for name, value in before.items():
+        assert (after[name] - value).abs().max() < 1e-12
+    atomjet.load(path, device="cpu")
+    logging.disable(logging.NOTSET)
 
 
 def test_peer_of_the_benchmark(case):

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         "--types", nargs="+", metavar="X", help="element of each atom type (default: as in pair_coeff, or by mass)"
     )
     parser.add_argument("--device", help="default: on each machine the GPU of its rank, else the CPU")
+    parser.add_argument("--task", help="for models that know several")
+    parser.add_argument("--charge", type=int, help="total charge, for models that know charges")
+    parser.add_argument("--spin", type=int, help="multiplicity 2S+1, for models that know spins")
     parser.add_argument("--backend", default=None, help="default: the fastest that the number of ranks allows")
     parser.add_argument("--precision", default="default", choices=["default", "high", "float64"])
     parser.add_argument(
@@ -76,8 +79,7 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
     if comm.size > 1:
         torch.set_num_threads(1)
     device = options.device or str(device_of(comm.Split_type(MPI.COMM_TYPE_SHARED).rank))
-    backend = options.backend or ("fast_pytorch" if comm.size > 1 else "auto")
-    engine = atomjet.load(options.model, device=device, backend=backend, precision=options.precision)
+    engine = _load(options, device, comm.size > 1)
     for rank, line in enumerate(comm.gather(engine.describe(), 0) or []):
         print(f"rank {rank}: {line}", flush=True)
     words = ["-log", options.log]
@@ -91,6 +93,16 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
     with _one_file(after, comm) as path:
         lmp.file(path)
     lmp.close()
+
+
+def _load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
+    """The model, on several ranks with the fastest backend that can share a structure."""
+    given = {"device": device, "precision": options.precision}
+    given |= {"task": options.task, "charge": options.charge, "spin": options.spin}
+    if options.backend or not shared:
+        return atomjet.load(options.model, backend=options.backend or "auto", **given)
+    engine = atomjet.load(options.model, backend="fast_pytorch", **given)
+    return engine if engine.evaluator.exchanges is not None else engine.with_settings(backend="general")
 
 
 def _read(path: Path) -> str | AtomJetError:

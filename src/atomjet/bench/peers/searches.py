@@ -25,7 +25,7 @@ how many pairs there are (1,), be there room for them or not.
 
 
 def vesin_torch(systems: list[System], cutoff: float) -> Search:
-    """vesin-torch 0.6.
+    """vesin-torch 0.6, for what `neighbor_list` returns too: its vectors, or its pairs and vectors from those, whichever is faster.
 
     Raises:
         Unavailable: not installed or not for this version of PyTorch; several structures.
@@ -37,17 +37,30 @@ def vesin_torch(systems: list[System], cutoff: float) -> Search:
     if systems[0].num_systems > 1:
         raise Unavailable("vesin-torch searches one structure at a time")
     finder = NeighborList(cutoff=cutoff, full_list=True)
-    cell, pbc = complete_cells(systems[0])[0], systems[0].pbc[0]
+    cell, pbc = complete_cells(systems[0])[0].to(systems[0].dtype), systems[0].pbc[0]
 
-    def call(system: System) -> list[Tensor]:
-        return finder.compute(system.positions, cell.to(system.dtype), pbc, "ijSD", copy=True)
+    def its_vectors(system: System) -> list[Tensor]:
+        return finder.compute(system.positions, cell, pbc, "ijSD", copy=True)
+
+    def vectors_from_pairs(system: System) -> list[Tensor]:
+        i, j, shifts = finder.compute(system.positions, cell, pbc, "ijS", copy=True)
+        x = system.positions
+        return [i, j, shifts, torch.addmm(x.index_select(0, j) - x.index_select(0, i), shifts.to(x.dtype), cell)]
+
+    ways = {"its own vectors": its_vectors, "pairs, and vectors worked out from them": vectors_from_pairs}
+    for way in ways.values():
+        way(systems[0])
+    chosen = min(ways, key=lambda way: _seconds(lambda: ways[way](systems[0]), systems[0].device))
 
     def graph(system: System) -> Graph:
-        centers, neighbors, shifts, _ = call(system)
+        centers, neighbors, shifts, _ = ways[chosen](system)
         return _graph(system, centers.long(), neighbors.long(), shifts.long(), cutoff)
 
-    includes = "vesin-torch on this device, in float64: centers, neighbors, shifts and vectors in tensors of their own, in no order"
-    return Search(call, graph, includes)
+    includes = (
+        f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts and vectors in tensors of "
+        "their own, in no order"
+    )
+    return Search(ways[chosen], graph, includes)
 
 
 def torchmd_net(systems: list[System], cutoff: float) -> Search:
@@ -144,7 +157,7 @@ def _ready(work: Callable[[], Found], device: torch.device) -> Callable[[], Foun
     return replayed
 
 
-def _seconds(work: Callable[[], Found], device: torch.device) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Of the fastest of a few calls."""
     seconds = []
     for _ in range(3):

@@ -4,9 +4,9 @@ A `MixedLinear` holds K weight matrices W_k and one bias. A system with composit
 
     W = Σ_k α_k W_k,    α = softmax(routing network) + 0.005    (K of them, the same in all layers)
 
-so all atoms and edges of a system share ordinary linear maps. Systems with the same proportions of elements, charge, spin and task
-share the blend; a batch of unlike systems is a row of runs, each with its own. Nothing has to be declared: what a system is made of
-is looked at in every call.
+so all atoms and edges of a system share ordinary linear maps; a dense model has one map for all systems, taken as it is. Systems
+with the same proportions of elements, charge, spin and task share the blend; a batch of unlike systems is a row of runs, each with
+its own. Nothing has to be declared: what a system is made of is looked at in every call.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Blends:
 
 
 def rows_of_systems(graph: Graph) -> Tensor:
-    """(S + 1,) where the atoms of each system begin."""
+    """(S + 1,) where the owned atoms of each system begin."""
     systems = torch.arange(graph.num_systems + 1, device=graph.system_index.device)
-    return torch.searchsorted(graph.system_index, systems)
+    return torch.searchsorted(graph.system_index[: graph.num_owned], systems)
 
 
 def runs(model: EscnMd, graph: Graph) -> list[Run]:
@@ -125,15 +125,18 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
 def kinds_of(model: EscnMd, graph: Graph | System) -> list[Kind]:
     """What decides the blend of each system. Waits for the device."""
     size = model.config.max_z
-    place = graph.system_index * size + graph.atomic_numbers
+    owned, halo = (graph.num_owned, graph.halo) if isinstance(graph, Graph) else (graph.num_atoms, None)
+    place = (graph.system_index * size + graph.atomic_numbers)[:owned]
     # Not bincount, which waits for the device to learn how long its result is.
     flat = place.new_zeros(graph.num_systems * size).scatter_add_(0, place, torch.ones_like(place))
+    if halo is not None:
+        halo.sum(flat)
     told = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
     kinds = []
     for (*counts, charge, spin), task in zip(told, graph.task, strict=True):
         present = [number for number, count in enumerate(counts) if count]
         numbers = [counts[number] for number in present]
-        if model.config.composition == "none":
+        if model.config.composition == "none":  # dense models too
             present, numbers = [], []
         elif model.config.composition == "mean":
             common = gcd(*numbers)
@@ -147,6 +150,9 @@ def _made(model: EscnMd, kind: Kind) -> Blend:
     """In float64 up to the coefficients: they are few, and decide everything."""
     embedding = model.system_embedding(kind.charge, kind.spin, kind.task)
     layers = model.mixed_linears
+    if not model.config.experts:
+        whole = {number: layer.weights[0] for number, layer in enumerate(layers)}
+        return Blend(embedding.to(layers[0].weights.dtype), whole)
     alpha = model.expert_coefficients(kind.composition, embedding).to(layers[0].weights.dtype)
     weights = {number: torch.tensordot(alpha, layer.weights, dims=1) for number, layer in enumerate(layers)}
     return Blend(embedding.to(layers[0].weights.dtype), weights)

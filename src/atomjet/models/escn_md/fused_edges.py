@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import fused_steps, memory
+from atomjet.models.escn_md import fused_steps, memory, neighbor_limit
 from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.fused_radial import NetworkRadial, Tables, TabulatedRadial
 from atomjet.models.escn_md.general import RESCALE, EscnMd
@@ -60,11 +60,13 @@ class FusedEdges:
         self.lengths = lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
         self.rotation = rotations_to_y(graph.vectors / lengths[:, None])
         self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
-        self.envelope = model.envelope(lengths)
-        longest = int((graph.row_ptr[1:] - graph.row_ptr[:-1]).max())
+        self.envelope, self.envelope_slope = model.envelope(lengths), model.envelope_slope(lengths)
+        counted = neighbor_limit.weights(graph, model.config.max_neighbors)
+        if counted is not None:
+            self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
         # Found now, with what else makes the host wait, and not in the middle of the way back.
         self.reverse = graph.reverse
-        self.count = torch.arange(max(longest, 2), device=lengths.device)
+        self.count = torch.arange(max(graph.longest_row, 2), device=lengths.device)
         self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
         self.kept: list[list[Outputs | None]] = [[] for _ in model.blocks]
         elements = weights.elements(graph)
@@ -158,7 +160,7 @@ class FusedEdges:
 
     def gradients(self) -> Tensor:
         """dE/d(edge vectors) (E, 3) from all that was gathered."""
-        along = self.radial.along() + self.envelope_bar * self.model.envelope_slope(self.lengths)
+        along = self.radial.along() + self.envelope_bar * self.envelope_slope
         x, y, z = self.rotation.unbind(1)
         across = self.torque[1, :, None] * x - self.torque[0, :, None] * z
         return along[:, None] * y + across / self.lengths[:, None]

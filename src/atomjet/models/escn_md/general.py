@@ -6,7 +6,7 @@ the parameters of fairchem-core 2.x. N atoms, E edges, S systems, C channels, M 
 For the edge from i to j with r = x_j - x_i, d = |r|, u = d / r_c:
 
     radial input  z = [exp(-(d - μ_k)² / 2σ²), source_embedding[Z_j], target_embedding[Z_i]],  σ = twice the spacing of the μ_k
-    envelope      f(u) = 1 - 21 u⁵ + 35 u⁶ - 15 u⁷ inside the cutoff
+    envelope      f(u) = 1 - 21 u⁵ + 35 u⁶ - 15 u⁷ inside the cutoff; 0 for neighbours beyond the limit (`neighbor_limit.py`)
     rotation      D with D e = y for the direction e = r / d (`atomjet.ops.wigner`)
 
 Each system has an embedding s = silu(mix[charge, spin, task]); each atom carries x ∈ R^(M x C), at first the embedding of its
@@ -18,8 +18,9 @@ element plus s in l = 0, plus Σ_j f Dᵀ radial(z) / 5 over its edges. A layer 
     charge  a few channels of l = 0 are shifted so that they sum to the charge (or spin - 1) of the system
 
 conv is linear and commutes with turns about the edge: for m > 0, (m, -m) is a complex number times a complex matrix W_1 + i W_2.
-Its matrices are blends of experts (`experts.py`). The energy of an atom is a network of its l = 0 part, one for each task, times
-the task's scale. Rotations change nothing; a mirror does: W_2 tells left from right, here as in fairchem.
+Its matrices are blends of experts (`experts.py`), or, in a dense model (eSEN), the same for all systems. The energy of an atom is
+a network of its l = 0 part, one for each task, times the task's scale. Rotations change nothing; a mirror does: W_2 tells left from
+right, here as in fairchem.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
 from atomjet.data import Graph, System
-from atomjet.models.escn_md import memory, structures
+from atomjet.data.halo import summed, with_ghosts
+from atomjet.models.escn_md import memory, neighbor_limit, structures
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, rows_of_systems, runs
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
@@ -82,9 +84,12 @@ class SO2Convolution(nn.Module):
         super().__init__()
         self.outputs, self.extra = outputs, extra
         self.degrees = [config.lmax + 1 - m for m in range(config.mmax + 1)]  # how many l there are for each m
-        self.m0 = MixedLinear(config.experts, self.degrees[0] * inputs, self.degrees[0] * outputs + extra, bias=True)
+        self.m0 = MixedLinear(
+            max(1, config.experts), self.degrees[0] * inputs, self.degrees[0] * outputs + extra, bias=True
+        )
         self.m = nn.ModuleList(
-            MixedLinear(config.experts, count * inputs, 2 * count * outputs, bias=False) for count in self.degrees[1:]
+            MixedLinear(max(1, config.experts), count * inputs, 2 * count * outputs, bias=False)
+            for count in self.degrees[1:]
         )
 
     def by_order(self, x: Tensor) -> list[Tensor]:
@@ -167,19 +172,19 @@ class EscnMd(nn.Module):
     """
 
     family = "escn_md"
-    exchanges = None
     reference_energies: Tensor
     scales: Tensor
 
     def __init__(self, config: EscnMdConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.exchanges = config, 2 * config.layers
         channels, edge, tasks = config.channels, config.edge_channels, len(config.tasks)
         self.sphere_embedding = nn.Embedding(config.max_z, channels)
-        self.charge_embedding = nn.Embedding(2 * structures.MAX_CHARGE + 1, channels)
-        self.spin_embedding = nn.Embedding(structures.MAX_SPIN + 1, channels)
-        self.task_embedding = nn.Embedding(tasks, channels)
-        self.mix = nn.Linear(3 * channels, channels)
+        self.charge_embedding = nn.Embedding(len(range(*structures.LIMITS["charge"])) + 1, channels)
+        self.spin_embedding = nn.Embedding(len(range(*structures.LIMITS["spin"])) + 1, channels)
+        if config.task_embedding:
+            self.task_embedding = nn.Embedding(tasks, channels)
+        self.mix = nn.Linear((3 if config.task_embedding else 2) * channels, channels)
         self.source_embedding = nn.Embedding(config.max_z, edge)
         self.target_embedding = nn.Embedding(config.max_z, edge)
         self.edge_degree = RadialNetwork(config.num_radial + 2 * edge, edge, (config.lmax + 1) * channels)
@@ -187,10 +192,9 @@ class EscnMd(nn.Module):
         self.norm = RMSNorm(config.lmax, channels)
         if config.composition != "none":
             self.composition_embedding = nn.Embedding(config.max_z, channels)
-        widths = [channels if config.composition == "none" else 2 * channels, 2 * config.experts, 2 * config.experts]
-        self.routing = nn.ModuleList(
-            nn.Linear(inputs, outputs) for inputs, outputs in pairwise([*widths, config.experts])
-        )
+        width = channels if config.composition == "none" else 2 * channels
+        widths = [width, 2 * config.experts, 2 * config.experts, config.experts] if config.experts else []
+        self.routing = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         hidden = config.hidden_channels
         self.head = nn.ModuleList(
             TaskLinear(tasks, inputs, outputs)
@@ -199,7 +203,7 @@ class EscnMd(nn.Module):
         self.register_buffer("reference_energies", torch.zeros(tasks, config.max_z, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
-        self._said = False
+        self.told: structures.Told = set()
 
     @property
     def cutoff(self) -> float:
@@ -220,13 +224,19 @@ class EscnMd(nn.Module):
         """The task of structures that name none; see `structures.check_task`."""
         return structures.check_task(self.config, task)
 
+    def check_conditions(self, charge: int | None, spin: int | None) -> None:
+        """Refuse a charge or spin of structures that give none; see `structures.check_conditions`."""
+        structures.check_conditions(charge, spin)
+
     def complete(self, system: System, task: str | None) -> System:
         """Fill in what a system leaves open (task, spin), or say what is wrong; see `structures.complete`."""
         completed = structures.complete(self.config, system, task)
-        if not self._said and not torch.equal(completed.spin, system.spin):
-            self._said = True
-            structures.warn_of_spins(system, completed)
+        structures.warn_of_conditions(completed, self.told)
         return completed
+
+    def warn(self, system: System, graph: Graph) -> None:
+        """Warn of atoms with more neighbours than count; see `structures.warn_of_limit`."""
+        structures.warn_of_limit(self.config, system, graph, self.told)
 
     def references(self, graph: Graph) -> Tensor:
         """(N,) float64, eV: the energy of each atom by element and task, to be added to the learned energies."""
@@ -238,12 +248,13 @@ class EscnMd(nn.Module):
         return torch.tensor(numbers, device=graph.atomic_numbers.device, dtype=torch.int64)
 
     def system_embedding(self, charge: int, spin: int, task: str) -> Tensor:
-        """(C,) float64 embedding of charge, spin and task."""
-        parts = (
-            self.charge_embedding.weight[charge + structures.MAX_CHARGE],
+        """(C,) float64 embedding of charge, spin and, where the model has embeddings of tasks, task."""
+        parts = [
+            self.charge_embedding.weight[charge - structures.LIMITS["charge"][0]],
             self.spin_embedding.weight[spin],
-            self.task_embedding.weight[self.config.tasks.index(task)],
-        )
+        ]
+        if self.config.task_embedding:
+            parts.append(self.task_embedding.weight[self.config.tasks.index(task)])
         return silu(linear(torch.cat(parts).double(), self.mix.weight.double(), self.mix.bias.double()))
 
     def expert_coefficients(self, composition: tuple[tuple[int, int], ...], embedding: Tensor) -> Tensor:
@@ -298,19 +309,23 @@ class EscnMd(nn.Module):
             dim=1,
         )
         envelope = self.envelope(lengths)
+        counted = neighbor_limit.weights(graph, self.config.max_neighbors)
+        if counted is not None:
+            envelope = envelope * counted
         counts = torch.tensor([run.systems.stop - run.systems.start for run, _ in parts], device=lengths.device)
         embedding = torch.stack([blend.embedding for _, blend in parts]).repeat_interleave(counts, 0)[
             graph.system_index
         ]
 
-        system_ptr = rows_of_systems(graph)
-        scalars = self.sphere_embedding(graph.atomic_numbers) + embedding
+        system_ptr, own = rows_of_systems(graph), graph.num_owned
+        scalars = self.sphere_embedding(graph.atomic_numbers[:own]) + embedding[:own]
         x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), wigner.shape[2] - 1, scalars.shape[1])], dim=1)
         degree = self.edge_degree(z).unflatten(1, (self.config.lmax + 1, -1)) / RESCALE
         m0 = wigner[:, : self.config.lmax + 1]
         x = x + permute_wigner_inv_edge_to_node(degree, m0, envelope, graph.row_ptr, graph.centers)
         for index, block in enumerate(self.blocks):
-            y = block.norm_1(x)  # type: ignore[operator]
+            (everywhere,) = with_ghosts(graph.halo, x)
+            y = block.norm_1(everywhere)  # type: ignore[operator]
             y = torch.cat([y[:, :1] + embedding[:, None], y[:, 1:]], dim=1)
             x = x + self._messages(index, y, z, wigner, envelope, graph, parts)
             x = x + block.atom_wise(block.norm_2(x))  # type: ignore[operator]
@@ -327,7 +342,7 @@ class EscnMd(nn.Module):
         graph: Graph,
         parts: list[tuple[Run, Blend]],
     ) -> Tensor:
-        """(N, M, C) sums over the edges of every atom, run by run."""
+        """(owned, M, C) sums over the edges of every atom, run by run."""
         block: Block = self.blocks[index]  # type: ignore[assignment]
         number = len(block.conv_1.degrees)
         start = 2 * number * index
@@ -365,18 +380,20 @@ class EscnMd(nn.Module):
     def balance(self, x: Tensor, graph: Graph, system_ptr: Tensor) -> Tensor:
         """Shift a few scalar channels of every atom of a system alike, so that they sum to its charge, or spin minus one."""
         targets = ((self.config.charge_channels, graph.charge), (self.config.spin_channels, graph.spin - 1))
+        index = graph.system_index[: graph.num_owned]
+        atoms = summed(graph.halo, system_ptr.diff())
         for (start, stop), target in targets:
             if stop > start:
                 part = x[:, 0, start:stop]
-                sums = segment_sum(part, system_ptr, graph.system_index)
-                surplus = (sums - target[:, None]) / (system_ptr[1:] - system_ptr[:-1])[:, None]
-                scalars = torch.cat([x[:, 0, :start], part - surplus[graph.system_index], x[:, 0, stop:]], dim=1)
+                sums = summed(graph.halo, segment_sum(part, system_ptr, index))
+                surplus = (sums - target[:, None]) / atoms[:, None]
+                scalars = torch.cat([x[:, 0, :start], part - surplus[index], x[:, 0, stop:]], dim=1)
                 x = torch.cat([scalars[:, None], x[:, 1:]], dim=1)
         return x
 
     def _read_out(self, scalars: Tensor, graph: Graph) -> Tensor:
         """(N, C) to (N,) float64 eV, with the head and scale of each system's task."""
-        tasks = self.tasks_of(graph)[graph.system_index]
+        tasks = self.tasks_of(graph)[graph.system_index[: graph.num_owned]]
         energies = torch.zeros(len(scalars), dtype=torch.float64, device=scalars.device)
         for number in sorted({self.config.tasks.index(task) for task in graph.task}):
             atoms = (tasks == number).nonzero().flatten()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import memory
+from atomjet.models.escn_md import memory, neighbor_limit
 from atomjet.models.escn_md.general import RESCALE, EscnMd
 from atomjet.models.escn_md.pieces import Piece, Product
 from atomjet.models.escn_md.unified_radial import UnifiedRadial, silu_derivative
@@ -61,7 +61,10 @@ class MatrixEdges:
         self.length = length
         self.rotation = rotations_to_y(graph.vectors / length[:, None])
         self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
-        self.envelope = self.model.envelope(length)
+        self.envelope, self.envelope_slope = self.model.envelope(length), self.model.envelope_slope(length)
+        counted = neighbor_limit.weights(graph, config.max_neighbors)
+        if counted is not None:
+            self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
         self.radial = length.new_empty(networks.count, len(length), config.edge_channels)  # b of every network
         numbers = graph.atomic_numbers
         for piece in pieces:
@@ -178,7 +181,7 @@ class MatrixEdges:
             along[piece.edges] = self.weights.radial.backward(
                 self.length[piece.edges], source, target, self.radial_bar[:, piece.edges]
             )
-        along = along + self.envelope_bar * self.model.envelope_slope(self.length)
+        along = along + self.envelope_bar * self.envelope_slope
         x, y, z = self.rotation.unbind(1)
         across = self.torque[:, 1:] * x - self.torque[:, :1] * z
         return along[:, None] * y + across / self.length[:, None]

@@ -7,25 +7,31 @@ from dataclasses import replace
 
 import torch
 
-from atomjet.data import System
+from atomjet.data import Graph, System
 from atomjet.errors import ConfigError, StructureError
+from atomjet.models.escn_md import neighbor_limit
 from atomjet.models.escn_md.config import EscnMdConfig
 
-MAX_CHARGE = 100
-"""Charges from -100 to 100 have an embedding."""
-
-MAX_SPIN = 100
-"""Spin multiplicities from 1 to 100 have an embedding; 0 stands for "not said" and has one too."""
+LIMITS = {"charge": (-100, 100), "spin": (0, 100)}
+"""Charges and spin multiplicities that have an embedding; spin 0 is "none", which every task but that of molecules takes."""
 
 MOLECULES = "omol"
-"""The dataset whose energies depend on the spin: the one task for which a spin that was not said is filled in."""
+"""The dataset whose energies depend on charge and spin: the one task for which a spin that was not given becomes a singlet."""
+
+TAKEN = {
+    "spin": "without a spin; taken as 1, a singlet (multiplicity 2S + 1)",
+    "charge": "without a charge; taken as 0",
+}
+
+Told = set[tuple[str, ...]]
+"""What was said of which kinds of structures, so that each step of a simulation does not say it again."""
 
 
 def complete(config: EscnMdConfig, system: System, task: str | None) -> System:
     """Give every structure a task and a spin; check task, charge and spin.
 
-    A structure's own task (`System.task`, `info["task"]`) goes before `task`. For molecules ("omol") a spin that was not said
-    becomes 1, a singlet, as in fairchem; for all others it stays 0, "not said".
+    A structure's own task (`System.task`, `info["task"]`) goes before `task`. For molecules ("omol") a spin that was not given
+    becomes 1, a singlet; for all others it stays 0. A spin of 0 that was given stays for all. All this as in fairchem.
 
     Raises:
         ConfigError: a structure names no task, and `task` is None.
@@ -38,7 +44,7 @@ def complete(config: EscnMdConfig, system: System, task: str | None) -> System:
             raise ConfigError(f"{system.name(structure)}: this model knows several tasks; give task= one of {known}")
         if name not in config.tasks:
             raise StructureError(f"{system.name(structure)}: task {name!r} is unknown; this model knows {known}")
-    for name, low, high in (("charge", -MAX_CHARGE, MAX_CHARGE), ("spin", 0, MAX_SPIN)):
+    for name, (low, high) in LIMITS.items():
         values = getattr(system, name)
         bad = (values < low) | (values > high)
         if bool(bad.any()):
@@ -62,20 +68,72 @@ def check_task(config: EscnMdConfig, task: str | None) -> str | None:
     return config.tasks[0] if task is None and len(config.tasks) == 1 else task
 
 
+def check_conditions(charge: int | None, spin: int | None) -> None:
+    """Refuse a charge or spin without an embedding.
+
+    Raises:
+        ConfigError: names it and its range.
+    """
+    for name, value in (("charge", charge), ("spin", spin)):
+        low, high = LIMITS[name]
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{name} {value} lies outside {low} ... {high}")
+
+
 def _spins(system: System, tasks: tuple[str, ...]) -> torch.Tensor:
-    molecules = torch.tensor([name == MOLECULES for name in tasks], dtype=torch.bool, device=system.device)
-    unsaid = molecules & (system.spin == 0)
-    return torch.where(unsaid, 1, system.spin)
+    singlets = [name == MOLECULES and not given for name, given in zip(tasks, system.spin_given, strict=True)]
+    if not any(singlets):
+        return system.spin
+    return torch.where(torch.tensor(singlets, device=system.device), 1, system.spin)
 
 
-def warn_of_spins(before: System, after: System) -> None:
-    """Say that a spin was filled in, and where first."""
-    structure = int((before.spin != after.spin).nonzero()[0])
-    warnings.warn(
-        f"{before.name(structure)}: task {MOLECULES!r} without a spin; taken as 1, a singlet, here and in what follows. Set "
-        "info['spin'] to the multiplicity 2S + 1",
-        stacklevel=4,
-    )
+def warn_of_conditions(system: System, told: Told) -> None:
+    """Say which molecules give no spin or no charge, and what is taken instead: once for each kind, by its first structure."""
+    molecules = [structure for structure, task in enumerate(system.task) if task == MOLECULES]
+    given = {"spin": system.spin_given, "charge": system.charge_given}
+    missing = {structure: [name for name in given if not given[name][structure]] for structure in molecules}
+    compositions = _compositions(system) if any(missing.values()) else []
+    for structure, names in missing.items():
+        news = [name for name in names if (name, compositions[structure]) not in told]
+        told.update((name, compositions[structure]) for name in news)
+        if news:
+            taken = "; ".join(TAKEN[name] for name in news)
+            remedy = " and ".join(f"info[{name!r}]" for name in news)
+            warnings.warn(
+                f"{system.name(structure)}: task {MOLECULES!r} {taken}; here and for its like. Set {remedy}",
+                stacklevel=7,
+            )
+
+
+def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, told: Told) -> None:
+    """Say in which structures some atoms have more neighbours than count: once for each, and not again for others of its kind."""
+    counted = neighbor_limit.weights(graph, config.max_neighbors)
+    if counted is None or bool(counted.all()):
+        return
+    atoms = graph.centers[counted == 0]
+    structures = graph.system_index[atoms]
+    compositions, found = _compositions(system), []
+    for structure in structures.unique().tolist():
+        kind = ("limit", compositions[structure])
+        found.append(kind)
+        if kind in told:
+            continue
+        atom = int(atoms[structures == structure][0])
+        first = int((system.system_index < structure).sum())
+        count = int(graph.row_ptr[atom + 1] - graph.row_ptr[atom])
+        warnings.warn(
+            f"{system.name(structure)}: atom {atom - first} has {count} neighbours within {config.cutoff:g} Å, of which this model "
+            f"takes about the nearest {config.max_neighbors} (its max_neighbors), as in its training; the energy is not smooth "
+            "where one neighbour takes another's place",
+            stacklevel=6,
+        )
+    told.update(found)
+
+
+def _compositions(system: System) -> list[str]:
+    """Atoms of each structure by element, as one word."""
+    numbers = system.atomic_numbers.cpu().split(system.counts().tolist())
+    return [",".join(map(str, own.sort().values.tolist())) for own in numbers]
 
 
 def _refuse_single_atoms(config: EscnMdConfig, system: System) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn.functional import linear, silu
 from triton.runtime.interpreter import InterpretedFunction
@@ -71,6 +72,9 @@ class Workspace:
 class FastGpu:
     """The `fast_gpu` backend of PaiNN; holds rearranged copies of the weights.
 
+    Attributes:
+        note: what whoever asks which kernels run should know; empty where there is nothing to say.
+
     Args:
         model: on a CUDA device.
         precision: "default" or "high".
@@ -94,7 +98,8 @@ class FastGpu:
         device = model.embedding.weight.device
         self.chained = can_chain(device)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
-        self.update: Any = _updates(device, self.storage_dtype, self.channels)
+        self.update: Any
+        self.update, self.note = _updates(device, self.storage_dtype, self.channels)
         with torch.no_grad():
             self._rearrange()
 
@@ -319,16 +324,20 @@ class FastGpu:
         return self.bytes_of(capacity) + 64 * graph.num_edges
 
 
-def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> Any:
-    """The module whose kernels take atoms from one message to the next: those for Hopper where they serve."""
+def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[Any, str]:
+    """The module whose kernels take atoms from one message to the next, those for Hopper where they serve; and why not."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
         try:
             from atomjet.ops import painn_update_hopper
-        except ImportError:  # a Triton whose Gluon, which is experimental, has other names
-            return painn_update
+        except (ImportError, AttributeError) as error:  # a Triton whose Gluon, which is experimental, has other names
+            return (
+                painn_update,
+                f"Triton {triton.__version__} lacks what kernels for Hopper need ({error}); slower ones run",
+            )
         if painn_update_hopper.serves(narrow, channels):
-            return painn_update_hopper
-    return painn_update
+            note = painn_update_hopper.why_not(device)
+            return (painn_update, note) if note else (painn_update_hopper, "")
+    return painn_update, ""
 
 
 def _aligned(atoms: int) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from atomjet.data import Graph, System
 from atomjet.data.halo import with_ghosts
-from atomjet.models.base import neutral_singlets, no_task
+from atomjet.models.base import neutral_singlets, no_conditions, no_task
 from atomjet.models.painn.config import PaiNNConfig
 
 
@@ -163,6 +163,13 @@ class PaiNN(nn.Module):
     def check_task(self, task: str | None) -> None:
         """Refuse any task."""
         no_task(task)
+
+    def check_conditions(self, charge: int | None, spin: int | None) -> None:
+        """Refuse any charge, and any spin but a singlet."""
+        no_conditions(charge, spin)
+
+    def warn(self, system: System, graph: Graph) -> None:
+        """Nothing to warn of: every neighbour inside the cutoff counts."""
 
     def complete(self, system: System, task: str | None = None) -> System:
         """Refuse structures with a task, a charge or a spin."""

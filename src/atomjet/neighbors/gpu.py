@@ -1,0 +1,278 @@
+"""Neighbour search on a GPU: a `System` into buffers that are kept, one CUDA graph, a `Graph` of its own out of them.
+
+A search whose size a thread has met before waits for the device once, when it learns how many edges there are; by then all that
+follows is under way, into tensors with a little more room than the last such search took.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from triton.runtime import driver
+
+from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
+from atomjet.data.buffers import DENSITY, has_images
+from atomjet.neighbors.brute_force import RESOLVED
+from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
+from atomjet.neighbors.padded import PaddedSearch
+from atomjet.neighbors.routes import Cells
+from atomjet.ops import edge_vectors
+from atomjet.ops.cuda_graph import Replayed
+
+KEPT_SHARE, KEPT_ON_CPU = 0.05, 256 << 20
+"""Of a device's memory, what a thread keeps for searches of sizes that it met; bytes on a CPU."""
+
+SPARE = 1.02
+"""Room for edges in a result, over those of the last search of its size."""
+
+
+COPIED = 200_000
+"""Edges up to which the result is made in buffers that are kept, by the CUDA graph, and copied from there: the host is quicker with
+a copy than with a kernel. With more, moving edges twice takes longer than that.
+"""
+
+
+def search(system: System, cutoff: float) -> Graph | None:
+    """Find the same edges as `brute_force` does; None where something else than too many edges is in the way.
+
+    Raises:
+        StructureError: more edges than can be counted.
+    """
+    index = system.device.index
+    if system.device.type == "cuda" and index is not None and index != torch.cuda.current_device():
+        with torch.cuda.device(index):  # kernels are launched on the current one
+            return search(system, cutoff)
+    buffers = _kept.buffers_for(system, float(cutoff))
+    while True:
+        result, room = buffers.launch(system)
+        status, needed = buffers.wait()
+        if status == Status.EDGES:
+            buffers = _kept.larger(buffers, needed)
+            continue
+        if status:
+            return None
+        buffers.last = needed
+        if needed > room:
+            result, room = buffers.moved(system, needed)
+        return _graph(system, cutoff, Edges.of(result, room, system.num_atoms, needed))
+
+
+def to_graph(finder: PaddedSearch, given: SystemBuffers, system: System, edges: int) -> Graph:
+    """What a search has left in its buffers, of these structures, as a `Graph`."""
+    starts = Starts(finder.graph, isinstance(finder.route, Cells))
+    starts.enqueue()
+    result = buffer_for(system.num_atoms, even(edges), system.device)
+    move_edges(starts, given, result, even(edges), system.num_atoms)
+    return _graph(system, finder.cutoff, Edges.of(result, even(edges), system.num_atoms, edges))
+
+
+def _graph(system: System, cutoff: float, edges: Edges) -> Graph:
+    vectors = edges.vectors
+    if system.positions.requires_grad or system.cell.requires_grad:
+        exact = edge_vectors.Edges(edges.centers, edges.neighbors, edges.shifts, system.system_index[edges.centers])
+        vectors = edge_vectors.edge_vectors(system.positions.double(), system.cell.double(), exact)
+    return Graph(
+        centers=edges.centers,
+        neighbors=edges.neighbors,
+        shifts=edges.shifts,
+        vectors=vectors.to(system.dtype),
+        row_ptr=edges.row_ptr,
+        atomic_numbers=system.atomic_numbers,
+        system_index=system.system_index,
+        charge=system.charge,
+        spin=system.spin,
+        cutoff=float(cutoff),
+        task=system.task,
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Tensors, and how often each had been written to."""
+
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> _Written | None:
+        """None for tensors that do not count it."""
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        return cls(tensors, tuple(tensor._version for tensor in tensors))
+
+    def same(self, other: _Written | None) -> bool:
+        """Whether both are the same tensors, unchanged in between."""
+        if other is None or self.versions != other.versions:
+            return False
+        return all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+
+
+class _Buffers:
+    """What a search of one size uses again and again.
+
+    Attributes:
+        key: where they may be used. last: edges of the last search. bytes: what is held.
+    """
+
+    def __init__(self, capacity: Capacity, cutoff: float, device: torch.device) -> None:
+        on_gpu, self.key = device.type == "cuda", _key(device, cutoff)
+        self.finder = PaddedSearch(capacity, cutoff, device)
+        self.given = SystemBuffers.empty(capacity, device)
+        self.starts = Starts(self.finder.graph, isinstance(self.finder.route, Cells))
+        self.room = even(capacity.edges)
+        self.result = buffer_for(capacity.atoms, self.room, device) if capacity.edges <= COPIED else None
+        self.status = torch.zeros(1, dtype=torch.int32, pin_memory=on_gpu)
+        self.needed = torch.zeros(1, dtype=torch.int64, pin_memory=on_gpu)
+        self.stream = torch.cuda.current_stream(device) if on_gpu else None
+        self.known = torch.cuda.Event() if on_gpu else None
+        self.replayed = Replayed(self._work, torch.cuda.Stream(device) if on_gpu else None)
+        self.composition: _Written | None = None
+        self.cell: _Written | None = None
+        self.last = 0
+        owners = (self, self.finder.graph, self.finder.route, self.given, self.starts)
+        tensors = {id(x): x for owner in owners for x in vars(owner).values() if isinstance(x, Tensor)}
+        self.bytes = sum(tensor.nbytes for tensor in tensors.values())
+
+    @property
+    def capacity(self) -> Capacity:
+        """How much fits."""
+        return self.finder.capacity
+
+    def _work(self) -> None:
+        graph = self.finder.launch(self.given)
+        self.status.copy_(graph.status, non_blocking=True)
+        self.needed.copy_(graph.needed_edges, non_blocking=True)
+        self.starts.enqueue()
+        if self.result is not None:
+            move_edges(self.starts, self.given, self.result, self.room, self.capacity.atoms)
+
+    def launch(self, system: System) -> tuple[Tensor, int]:
+        """Enqueue the search, and the move of about as many edges as the last one found; where to, and the room there."""
+        with torch.no_grad():
+            self._fill(system)
+        self.replayed.enqueue()
+        if self.known is not None:
+            self.known.record(self.stream)
+        if self.result is not None:
+            return self.result.clone(), self.room
+        return self.moved(system, min(self.capacity.edges, math.ceil(SPARE * self.last)))
+
+    def moved(self, system: System, room: int) -> tuple[Tensor, int]:
+        """Enqueue the move of so many edges."""
+        room = even(room)
+        result = buffer_for(system.num_atoms, room, system.device)
+        move_edges(self.starts, self.given, result, room, system.num_atoms)
+        return result, room
+
+    def wait(self) -> tuple[int, int]:
+        """Wait for the search: its status, and the edges there are or need room."""
+        if self.known is not None:
+            self.known.synchronize()
+        return int(self.status), int(self.needed)
+
+    def _fill(self, system: System) -> None:
+        positions = system.positions
+        if system.dtype == torch.float32:
+            # Copied into float64 nothing shows any more that digits are missing.
+            limit = RESOLVED * self.finder.cutoff / torch.finfo(torch.float32).eps
+            positions = torch.where(positions.abs() <= limit, positions, 1e30)
+        composition = _composition(system)
+        if composition is None or not composition.same(self.composition):
+            self.given.fill(system)
+            self.composition = composition
+        elif self.cell is None or not self.cell.same(_Written.of(system.cell)):
+            self.given.cell[: system.num_systems].copy_(system.cell)
+        self.cell = _Written.of(system.cell)
+        self.given.positions[: system.num_atoms].copy_(positions)
+
+
+def _composition(system: System) -> _Written | None:
+    """All of structures that a search depends on, but for positions and cells."""
+    return _Written.of(system.system_index, system.atomic_numbers, system.pbc)
+
+
+def _key(device: torch.device, cutoff: float) -> tuple[object, ...]:
+    # The stream's address as Triton has it: the object takes ten times as long.
+    if device.type != "cuda":
+        return device, cutoff
+    return device, cutoff, driver.active.get_current_stream(device.index)  # type: ignore[attr-defined]
+
+
+class _Kept(threading.local):
+    """The buffers of a thread, those used last at the end. What a search leaves there is copied out before the next."""
+
+    def __init__(self) -> None:
+        self.all: list[_Buffers] = []
+
+    def buffers_for(self, system: System, cutoff: float) -> _Buffers:
+        """Those that served such structures before, or new ones for as many edges as there should be."""
+        composition, key = _composition(system), _key(system.device, cutoff)
+        for known in reversed(self.all):
+            if known.key == key and composition is not None and composition.same(known.composition):
+                return self._used(known)
+        asked = _likely(system, cutoff)
+        for known in reversed(self.all):
+            if known.key == key and _serves(known.capacity, asked):
+                return self._used(known)
+        sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
+        systems, atoms, edges, largest = (_rounded(n) for n in sizes)
+        return self._keep(_Buffers(Capacity(systems, atoms, edges, largest, asked.images), cutoff, system.device))
+
+    def larger(self, buffers: _Buffers, needed: int) -> _Buffers:
+        """Others in their place, for so many edges."""
+        self.all = [each for each in self.all if each is not buffers]
+        capacity = replace(buffers.capacity, edges=_rounded(needed))
+        return self._keep(_Buffers(capacity, buffers.finder.cutoff, buffers.finder.device))
+
+    def _used(self, buffers: _Buffers) -> _Buffers:
+        self.all.append(self.all.pop(self.all.index(buffers)))
+        return buffers
+
+    def _keep(self, buffers: _Buffers) -> _Buffers:
+        self.all.append(buffers)
+        while self.all and sum(each.bytes for each in self.all) > _allowed(buffers.finder.device):
+            self.all.pop(0)
+        return buffers
+
+
+_kept = _Kept()
+
+
+def _allowed(device: torch.device) -> float:
+    if device.type != "cuda":
+        return KEPT_ON_CPU
+    return KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def _serves(capacity: Capacity, asked: Capacity) -> bool:
+    """Whether a search of some capacity will do for another."""
+    enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
+    alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
+    alike &= asked.images == capacity.images
+    return enough and alike and capacity.atoms <= 2 * asked.atoms + 64 and capacity.systems <= 2 * asked.systems + 64
+
+
+def _rounded(number: int) -> int:
+    """A little more, so that the next may be a little larger."""
+    return number + number // 8
+
+
+def _likely(system: System, cutoff: float) -> Capacity:
+    """What structures will take: atoms of the largest, rather more edges than there should be, whether there are images."""
+    counts = system.counts()
+    cell = system.cell.detach().double()
+    a, b, c = cell.unbind(1)
+    volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
+    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSITY)
+    degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
+    # Without images there are no more neighbors than other atoms.
+    degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
+    if not system.num_systems:
+        return Capacity(0, 0, 0, 0, False)
+    found = counts.max().double(), (counts * degrees).sum(), has_images(cell, system.pbc, cutoff).double()
+    largest, edges, images = torch.stack(found).tolist()
+    return Capacity(system.num_systems, system.num_atoms, int(edges), int(largest), bool(images))
