@@ -1,5 +1,8 @@
 """Kernels of eSCN-MD's edges against their definitions in float64: in Triton's interpreter where there is no GPU."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from ase.build import bulk, molecule
@@ -24,6 +27,7 @@ from atomjet.ops.permute_wigner_inv_edge_to_node import (
     permute_wigner_inv_edge_to_node_backward,
 )
 from atomjet.ops.wigner import generators, m_major, wigner_blocks, wigner_matrices
+from tests.compiling import printed
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHANNELS, CUTOFF, LAST = 32, 3.0, radial_pages.KNOTS - 1
@@ -273,3 +277,12 @@ def test_limit_of_neighbors():
             row_ptr=row_ptr, num_atoms=count, vectors=vectors, weights=weights, limit=limit, slack=0.01
         )
         assert torch.equal(weights, neighbor_limit_gpu.reference(vectors, row_ptr, limit, 0.01))
+
+
+@pytest.mark.slow
+def test_kernels_fit_into_multiprocessors():
+    """Compiled on any machine: shared memory of a program, which the interpreter does not know, on Ampere and on Hopper."""
+    found = json.loads(printed(Path(__file__).with_name("compile_escn_md.py")))
+    assert len(found) == 16
+    for name, size in found.items():
+        assert size <= 1024 * (163 if name.endswith("80") else 227), name

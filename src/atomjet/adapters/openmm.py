@@ -108,8 +108,8 @@ class EnergyAndForces:
 
         if self._engine is None:
             self._engine = load(**self.options)
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-        atoms = Atoms(self.numbers, positions, pbc=self.periodic, info=self.info)
+        positions: Any = state.getPositions(asNumpy=True)
+        atoms = Atoms(self.numbers, positions.value_in_unit(unit.angstrom), pbc=self.periodic, info=self.info)
         if self.periodic:
             vectors: Any = state.getPeriodicBoxVectors(asNumpy=True)
             atoms.set_cell(vectors.value_in_unit(unit.angstrom))

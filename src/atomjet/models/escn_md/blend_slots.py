@@ -30,7 +30,7 @@ FEWEST, MOST = 4, 256
 SHARE = 0.03
 """Of the device's memory, for all slots."""
 
-AT_ONCE = 32
+AT_ONCE = 8
 """Blends that are made together."""
 
 
@@ -77,9 +77,8 @@ class BlendSlots:
             places = self._free(len(new), taken)
             if places is None:
                 return None
-            for place in places:
-                for kind in [kind for kind, slot in self._loaded.items() if slot == place]:
-                    del self._loaded[kind]
+            for kind in [kind for kind, slot in self._loaded.items() if slot in set(places)]:
+                del self._loaded[kind]
             for first in range(0, len(new), AT_ONCE):
                 self._load(new[first : first + AT_ONCE], places[first : first + AT_ONCE])
             if new and self.weights.is_cuda:
@@ -110,8 +109,10 @@ class BlendSlots:
 
     def _free(self, count: int, taken: dict[int, Kind]) -> list[int] | None:
         """So many slots that nothing holds: empty ones, then the least recently used."""
-        used = list(self._loaded.values())
-        order = [slot for slot in range(len(self._held)) if slot not in self._loaded.values()] + used
+        if not count:
+            return []
+        used = set(self._loaded.values())
+        order = [slot for slot in range(len(self._held)) if slot not in used] + list(self._loaded.values())
         free = [slot for slot in order if not self._held[slot] and slot not in taken]
         return free[:count] if len(free) >= count else None
 
@@ -137,6 +138,8 @@ class BlendSlots:
 def coefficients(model: EscnMd, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor]:
     """Embeddings (B, C) and how much of each expert (B, K) kinds of systems take; float64."""
     embedding = torch.stack([model.system_embedding(kind.charge, kind.spin, kind.task) for kind in kinds])
+    if not model.config.experts:  # one map for all systems, as it is
+        return embedding, embedding.new_ones(len(kinds), 1)
     x = embedding
     if model.config.composition != "none":
         shares = torch.zeros(len(kinds), model.config.max_z, dtype=torch.float64)

@@ -36,6 +36,7 @@ from atomjet.models.escn_md.blend_slots import BlendSlots
 from atomjet.models.escn_md.experts import kinds_of
 from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
 from atomjet.models.escn_md.memory import total_bytes
+from atomjet.models.escn_md.neighbor_limit import DEGENERACY
 from atomjet.models.escn_md.pair_tables import PairTables
 from atomjet.ops import (
     atom_wise_gpu,
@@ -58,9 +59,6 @@ OLDEST = (8, 0)
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels, hidden or not, that the kernels serve."""
-
-DEGENERACY = 0.01
-"""Å². Squared distances of neighbours that differ by no more are equal where a limit says which count."""
 
 NO_LIMIT = 2**30
 """Neighbours of an atom."""
