@@ -25,6 +25,8 @@ OPTIONAL = {
     "rdkit": "molecules from SMILES, for distillation",
     "h5py": "labelled data, for distillation",
     "triton": "kernels of the backend fast_gpu",
+    "phonopy": "phonons of crystals",
+    "spglib": "space groups, for relax --fix-symmetry and phonons",
 }
 HOSTS = {
     "atomjet-lammps": "AtomJet in LAMMPS, on any number of ranks",

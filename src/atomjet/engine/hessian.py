@@ -19,6 +19,9 @@ from atomjet.ops.edge_vectors import Edges, edge_vectors
 TWICE = 3
 """A second derivative keeps about so many times what energies and their first derivative take."""
 
+ATOMS_AT_ONCE_ON_CPU = 160
+"""In all copies of a batch: what a core's cache holds; more are slower, not only larger."""
+
 
 def hessian(
     definition: Definition, system: System, search: Callable[[System], Graph], free: int | None, share: float
@@ -35,7 +38,10 @@ def hessian(
     graph = search(system)
     components = 3 * system.num_atoms
     each = max(1, TWICE * definition.bytes_by_autograd(graph))
-    at_once = components if free is None else max(1, min(components, int(share * free / each)))
+    at_once = components if free is None else min(components, int(share * free / each))
+    if system.device.type == "cpu":
+        at_once = min(at_once, ATOMS_AT_ONCE_ON_CPU // system.num_atoms)
+    at_once = max(1, at_once)
     rows = [
         _rows(definition, system, graph, torch.arange(first, min(first + at_once, components), device=system.device))
         for first in range(0, components, at_once)
