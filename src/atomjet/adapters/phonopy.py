@@ -132,4 +132,4 @@ class Crystal:
 
 
 ROUNDS = 3
-"""Of symmetrising force constants."""
+"""Rounds of symmetrising force constants, each for translations and then for exchange of the two atoms."""

@@ -14,7 +14,8 @@ GATES = {"float64": 1e-9, "float32": 1e-4, "10-bit": 5e-3}
 """Force RMSE as a share of the root mean square force, by what computes the products."""
 
 STEP_GATES = {"float64": 1e-9, "float32": 1e-5, "10-bit": 1e-3}
-"""The same for AtomJet's captured steps, whose errors are known: docs/concepts/painn_kernels.md. Others need not be as exact."""
+"""Force RMSE of AtomJet's captured steps, as a share of the root mean square force, by what computes the products. Their errors are
+known (docs/concepts/painn_kernels.md); other contenders' steps need only pass GATES."""
 
 LARGEST_REFERENCE = {"cpu": 2048, "cuda": 12000}
 """Atoms; float64 with autograd holds some 50 kB per edge."""

@@ -16,7 +16,9 @@ from atomjet.models.painn import PaiNNConfig
 
 
 class Cost(NamedTuple):
-    """Of one call. `by` is what computes: matrix "products", or "arithmetic" number by number, which is slower on a GPU."""
+    """Bytes moved and operations done by one call. `by` is what computes: matrix "products", or "arithmetic" number by number,
+    which is slower on a GPU.
+    """
 
     bytes: float
     flops: float
@@ -103,7 +105,7 @@ def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one evaluation by PaiNN's kernels: S systems, N atoms, E edges, L layers, F channels.
+    """Sizes of one evaluation by PaiNN's kernels: S systems, N atoms, E edges, L layers, F channels.
 
     `narrow` are the bytes of a number that travels between atoms, and of weights.
     """
@@ -139,7 +141,7 @@ def _update(s: Sizes) -> Cost:
 
 
 def _update_back(s: Sizes) -> Cost:
-    """The same products turned."""
+    """L - 1 launches: the products of `_update` by transposed matrices, 15 of F x F an atom."""
     launches, square = s.layers - 1, s.features**2
     per_atom = 32 * s.features + 17 * s.features * s.narrow
     return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)

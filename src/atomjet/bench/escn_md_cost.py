@@ -15,7 +15,7 @@ from atomjet.models.escn_md.config import EscnMdConfig
 
 @dataclass(frozen=True)
 class EdgeSizes:
-    """Of one evaluation: S systems, N atoms, E edges, L layers, C channels, H hidden channels, R rows of an edge."""
+    """Sizes of one evaluation: S systems, N atoms, E edges, L layers, C channels, H hidden channels, R rows of an edge."""
 
     systems: int
     atoms: int
@@ -37,7 +37,7 @@ FRAME = 144 + 28
 
 
 def multiply_adds(s: EdgeSizes) -> int:
-    """Of both convolutions for one edge in one layer: three orders, those of m > 0 as one real matrix."""
+    """Multiply-adds of both convolutions for one edge in one layer: three orders, those of m > 0 as one real matrix."""
     orders = [3, 4, 2][: (s.rows - 3) // 2]
     first = sum(2 * count * s.channels * (count * s.hidden + (2 * s.hidden if count == 3 else 0)) for count in orders)
     return first + sum(count * count * s.hidden * s.channels for count in orders)

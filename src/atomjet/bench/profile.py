@@ -270,7 +270,7 @@ def _by_name(events: list[Any]) -> list[tuple[str, int, float]]:
 def _declared_work(
     engine: Engine, systems: int, atoms: int, edges: int, element: int
 ) -> tuple[Cost | None, dict[str, Cost]]:
-    """Of the whole model, and of each of its kernels; `element` bytes a number."""
+    """Cost of the whole model where declared, and of each of its kernels by name; `element` bytes a number."""
     config = engine.model.config
     if engine.model.family == "escn_md" and engine.backend == "fast_gpu":
         escn_md_sizes = escn_md_cost.EdgeSizes.of(config, systems, atoms, edges)
@@ -283,7 +283,9 @@ def _declared_work(
 
 
 def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
-    """Of the kernels that find so many edges, in buffers of the size that an engine makes: it decides which kernels they are."""
+    """Cost of each kernel of a search that finds so many edges, by name, in buffers of the size that an engine makes: the size
+    decides which kernels run. Empty where the search runs out of room.
+    """
     from atomjet.bench.search_cost import search_costs  # needs Triton, as the kernels do
     from atomjet.neighbors.padded import PaddedSearch
 

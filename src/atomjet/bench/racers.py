@@ -137,7 +137,7 @@ def spoken(row: dict[str, Any], clock: str) -> str:
 
 
 def moved(system: System, turns: int = TURNS) -> list[System]:
-    """The same structures with atoms moved a little, differently each."""
+    """Copies of the structures, `turns` of them, with atoms moved by normal deviates of `MOVE` Å, differently in each copy."""
     generator = torch.Generator().manual_seed(1)
     moves = [torch.randn(system.positions.shape, generator=generator, dtype=torch.float64) for _ in range(turns)]
     return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]

@@ -29,13 +29,15 @@ from atomjet.engine import Engine
 from atomjet.stopping import stoppable
 
 SHARE = 0.4
-"""Of a case's time, what one contender's first calls may take."""
+"""Share of a case's time that making its structures, or one contender's first calls, may take."""
 
 FIRST = 0.25
-"""Of the whole time, what a contender's very first calls may take: they compile. One that takes longer is not tried again."""
+"""Share of the whole run's time that a contender's first calls in it may take, since they compile. One that takes longer is not
+tried again."""
 
 AGAIN = 2.0
-"""Seconds after which a deadline strikes anew: raised inside a finalizer (compilers run many), an exception is printed and lost."""
+"""Seconds between repeats of a deadline's exception: one raised inside a finalizer, of which compilers run many, is printed and
+lost."""
 
 SAVE_EVERY = 10.0
 """Seconds of a race after which its rounds are written, in case the process is killed without a word."""

@@ -29,18 +29,18 @@ FRACTION = 5
 """Operations of a scalar product: a position along one axis of the lattice. One if lattice vectors lie along Cartesian axes."""
 
 OFFSET = 3 * (FRACTION + 1)
-"""Of a shift times a cell of any shape, added to a vector."""
+"""Operations of adding a lattice shift, whole numbers times a cell of any shape, to a vector."""
 
 LATTICE = 240
-"""Of a structure's duals and reaches."""
+"""Operations of a structure's frame: dual vectors of its lattice, and reaches along them."""
 
 FINITE = 6
-"""Of asking whether three numbers are."""
+"""Operations of testing whether three numbers are finite."""
 
 
 @dataclass(frozen=True)
 class SearchSizes:
-    """Of one search, as much as is in use.
+    """Sizes of one search: what is in use of its buffers, not their capacity.
 
     Attributes:
         systems, atoms, edges: S, N, E.
@@ -66,7 +66,7 @@ class SearchSizes:
 
     @classmethod
     def of(cls, search: PaddedSearch) -> SearchSizes:
-        """Of the last launch, which must have found room; waits for the device."""
+        """Sizes of the last launch of a search, which must not have run out of room; waits for the device."""
         route, ends = search.route, search.graph.system_ptr.long()
         atoms, edges = ends.diff(), search.graph.row_ptr[ends].long().diff()
         sizes = _of_pairs(route, atoms, edges) if isinstance(route, AllPairs) else _of_cells(route)
@@ -198,7 +198,7 @@ def _scatter(s: SearchSizes) -> Cost:
 
 
 def _order(s: SearchSizes) -> Cost:
-    """Of an atom 44 bytes in, gathered; 76 out, in the order of the cells.
+    """44 bytes of each atom in, gathered; 76 out, in the order of the cells.
 
     Its position goes out as given, within the cell, and in whole steps, which take five operations an axis.
     """

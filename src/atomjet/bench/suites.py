@@ -166,7 +166,7 @@ def _water(sizes: Iterable[tuple[int, int]], largest: int, seed: int, bonded: bo
 
 
 OTHER_SEARCHES = ("torch_cluster", "nvalchemi", "vesin_torch", "torchmd_net")
-"""Of other libraries, on the device."""
+"""Contenders of suite `neighbors` that are neighbor searches of other libraries, on the device."""
 
 SUITES = {
     suite.name: suite
@@ -227,4 +227,4 @@ SUITES = {
 }
 
 OTHER = Suite("other", "Nothing of its own.", lambda largest, seed: [], {})
-"""Of results whose suite this version does not know."""
+"""Suite that stands in for one that a file of results names and this version does not know."""

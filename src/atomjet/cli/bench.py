@@ -208,7 +208,7 @@ def _measure(
 
 
 def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, request: dict[str, Any]) -> Result:
-    """The same request in fresh processes, one after the other; results are joined as they come."""
+    """Run a request in fresh processes, one after the other, and join their results as they come."""
     from atomjet.bench.result import read_result
     from atomjet.errors import SimulationError
     from atomjet.stopping import stoppable

@@ -161,7 +161,8 @@ def _model(model: str, device: str | None, backend: str, precision: str, seed: i
 
 
 SAME = 1e-2
-"""Of the root mean square force: kernels that differ more are wrong, not rounded."""
+"""Largest difference of forces from those of `fast_pytorch`, as a share of their norm: kernels that differ more are wrong, not
+rounded."""
 
 
 def _kernels(engine: Engine, atoms: Atoms) -> Finding:

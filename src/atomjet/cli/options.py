@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "organic-xtb"
 
 MOST_STEPS_TO_REST = 1000
-"""Of relaxations that go before something else."""
+"""Steps that a relaxation which precedes another task may take, at most."""
 
 Model = Annotated[
     str,

@@ -237,7 +237,7 @@ class GraphBuffers:
 
     @classmethod
     def from_graph(cls, graph: Graph, room: Capacity | None = None, dtype: torch.dtype = torch.float32) -> GraphBuffers:
-        """The same edges in fixed buffers: exactly large enough, or as large as `room` says; `dtype` is that of the vectors.
+        """Fixed buffers that hold a graph: exactly large enough, or as large as `room` says; `dtype` is that of the vectors.
 
         Where there are none there is room for one, since kernels read the first of a row before they know that it has none.
 
@@ -300,7 +300,7 @@ class PredictionBuffers:
         return 8 * (1 + 10 * capacity.systems + (5 if has_spread else 4) * capacity.atoms)
 
     def like(self, buffer: Tensor) -> PredictionBuffers:
-        """The same views of another buffer."""
+        """Views of another buffer with this one's capacity and layout."""
         return PredictionBuffers(buffer, self.capacity, self.has_spread)
 
     @property

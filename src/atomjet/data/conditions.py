@@ -50,7 +50,7 @@ class Conditions:
 
     @classmethod
     def silent(cls, row: tuple[int, int, int, int] | None, systems: int) -> Conditions:
-        """The same four numbers for every structure."""
+        """Conditions of structures that say nothing of themselves: `row` for each of them, zeros where it is None."""
         return cls(np.repeat(np.array(row or (0,) * len(CONDITIONS), np.int32)[:, None], systems, axis=1))
 
     def renew(self) -> bool:

@@ -37,7 +37,7 @@ ALGORITHM = 1
 WATER = "O"
 
 MEMBER_TEMPERATURE = (200.0, 300.0)
-"""Of the molecules of a cluster before it is relaxed, K."""
+"""Range of the temperature at which the molecules of a cluster are displaced, K: one value is drawn for each."""
 
 
 @dataclass(frozen=True)

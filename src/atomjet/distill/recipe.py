@@ -106,7 +106,7 @@ class TeacherConfig(Section):
         return self._trusted
 
     def trusting(self, files: Sequence[Path]) -> TeacherConfig:
-        """The same teacher, which may come from these files."""
+        """A copy of these settings that may run a teacher from these Python files."""
         changed = self.model_copy()
         changed._trusted = tuple(files)
         return changed
@@ -322,7 +322,7 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig(epochs=100)
 
     def changed(self, **fields: Any) -> Recipe:
-        """The same recipe with another name or seed.
+        """A copy of this recipe with another name or seed.
 
         Raises:
             ConfigError: a name that can name no file.

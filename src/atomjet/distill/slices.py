@@ -40,7 +40,7 @@ from atomjet.units import BOLTZMANN
 Array = NDArray[Any]
 
 FRICTION = 0.02
-"""Of the Langevin runs, 1/fs: strong, since decorrelated frames are wanted rather than dynamics."""
+"""Friction of Langevin runs, 1/fs: strong, since decorrelated frames are wanted rather than dynamics."""
 
 CLASH = 0.55
 """A torsion is not turned to where atoms four or more bonds apart come closer than this share of their van der Waals

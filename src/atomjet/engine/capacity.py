@@ -14,7 +14,7 @@ from atomjet.data.buffers import DENSITY
 from atomjet.errors import StructureError
 
 SHARE = 0.9
-"""Of the free memory, how much a call may take."""
+"""Share of the free memory that a call may take."""
 
 MARGIN = 1.06
 """Room for more edges than were counted, or than a mean density says: distances fluctuate."""
@@ -88,7 +88,7 @@ def choose(systems: int, atoms: int, largest: int, edges: int, images: bool = Fa
 
 
 def grown(capacity: Capacity, needed: int) -> Capacity:
-    """The same with room for so many edges, as a search that ran out of it has counted, and a margin."""
+    """A capacity with room for `needed` edges, as a search that ran out of it has counted, and a margin; all else is kept."""
     return replace(capacity, edges=_edge_class(max(math.ceil(needed * MARGIN), capacity.edges + 1)))
 
 

@@ -253,7 +253,7 @@ class CapturedPath:
     # ------------------------------------------------------------------ on the device
 
     def _predict_system(self, given: System) -> Prediction:
-        """The same for tensors, copied to the device and the result back where that is not where they are."""
+        """Predict a system of tensors; one on another device is copied to the engine's, and the result back."""
         here = given.positions.device == self.stages.device
         system = given if here else given.to(self.stages.device)
         known = self._composition(system)  # refuses what the model does not serve before anything is divided
@@ -360,7 +360,7 @@ class CapturedPath:
         return evaluation
 
     def enlarged(self, evaluation: Evaluation) -> Evaluation:
-        """The same structures with room for the edges that the last search found."""
+        """An evaluation of the same structures, with room for the edges that the last search found."""
         capacity = grown(evaluation.capacity, evaluation.needed_edges())
         self._afford(int(evaluation.system.system_ptr[-1]), capacity)
         return self._evaluation(replace(evaluation.system, capacity=capacity), evaluation.conditions)
@@ -434,7 +434,7 @@ def _computed(found: Prediction | Callable[[], Prediction]) -> Prediction:
 
 
 def wrapped(system: System) -> System:
-    """The same structures with every atom in its cell: shifts then are as small as they can be."""
+    """A system whose atoms are moved into their cells along periodic directions: shifts then are as small as they can be."""
     cell = complete_cells(system)
     fractions = torch.einsum("nk,nka->na", system.positions, torch.linalg.inv(cell)[system.system_index])
     outside = torch.where(system.pbc[system.system_index], fractions.floor(), 0.0)

@@ -155,7 +155,7 @@ class Engine:
             return self._path.reserve(structures)
 
     def enlarge(self, evaluation: Evaluation) -> Evaluation:
-        """The same structures with room for all the edges that the last launch found, after `Status.EDGES`."""
+        """After `Status.EDGES`: an evaluation of the same structures, with room for all the edges that the last launch found."""
         assert self._path is not None
         return self._path.enlarged(evaluation)
 

@@ -13,10 +13,10 @@ from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.evaluation import Stages
 
 KEPT_SHARE = 0.25
-"""Of a device's memory, how much the buffers that no call is using may hold; the least recently used go first."""
+"""Share of a GPU's memory that buffers no call is using may hold; the least recently used are freed first."""
 
 KEPT_ON_CPU = 2 << 30
-"""Bytes, the same on a CPU."""
+"""Bytes that buffers no call is using may hold on a CPU."""
 
 
 class BufferPool:

@@ -26,11 +26,11 @@ from atomjet.errors import BackendError
 from atomjet.models.contract import CapturedBackend, Choices, TuningSpace
 
 EQUAL = 2e-3
-"""Of the force rms: further apart no two choices for the same kernels may be."""
+"""Largest rms difference of gradients between two choices for the same kernels, as a share of their rms; others are refused."""
 
 WORTH, SLOWER = 0.995, 1.005
-"""Of the best time so far, in the mean over sizes, what another choice may take at most to be worth an entry: closer is noise. And
-of the default's time at any one size, what it may take at most.
+"""WORTH: share of the best time so far, in the geometric mean over sizes, below which another choice becomes an entry: closer is
+noise. SLOWER: share of the default's time that a choice may take at any one size.
 """
 
 FEWEST = 8

@@ -275,7 +275,7 @@ def velocities_of(frames: Sequence[Atoms]) -> np.ndarray:
 
 
 def placed(atoms: Atoms, snapshot: Snapshot, part: slice) -> Atoms:
-    """The same atoms where and as fast as a snapshot has them."""
+    """Give atoms, in place, the positions and velocities of their part of a snapshot, and return them."""
     atoms.positions = snapshot.positions[part]
     atoms.set_velocities(snapshot.velocities[part] / units.fs)
     return atoms

@@ -27,7 +27,7 @@ FASTER, SLOWER, MIX, LESS_MIX, PATIENCE = 1.1, 0.5, 0.1, 0.99, 5
 mixing, steps of positive power before the time step grows."""
 
 ATOMS_AT_ONCE = 200_000
-"""Of a batch, on a GPU; enough to fill it."""
+"""Atoms that a batch holds on a GPU, at most, unless one structure has more: enough to fill it."""
 
 ATOMS_AT_ONCE_ON_CPU = 2_000
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 MAX_DEPTH = 40
 MAX_VALUES = 100_000
-"""Of each of them a schema may find fault, and faults take far more memory than values."""
+"""Values that a JSON text may hold, at most: a schema may report a fault in each, and faults take far more memory than values."""
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

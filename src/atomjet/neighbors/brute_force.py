@@ -25,7 +25,7 @@ MAX_IMAGES = 2_000_000
 """More images of one cell than this mean a cell far too thin for the cutoff."""
 
 RESOLVED = 1e-3
-"""Of the cutoff: the coarsest step between neighboring numbers that coordinates may have."""
+"""Coarsest step between neighboring floating-point numbers that coordinates may have, as a share of the cutoff."""
 
 SURELY_RESOLVED = 1e11
 """Å. In float64 the step is 1.5e-5 Å there: fine enough for any cutoff above 0.015 Å."""

@@ -284,7 +284,9 @@ def relative(x, y, z, image, images, h):
 
 @triton.jit
 def test_word(candidates, rows, band):
-    """Of which rows candidates are within the cutoff, |x_j|² - 2 x_i x_j < cutoff² - |x_i|², and of which float32 cannot tell."""
+    """Two words for each row, with a bit for each of 32 candidates: whether it is within the cutoff,
+    |x_j|² - 2 x_i x_j < cutoff² - |x_i|², and whether float32 cannot tell.
+    """
     x, y, z, square = candidates
     xi, yi, zi, limit = rows
     bit = ((tl.arange(0, 32) * 0 + 1) << tl.arange(0, 32))[:, None]

@@ -24,7 +24,7 @@ from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
 
 KEPT_SHARE, KEPT_ON_CPU = 0.05, 256 << 20
-"""Of a device's memory, what a thread keeps for searches of sizes that it met; bytes on a CPU."""
+"""Memory that a thread's cached buffers may take, least recently used first out: a share of a GPU's memory; bytes on a CPU."""
 
 SPARE = 1.02
 """Room for edges in a result, over those of the last search of its size."""

@@ -120,7 +120,7 @@ def build_frame(cell, pbc, s, cutoff, frames, write):
 
 @triton.jit
 def complete_frame(cell, p, q, r, s, cutoff):
-    """The same of a structure with some periodic direction."""
+    """The frame of structure s, which is periodic along at least one direction: duals, reaches, Status bits."""
     ax, ay, az, bx, by, bz, cx, cy, cz = load_lattice(cell + s.to(tl.int64) * 9)
     finite = is_finite(ax, ay, az) & is_finite(bx, by, bz) & is_finite(cx, cy, cz)
     hax, hay, haz = tl.where(finite, ax, 0.0), tl.where(finite, ay, 0.0), tl.where(finite, az, 0.0)

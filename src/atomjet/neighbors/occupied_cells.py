@@ -110,7 +110,7 @@ def _tested(
     b: np.ndarray,
     shift: np.ndarray,
 ) -> list[Pairs]:
-    """Of all atoms in cells a with all in cells b, shifted, those pairs that are close."""
+    """Pairs within the radius between atoms of cells a and atoms of cells b, shifted; no atom pairs with itself unshifted."""
     found, first = [], 0
     ends = np.cumsum(counts[a] * counts[b])
     while first < len(a):

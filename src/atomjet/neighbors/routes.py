@@ -19,13 +19,14 @@ from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows
 from atomjet.ops.chaining import can_chain
 
 FREE_WORDS = 16
-"""Words of 32 candidates that every atom may take, besides one for every two edges (and all of its structure with all pairs)."""
+"""Words of 32 candidates each that the pool holds for every atom, beside one for every two edges; with all pairs also words for all
+atoms of the structure."""
 
 PER_ATOM = TABLE_PER_ATOM.value + LIST_PER_ATOM.value
 """Numbers of the tables of the cell list that every atom may take."""
 
 UNEVEN = 16
-"""Programs of a batch, at most, over those that structures of one size would take."""
+"""Programs of a batch, at most, as a multiple of those that it would take if its structures were of one size."""
 
 
 def groups(number: int, size: int) -> int:
@@ -191,7 +192,7 @@ class AllPairs(Route):
 
 
 class OneKernel(AllPairs):
-    """The same in one kernel, for at most ALL atoms in SYSTEMS structures, which each program takes one after the other."""
+    """All pairs in one kernel, for at most ALL atoms in SYSTEMS structures, which each program takes one after the other."""
 
     ALL, SYSTEMS = 64, 2
     WARPS, MOST_SLOTS = 4, 64
@@ -255,7 +256,8 @@ class Cells(Route):
     """Rows a program takes at once, programs a cell."""
 
     REGISTERS = 128
-    """Of a thread that counts, at most: left to itself the compiler takes more, and fewer programs run at a time."""
+    """Registers of a thread of the counting kernel, at most: without a limit the compiler takes more, and fewer programs run at a
+    time."""
 
     def __init__(self, graph: GraphBuffers, cutoff: float) -> None:
         super().__init__(graph, cutoff, FREE_WORDS)

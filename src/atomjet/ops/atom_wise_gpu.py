@@ -28,7 +28,7 @@ from atomjet.ops.permute_wigner_inv_edge_to_node_gpu import power_above
 
 
 class Weights(NamedTuple):
-    """Of one layer; every matrix both ways round and in two halves, (2, ...) float16, the rest float32.
+    """Weights of one layer: every matrix as it is and transposed, each as a sum of two float16 halves (2, ...); the rest float32.
 
     Attributes:
         norm: (3, C). norm_bias: (C,).

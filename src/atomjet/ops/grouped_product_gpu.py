@@ -197,7 +197,9 @@ def launch(
 
 
 def reference(x: Tensor, weights: Tensor, parts: Parts, backward: bool, slots: Tensor, edge_ptr: Tensor) -> Tensor:
-    """The same in the type of x: slots (S,), edge_ptr (S + 1,) where the rows of each structure begin."""
+    """The grouped product in the type of x, row group by row group: slots (S,), edge_ptr (S + 1,) where the rows of each structure
+    begin.
+    """
     given, made = (parts.outputs, parts.inputs) if backward else (parts.inputs, parts.outputs)
     y = x.new_zeros(len(x), sum(made))
     for slot, first, stop in zip(slots.tolist(), edge_ptr[:-1].tolist(), edge_ptr[1:].tolist(), strict=True):

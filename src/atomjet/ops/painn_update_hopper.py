@@ -215,13 +215,13 @@ def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOT
 
 @gluon.jit
 def _put(operand, x):
-    """What the next product takes, narrow."""
+    """Store x, rounded to float16, as the operand of the next product."""
     operand.index(0).permute((1, 0)).store(x.to(gl.float16))
 
 
 @gluon.jit
 def _put_axes(operand, x, y, z):
-    """The same of three axes, side by side: a matrix is then read once for all. The fourth place holds anything."""
+    """Store x, y, z in float16 side by side as one operand: a matrix is then read once for all. The fourth place is unused."""
     F: gl.constexpr = x.shape[0]
     ROWS: gl.constexpr = x.shape[1]
     y = y.to(gl.float16)

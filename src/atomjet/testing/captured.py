@@ -24,12 +24,12 @@ from atomjet.data import Capacity, SystemBuffers
 from atomjet.engine.evaluation import Evaluation
 
 FORCES = {"default": 5e-3, "high": 1e-4, "float64": 1e-12}
-"""Of the norm of all forces, against the definition in float64: products of 10 bits, of float32, of float64. Random weights are
-rough: they magnify rounding ten times as much as trained ones.
+"""Largest norm of the difference of forces, and of stress, from the definition in float64, as a share of its norm, by precision:
+products of 10 bits, of float32, of float64. Random weights magnify rounding ten times as much as trained ones.
 """
 
 ENERGY = {"default": 5e-3, "high": 1e-4, "float64": 1e-12}
-"""Of the largest energy."""
+"""Largest norm of the difference of energies from the definition in float64, as a share of its norm, by precision."""
 
 
 class CapturedConformance:
@@ -76,7 +76,7 @@ class CapturedConformance:
                 self.close(engine, engine.predict(atoms), exact.predict(atoms).to("cpu"))
 
     def test_replay_with_other_contents(self, engine: Engine, exact: Engine) -> None:
-        """The same buffers with other positions, elements, charges and tasks; and then as before, to the last bit."""
+        """Right results for other positions, elements, charges, tasks in captured buffers; then the first ones to the last bit."""
         first = self.frames()[-1]
         other = first.copy()
         other.rattle(0.1, seed=7)

@@ -83,7 +83,7 @@ class Buffered:
         return [Segment(launch)]
 
     def result(self, workspace: Any) -> Atomic:
-        """Of the edges themselves."""
+        """Energies and gradients of the workspace; gradients stand at the edges themselves, not at their reverse."""
         return Atomic(*workspace, of_reverse=False)
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ DRIFT = {torch.float64: 0.01, torch.float32: 0.1}
 BLOCKS = 10
 
 REMAINDER = 0.1
-"""Of the oscillation of the total energy, what may be left in the conserved energy at 0.5 fs (molecules: 2 to 8 %)."""
+"""Share of the oscillation of the total energy that may be left in the conserved energy at 0.5 fs (molecules: 2 to 8 %)."""
 
 
 @dataclass

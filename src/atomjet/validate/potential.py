@@ -39,7 +39,7 @@ class Potential(Protocol):
 
 
 def in_float64(potential: Potential) -> Potential:
-    """The same weights on the same backend in float64, where that exists; else the potential itself."""
+    """A potential with these weights in float64, on its own backend or another; the potential itself where there is none."""
     if not isinstance(potential, Engine) or potential.dtype == torch.float64:
         return potential
     for backend in (potential.backend, "auto"):

@@ -29,7 +29,7 @@ class Session:
         return int(self.lmp.extract_setting("ntypes"))
 
     def masses(self) -> list[float]:
-        """Of each type, amu.
+        """Masses of the atom types, amu, in the order of the types.
 
         Raises:
             ConfigError: masses are not set by type.

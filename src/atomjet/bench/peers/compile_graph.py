@@ -22,7 +22,7 @@ ROOM = 1.25
 """Edges captured for, in terms of those of the first structure: edges come and go as atoms move."""
 
 KEPT = 0.1
-"""Of what autograd keeps for the derivative, how much compiled code cannot do without: the filters of every layer alone are 3 of
+"""Share of what autograd saves for the derivative that compiled code needs at least: the filters of every layer alone are 3 of
 PaiNN's 28 numbers an edge and channel.
 """
 

@@ -158,7 +158,7 @@ def _ready(work: Callable[[], Found], device: torch.device) -> Callable[[], Foun
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of the fastest of a few calls."""
+    """Wall time of the fastest of three calls, s; each is waited for."""
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

@@ -28,7 +28,7 @@ FEWEST, MOST = 4, 256
 """Slots: at least, at most."""
 
 SHARE = 0.03
-"""Of the device's memory, for all slots."""
+"""Share of the device's memory that all slots together may take, between FEWEST and MOST of them."""
 
 AT_ONCE = 8
 """Blends that are made together."""

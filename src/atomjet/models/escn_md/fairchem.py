@@ -42,7 +42,8 @@ FIXED_OF_EXPERTS = {
     "moe_single": (False, False),
     "layers_moe": (None, None),
 }
-"""The same for options of experts, which mean nothing where there are none."""
+"""Options of experts of which one value is supported: that value, and fairchem's default where the option is left out. They mean
+nothing where there are no experts."""
 
 SERVED = {
     *("model", "sphere_channels", "hidden_channels", "edge_channels", "lmax", "mmax", "num_layers", "cutoff"),

@@ -63,7 +63,7 @@ class Tables:
         return size if size <= TABLE_BYTES else 0
 
     def of(self, elements: tuple[int, ...]) -> list[Table] | None:
-        """Of each network, pairs by (neighbor, center); None where they would be too large."""
+        """A table for each network, its pairs of elements by (neighbor, center); None where they would be too large."""
         if not self.bytes_of(elements):
             return None
         with self._lock:

@@ -102,8 +102,8 @@ def pack_tabulated(
     offsets: Tensor,
     pairs: Tensor,
 ) -> Tensor:
-    """The same with factors by Taylor expansion about the nearest knot: values (knots, 12 C), slopes and curvatures
-    (knots, 2, 12 C); the knot of each edge (e,), and how far it is beyond it, Å.
+    """`pack` with radial factors from tables, by Taylor expansion about the nearest knot: values (knots, 12 C), slopes and
+    curvatures (knots, 2, 12 C); the knot of each edge (e,), and how far it is beyond it, Å.
     """
     values, slopes, _ = _tabulated(table_values, table_changes, knots)
     return _packed(y, wigner, (values + offsets[:, None, None, None] * slopes).unbind(1), pairs)
@@ -142,7 +142,7 @@ def pack_tabulated_backward(
     offsets: Tensor,
     pairs: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same; the last of what it returns is dE/dd (e,)."""
+    """dE/dpacked (e, 18 C) to ȳ and torque as `pack_backward` gives them, and dE/dd (e,) through the tabulated factors."""
     offset = offsets[:, None, None, None]
     values, slopes, curvatures = _tabulated(table_values, table_changes, knots)
     y_bar, torque, products = _packed_backward(packed_bar, y, wigner, (values + offset * slopes).unbind(1), pairs)

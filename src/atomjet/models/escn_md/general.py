@@ -43,7 +43,7 @@ from atomjet.ops.segment_sum import segment_sum
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks, wigner_matrices
 
 EPSILON = 1e-5
-"""Keeps the norm of nothing finite."""
+"""Number added to the mean square under the square root of a norm, so that a row of zeros is not divided by zero."""
 
 RESCALE = 5.0
 """About the square root of how many neighbours an atom has."""

@@ -153,7 +153,7 @@ class MatrixEdges:
     def _piece_backward(
         self, layer: int, piece: Piece, y: Tensor, outputs: Outputs | None, x_bar: Tensor, y_bar: Tensor
     ) -> None:
-        """Of the messages of a piece: x̄ (N, 9, C) of their sums; adds to ȳ (N, 9, C) and to what is gathered of the edges."""
+        """Backward of a piece's messages: x̄ (N, 9, C) of their sums in; adds to ȳ (N, 9, C) and to the gradients of edges."""
         matrices = self._matrices(piece)
         features = node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center)
         if outputs is None:
@@ -201,7 +201,7 @@ def _scale_(x: Tensor, radial: Tensor) -> None:
 
 
 def _scale_backward_(y_bar: Tensor, x: Tensor, radial: Tensor) -> Tensor:
-    """Of y = x times radial: return dE/dradial (e, 6 c), and turn ȳ (e, 9 c) into x̄ in place."""
+    """Backward of y = x times radial: dE/dradial (e, 6 c); ȳ (e, 9 c) becomes x̄ in place."""
     width = x.shape[1] // 9
     radial_bar = torch.empty_like(radial)
     parts = radial_bar.split([3 * width, 2 * width, width], dim=1)

@@ -56,7 +56,7 @@ def bytes_by_autograd(config: EscnMdConfig, graph: Graph, dtype: torch.dtype) ->
 
 
 def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_once: int) -> int:
-    """The same for `fast_pytorch`, which takes `at_once` edges together."""
+    """Upper estimate of the bytes that `fast_pytorch` takes, with `at_once` edges together."""
     networks = 1 + config.layers
     lasting = 2 * networks * config.edge_channels + 120
     if keeps(config, graph.row_ptr.device, dtype, graph.num_edges):
@@ -70,8 +70,8 @@ def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_onc
 def bytes_fused(
     config: EscnMdConfig, graph: Graph, dtype: torch.dtype, kind: torch.dtype, at_once: int, tables: bool
 ) -> int:
-    """The same where steps are compiled: features of edges are of the storage type `kind`, and none is kept but h and o; radial
-    factors come from tables, or from the networks.
+    """Upper estimate of the bytes that `fast_pytorch` takes where its steps are compiled: features of edges are of the storage type
+    `kind`, and none is saved but h and o; radial factors come from `tables`, or from the networks.
     """
     wide, narrow, edges = dtype.itemsize, kind.itemsize, graph.num_edges
     hidden, channels = config.hidden_channels, config.channels

@@ -24,7 +24,7 @@ def norm(step: RMSNorm, x: Tensor) -> Tensor:
 
 
 def norm_backward(step: RMSNorm, x: Tensor, y_bar: Tensor) -> Tensor:
-    """Of y = norm(x): x (N, M, C), ȳ to x̄. With centered x_c, s = 1 / rms and the shares w_m of the coefficients,
+    """Backward of y = norm(x): x (N, M, C), ȳ to x̄. With centered x_c, s = 1 / rms and the shares w_m of the coefficients,
     x̄_c = s A ȳ - s³ w x_c Σ (A ȳ ⊙ x_c), less its mean for l = 0.
     """
     return _norm_backward(x, y_bar, step.affine_weight)
@@ -36,7 +36,7 @@ def atom_wise(step: AtomWise, x: Tensor) -> Tensor:
 
 
 def atom_wise_backward(step: AtomWise, x: Tensor, y_bar: Tensor) -> Tensor:
-    """Of y = linear_2(gate(linear_1(x))): x (N, M, C), ȳ to x̄."""
+    """Backward of y = linear_2(gate(linear_1(x))): x (N, M, C), ȳ to x̄."""
     weight_scalar, bias_scalar, weight_1, bias_1, weight_2, _ = step.weights
     return _atom_wise_backward(x, y_bar, weight_scalar, bias_scalar, weight_1, bias_1, weight_2)
 
@@ -82,7 +82,7 @@ _atom_wise, _atom_wise_backward = Compiled(general.atom_wise), Compiled(_atom_wi
 
 
 def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor, system_ptr: Tensor) -> Tensor:
-    """Of the shift of charge and spin channels: takes from ȳ (N, M, C) its mean over the system, in place."""
+    """Backward of the shift of charge and spin channels: subtract from their ȳ (N, M, C) its mean over the system, in place."""
     for start, stop in (config.charge_channels, config.spin_channels):
         if stop > start:
             part = y_bar[:, 0, start:stop]
@@ -107,7 +107,7 @@ def read_out(model: EscnMd, scalars: Tensor, graph: Graph) -> tuple[Tensor, Tens
 
 
 def _read_out(model: EscnMd, scalars: Tensor, task: int) -> tuple[Tensor, Tensor]:
-    """The same for atoms of one task, by its number."""
+    """Energies (n,) eV and their derivative (n, C) for atoms of one task, given by its number."""
     (w_1, b_1), (w_2, b_2), (w_3, b_3) = ((layer.weights[task], layer.bias) for layer in model.head)  # type: ignore[index]
     first = linear(scalars, w_1, b_1)  # type: ignore[arg-type]
     second = linear(silu(first), w_2, b_2)  # type: ignore[arg-type]

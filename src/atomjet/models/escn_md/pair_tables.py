@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from atomjet.models.escn_md.general import EscnMd
 
 SHARE = 0.4
-"""Of the device's memory, for all tables."""
+"""Share of the device's memory that all tables together may take; those of four pairs are allowed in any case."""
 
 
 class PairTables:
