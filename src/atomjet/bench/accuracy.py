@@ -18,7 +18,7 @@ STEP_GATES = {"float64": 1e-9, "float32": 1e-5, "10-bit": 1e-3}
 known (docs/concepts/painn_kernels.md); other contenders' steps need only pass GATES."""
 
 LARGEST_REFERENCE = {"cpu": 2048, "cuda": 12000}
-"""Atoms; float64 with autograd holds some 50 kB per edge."""
+"""Atoms of structures that the reference computes, at most, by device: float64 with autograd holds some 50 kB per edge."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from atomjet.errors import ConfigError
 
 THRESHOLD = 0.05
 CONFIDENCE = 0.80
-"""Two-sided: 10 % on either side, and only one side can raise an alarm."""
+"""Level of the two-sided intervals of changes: 10 % on either side, and only one side can raise an alarm."""
 
 ASSUMED_SCATTER = 0.03
 """Relative scatter between processes, where fewer than three measured it: more than a busy machine showed."""

@@ -148,7 +148,7 @@ def _update_back(s: Sizes) -> Cost:
 
 
 def _update_last(s: Sizes) -> Cost:
-    """The last mixing without what nobody reads, the readout of half the channels, and both back."""
+    """The last mixing without outputs that nothing reads, the readout of half the channels, and both backward."""
     square = s.features**2
     per_atom = 32 * s.features + 4 * s.features * s.narrow + 4
     return Cost(s.atoms * per_atom + 14 * square * s.narrow, s.atoms * 42.0 * square)

@@ -62,7 +62,7 @@ def _pack_back(s: EdgeSizes) -> Cost:
 
 
 def _unpack(s: EdgeSizes) -> Cost:
-    """Rows read, turned back, summed."""
+    """Rows read, rotated out of the edge's frame, summed."""
     moved = s.edges * (2 * s.rows * s.channels + FRAME) + s.atoms * 72 * s.channels
     return Cost(float(s.layers * moved), s.layers * s.edges * (68.0 + 2 * s.rows) * s.channels, "arithmetic")
 

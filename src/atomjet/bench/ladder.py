@@ -27,7 +27,7 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.stopping import stoppable
 
 FEWEST_ROUNDS = 7
-"""Fewer cannot give an interval at 98 %."""
+"""Rounds that an interval at CONFIDENCE, 98 %, needs at least."""
 
 CONFIDENCE = 0.98
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OTHERS = PEERS + OTHER_SEARCHES
 MARKERS = "os^Dv"
-"""By number of structures in a call."""
+"""Marker shapes of the lines, in turn for each number of structures in a call."""
 
 FRONT = {
     "fast_gpu": ("AtomJet", "C0"),

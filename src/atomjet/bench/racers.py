@@ -40,7 +40,7 @@ MOVE = 0.01
 """Å, standard deviation of the moves."""
 
 TIMESTEP = 0.5
-"""fs."""
+"""Time step of molecular dynamics that is timed, fs."""
 
 TOGETHER = 50
 """Steps on the device that are enqueued at a time; a run enqueues up to 256."""

@@ -29,7 +29,7 @@ from atomjet.data import Graph
 from atomjet.distill.recipe import TrainConfig
 
 THERMAL_DISPLACEMENT = 0.1
-"""Å."""
+"""Typical displacement of an atom, Å: a force over it is the length of a Hessian row, eV/Å², up to which rows have full weight."""
 
 
 class Student(Protocol):

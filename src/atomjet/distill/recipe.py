@@ -31,7 +31,7 @@ from atomjet.models import registry
 from atomjet.models.painn.config import PaiNNConfig
 
 LARGEST_RECIPE = 1_000_000
-"""Bytes."""
+"""Bytes that a recipe file may have."""
 
 LONGEST_TEXT = 1000
 """Characters of a name or path."""

@@ -17,10 +17,10 @@ from atomjet.models.contract import Definition
 from atomjet.ops.edge_vectors import Edges, edge_vectors
 
 TWICE = 3
-"""A second derivative keeps about so many times what energies and their first derivative take."""
+"""Bytes that a second derivative saves, as a multiple of those of energies and their first derivative."""
 
 ATOMS_AT_ONCE_ON_CPU = 160
-"""In all copies of a batch: what a core's cache holds; more are slower, not only larger."""
+"""Atoms of all copies of a batch on a CPU, at most: as many as a core's cache holds; more are slower, not only larger."""
 
 
 def hessian(

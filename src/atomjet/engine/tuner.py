@@ -34,10 +34,10 @@ noise. SLOWER: share of the default's time that a choice may take at any one siz
 """
 
 FEWEST = 8
-"""Atoms from which on sizes are tuned."""
+"""Smallest number of atoms that the smallest size is tuned for."""
 
 PIECE, SPACING = 20, 2.154
-"""Atoms of a molecule; Å between sites."""
+"""PIECE: atoms of one of the molecules of a probe, at most. SPACING: distance between sites of a probe's grid, Å."""
 
 REPLAYS, ROUNDS = 20, 5
 """Replays of a CUDA graph that are timed together, and how often; the median counts."""

@@ -60,7 +60,7 @@ def entry_key(capacity: Capacity) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """As the driver says it."""
+    """Name of the device: a GPU's as its driver gives it, else the device type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

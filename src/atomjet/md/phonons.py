@@ -15,7 +15,7 @@ from atomjet.errors import ConfigError, StructureError
 from atomjet.units import HBAR, INVERSE_CM
 
 DISPLACEMENT = 0.01
-"""Å."""
+"""Displacement of an atom in the supercells from whose forces force constants are made, Å."""
 
 SYMPREC = 1e-4
 """Å, within which atoms count as equivalent."""

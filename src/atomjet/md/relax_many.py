@@ -289,7 +289,7 @@ class _State:
         )
 
     def chosen(self, structures: Tensor, atoms: Tensor) -> _State:
-        """Those of some structures and of their atoms."""
+        """The part of the state that belongs to some structures and their atoms."""
         return _State(
             *(
                 getattr(self, name)[atoms if name in self.PER_ATOM else structures]

@@ -50,7 +50,7 @@ def neighbor_list(
 
 
 def search(system: System, cutoff: float, neighbors: str = "auto") -> Graph:
-    """As `neighbor_list`, of a `System`, where it lives.
+    """Edges of a `System` within the cutoff, as `neighbor_list` finds them, on the device that it is on.
 
     "auto" takes vesin's cell lists on the CPU. On a GPU it takes AtomJet's kernels; what those cannot hold (atoms hundreds of cells
     away from their own, no Triton) goes to the CPU and back.

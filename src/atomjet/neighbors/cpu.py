@@ -20,7 +20,8 @@ much larger that none is left, and divides by zero.
 """
 
 FEW_CELLS, PER_ATOM = 100, 4
-"""And up to so many, and so many for each atom: it looks at every empty cell, which takes seconds where most are."""
+"""Cells up to which vesin is asked, at most `MOST_CELLS`: so many, and so many more for each atom of the structure. It looks at
+every empty cell, which takes seconds where most are empty."""
 
 
 def search(system: System, cutoff: float) -> Graph:

@@ -16,8 +16,8 @@ from atomjet.neighbors.lattice import EDGES
 from atomjet.ops.chaining import await_previous
 
 BLOCK = tl.constexpr(1024)
-EDGES_PER_WORD = tl.constexpr(2)  # the pool has a word more for so many edges
-EDGES_PER_NUMBER = tl.constexpr(4)  # and the tables of the cell list a number
+EDGES_PER_WORD = tl.constexpr(2)  # edges for each further word of the pool
+EDGES_PER_NUMBER = tl.constexpr(4)  # edges for each further number in the tables of the cell list
 
 
 @triton.jit

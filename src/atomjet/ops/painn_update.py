@@ -81,7 +81,7 @@ def halves(matrices: Tensor) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """What the way back needs of a layer that is not the last: vu (N̂, 3, 2F); z, w, t and y (N̂, F)."""
+    """What the backward pass needs of a layer that is not the last: vu (N̂, 3, 2F); z, w, t and y (N̂, F)."""
 
     vu: Tensor
     z: Tensor
@@ -304,7 +304,7 @@ def painn_update_last_kernel(
     CHAINED: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Mixing of the last layer, readout, and the way back through both: q̄ takes q's place, μ̄ that of μ, both once more narrow."""
+    """Mixing of the last layer, readout, backward through both: q̄ takes q's place, μ̄ that of μ, both once more in storage type."""
     m_v = _matrix(matrices, 0, F, SPLIT)
     m_u = _matrix(matrices, 1, F, SPLIT)
     await_previous(CHAINED)

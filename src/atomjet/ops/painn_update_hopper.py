@@ -62,7 +62,7 @@ class Chain(NamedTuple):
     """The matrices of `painn_update.Chain` in the order in which they are used, (n F, F), each as the left operand.
 
     Attributes:
-        there: of `launch_fwd`; after the last layer, of `launch_last`, the way back included.
+        there: of `launch_fwd`; after the last layer, of `launch_last`, backward included.
         back: of `launch_bwd`; nothing after the last layer.
         biases, epsilon: as there.
     """

@@ -31,7 +31,7 @@ STEP = 1e-3
 """Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""
 
 PAGE = 256
-"""Bytes."""
+"""Size of a page, bytes: tables begin at whole pages."""
 
 
 def tabulate(functions: Sequence[Callable[[Tensor], Tensor]], cutoff: float, device: torch.device) -> Tensor:

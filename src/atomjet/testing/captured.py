@@ -214,7 +214,7 @@ class CapturedConformance:
 
 
 def words(engine: Engine, structures: Any) -> str:
-    """Those of the refusal."""
+    """Text of the error that the engine refuses these structures with."""
     with pytest.raises(AtomJetError) as caught:
         engine.predict(structures)
     return str(caught.value)

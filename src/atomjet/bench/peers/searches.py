@@ -117,7 +117,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
 
 
 def _strategies(system: System) -> list[str]:
-    """Those of torchmd-net that serve such structures."""
+    """Names of torchmd-net's strategies that serve such structures."""
     periodic, cell = system.pbc.any(), system.cell
     if periodic and not system.pbc.all():
         raise Unavailable("torchmd-net knows boxes that are periodic in all directions or in none")

@@ -1,4 +1,4 @@
-"""The edges of an eSCN-MD, forth and back, on a GPU: steps that are each one pass over memory, and products between them.
+"""The edges of an eSCN-MD, forward and backward, on a GPU: steps that are each one pass over memory, and products between them.
 
 With half precision as storage type the products run on tensor cores, with ten bits of mantissa and sums in float32. What a product
 reads never leaves the range of the type: features are normalised by the model itself, and derivatives by `fused_steps.normalised`.
@@ -52,7 +52,7 @@ class FusedWeights:
 
 
 class FusedEdges:
-    """One call: what is known of its edges, what the way forth left, what the way back gathers."""
+    """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
 
     def __init__(self, weights: FusedWeights, graph: Graph, pieces: list[Piece]) -> None:
         self.kind, self.graph, self.pieces = weights.kind, graph, pieces
@@ -64,7 +64,7 @@ class FusedEdges:
         counted = neighbor_limit.weights(graph, model.config.max_neighbors)
         if counted is not None:
             self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
-        # Found now, with what else makes the host wait, and not in the middle of the way back.
+        # Found now, with what else makes the host wait, and not in the middle of the backward pass.
         self.reverse = graph.reverse
         self.count = torch.arange(max(graph.longest_row, 2), device=lengths.device)
         self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
@@ -79,7 +79,7 @@ class FusedEdges:
         self.envelope_bar = torch.zeros_like(lengths)
         self.torque = lengths.new_zeros(2, graph.num_edges)  # about x and z
 
-    # ------------------------------------------------------------------ forth
+    # ------------------------------------------------------------------ forward
 
     def degrees(self) -> Tensor:
         """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
@@ -113,7 +113,7 @@ class FusedEdges:
         starts, stops = piece.row_ptr[:-1], piece.row_ptr[1:]
         return messages(o, bias, self.wigner[piece.edges], envelope, starts, stops, self.count)
 
-    # ------------------------------------------------------------------ back
+    # ------------------------------------------------------------------ backward
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
         """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""

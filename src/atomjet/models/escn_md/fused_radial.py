@@ -3,9 +3,9 @@
 For a pair of elements a radial network is a function of the distance alone. In half precision it is tabulated: value, slope and
 curvature at each of `KNOTS` distances, made in float64; an edge takes the nearest knot and expands about it. That is closer to the
 network than a network of half precision would be (its errors are the same for all edges, and add up), and no product is needed,
-neither forth nor back. Above some number of elements, and in any other type, the networks themselves are evaluated.
+neither forward nor backward. Above some number of elements, and in any other type, the networks themselves are evaluated.
 
-Both forms answer the same calls; what they gather on the way back becomes dE/dd in `along`.
+Both forms answer the same calls; what they gather in the backward pass becomes dE/dd in `along`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Per edge (e), features are kept in the storage type (half precision, or that of 
     q        (e, 9 H)   nine rows
     o        (e, 9, C)  nine rows without bias, in the type of `wigner`: rounding it would cost most
 
-X̄ stands for dE/dX. On the way back every row is in a unit of its own: what an edge's center receives is divided by its largest
+X̄ stands for dE/dX. In the backward pass every row is in a unit of its own: what an edge's center receives is divided by its largest
 value (`normalised`), so nothing leaves the range of half precision; and as all that follows is linear, the envelope and that value
 come in last, as one weight per edge.
 """

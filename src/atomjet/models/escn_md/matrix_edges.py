@@ -1,7 +1,7 @@
-"""The edges of an eSCN-MD, forth and back, for a CPU: dense rotations, batched products, a few rows at a time.
+"""The edges of an eSCN-MD, forward and backward, for a CPU: dense rotations, batched products, a few rows at a time.
 
 Edges are taken as many together as the caches hold; sums over an atom's own edges are sums over rows. What the products of an edge
-gave is kept for the way back where memory allows, and computed anew where not, with the same digits. X̄ stands for dE/dX.
+gave is saved for the backward pass where memory allows, and computed anew where not, with the same digits. X̄ stands for dE/dX.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MatrixWeights:
 
 
 class MatrixEdges:
-    """One call: what is known of its edges, what the way forth left, what the way back gathers."""
+    """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
 
     def __init__(self, weights: MatrixWeights, graph: Graph, pieces: list[Piece]) -> None:
         self.weights, self.model, self.graph, self.pieces = weights, weights.model, graph, pieces
@@ -77,7 +77,7 @@ class MatrixEdges:
         self.torque = length.new_zeros(graph.num_edges, 2)  # about x and z
         self.radial_bar = torch.zeros_like(self.radial)
 
-    # ------------------------------------------------------------------ forth
+    # ------------------------------------------------------------------ forward
 
     def degrees(self) -> Tensor:
         """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
@@ -125,7 +125,7 @@ class MatrixEdges:
         _multiply(second, q, out=o)
         return Outputs(radial, h, o.unflatten(1, (9, -1)))
 
-    # ------------------------------------------------------------------ back
+    # ------------------------------------------------------------------ backward
 
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""

@@ -1,6 +1,6 @@
 """The steps of an eSCN-MD that stay within an atom or a system, each with its derivative by hand: x̄ = dE/dx from ȳ = dE/dy.
 
-They take under a hundredth of the time, so each way back computes anew what it needs from the step's input.
+They take under a hundredth of the time, so each backward pass computes anew what it needs from the step's input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atomjet.ops.segment_sum import segment_sum
 
 
 def norm(step: RMSNorm, x: Tensor) -> Tensor:
-    """As the module."""
+    """`RMSNorm`, compiled: x (N, M, C) to the same."""
     return _norm(x, step.affine_weight, step.affine_bias)
 
 
@@ -31,7 +31,7 @@ def norm_backward(step: RMSNorm, x: Tensor, y_bar: Tensor) -> Tensor:
 
 
 def atom_wise(step: AtomWise, x: Tensor) -> Tensor:
-    """As the module."""
+    """`AtomWise`, compiled: x (N, M, C) to the same."""
     return _atom_wise(x, *step.weights)
 
 
@@ -95,7 +95,7 @@ def read_out(model: EscnMd, scalars: Tensor, graph: Graph) -> tuple[Tensor, Tens
     """(N, C) to energies (N,) float64 eV and their derivative (N, C)."""
     numbers = sorted({model.config.tasks.index(task) for task in graph.task})
     if len(numbers) == 1:
-        # Nothing to ask the device, which would have to finish the way forth before it is told the way back.
+        # Nothing to ask the device, which would have to finish the forward pass before it is given the backward pass.
         return _read_out(model, scalars, numbers[0])
     energies = torch.zeros(len(scalars), dtype=torch.float64, device=scalars.device)
     scalars_bar = torch.empty_like(scalars)

@@ -29,7 +29,7 @@ class Norm(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the way back needs of one step: the normalised values, and one over the deviation."""
+    """What the backward pass needs of one step: the normalised values, and one over the deviation."""
 
     normalised: Tensor
     inverse: Tensor

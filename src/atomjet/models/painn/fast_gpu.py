@@ -2,7 +2,7 @@
 
 The same function as `general.py`, with the derivative of `fast_pytorch.py`. A layer is two kernels, the message
 (`ops/painn_message.py`), which sums over edges, and the update (`ops/painn_update.py`), which takes an atom from one message to the
-next; the last update turns round at the readout, and the way back is the same two in the opposite order:
+next; the last update turns round at the readout, and the backward pass is the same two in the opposite order:
 
     message 0, update 0, message 1, ... message L-1, turn, message L-1 back, update L-2 back, ... message 0 back
 
@@ -48,7 +48,7 @@ class Workspace:
     """Everything that an evaluation writes; N̂ atoms, Ê edges, F channels, L layers. Rows are filled up to whole tiles.
 
     Attributes:
-        q, mu: (N̂, F), (N̂, 3, F) float32; on the way back dE/dq and dE/dμ.
+        q, mu: (N̂, F), (N̂, 3, F) float32; in the backward pass dE/dq and dE/dμ.
         q_bar, mu_bar: the same in the storage type, for the gathers of the backward pass.
         context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F) in the storage type; in the backward pass dE/dc takes the place
             of c.
