@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+SOON = 0.01
+"""Seconds after which a signal that came at a bad moment is sent again."""
 
 
 @contextmanager
@@ -22,7 +26,11 @@ def stoppable() -> Iterator[Callable[[], None]]:
     heard = False
 
     def stop(signum: int, frame: Any) -> None:
-        if not heard:
+        if heard:
+            return
+        if _in_finalizer(frame):  # what is raised in there is printed and forgotten: knock again when it is over
+            threading.Timer(SOON, os.kill, (os.getpid(), signum)).start()
+        else:
             raise KeyboardInterrupt
 
     def hear() -> None:
@@ -35,3 +43,12 @@ def stoppable() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _in_finalizer(frame: Any) -> bool:
+    """Whether code runs on behalf of an object that is being given up."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

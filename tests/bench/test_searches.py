@@ -9,8 +9,9 @@ import torch
 from atomjet.bench import geometries, racers, searches
 from atomjet.bench.accuracy import same_edges
 from atomjet.bench.contender import Unavailable
+from atomjet.bench.page import headlines
 from atomjet.bench.peers import searches as peers
-from atomjet.bench.report import headlines, tables
+from atomjet.bench.report import tables
 from atomjet.bench.result import Result
 from atomjet.bench.run import Budget, run_suite
 from atomjet.bench.suites import OTHER_SEARCHES, SUITES, Case

@@ -77,7 +77,7 @@ def test_doctor_compares_the_kernels_with_plain_pytorch(call, monkeypatch):
     pytest.importorskip("triton")
     status, out, _ = call("doctor", "--backend", "fast_gpu")
     assert status == 0
-    assert "kernels        ok       forces differ by" in out
+    assert "kernels             ok       forces differ by" in out
     from atomjet.models.contract import Segment
     from atomjet.models.painn.fast_gpu import FastGpu
 
@@ -89,7 +89,7 @@ def test_doctor_compares_the_kernels_with_plain_pytorch(call, monkeypatch):
     monkeypatch.setattr(FastGpu, "segments", wrong)
     status, out, _ = call("doctor", "--backend", "fast_gpu")
     assert status == 1
-    assert "kernels        FAILED   forces differ by 5.0e-02" in out
+    assert "kernels             FAILED   forces differ by 5.0e-02" in out
     assert "use --backend fast_pytorch" in out
 
 

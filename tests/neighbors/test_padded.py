@@ -380,7 +380,7 @@ def test_search_keeps_its_room(take):
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
     take("all pairs")
-    monkeypatch.setattr(gpu, "DENSE", 0.0)
+    monkeypatch.setattr(gpu, "DENSITY", 0.0)
     system = batch((np.random.default_rng(4).uniform(0, 2, (30, 3)), np.eye(3), (False,) * 3))
     graph = gpu.search(system, 2.5)
     assert graph is not None

@@ -65,10 +65,11 @@ def sums(capability):
     """Forces and virials from edges."""
     lines = ("row_ptr", "neighbors", "reverse", "num_atoms", "atomic_numbers", "order", "status", "system_ptr", "pbc")
     types = dict.fromkeys(lines, "*i32") | dict.fromkeys(("vectors", "energies", "gradients"), "*fp32")
-    types |= dict.fromkeys(("edges", "atoms", "kinds"), "i32")
+    types |= dict.fromkeys(("system_index", "task"), "*i32")
+    types |= dict.fromkeys(("edges", "atoms", "elements", "reference_elements"), "i32")
     chained = {"CHAINED": capability >= 90}
-    for parts in (1, 2):
-        constants = {"PARTS": parts, "EDGES": 32, **chained}
+    for parts, rows, of_reverse in ((1, 1, True), (2, 1, True), (1, 5, False)):
+        constants = {"PARTS": parts, "EDGES": 32, "ROWS": rows, "OF_REVERSE": of_reverse, **chained}
         yield compiled(edge_forces.edge_forces_kernel, constants, types, "*fp64", capability, num_warps=1)
     for atoms in (64, 1024):
         kernel = edge_forces.edge_forces_sums_kernel

@@ -19,6 +19,8 @@ CONFIG = PaiNNConfig(features=8, layers=1, num_radial=4, cutoff=5.0, elements=(2
 class Morse:
     """E = Σ over edges of ½ D [(1 - exp(-a (d - d0)))² - 1] f(d): a definition like any family's."""
 
+    exchanges = None
+
     def atomic_energies(self, graph):
         d = torch.linalg.vector_norm(graph.vectors, dim=1)
         pair = 0.5 * 1.5 * ((1 - torch.exp(-1.4 * (d - 2.55))) ** 2 - 1) * self.envelope(d, graph.cutoff)

@@ -1,0 +1,38 @@
+"""Signals end a command wherever it is."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from atomjet.stopping import stoppable
+
+
+class Closing:
+    """Is sent a signal while it is being given up."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.005)  # the handler runs in here
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_within_a_finalizer_is_not_lost(number):
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        Closing(number)
+        time.sleep(5)
+
+
+def test_an_interrupt_that_was_heard_does_not_come_again():
+    with stoppable() as heard:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            heard()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
