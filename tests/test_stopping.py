@@ -22,9 +22,13 @@ class Closing:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_within_a_finalizer_is_not_lost(number):
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        Closing(number)
-        time.sleep(5)
+    def interrupted():
+        with stoppable():
+            Closing(number)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_an_interrupt_that_was_heard_does_not_come_again():
