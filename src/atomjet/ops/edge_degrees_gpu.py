@@ -159,8 +159,8 @@ def edge_degrees_bwd_kernel(
         f = tl.load(p + 34) * share
         along = f * tl.sum(slope, 0)
         by_envelope = share * tl.sum(r0 * x0 + r1 * t1 + r2 * t2, 0)
-        about_x = -f * tl.sum(r1 * t3 + ROOT * (r2 * t4), 0)
-        about_z = f * tl.sum(r1 * t5 + ROOT * (r2 * t6), 0)
+        about_x = -f * tl.sum(r1 * t3 + (r2 * t4) * ROOT, 0)
+        about_z = f * tl.sum(r1 * t5 + (r2 * t6) * ROOT, 0)
         for part in tl.static_range(PARTS):
             g = gathered + (tl.full((), part, tl.int64) * edges + e) * 4
             along += tl.load(g)

@@ -116,8 +116,8 @@ def from_frame(w, r0, r1, r2, r3, r4, r5, r6, r7, r8):
 @triton.jit
 def torques(a, b):
     """Σ L_pq a_p b_q for the generators of turns about x and z; nine rows each."""
-    about_x = a[3] * b[1] - a[1] * b[3] + ROOT * (a[4] * b[2] - a[2] * b[4]) + a[7] * b[4] - a[4] * b[7]
-    about_z = a[1] * b[5] - a[5] * b[1] + ROOT * (a[2] * b[6] - a[6] * b[2]) + a[4] * b[8] - a[8] * b[4]
+    about_x = a[3] * b[1] - a[1] * b[3] + (a[4] * b[2] - a[2] * b[4]) * ROOT + a[7] * b[4] - a[4] * b[7]
+    about_z = a[1] * b[5] - a[5] * b[1] + (a[2] * b[6] - a[6] * b[2]) * ROOT + a[4] * b[8] - a[8] * b[4]
     return about_x + a[8] * b[6] - a[6] * b[8], about_z + a[7] * b[6] - a[6] * b[7]
 
 
@@ -212,27 +212,27 @@ def edge_frames_kernel(
         tl.store(p + 8, zz, inside)
         tl.store(p + 9, xx * zz + xz * zx, inside)
         tl.store(p + 10, xx * zy + xy * zx, inside)
-        tl.store(p + 11, ROOT * xy * zy, inside)
+        tl.store(p + 11, xy * ROOT * zy, inside)
         tl.store(p + 12, xy * zz + xz * zy, inside)
         tl.store(p + 13, xz * zz - xx * zx, inside)
         tl.store(p + 14, xx * yz + xz * yx, inside)
         tl.store(p + 15, xx * yy + xy * yx, inside)
-        tl.store(p + 16, ROOT * xy * yy, inside)
+        tl.store(p + 16, xy * ROOT * yy, inside)
         tl.store(p + 17, xy * yz + xz * yy, inside)
         tl.store(p + 18, xz * yz - xx * yx, inside)
-        tl.store(p + 19, ROOT * yx * yz, inside)
-        tl.store(p + 20, ROOT * yx * yy, inside)
+        tl.store(p + 19, yx * ROOT * yz, inside)
+        tl.store(p + 20, yx * ROOT * yy, inside)
         tl.store(p + 21, 1.5 * yy * yy - 0.5, inside)
-        tl.store(p + 22, ROOT * yy * yz, inside)
-        tl.store(p + 23, 0.5 * ROOT * (yz * yz - yx * yx), inside)
+        tl.store(p + 22, yy * ROOT * yz, inside)
+        tl.store(p + 23, (yz * yz - yx * yx) * (0.5 * ROOT), inside)
         tl.store(p + 24, yx * zz + yz * zx, inside)
         tl.store(p + 25, yx * zy + yy * zx, inside)
-        tl.store(p + 26, ROOT * yy * zy, inside)
+        tl.store(p + 26, yy * ROOT * zy, inside)
         tl.store(p + 27, yy * zz + yz * zy, inside)
         tl.store(p + 28, yz * zz - yx * zx, inside)
         tl.store(p + 29, zx * zz - xx * xz, inside)
         tl.store(p + 30, zx * zy - xx * xy, inside)
-        tl.store(p + 31, 0.5 * ROOT * (zy * zy - xy * xy), inside)
+        tl.store(p + 31, (zy * zy - xy * xy) * (0.5 * ROOT), inside)
         tl.store(p + 32, zy * zz - xy * xz, inside)
         tl.store(p + 33, 0.5 * (zz * zz - zx * zx - xz * xz + xx * xx), inside)
         u = d / cutoff
