@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixAtoms, FixBondLength
 from ase.optimize import FIRE
 
 import atomjet
+from atomjet.engine import Engine, Settings
 from atomjet.errors import StructureError
 from atomjet.md import relax_many as module
 from atomjet.md.relax_many import relax_many
+from atomjet.models.escn_md import EscnMd, EscnMdConfig
 
 NAMES = ("H2O", "CH3OH", "C2H4", "NH3", "CH3CH2OH", "HCN")
 
@@ -100,3 +103,20 @@ def test_other_constraints_are_refused(engine):
 
 def test_nothing_to_do(engine):
     assert list(relax_many(engine, [])) == []
+
+
+def test_charge_and_spin_of_the_engine_stay_those_of_silent_structures():
+    """Also after others have left the batch: a structure that says nothing does not come to say that it is neutral."""
+    torch.manual_seed(0)
+    config = EscnMdConfig(
+        channels=16, hidden_channels=16, edge_channels=16, layers=1, experts=3, tasks=("omat",), max_z=20, cutoff=4.0,
+        charge_channels=(0, 3),
+    )  # fmt: skip
+    engine = Engine(EscnMd(config), Settings("cpu", "fast_pytorch", "float64"), None, "omat", charge=1, spin=2)
+    neutral = molecule("CH4")
+    neutral.info["charge"] = 0
+    given = [Atoms("O"), molecule("H2O"), neutral]  # the atom is at rest at once, and leaves
+    found = {result.index: result for result in relax_many(engine, given, fmax=1e-4, steps=6)}
+    for index, atoms in enumerate(given[1:], 1):
+        expected, _ = by_ase(engine, atoms, 1e-4, steps=6)
+        assert found[index].energy == pytest.approx(expected.get_potential_energy(), abs=1e-9)

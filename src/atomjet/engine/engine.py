@@ -72,7 +72,7 @@ class Engine:
         charge, spin: those of structures that do not say their own; None leaves them open.
         card: what the model's makers say of it.
         cutoff: Å.
-        elements: atomic numbers it serves.
+        elements: atomic numbers it serves. served: (119,) whether it serves each.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Engine:
         self.dtype = self.settings.dtype
         self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
         self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
-        self._served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
-        self._served[list(model.elements)] = True
+        self.served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
+        self.served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
         self._path: CapturedPath | None = None
         if isinstance(self.evaluator, CapturedBackend) and self.settings.neighbors == "auto":
@@ -341,7 +341,7 @@ class Engine:
         empty = system.counts() == 0
         if bool(empty.any()):
             raise StructureError(f"{system.name(int(empty.nonzero()[0]))} has no atoms; leave it out")
-        served = self._served[system.atomic_numbers.clamp(max=len(SYMBOLS) - 1)]
+        served = self.served[system.atomic_numbers.clamp(max=len(SYMBOLS) - 1)]
         if not bool(served.all()):
             atom = int((~served).nonzero()[0])
             number = int(system.atomic_numbers[atom])

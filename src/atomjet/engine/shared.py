@@ -122,9 +122,7 @@ def _refusal(engine: Engine, graph: Graph, ids: Tensor | None) -> AtomJetError |
     except BackendError as error:
         return error
     z = graph.atomic_numbers
-    known = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=z.device)
-    known[list(engine.elements)] = True
-    unknown = ~known[z.clamp(0, len(SYMBOLS) - 1)]
+    unknown = ~engine.served[z.clamp(0, len(SYMBOLS) - 1)]
     if bool(unknown.any()):
         atom = int(unknown.nonzero()[0])
         return StructureError(f"{name(atom)}: element with Z = {int(z[atom])} is unknown to this model")

@@ -7,6 +7,7 @@ structures; structures that have converged leave the batch, and others take thei
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -212,6 +213,8 @@ class _Batch:
 def _chosen(system: System, structures: Tensor, atoms: Tensor) -> System:
     """Some structures, and their atoms, of a system."""
     number = torch.cumsum(structures, 0) - 1
+    names = ("task", "charge_given", "spin_given")
+    said = {name: tuple(itertools.compress(getattr(system, name), structures.tolist())) for name in names}
     return System(
         positions=system.positions[atoms],
         atomic_numbers=system.atomic_numbers[atoms],
@@ -220,7 +223,7 @@ def _chosen(system: System, structures: Tensor, atoms: Tensor) -> System:
         system_index=number[system.system_index[atoms]],
         charge=system.charge[structures],
         spin=system.spin[structures],
-        task=tuple(task for task, wanted in zip(system.task, structures.tolist(), strict=True) if wanted),
+        **said,  # type: ignore[arg-type]
     )
 
 
@@ -229,7 +232,8 @@ def _joined(first: System, second: System) -> System:
     names = ("positions", "atomic_numbers", "cell", "pbc", "charge", "spin")
     joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
     index = torch.cat([first.system_index, second.system_index + first.num_systems])
-    return System(**joined, system_index=index, task=first.task + second.task)  # type: ignore[arg-type]
+    said = {name: getattr(first, name) + getattr(second, name) for name in ("task", "charge_given", "spin_given")}
+    return System(**joined, **said, system_index=index)  # type: ignore[arg-type]
 
 
 @dataclass
