@@ -215,19 +215,7 @@ def bisect(
     if len(line) < 2 or line[-1] != last:
         raise ConfigError(f"{bad} does not come after {good}; give the older revision first")
     with bench.worktrees() as checkout:
-
-        def duel(commit: str, threshold: float) -> tuple[bool | None, float]:
-            """Whether a commit is slower than the first by more than the threshold (in logarithms; None: cannot tell)."""
-            differences: list[float] = []
-            for done in range(max_rounds):
-                order = (first, commit) if done % 2 == 0 else (commit, first)
-                made = {one: math.log(bench.figure(checkout(one))) for one in order}
-                differences.append(made[commit] - made[first])
-                estimate, low, high = hodges_lehmann(np.array(differences))
-                if done + 1 >= FEWEST_ROUNDS and (low > threshold or high < threshold):
-                    return low > threshold, estimate
-            return None, hodges_lehmann(np.array(differences))[0]
-
+        duel = _Duel(bench, checkout, first, max_rounds)
         try:
             slower, change = duel(last, 0.0)
         except DoesNotBuild as error:
@@ -237,33 +225,57 @@ def bisect(
                 f"{bad} is not measurably slower than {good} ({math.expm1(change):+.1%}); nothing to look for"
             )
         say(f"{last[:10]} is slower than {first[:10]} by {math.expm1(change):.1%}")
-        low, high, broken = 0, len(line) - 1, set[int]()
-        try:
-            while True:
-                inner = [k for k in range(low + 1, high) if k not in broken]
-                if not inner:
-                    break
-                middle = inner[int(np.argmin([abs(2 * k - low - high) for k in inner]))]
-                try:
-                    verdict, estimate = duel(line[middle], change / 2)
-                except DoesNotBuild as error:
-                    say(f"{line[middle][:10]} does not build: {error}")
-                    broken.add(middle)
-                    continue
-                words = {True: "slow", False: "fast", None: "cannot tell"}[verdict]
-                say(f"{line[middle][:10]} {math.expm1(estimate):+.1%}: {words}  {bench.subject(line[middle])}")
-                if verdict is None:
-                    broken.add(middle)
-                elif verdict:
-                    high = middle
-                else:
-                    low = middle
-        except KeyboardInterrupt:
-            say(
-                f"stopped; one of {high - low} commits is the first slower one: after {line[low][:10]}, up to {line[high][:10]}"
-            )
-            raise
+        low, high = _narrow(line, duel, change / 2, say)
     return line[low + 1 : high + 1], math.expm1(change)
+
+
+@dataclass(frozen=True)
+class _Duel:
+    """A commit against the first, in alternation."""
+
+    bench: Bench
+    checkout: Callable[[str], Path]
+    first: str
+    max_rounds: int
+
+    def __call__(self, commit: str, threshold: float) -> tuple[bool | None, float]:
+        """Whether a commit is slower than the first by more than the threshold (in logarithms; None: cannot tell)."""
+        differences: list[float] = []
+        for done in range(self.max_rounds):
+            order = (self.first, commit) if done % 2 == 0 else (commit, self.first)
+            made = {one: math.log(self.bench.figure(self.checkout(one))) for one in order}
+            differences.append(made[commit] - made[self.first])
+            estimate, low, high = hodges_lehmann(np.array(differences))
+            if done + 1 >= FEWEST_ROUNDS and (low > threshold or high < threshold):
+                return low > threshold, estimate
+        return None, hodges_lehmann(np.array(differences))[0]
+
+
+def _narrow(line: list[str], duel: _Duel, threshold: float, say: Callable[[str], None]) -> tuple[int, int]:
+    """Places of the last fast and the first slow commit that can be told apart."""
+    low, high, broken = 0, len(line) - 1, set[int]()
+    try:
+        while inner := [k for k in range(low + 1, high) if k not in broken]:
+            middle = inner[int(np.argmin([abs(2 * k - low - high) for k in inner]))]
+            try:
+                verdict, estimate = duel(line[middle], threshold)
+            except DoesNotBuild as error:
+                say(f"{line[middle][:10]} does not build: {error}")
+                broken.add(middle)
+                continue
+            words = {True: "slow", False: "fast", None: "cannot tell"}[verdict]
+            say(f"{line[middle][:10]} {math.expm1(estimate):+.1%}: {words}  {duel.bench.subject(line[middle])}")
+            if verdict is None:
+                broken.add(middle)
+            elif verdict:
+                high = middle
+            else:
+                low = middle
+    except KeyboardInterrupt:
+        between = f"after {line[low][:10]}, up to {line[high][:10]}"
+        say(f"stopped; one of {high - low} commits is the first slower one: {between}")
+        raise
+    return low, high
 
 
 def hodges_lehmann(values: np.ndarray) -> tuple[float, float, float]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import subprocess
-import sys
-import tempfile
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +11,7 @@ import typer
 
 from atomjet.bench.suites import SUITES, Suite
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed, Task
+from atomjet.cli.arguments import COMPUTING, Computing, Overwrite, grouped
 
 if TYPE_CHECKING:
     from atomjet.bench.result import Result
@@ -26,9 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-PATIENCE = 30.0
-"""Seconds that a process gets to write what it measured: compiled code hears no signal before it returns."""
 
 EXAMPLES = """Examples:
 
@@ -56,64 +50,77 @@ LADDER_EXAMPLES = """Examples:
 """
 
 
+@dataclass(frozen=True)
+class Race:
+    """Who competes, on what, and for how long."""
+
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            "--settings",
+            help="What competes: names of backends, NAME@high, NAME@float64, peers, ladder (all our steps).",
+            metavar="A,B,...",
+            show_default=False,
+        ),
+    ] = None
+    runs: Annotated[int | None, typer.Option("--runs", help="Timed calls a case.", show_default="100")] = None
+    max_atoms: Annotated[
+        int | None, typer.Option("--max-atoms", help="Leave out larger cases.", show_default=False)
+    ] = None
+    threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1
+    cutoff: Annotated[
+        float | None,
+        typer.Option("--cutoff", help="Å, for suite neighbors.", show_default="the model's"),
+    ] = None
+    process: Annotated[int, typer.Option("--process", hidden=True)] = 0
+
+
+RACE = Race()
+
+
 def measure(suite: Suite) -> Any:
     """The command of one suite."""
 
+    @grouped
     def command(
         json_file: Annotated[Path | None, typer.Option("--json", help="Everything measured.", metavar="J")] = None,
         report: Annotated[Path | None, typer.Option("--report", help="Markdown tables.", metavar="MD")] = None,
         plot: Annotated[Path | None, typer.Option("--plot", help="Speed, memory and parts: .png, .pdf.")] = None,
-        settings: Annotated[
-            str | None,
-            typer.Option(
-                "--settings",
-                help="What competes: names of backends, NAME@high, NAME@float64, peers, ladder (all our steps).",
-                metavar="A,B,...",
-                show_default=False,
-            ),
-        ] = None,
-        runs: Annotated[int | None, typer.Option("--runs", help="Timed calls a case.", show_default="100")] = None,
-        max_atoms: Annotated[
-            int | None, typer.Option("--max-atoms", help="Leave out larger cases.", show_default=False)
-        ] = None,
         max_minutes: Annotated[float, typer.Option("--max-minutes", help="For everything.")] = 10.0,
         processes: Annotated[
             int, typer.Option("--processes", help="Fresh processes, one after the other; 8 to compare runs by.")
         ] = 1,
-        threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
-        cutoff: Annotated[
-            float | None,
-            typer.Option("--cutoff", help="Å, for suite neighbors.", show_default="the model's"),
-        ] = None,
-        process: Annotated[int, typer.Option("--process", hidden=True)] = 0,
         overwrite: Overwrite = False,
-        model: Model = DEFAULT_MODEL,
-        device: Device = None,
-        backend: Backend = "auto",
-        precision: Precision = "default",
-        task: Task = None,
-        seed: Seed = 0,
+        race: Race = RACE,
+        computing: Computing = COMPUTING,
     ) -> None:
+        from atomjet.bench.processes import run_processes
         from atomjet.bench.run import Budget
 
         for output in (json_file, report, plot):
             if output is not None:
-                options.check_output(output, Path(), overwrite or bool(process))
+                options.check_output(output, Path(), overwrite or bool(race.process))
         options.check_picture(plot)
-        numbers = {"runs": runs, "max_atoms": max_atoms, "processes": processes, "threads": threads}
-        options.check_positive(max_minutes=max_minutes, cutoff=cutoff, **numbers)
+        options.check_positive(
+            max_minutes=max_minutes,
+            cutoff=race.cutoff,
+            runs=race.runs,
+            max_atoms=race.max_atoms,
+            processes=processes,
+            threads=race.threads,
+        )
         if suite.race != "search":
-            options.say_unused(f"bench {suite.name}", cutoff=(cutoff, None))
-            cutoff = None
+            options.say_unused(f"bench {suite.name}", cutoff=(race.cutoff, None))
+            race = replace(race, cutoff=None)
         budget = Budget(60 * max_minutes)
-        request = {"settings": settings, "runs": runs, "max_atoms": max_atoms, "threads": threads, "seed": seed}
-        request["cutoff"] = cutoff
-        wanted = {"model": model, "device": device, "backend": backend, "precision": precision, "task": task}
         if processes > 1:
-            result = _repeat(suite.name, processes, budget, json_file, request | wanted)
+            request = {name: value for name, value in (asdict(race) | asdict(computing)).items() if name != "process"}
+            result = run_processes(
+                suite.name, processes, budget, json_file, request, say=lambda line: print(line, flush=True)
+            )
         else:
-            result = _measure(suite, budget, json_file, process=process, **request, wanted=wanted)
-        if not process:
+            result = _measure(suite, budget, json_file, race, computing)
+        if not race.process:
             _write(result, json_file, report, plot)
         if result.about.get("stopped"):
             raise KeyboardInterrupt
@@ -152,20 +159,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _measure(
-    suite: Suite,
-    budget: Budget,
-    json_file: Path | None,
-    *,
-    settings: str | None,
-    runs: int | None,
-    max_atoms: int | None,
-    threads: int,
-    process: int,
-    seed: int,
-    cutoff: float | None,
-    wanted: dict[str, Any],
-) -> Result:
+def _measure(suite: Suite, budget: Budget, json_file: Path | None, race: Race, computing: Computing) -> Result:
     """One process's run."""
     import torch
 
@@ -177,24 +171,22 @@ def _measure(
     from atomjet.bench.run import run_suite
     from atomjet.bench.startup import startup
 
-    torch.set_num_threads(threads)  # before the engine says what runs
-    engine = options.load_engine(**wanted)
-    engine.card["file"] = str(wanted["model"])  # for peers that read the file themselves
-    settle(engine.device, threads, process)
-    cases = suite.cases_for(engine.device, engine.model.family, max_atoms, seed)
-    if settings is None:
-        settings = suite.default_names(engine.device, wanted["backend"])
-    names = chosen(suite, settings)
+    torch.set_num_threads(race.threads)  # before the engine says what runs
+    engine = options.load_engine(computing)
+    engine.card["file"] = computing.model  # for peers that read the file themselves
+    settle(engine.device, race.threads, race.process)
+    cases = suite.cases_for(engine.device, engine.model.family, race.max_atoms, computing.seed)
+    names = chosen(suite, race.settings or suite.default_names(engine.device, computing.backend))
     about = {
         "suite": suite.name,
-        "model": engine.card.get("name", wanted["model"]),
+        "model": engine.card.get("name", computing.model),
         "precision": engine.precision,
         "settings": names,
         "provenance": provenance(engine.device),
-    } | ({"cutoff": cutoff} if cutoff else {})
+    } | ({"cutoff": race.cutoff} if race.cutoff else {})
     if suite.startup:
         try:
-            start = startup(str(wanted["model"]), engine.device.type, engine.precision)
+            start = startup(computing.model, engine.device.type, engine.precision)
         except Unavailable as error:
             print(f"what a fresh process takes before its first call is not known: {error}", flush=True)
         else:
@@ -202,63 +194,9 @@ def _measure(
             told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
             print(told.format(**start), flush=True)
     result = Result(about, path=json_file)
-    suite = dataclasses.replace(suite, cutoff=cutoff)
-    run_suite(suite, cases, names, engine, result, budget, runs, say=lambda line: print(line, flush=True))
+    suite = replace(suite, cutoff=race.cutoff)
+    run_suite(suite, cases, names, engine, result, budget, race.runs, say=lambda line: print(line, flush=True))
     return result
-
-
-def _repeat(suite: str, processes: int, budget: Budget, json_file: Path | None, request: dict[str, Any]) -> Result:
-    """Run a request in fresh processes, one after the other, and join their results as they come."""
-    from atomjet.bench.result import read_result
-    from atomjet.errors import SimulationError
-    from atomjet.stopping import stoppable
-
-    passed = [f"--{name.replace('_', '-')}={value}" for name, value in request.items() if value is not None]
-    joined: Result | None = None
-    with tempfile.TemporaryDirectory() as folder, stoppable() as heard:
-        for process in range(1, processes + 1):
-            part = Path(folder) / f"{process}.json"
-            minutes = budget.left / 60 / (processes + 1 - process)
-            own = [f"--json={part}", f"--process={process}", f"--max-minutes={minutes:.3f}"]
-            print(f"process {process} of {processes}", flush=True)
-            child = subprocess.Popen([sys.executable, "-m", "atomjet", "bench", suite, *passed, *own])
-            stopped = False
-            try:
-                status = child.wait()
-            except KeyboardInterrupt:
-                heard()
-                stopped, status = True, _end(child)
-            if part.exists():
-                made = read_result(part)
-                stopped |= made.about.get("stopped", False)
-                if joined is None:
-                    joined = made
-                    joined.path = json_file
-                else:
-                    joined.merge(made)
-            if joined is None:
-                if stopped:
-                    raise KeyboardInterrupt
-                raise SimulationError(f"process {process} ended with status {status} and measured nothing")
-            if not stopped and status not in (0, 1):
-                what = "what it had measured" if part.exists() else "what the others measured"
-                print(f"process {process} ended with status {status}; {what} is kept", flush=True)
-            joined.about |= {"stopped": True} if stopped else {}
-            joined.save()
-            if stopped:
-                break
-    assert joined is not None
-    return joined
-
-
-def _end(child: subprocess.Popen) -> int:
-    """Have a process write what it measured, and end; return its status."""
-    child.terminate()
-    try:
-        return child.wait(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:

@@ -11,22 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Precision,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 from atomjet.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -78,6 +63,7 @@ class RelaxCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
+@grouped
 def predict(
     file: Structure,
     output: Annotated[
@@ -92,17 +78,9 @@ def predict(
         Path | None,
         typer.Option("--plot", help="Predictions against the labels of FILE: .png, .pdf or .svg.", show_default=False),
     ] = None,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Compute energy, forces and stress of every frame of a file.
 
@@ -118,21 +96,21 @@ def predict(
     options.check_picture(plot)
     if output is not None:
         check_format(output, results=True)
-    frames = options.read_frames(file, seed, charge, spin, strict)
+    frames = options.read_frames(file, computing.seed, reading)
     readable = [frame.atoms for frame in frames if frame.atoms is not None]
     if output is not None:
         check_format(output, sample_of(readable), results=True)
     if plot is not None and not any(labels.labels_of(atoms) for atoms in readable):
         raise ConfigError(f"plot {plot}: {file} holds no energies or forces to compare with; leave --plot out")
     tasks = {frame.number: frame.atoms.info.get("task") for frame in frames if frame.atoms is not None}
-    engine = options.load_engine(model, device, backend, precision, task)
-    frames = options.check_for_model(frames, engine, strict)
+    engine = options.load_engine(computing)
+    frames = options.check_for_model(frames, engine, reading.strict)
     many = len(frames) > MOST_LINES
     if not many:
         print(
             f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula"
         )
-    done, skipped = _compute(engine, frames, skip, tasks, output, csv)
+    done, skipped = _compute(engine, frames, reading.skip, tasks, output, csv)
     if many and done:
         print(labels.summary(done))
         if output is None and csv is None:
@@ -142,7 +120,7 @@ def predict(
     _write(done, output, csv, f"{len(done)} frames")
     if plot is not None and any(frame.labels for frame in done):
         with appears_whole(plot) as beside:
-            labels.plot(done, f"{file.name}, {Path(model).stem}", beside)
+            labels.plot(done, f"{file.name}, {Path(computing.model).stem}", beside)
         print(f"wrote {plot}")
     if skipped:
         print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
@@ -191,6 +169,7 @@ def _compute(
     return done, skipped
 
 
+@grouped
 def relax(
     file: Structure,
     output: Annotated[Path, typer.Option("--output", "-o", help="The relaxed structure, in any format ASE writes.")],
@@ -213,17 +192,9 @@ def relax(
         Path | None, typer.Option("--trajectory", help="Every step of the way, as ASE .traj.", show_default=False)
     ] = None,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Relax a structure, and with --cell its cell.
 
@@ -243,16 +214,16 @@ def relax(
     check_format(output, results=everything)
     if everything:
         _check_all(settings, trajectory, frame)
-        frames = options.read_frames(file, seed, charge, spin, strict)
+        frames = options.read_frames(file, computing.seed, reading)
         tasks = {one.number: one.atoms.info.get("task") for one in frames if one.atoms is not None}
-        engine = options.load_engine(model, device, backend, precision, task)
-        return relax_all(engine, options.check_for_model(frames, engine, strict), settings, output, tasks)
-    with options.skipping(file, skip):
-        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
+        engine = options.load_engine(computing)
+        return relax_all(engine, options.check_for_model(frames, engine, reading.strict), settings, output, tasks)
+    with options.skipping(file, reading):
+        atoms = options.read_frame(file, frame, computing.seed, reading)
         check_format(output, [atoms])
-        engine = options.load_engine(model, device, backend, precision, task)
+        engine = options.load_engine(computing)
         own_task = atoms.info.get("task")
-        atoms = options.check_atoms(atoms, file, engine, strict)
+        atoms = options.check_atoms(atoms, file, engine, reading.strict)
         atoms.calc = AtomJetCalculator(engine)
         _relax(atoms, settings, output, trajectory, own_task)
 

@@ -11,21 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Precision,
-    Seed,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,6 +33,7 @@ MOST_NAMED = 10
 """Starts that are named one by one of those that led to no conformer."""
 
 
+@grouped
 def conformers(
     file: Structure,
     output: Annotated[
@@ -63,16 +50,9 @@ def conformers(
         Path | None, typer.Option("--csv", help="One row a conformer: energy, weight, starts.", show_default=False)
     ] = None,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Find the conformers of a molecule.
 
@@ -90,13 +70,13 @@ def conformers(
     options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
     options.check_outputs((output, csv), file, overwrite)
     check_format(output, results=True)
-    atoms = options.read_frame(file, frame, seed, charge, spin, strict)
-    place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, seed))
+    atoms = options.read_frame(file, frame, computing.seed, reading)
+    place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, computing.seed))
     molecule = molecule_of(file, place, atoms)
-    engine = options.load_engine(model, device, backend, precision, task)
-    atoms = options.check_atoms(atoms, file, engine, strict)
-    embedded = embed_many(molecule, number, seed)
-    if spin is not None:
+    engine = options.load_engine(computing)
+    atoms = options.check_atoms(atoms, file, engine, reading.strict)
+    embedded = embed_many(molecule, number, computing.seed)
+    if reading.spin is not None:
         for start in embedded.frames:
             start.info["spin"] = atoms.info["spin"]
     if embedded.open_centres:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import Backend, Precision
+from atomjet.cli.arguments import Backend, Precision
 
 if TYPE_CHECKING:
     from atomjet.distill.recipe import Recipe

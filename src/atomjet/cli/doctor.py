@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Precision, Seed
+from atomjet.cli.arguments import COMPUTING, Computing, grouped
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -53,13 +53,8 @@ class Finding:
     needed: bool = False
 
 
-def doctor(
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: Seed = 0,
-) -> None:
+@grouped
+def doctor(computing: Computing = COMPUTING) -> None:
     """Show devices, versions, and what is missing.
 
     Tries the model too. Ends with status 1 if a needed part does not work.
@@ -67,7 +62,7 @@ def doctor(
     import typer
 
     failed = False
-    for finding in _examine(model, device, backend, precision, seed):
+    for finding in _examine(computing):
         state = "ok" if finding.well else ("FAILED" if finding.needed else "missing")
         print(f"{finding.what:19} {state:8} {finding.says}")
         if not finding.well and finding.remedy:
@@ -77,7 +72,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(model: str, device: str | None, backend: str, precision: str, seed: int) -> Iterator[Finding]:
+def _examine(computing: Computing) -> Iterator[Finding]:
     import os
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -86,7 +81,7 @@ def _examine(model: str, device: str | None, backend: str, precision: str, seed:
     yield from (_package(name, "needed", needed=True) for name in ("atomjet", *REQUIRED))
     yield from (_package(name, purpose, needed=False) for name, purpose in (OPTIONAL | HOSTS).items())
     yield _cuda()
-    yield from _model(model, device, backend, precision, seed)
+    yield from _model(computing)
 
 
 def _package(name: str, purpose: str, needed: bool) -> Finding:
@@ -135,7 +130,7 @@ def _cuda() -> Finding:
     return Finding("CUDA", False, "no NVIDIA driver on this machine; everything runs on the CPU")
 
 
-def _model(model: str, device: str | None, backend: str, precision: str, seed: int) -> Iterator[Finding]:
+def _model(computing: Computing) -> Iterator[Finding]:
     """Whether the model loads and gives finite forces on a few of its own atoms; and the same ones by kernels as without."""
     import numpy as np
     from ase import Atoms
@@ -143,19 +138,19 @@ def _model(model: str, device: str | None, backend: str, precision: str, seed: i
     from atomjet.errors import AtomJetError
 
     reinstall = f"{sys.executable} -m pip install --force-reinstall --no-deps atomjet"
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(computing.seed)
     try:
-        engine = options.load_engine(model, device, backend, precision, quiet=True)
+        engine = options.load_engine(computing, quiet=True)
         places = np.argwhere(np.ones((2, 2, 2))) * 2.4 + generator.uniform(-0.1, 0.1, (8, 3))
         atoms = Atoms(generator.choice(engine.elements, 8), positions=places)
         forces = engine.predict(atoms).forces
     except AtomJetError as error:
-        yield Finding(model, False, str(error), reinstall, needed=True)
+        yield Finding(computing.model, False, str(error), reinstall, needed=True)
         return
     if not bool(forces.isfinite().all()):
-        yield Finding(model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)
+        yield Finding(computing.model, False, f"{engine.describe()}: forces are not finite", reinstall, needed=True)
         return
-    yield Finding(model, True, f"{engine.describe()}: finite forces", needed=True)
+    yield Finding(computing.model, True, f"{engine.describe()}: finite forces", needed=True)
     if engine.backend == "fast_gpu":
         yield _kernels(engine, atoms)
 

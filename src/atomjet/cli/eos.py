@@ -8,21 +8,7 @@ from typing import Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 EXAMPLES = """Examples:
 
@@ -35,6 +21,7 @@ RELAXED = 1e-3
 """eV/Å, to which --relax goes."""
 
 
+@grouped
 def eos(
     file: Structure,
     strain: Annotated[
@@ -50,19 +37,9 @@ def eos(
         typer.Option("--plot", help="Energy against volume: .png, .pdf or .svg.", show_default=False),
     ] = None,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="default, high or float64; small strains want float64.", metavar="NAME")
-    ] = "float64",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = IN_FLOAT64,
 ) -> None:
     """Fit an equation of state to energies at several volumes.
 
@@ -73,10 +50,8 @@ def eos(
 
     options.check_outputs((plot,), file, overwrite)
     options.check_picture(plot)
-    with options.skipping(file, skip):
-        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
-        engine = options.load_engine(model, device, backend, precision, task)
-        atoms = options.check_atoms(atoms, file, engine, strict)
+    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
+    with options.skipping(file, reading):
         if relax:
             options.bring_to_rest(engine, atoms, RELAXED, cell=True)
         found = equation_of_state(engine.predict, atoms, strain, points, form, plot)

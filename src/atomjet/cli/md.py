@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Precision,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Reading, Structure, grouped
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -46,20 +33,43 @@ A run that was killed goes on with the same command and --resume, and ends as if
 """
 
 
+@dataclass(frozen=True)
+class Dynamics:
+    """How atoms move, and how often that is written down."""
+
+    timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 0.5
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="K, of the start velocities and of the thermostat.")
+    ] = 300.0
+    ensemble: Annotated[
+        str,
+        typer.Option("--ensemble", help="nve (energy conserved), nvt (Langevin), npt (isotropic).", metavar="NAME"),
+    ] = "nve"
+    pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, npt only. Default: 0.")] = None
+    friction: Annotated[float | None, typer.Option("--friction", help="1/ps, nvt only. Default: 10.")] = None
+    log_interval: Annotated[int, typer.Option("--log-interval", help="Steps between rows of the log.")] = 10
+    traj_interval: Annotated[int, typer.Option("--traj-interval", help="Steps between frames.")] = 10
+    keep_velocities: Annotated[
+        bool, typer.Option("--keep-velocities", help="Start with the velocities in FILE instead of new ones.")
+    ] = False
+
+    def settings(self, steps: int, seed: int) -> MDSettings:
+        """The settings of a run of so many steps."""
+        from atomjet.md.settings import MDSettings
+
+        given = asdict(self)
+        return MDSettings(steps=steps, trajectory_interval=given.pop("traj_interval"), seed=seed, **given)
+
+
+DYNAMICS = Dynamics()
+
+
+@grouped
 def md(
     file: Structure,
     steps: Annotated[int, typer.Option("--steps", help="Time steps in all, those before --resume included.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory, ASE .traj.")],
-    timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 0.5,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="K, of the start velocities and of the thermostat.")
-    ] = 300.0,
-    ensemble: Annotated[
-        str,
-        typer.Option("--ensemble", help="nve (energy conserved), nvt (Langevin), npt (isotropic).", metavar="NAME"),
-    ] = "nve",
-    pressure: Annotated[float | None, typer.Option("--pressure", help="GPa, npt only. Default: 0.")] = None,
-    friction: Annotated[float | None, typer.Option("--friction", help="1/ps, nvt only. Default: 10.")] = None,
+    dynamics: Dynamics = DYNAMICS,
     log: Annotated[
         Path | None, typer.Option("--log", help="CSV of the observables. Default: OUTPUT with the ending .csv.")
     ] = None,
@@ -67,13 +77,8 @@ def md(
         Path | None,
         typer.Option("--plot", help="Energy and temperature (npt: volume, pressure, density too): .png, .pdf or .svg."),
     ] = None,
-    log_interval: Annotated[int, typer.Option("--log-interval", help="Steps between rows of the log.")] = 10,
-    traj_interval: Annotated[int, typer.Option("--traj-interval", help="Steps between frames.")] = 10,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew over existing files.")] = False,
-    keep_velocities: Annotated[
-        bool, typer.Option("--keep-velocities", help="Start with the velocities in FILE instead of new ones.")
-    ] = False,
     checkpoint_seconds: Annotated[
         float, typer.Option("--checkpoint-seconds", help="Seconds of wall time between checkpoints.")
     ] = 5.0,
@@ -85,67 +90,46 @@ def md(
         ),
     ] = 1,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    reading: Reading = READING,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Run molecular dynamics.
 
     Ends with status 1 if the run explodes; what was good until then is kept.
     """
-    from atomjet.md.settings import MDSettings, check_checkpoint_seconds
+    from atomjet.md.replicas import check_replicas, replica_paths
+    from atomjet.md.settings import check_checkpoint_seconds
 
-    settings = MDSettings(
-        steps=steps,
-        timestep=timestep,
-        ensemble=ensemble,
-        temperature=temperature,
-        pressure=pressure,
-        friction=friction,
-        log_interval=log_interval,
-        trajectory_interval=traj_interval,
-        seed=seed,
-        keep_velocities=keep_velocities,
-    )
+    settings = dynamics.settings(steps, computing.seed)
     check_checkpoint_seconds(checkpoint_seconds)
-    _check_replicas(replicas, settings)
+    check_replicas(replicas, settings)
     log = output.with_suffix(".csv") if log is None else log
     _check_paths(file, output, log, plot)
-    with options.skipping(file, skip):
-        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
-    for line in settings.check(atoms):
-        options.warn(line)
-    engine = options.load_engine(model, device, backend, precision, task)
-    with options.skipping(file, skip):
-        atoms = options.check_atoms(atoms, file, engine, strict)
-    written = _written(output, log, replicas)
-    how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
-    said = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
-    how["request"] = _request(engine, model, task) | said
-    with options.skipping(file, skip):
+    with options.skipping(file, reading):
+        atoms = options.read_frame(file, frame, computing.seed, reading)
+        for line in settings.check(atoms):
+            options.warn(line)
+        engine = options.load_engine(computing)
+        atoms = options.check_atoms(atoms, file, engine, reading.strict)
+        how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
+        how["request"] = _request(engine, reading, computing)
         summary = _run(atoms, settings, output, log, engine, replicas, how)
     print(_spoken(summary, settings))
+    written = replica_paths(output, log, replicas)
     more = f", and so on to {written[-1][0]}" if replicas > 1 else ""
     print(f"wrote {written[0][0]} and {written[0][1]}{more}")
     if plot is not None:
-        from atomjet.md.plot import plot_log
+        _draw(written[0][1], plot, atoms, settings, Path(computing.model).stem)
 
-        kind = ensemble if ensemble == "nve" else f"{ensemble} at {temperature:g} K"
-        plot_log(
-            written[0][1],
-            plot,
-            atoms,
-            settings,
-            f"{atoms.get_chemical_formula()}, {Path(model).stem}, {kind}, {timestep:g} fs",
-        )
-        print(f"wrote {plot}")
+
+def _draw(log: Path, plot: Path, atoms: Atoms, settings: MDSettings, model: str) -> None:
+    """The plot of a run's log."""
+    from atomjet.md.plot import plot_log
+
+    kind = settings.ensemble if settings.ensemble == "nve" else f"{settings.ensemble} at {settings.temperature:g} K"
+    title = f"{atoms.get_chemical_formula()}, {model}, {kind}, {settings.timestep:g} fs"
+    plot_log(log, plot, atoms, settings, title)
+    print(f"wrote {plot}")
 
 
 def _run(
@@ -199,30 +183,18 @@ def _steps_on_device(engine: Engine, atoms: Atoms, settings: MDSettings, replica
     return not reason
 
 
-def _check_replicas(replicas: int, settings: MDSettings) -> None:
-    from atomjet.md.replicas import check_replicas
-
-    check_replicas(replicas, settings)
-
-
-def _written(output: Path, log: Path, replicas: int) -> list[tuple[Path, Path]]:
-    """Trajectory and log of each replica."""
-    from atomjet.md.replicas import replica_paths
-
-    return replica_paths(output, log, replicas)
-
-
-def _request(engine: Engine, model: str, task: str | None) -> dict[str, Any]:
+def _request(engine: Engine, reading: Reading, computing: Computing) -> dict[str, Any]:
     """What decides the forces, and so must be the same when a run is resumed."""
     from atomjet.models.registry import locate
 
+    said = {"charge": reading.charge, "spin": reading.spin}
     return {  # not the model's name: a path may be spelled in many ways, and its weights say all
-        "weights": hashlib.sha256(locate(model).read_bytes()).hexdigest(),
+        "weights": hashlib.sha256(locate(computing.model).read_bytes()).hexdigest(),
         "device": str(engine.device),
         "backend": engine.backend,
         "precision": engine.precision,
-        "task": task,
-    }
+        "task": computing.task,
+    } | {name: value for name, value in said.items() if value is not None}
 
 
 def _check_paths(file: Path, output: Path, log: Path, plot: Path | None) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Backend, Device, Model, Overwrite, Precision, Seed
+from atomjet.cli.arguments import (
+    COMPUTING,
+    DEFAULT_MODEL,
+    Backend,
+    Computing,
+    Device,
+    Overwrite,
+    Precision,
+    Seed,
+    grouped,
+)
 from atomjet.cli.terminal import one_line
 
 AT_LENGTH = ("recipe", "settings", "student", "options")
@@ -74,7 +85,7 @@ def info(
             print(f"{known:16} {' '.join(card.get('elements', [])):28} {one_line(card.get('summary', ''))}")
         print("`atomjet info NAME` shows one; every command takes --model NAME or a path.")
         return
-    engine = options.load_engine(name, device, backend, precision)
+    engine = options.load_engine(Computing(name, device, backend, precision))
     module, _ = read(locate(name))
     card = {key: value for key, value in engine.card.items() if key != "elements"}
     facts = {
@@ -91,6 +102,7 @@ def info(
         print("--full shows the recipe and the settings of the training too")
 
 
+@grouped
 def convert(
     file: Annotated[
         Path,
@@ -105,11 +117,7 @@ def convert(
         Path | None, typer.Option("--config", help="SchNetPack's hyperparameters as JSON.", show_default=False)
     ] = None,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Turn a foreign checkpoint into a model file of ours.
 
@@ -118,12 +126,12 @@ def convert(
     from atomjet.errors import ConfigError
     from atomjet.models import load
 
-    options.say_unused("convert", model=(model, DEFAULT_MODEL))
+    options.say_unused("convert", model=(computing.model, DEFAULT_MODEL))
     options.check_output(output, file, overwrite)
     if output.suffix != ".safetensors":
         raise ConfigError(f"output {output} does not end in .safetensors; name it so")
     load.convert(file, config, output)
-    options.load_engine(str(output), device, backend, precision)
+    options.load_engine(replace(computing, model=str(output)))
     print(f"wrote {one_line(str(output))}")
 
 

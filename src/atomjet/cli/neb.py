@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Model,
-    Overwrite,
-    Precision,
-    Seed,
-    Spin,
-    Strict,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -36,6 +24,7 @@ EXAMPLES = """Examples:
 """
 
 
+@grouped
 def neb(
     first: Annotated[
         Path, typer.Argument(help="Where the path begins; its last frame.", metavar="FIRST", show_default=False)
@@ -62,16 +51,9 @@ def neb(
         Path | None,
         typer.Option("--plot", help="Energy along the path: .png, .pdf or .svg.", show_default=False),
     ] = None,
-    charge: Charge = None,
-    spin: Spin = None,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Find the path between two minima by a nudged elastic band with a climbing image.
 
@@ -87,12 +69,13 @@ def neb(
         options.check_outputs((output, plot), source, overwrite)
     options.check_picture(plot)
     check_format(output, results=True)
-    ends = [options.read_frame(source, -1, seed, charge, spin, strict) for source in (first, last)]
+    ends = [options.read_frame(source, -1, computing.seed, reading) for source in (first, last)]
     tasks = [atoms.info.get("task") for atoms in ends]
     check_format(output, ends, results=True)
-    engine = options.load_engine(model, device, backend, precision, task)
+    engine = options.load_engine(computing)
     ends = [
-        options.check_atoms(atoms, source, engine, strict) for atoms, source in zip(ends, (first, last), strict=True)
+        options.check_atoms(atoms, source, engine, reading.strict)
+        for atoms, source in zip(ends, (first, last), strict=True)
     ]
     _settle_ends(engine, ends, fmax, relax_ends)
     print(f"{'step':>5} {'barrier / eV':>14} {'largest force / eV/Å':>21}")

@@ -1,4 +1,4 @@
-"""Options that every command takes, and what they mean for an engine."""
+"""What the options that commands share mean: a model loaded, structures read and judged, files that may be written."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from atomjet.cli.arguments import Computing, Reading
 from atomjet.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -18,75 +19,30 @@ if TYPE_CHECKING:
     from atomjet import Engine
     from atomjet.adapters.structure_files import Frame as Structured
 
-DEFAULT_MODEL = "organic-xtb"
-
 MOST_STEPS_TO_REST = 1000
 """Steps that a relaxation which precedes another task may take, at most."""
 
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Packaged model (see `atomjet info`) or path of a model file.", metavar="NAME"),
-]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N. Default: CUDA where there is one.", metavar="DEVICE"),
-]
-Backend = Annotated[
-    str,
-    typer.Option(
-        "--backend", help="auto, general, fast_pytorch or fast_gpu: how the model is computed.", metavar="NAME"
-    ),
-]
-Precision = Annotated[
-    str,
-    typer.Option("--precision", help="default, high (float32 everywhere) or float64 (the reference).", metavar="NAME"),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random number that is drawn.")]
-Task = Annotated[str | None, typer.Option("--task", help="For models that know several.", metavar="NAME")]
-Structure = Annotated[
-    Path,
-    typer.Argument(
-        help="Any file that ASE reads, .sdf, .smi; - for standard input; or a SMILES.",
-        metavar="FILE",
-        show_default=False,
-    ),
-]
-Frame = Annotated[
-    int, typer.Option("--frame", help="Which frame of FILE; negative counts from the end. Default: the last.")
-]
-Charge = Annotated[
-    int | None,
-    typer.Option("--charge", help="Total charge, e, of structures that say none.", metavar="Q", show_default=False),
-]
-Spin = Annotated[
-    int | None,
-    typer.Option("--spin", help="Multiplicity 2S+1 of structures that say none.", metavar="M", show_default=False),
-]
-Skip = Annotated[bool, typer.Option("--skip", help="Leave out structures that are refused; status 1 if any was.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse structures that only bring a warning otherwise.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over files that exist.")]
 
-
-def load_engine(
-    model: str, device: str | None, backend: str, precision: str, task: str | None = None, quiet: bool = False
-) -> Engine:
+def load_engine(computing: Computing, quiet: bool = False) -> Engine:
     """Load the model and print what will run."""
     import atomjet
 
     # Words that are no setting are refused by name there.
-    settings: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
-    engine = atomjet.load(model, task=task, **settings)
+    settings: dict[str, Any] = {
+        "device": computing.device,
+        "backend": computing.backend,
+        "precision": computing.precision,
+    }
+    engine = atomjet.load(computing.model, task=computing.task, **settings)
     if not quiet:
         print(one_line(engine.describe()), flush=True)
     return engine
 
 
-def read_frames(
-    source: Path, seed: int = 0, charge: int | None = None, spin: int | None = None, strict: bool = False
-) -> list[Structured]:
+def read_frames(source: Path, seed: int, reading: Reading) -> list[Structured]:
     """Every structure of a file, with the charge and spin given where it says none; warn of what it may not mean.
 
-    With `strict` a structure that would bring a warning is one that is refused.
+    With `reading.strict` a structure that would bring a warning is one that is refused.
     """
     from atomjet.adapters import structure_files
     from atomjet.adapters.structure_checks import apply_conditions
@@ -94,8 +50,23 @@ def read_frames(
     frames = structure_files.read_frames(source, seed, note)
     for frame in frames:
         if frame.atoms is not None:
-            frame.remarks.update(apply_conditions(frame.atoms, charge, spin))
-    return judge(frames, strict)
+            frame.remarks.update(apply_conditions(frame.atoms, reading.charge, reading.spin))
+    return judge(frames, reading.strict)
+
+
+def structure_and_engine(
+    source: Path, frame: int, reading: Reading, computing: Computing, quiet: bool = False
+) -> tuple[Atoms, Engine]:
+    """One structure of a file, and the model that computes it; which structures it is not made for is said.
+
+    Raises:
+        Exit: the structure is refused, and `reading.skip` says that this is no error; with status 1.
+        StructureError: it is refused.
+    """
+    with skipping(source, reading):
+        atoms = read_frame(source, frame, computing.seed, reading)
+        engine = load_engine(computing, quiet)
+        return check_atoms(atoms, source, engine, reading.strict), engine
 
 
 def check_for_model(frames: list[Structured], engine: Engine, strict: bool = False) -> list[Structured]:
@@ -144,19 +115,12 @@ def judge(frames: list[Structured], strict: bool) -> list[Structured]:
     return frames
 
 
-def read_frame(
-    source: Path,
-    frame: int,
-    seed: int = 0,
-    charge: int | None = None,
-    spin: int | None = None,
-    strict: bool = False,
-) -> Atoms:
+def read_frame(source: Path, frame: int, seed: int, reading: Reading) -> Atoms:
     """One structure of a file; say which, where there are several. See `read_frames`.
 
     Raises:
         ConfigError: there is no such frame.
-        StructureError: it cannot be read, or brings a warning and `strict` is set.
+        StructureError: it cannot be read, or brings a warning and `reading.strict` is set.
     """
     from atomjet.adapters.structure_checks import apply_conditions
     from atomjet.adapters.structure_files import read_frames
@@ -169,8 +133,8 @@ def read_frame(
         )
     chosen = frames[frame]
     if chosen.atoms is not None:
-        chosen.remarks.update(apply_conditions(chosen.atoms, charge, spin))
-    chosen = judge([chosen], strict)[0]
+        chosen.remarks.update(apply_conditions(chosen.atoms, reading.charge, reading.spin))
+    chosen = judge([chosen], reading.strict)[0]
     atoms = structure_of(chosen)
     which = f", frame {frame % len(frames)} of 0 ... {len(frames) - 1}" if len(frames) > 1 else ""
     print(f"{one_line(str(source))}{which}: {atoms.get_chemical_formula()}, {len(atoms)} atoms, {_periodicity(atoms)}")
@@ -186,14 +150,14 @@ def check_atoms(atoms: Atoms, source: Path, engine: Engine, strict: bool = False
 
 
 @contextmanager
-def skipping(source: Path, skip: bool) -> Iterator[None]:
-    """With `skip`, a structure that is refused ends the command with status 1 and one line, not as an error."""
+def skipping(source: Path, reading: Reading) -> Iterator[None]:
+    """With `reading.skip`, a structure that is refused ends the command with status 1 and one line, not as an error."""
     from atomjet.errors import StructureError
 
     try:
         yield
     except StructureError as error:
-        if not skip:
+        if not reading.skip:
             raise
         print(f"skipped {one_line(f'{source}: {error}')}", file=sys.stderr)
         raise typer.Exit(1) from None

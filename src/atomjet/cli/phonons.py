@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
     from atomjet.md.phonons import Phonons
@@ -47,6 +33,7 @@ HOTTEST, STEP = 1000, 10
 """K, of the table of thermal properties."""
 
 
+@grouped
 def phonons(
     file: Structure,
     supercell: Annotated[
@@ -76,19 +63,9 @@ def phonons(
         typer.Option("--output", "-o", help="phonopy's own .yaml, to go on with in phonopy.", show_default=False),
     ] = None,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="default, high or float64; differences want float64.", metavar="NAME")
-    ] = "float64",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = IN_FLOAT64,
 ) -> None:
     """Compute phonons of a crystal, and what follows from them.
 
@@ -103,16 +80,14 @@ def phonons(
     options.check_positive(step=step, symprec=symprec, temperature=temperature)
     options.check_outputs((plot, csv, output), file, overwrite)
     options.check_picture(plot)
-    with options.skipping(file, skip):
-        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
-        engine = options.load_engine(model, device, backend, precision, task)
-        atoms = options.check_atoms(atoms, file, engine, strict)
+    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
+    with options.skipping(file, reading):
         if relax:
             options.bring_to_rest(engine, atoms, RELAXED, cell=True, fix_symmetry=True)
         found = compute(engine.predict, atoms, supercell, mesh, step, symprec)
     _print(found, temperature)
     if plot is not None:
-        draw_bands(found, plot, f"{file.name}, {Path(model).stem}")
+        draw_bands(found, plot, f"{file.name}, {Path(computing.model).stem}")
         print(f"wrote {plot}")
     if csv is not None:
         with appears_whole(csv) as beside:

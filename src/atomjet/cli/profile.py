@@ -10,20 +10,7 @@ from typing import Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Precision,
-    Seed,
-    Spin,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 EXAMPLES = """Examples:
 
@@ -33,6 +20,7 @@ EXAMPLES = """Examples:
 """
 
 
+@grouped
 def profile(
     file: Structure,
     json_file: Annotated[
@@ -44,15 +32,9 @@ def profile(
     copies: Annotated[int, typer.Option("--copies", help="Evaluate the structure this many times in one batch.")] = 1,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU.")] = 1,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Show where the time of one evaluation goes, against what the hardware allows.
 
@@ -67,9 +49,9 @@ def profile(
     for output in (json_file, trace):
         if output is not None:
             options.check_output(output, file, overwrite)
-    atoms = options.read_frame(file, frame, seed, charge, spin)
+    atoms = options.read_frame(file, frame, computing.seed, reading)
     torch.set_num_threads(threads)
-    engine = options.load_engine(model, device, backend, precision, task, quiet=True)  # the report says it
+    engine = options.load_engine(computing, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
     print(spoken(made))
     command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])

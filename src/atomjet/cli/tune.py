@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import DEFAULT_MODEL, Device, Model, Precision, Seed
+from atomjet.cli.arguments import COMPUTING, Computing, grouped
 
 EXAMPLES = """Examples:
 
@@ -19,6 +20,7 @@ EXAMPLES = """Examples:
 """
 
 
+@grouped
 def tune(
     size: Annotated[
         list[int] | None,
@@ -30,10 +32,7 @@ def tune(
         Path | None,
         typer.Option("--output", "-o", help="Table to write. Default: the user's own, which every run reads."),
     ] = None,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    precision: Precision = "default",
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Find the fastest way to cut the kernels of fast_gpu on this GPU, and keep it in a table.
 
@@ -45,12 +44,12 @@ def tune(
     from atomjet.errors import ConfigError
     from atomjet.progress import track
 
-    options.say_unused("tune", seed=(seed, 0))
+    options.say_unused("tune", seed=(computing.seed, 0), backend=(computing.backend, "auto"))
     sizes = tuple(size or tuning.SIZES)
     for atoms in sizes:
         if atoms not in tuning.SIZES:
             raise ConfigError(f"size {atoms} is no size of the table; choose of {', '.join(map(str, tuning.SIZES))}")
-    engine = options.load_engine(model, device, "fast_gpu", precision)
+    engine = options.load_engine(replace(computing, backend="fast_gpu"))
     path = output or tuning.user_table()
     name = tuning.device_name(engine.device)
     print(f"{'atoms':12} {'before/ms':>19} {'after/ms':>19}  choices (times of the smallest and the largest served)")

@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Model,
-    Overwrite,
-    Precision,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Task,
-)
+from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -40,6 +27,7 @@ EXAMPLES = """Examples:
 """
 
 
+@grouped
 def validate(
     files: Annotated[
         list[Path] | None,
@@ -61,17 +49,9 @@ def validate(
         typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = COMPUTING,
 ) -> None:
     """Check the physics of a model: symmetries, derivatives, smoothness, conserved energy, temperature.
 
@@ -87,18 +67,18 @@ def validate(
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path(), overwrite)
-    frames = [frame for file in files or [] for frame in options.read_frames(file, seed, charge, spin, strict)]
-    skipped = [frame for frame in frames if skip and frame.atoms is None]
+    frames = [frame for file in files or [] for frame in options.read_frames(file, computing.seed, reading)]
+    skipped = [frame for frame in frames if reading.skip and frame.atoms is None]
     for frame in skipped:
         options.warn(f"skipped {frame.name}: {frame.refusal}")
-    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not skip]
+    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not reading.skip]
     if skipped and not structures:
         raise typer.Exit(1)
     structures = structures if files else default_structures()
     reference = _teacher(teacher)
     torch.set_num_threads(threads)
-    engine = options.load_engine(model, device, backend, precision, task)
-    effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=seed)
+    engine = options.load_engine(computing)
+    effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=computing.seed)
     made = Report(engine.describe(), [name_of(atoms, k) for k, atoms in enumerate(structures)])
     started = time.perf_counter()
     with stoppable() as heard:

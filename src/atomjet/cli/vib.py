@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.options import (
-    DEFAULT_MODEL,
-    Backend,
-    Charge,
-    Device,
-    Frame,
-    Model,
-    Overwrite,
-    Seed,
-    Skip,
-    Spin,
-    Strict,
-    Structure,
-    Task,
-)
+from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,6 +34,7 @@ FRAMES_OF_A_MODE, AMPLITUDE = 16, 0.3
 """Pictures of one period of a mode, and how far its fastest atom goes in them, Å."""
 
 
+@grouped
 def vib(
     file: Structure,
     temperature: Annotated[float, typer.Option("--temperature", help="K, of the thermochemistry.")] = 298.15,
@@ -66,19 +53,9 @@ def vib(
         bool, typer.Option("--ir-free", help="Do not mention that there are no infrared intensities.")
     ] = False,
     frame: Frame = -1,
-    charge: Charge = None,
-    spin: Spin = None,
-    skip: Skip = False,
-    strict: Strict = False,
+    reading: Reading = READING,
     overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="default, high or float64; differences want float64.", metavar="NAME")
-    ] = "float64",
-    task: Task = None,
-    seed: Seed = 0,
+    computing: Computing = IN_FLOAT64,
 ) -> None:
     """Compute harmonic frequencies and what follows from them.
 
@@ -93,10 +70,8 @@ def vib(
     options.check_outputs((modes,), file, overwrite)
     if modes is not None:
         check_format(modes)
-    with options.skipping(file, skip):
-        atoms = options.read_frame(file, frame, seed, charge, spin, strict)
-        engine = options.load_engine(model, device, backend, precision, task)
-        atoms = options.check_atoms(atoms, file, engine, strict)
+    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
+    with options.skipping(file, reading):
         energy = _at_rest(engine, atoms, relax)
         hessian = engine.hessian(atoms).numpy() if analytic else hessian_by_differences(engine.predict, atoms, step)
         found = vibrations(atoms, hessian)

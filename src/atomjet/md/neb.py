@@ -90,6 +90,27 @@ def find_path(
         StructureError: ends of different atoms or cells.
         ConfigError: fewer than three images.
     """
+    _check_ends(first, last, images)
+    last = last.copy()
+    if not (first.pbc.any() or first.constraints or last.constraints):
+        # Images on a path through space would resolve the reaction worse.
+        minimize_rotation_and_translation(first, last)
+    band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
+    band.interpolate(method="idpp", mic=bool(first.pbc.any()))
+    taken, converged = 0, False
+    for climbing in (False, True) if climb else (False,):
+        band.climb = climbing
+        # Before it climbs the band only has to be near the path.
+        limit = fmax if climbing or not climb else 5 * fmax
+        taken, converged = _relax_band(band, limit, taken, steps, report)
+        if not converged:
+            break
+    energies = _relative(band.images)
+    return MinimumEnergyPath(list(band.images), energies, float(energies.max()), converged, taken)
+
+
+def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
+    """Refuse ends between which there is no path, or none with so few images."""
     if images < 3:
         raise ConfigError(f"images {images}: a band needs its two ends and at least one image between them")
     formulas = first.get_chemical_formula(), last.get_chemical_formula()
@@ -105,32 +126,19 @@ def find_path(
             raise StructureError(
                 f"the ends have different {name}s, {first.info.get(name)} and {last.info.get(name)}; a path has one"
             )
-    last = last.copy()
-    if not (first.pbc.any() or first.constraints or last.constraints):
-        minimize_rotation_and_translation(
-            first, last
-        )  # images on a path through space would resolve the reaction worse
-    band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
-    band.interpolate(method="idpp", mic=bool(first.pbc.any()))
-    taken, converged = 0, False
-    for climbing in (False, True) if climb else (False,):
-        band.climb = climbing
-        optimizer = FIRE(band, logfile=None)  # type: ignore[arg-type]
-        # Before it climbs the band only has to be near the path.
-        limit = fmax if climbing or not climb else 5 * fmax
-        for done in optimizer.irun(fmax=limit, steps=steps - taken):
-            converged = done
-            forces = optimizer.optimizable.get_gradient().reshape(-1, 3)
-            report(
-                taken + optimizer.nsteps,
-                float(_relative(band.images).max()),
-                float(np.linalg.norm(forces, axis=1).max()),
-            )
-        taken += optimizer.nsteps
-        if not converged:
-            break
-    energies = _relative(band.images)
-    return MinimumEnergyPath(list(band.images), energies, float(energies.max()), bool(converged), taken)
+
+
+def _relax_band(
+    band: BatchedNEB, fmax: float, taken: int, steps: int, report: Callable[[int, float, float], None]
+) -> tuple[int, bool]:
+    """Go on until the largest force is below `fmax`, or `steps` are taken; return how many are, and whether it is."""
+    optimizer, converged = FIRE(band, logfile=None), False  # type: ignore[arg-type]
+    for done in optimizer.irun(fmax=fmax, steps=steps - taken):
+        converged = bool(done)
+        forces = optimizer.optimizable.get_gradient().reshape(-1, 3)
+        barrier = float(_relative(band.images).max())
+        report(taken + optimizer.nsteps, barrier, float(np.linalg.norm(forces, axis=1).max()))
+    return taken + optimizer.nsteps, converged
 
 
 def draw_path(path: MinimumEnergyPath, picture: Path | str) -> None:

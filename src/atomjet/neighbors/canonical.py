@@ -46,9 +46,22 @@ class Starts:
         graph, systems = self.graph, self.graph.capacity.systems
         self.sums.zero_()
         degrees_kernel[(self.blocks,)](
-            graph.row_ptr, graph.order, graph.system_ptr, self.degrees, self.sums, systems, num_warps=8
+            row_ptr=graph.row_ptr,
+            order=graph.order,
+            system_ptr=graph.system_ptr,
+            degrees=self.degrees,
+            sums=self.sums,
+            systems=systems,
+            num_warps=8,
         )
-        starts_kernel[(self.blocks,)](self.degrees, self.sums, graph.system_ptr, self.row_ptr, systems, num_warps=8)
+        starts_kernel[(self.blocks,)](
+            degrees=self.degrees,
+            sums=self.sums,
+            system_ptr=graph.system_ptr,
+            row_ptr=self.row_ptr,
+            systems=systems,
+            num_warps=8,
+        )
 
 
 class Edges(NamedTuple):
@@ -91,18 +104,18 @@ def move_edges(starts: Starts, given: SystemBuffers, buffer: Tensor, room: int, 
     """
     graph = starts.graph
     edges_kernel[(max(1, atoms),)](
-        graph.row_ptr,
-        graph.neighbors,
-        graph.shifts,
-        graph.order,
-        starts.row_ptr,
-        graph.system_ptr,
-        given.positions,
-        given.cell,
-        given.system_index,
-        buffer,
-        room,
-        graph.capacity.systems,
+        row_ptr=graph.row_ptr,
+        neighbors=graph.neighbors,
+        shifts=graph.shifts,
+        order=graph.order,
+        new_ptr=starts.row_ptr,
+        system_ptr=graph.system_ptr,
+        positions=given.positions,
+        cell=given.cell,
+        system_index=given.system_index,
+        buffer=buffer,
+        room=room,
+        systems=graph.capacity.systems,
         RENUMBERED=starts.renumbered,
         SLOTS=32,
         OTHERS=32,

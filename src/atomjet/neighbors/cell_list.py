@@ -59,7 +59,7 @@ def wrap_axis(place, number, is_open):
 
 
 @triton.jit(do_not_specialize=["pool_size", "table_size"])
-def cells_table_kernel(system_index, pbc, grid, cells_end, cell_ptr, table, info, used, pool_size, table_size):
+def cells_table_kernel(system_index, pbc, grids, cells_end, cell_ptr, table, info, used, pool_size, table_size):
     """Each program takes cells in turn: their candidates, and room for their words."""
     lane = tl.arange(0, 32)
     for c in range(tl.program_id(0), tl.load(cells_end), tl.num_programs(0)):
@@ -67,9 +67,9 @@ def cells_table_kernel(system_index, pbc, grid, cells_end, cell_ptr, table, info
         end = tl.load(cell_ptr + c + 1)
         if begin < end:
             s = tl.load(system_index + begin)
-            na, nb, nc = load_row(grid + s * GRID)
-            ra, rb, rc = load_row(grid + s * GRID + 3)
-            base, alive = tl.load(grid + s * GRID + 6), tl.load(grid + s * GRID + 7)
+            na, nb, nc = load_row(grids + s * GRID)
+            ra, rb, rc = load_row(grids + s * GRID + 3)
+            base, alive = tl.load(grids + s * GRID + 6), tl.load(grids + s * GRID + 7)
             open_a, open_b, open_c = load_row(pbc + s * 3)
             open_a, open_b, open_c = open_a == 0, open_b == 0, open_c == 0
             around = tl.where(alive != 0, (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1), 0)
@@ -129,7 +129,7 @@ def cells_count_kernel(
     system_index,
     cell,
     cutoff,
-    grid,
+    grids,
     cells_end,
     cell_ptr,
     given,
@@ -157,7 +157,7 @@ def cells_count_kernel(
         end = tl.load(cell_ptr + c + 1)
         if begin + part * ROWS < end:
             s = tl.load(system_index + begin)
-            ra, rb, rc = load_row(grid + s * GRID + 3)
+            ra, rb, rc = load_row(grids + s * GRID + 3)
             around = (2 * ra + 1) * (2 * rb + 1) * (2 * rc + 1)
             at, word_at, total = load_row(info + c * INFO)
             at_list = table + tl.load(info + c * INFO + 3)

@@ -162,7 +162,7 @@ def to_steps(x, per_length):
 
 @triton.jit(do_not_specialize=["systems"])
 def cells_grid_kernel(
-    system_ptr, cell, pbc, cutoff, frames, bad_in, box, grid, scale, lattice, cells_end, found, systems
+    system_ptr, cell, pbc, cutoff, frames, bad_in, box, grids, scale, lattice, cells_end, found, systems
 ):
     """One structure a program: how many cells, how far to look, and the lattice in steps."""
     s = tl.program_id(0)
@@ -194,7 +194,7 @@ def cells_grid_kernel(
         bad = IMAGES
         if atoms > 0:
             tl.atomic_or(found, bad, sem="relaxed")
-    at = grid + s * GRID
+    at = grids + s * GRID
     tl.store(at + 0, tl.where(bad == 0, na, 1.0).to(tl.int32))
     tl.store(at + 1, tl.where(bad == 0, nb, 1.0).to(tl.int32))
     tl.store(at + 2, tl.where(bad == 0, nc, 1.0).to(tl.int32))
@@ -233,7 +233,7 @@ def cells_bin_kernel(
     system_ptr,
     frames,
     home,
-    grid,
+    grids,
     scale,
     counts,
     cell_of,
@@ -256,14 +256,14 @@ def cells_bin_kernel(
         x, y, z = tl.where(good, x, 0.0), tl.where(good, y, 0.0), tl.where(good, z, 0.0)
         s = tl.load(system_index + i, live, 0)
         dax, day, daz, dbx, dby, dbz, dcx, dcy, dcz, ta, tb, tc = load_frame(frames, s)
-        na, nb, nc = load_row(grid + s * GRID)
-        ra, rb, rc = load_row(grid + s * GRID + 3)
+        na, nb, nc = load_row(grids + s * GRID)
+        ra, rb, rc = load_row(grids + s * GRID + 3)
         low_a, low_b, low_c = load_row(scale + s * SCALE)
         scale_a, scale_b, scale_c = load_row(scale + s * SCALE + 3)
         wa, ca = split_axis(fraction(x, y, z, dax, day, daz), ta, low_a, scale_a, na)
         wb, cb = split_axis(fraction(x, y, z, dbx, dby, dbz), tb, low_b, scale_b, nb)
         wc, cc = split_axis(fraction(x, y, z, dcx, dcy, dcz), tc, low_c, scale_c, nc)
-        c = tl.load(grid + s * GRID + 6) + (cc * nb + cb) * na + ca
+        c = tl.load(grids + s * GRID + 6) + (cc * nb + cb) * na + ca
         home_a, home_b, home_c = load_row(home + s * 3)
         wa, wb, wc = (
             tl.where(good, wa - home_a, 0.0),

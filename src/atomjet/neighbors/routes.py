@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
@@ -65,32 +63,38 @@ class Route:
         """A buffer; never empty, so that it always has an address."""
         return torch.zeros(max(number, 1), dtype=dtype, device=self.device)
 
-    def edges(self) -> tuple[Tensor, ...]:
-        """What is written for each edge."""
-        return self.graph.neighbors, self.graph.shifts, self.graph.vectors, self.graph.reverse
+    def edges(self) -> dict[str, Tensor]:
+        """What is written for each edge, by the names that kernels have for it."""
+        graph = self.graph
+        return {
+            "neighbors": graph.neighbors,
+            "shifts": graph.shifts,
+            "vectors": graph.vectors,
+            "reverse": graph.reverse,
+        }
 
     def place_rows(self, system: SystemBuffers) -> None:
         """Degrees to rows."""
         graph, capacity = self.graph, self.capacity
         rows_kernel[(max(self.blocks, 1),)](
-            self.degrees,
-            self.sums,
-            self.used,
-            self.found,
-            system.system_ptr,
-            self.piece_ptr,
-            graph.row_ptr,
-            graph.needed_edges,
-            graph.status,
-            graph.system_ptr,
-            self.blocks,
-            capacity.systems,
-            capacity.atoms,
-            capacity.edges,
-            self.pool_size,
-            self.pool_free,
-            self.table_size,
-            self.table_free,
+            degrees=self.degrees,
+            sums=self.sums,
+            used=self.used,
+            found=self.found,
+            system_ptr=system.system_ptr,
+            piece_ptr=self.piece_ptr,
+            row_ptr=graph.row_ptr,
+            needed_edges=graph.needed_edges,
+            status=graph.status,
+            system_ptr_out=graph.system_ptr,
+            blocks=self.blocks,
+            systems=capacity.systems,
+            atoms=capacity.atoms,
+            max_edges=capacity.edges,
+            pool_size=self.pool_size,
+            pool_free=self.pool_free,
+            table_size=self.table_size,
+            table_free=self.table_free,
             PIECES=self.pieces,
             CHAINED=self.chained,
             num_warps=4,
@@ -137,29 +141,36 @@ class AllPairs(Route):
         """Words of 32 candidates that an atom may take: all of its structure, pieces that begin within a word, and some more."""
         return FREE_WORDS + cls.pieces_of(capacity) + groups(capacity.atoms_per_system, 32)
 
-    def _given(self, system: SystemBuffers) -> tuple[Any, ...]:
-        return system.positions, system.atomic_numbers, system.system_index, system.system_ptr, system.cell
+    def _given(self, system: SystemBuffers) -> dict[str, Tensor]:
+        """What is read of the structures, by the names that kernels have for it."""
+        return {
+            "positions": system.positions,
+            "numbers": system.atomic_numbers,
+            "system_index": system.system_index,
+            "system_ptr": system.system_ptr,
+            "cell": system.cell,
+        }
 
     def launch(self, system: SystemBuffers) -> None:
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         if capacity.systems * self.tiles:
             all_pairs.all_pairs_count_kernel[(capacity.systems * self.tiles * self.pieces,)](
-                system.positions,
-                system.system_ptr,
-                system.cell,
-                system.pbc,
-                self.cutoff,
-                self.frames,
-                self.counts,
-                self.pool,
-                self.used,
-                self.degrees,
-                self.word_ptr,
-                self.sums,
-                self.found,
-                self.tiles,
-                self.pool_size,
+                positions=system.positions,
+                system_ptr=system.system_ptr,
+                cell=system.cell,
+                pbc=system.pbc,
+                cutoff=self.cutoff,
+                frames=self.frames,
+                counts=self.counts,
+                pool=self.pool,
+                used=self.used,
+                degrees=self.degrees,
+                word_ptr=self.word_ptr,
+                sums=self.sums,
+                found=self.found,
+                tiles=self.tiles,
+                pool_size=self.pool_size,
                 ROWS=self.rows,
                 PIECES=self.pieces,
                 CHAINED=self.chained,
@@ -168,19 +179,19 @@ class AllPairs(Route):
             )
         self.place_rows(system)
         all_pairs.all_pairs_fill_kernel[(max(1, groups(capacity.atoms * self.pieces, self.fill_rows)),)](
-            *self._given(system),
-            self.frames,
-            self.counts,
-            self.pool,
-            self.word_ptr,
-            self.piece_ptr,
-            *self.edges(),
-            graph.atomic_numbers,
-            graph.status,
-            self.used,
-            self.sums,
-            capacity.systems,
-            self.blocks,
+            **self._given(system),
+            frames=self.frames,
+            counts=self.counts,
+            pool=self.pool,
+            word_ptr=self.word_ptr,
+            piece_ptr=self.piece_ptr,
+            **self.edges(),
+            numbers_out=graph.atomic_numbers,
+            status=graph.status,
+            used=self.used,
+            sums=self.sums,
+            systems=capacity.systems,
+            blocks=self.blocks,
             ROWS=self.fill_rows,
             SLOTS=self.slots,
             PIECES=self.pieces,
@@ -212,28 +223,28 @@ class OneKernel(AllPairs):
         """Enqueue."""
         graph, capacity = self.graph, self.capacity
         few_atoms.all_pairs_kernel[(max(1, capacity.atoms),)](
-            *self._given(system),
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.counts,
-            self.pool,
-            self.used,
-            self.degrees,
-            self.word_ptr,
-            self.sums,
-            self.found,
-            graph.row_ptr,
-            *self.edges(),
-            graph.atomic_numbers,
-            graph.system_ptr,
-            graph.needed_edges,
-            graph.status,
-            capacity.systems,
-            capacity.atoms,
-            capacity.edges,
-            self.pool_size,
-            self.pool_free,
+            **self._given(system),
+            pbc=system.pbc,
+            cutoff=self.cutoff,
+            frames=self.frames,
+            counts=self.counts,
+            pool=self.pool,
+            used=self.used,
+            degrees=self.degrees,
+            word_ptr=self.word_ptr,
+            sums=self.sums,
+            found=self.found,
+            row_ptr=graph.row_ptr,
+            **self.edges(),
+            numbers_out=graph.atomic_numbers,
+            system_ptr_out=graph.system_ptr,
+            needed_edges=graph.needed_edges,
+            status=graph.status,
+            systems=capacity.systems,
+            atoms=capacity.atoms,
+            max_edges=capacity.edges,
+            pool_size=self.pool_size,
+            pool_free=self.pool_free,
             ALL=max(16, triton.next_power_of_2(capacity.atoms)),
             COLUMNS=self.COLUMNS,
             ROWS=self.rows,
@@ -282,127 +293,147 @@ class Cells(Route):
 
     def launch(self, system: SystemBuffers) -> None:
         """Enqueue."""
-        graph, capacity = self.graph, self.capacity
-        systems, lanes = capacity.systems, self.LANES
-        per_system, per_lane = (systems,), (groups(capacity.atoms, lanes),)
+        self._lay_out_cells(system)
+        self._sort_into_cells(system)
+        self._list_edges(system)
+
+    def _lay_out_cells(self, system: SystemBuffers) -> None:
+        """Frame, bounding box and grid of each structure."""
+        systems = self.capacity.systems
+        per_system = (systems,)
         cell_order.cells_frame_kernel[per_system](
-            system.positions,
-            system.system_ptr,
-            system.cell,
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.bad,
-            self.home,
-            self.box,
-            self.found,
+            positions=system.positions,
+            system_ptr=system.system_ptr,
+            cell=system.cell,
+            pbc=system.pbc,
+            cutoff=self.cutoff,
+            frames=self.frames,
+            bad_out=self.bad,
+            home=self.home,
+            box=self.box,
+            found=self.found,
             num_warps=1,
             enable_fp_fusion=False,
         )
-        cell_order.cells_box_kernel[per_lane](
-            system.positions,
-            system.system_index,
-            system.system_ptr,
-            system.pbc,
-            self.frames,
-            self.box,
-            self.found,
-            systems,
-            LANES=lanes,
+        cell_order.cells_box_kernel[self._lanes()](
+            positions=system.positions,
+            system_index=system.system_index,
+            system_ptr=system.system_ptr,
+            pbc=system.pbc,
+            frames=self.frames,
+            box=self.box,
+            found=self.found,
+            systems=systems,
+            LANES=self.LANES,
             enable_fp_fusion=False,
         )
         cell_order.cells_grid_kernel[per_system](
-            system.system_ptr,
-            system.cell,
-            system.pbc,
-            self.cutoff,
-            self.frames,
-            self.bad,
-            self.box,
-            self.grid,
-            self.scale,
-            self.lattice,
-            self.cells_end,
-            self.found,
-            systems,
+            system_ptr=system.system_ptr,
+            cell=system.cell,
+            pbc=system.pbc,
+            cutoff=self.cutoff,
+            frames=self.frames,
+            bad_in=self.bad,
+            box=self.box,
+            grids=self.grid,
+            scale=self.scale,
+            lattice=self.lattice,
+            cells_end=self.cells_end,
+            found=self.found,
+            systems=systems,
             num_warps=1,
         )
+
+    def _sort_into_cells(self, system: SystemBuffers) -> None:
+        """Atoms in the order of their cells."""
+        graph, capacity = self.graph, self.capacity
+        systems, lanes, per_lane = capacity.systems, self.LANES, self._lanes()
         cell_order.cells_bin_kernel[per_lane](
-            system.positions,
-            system.system_index,
-            system.system_ptr,
-            self.frames,
-            self.home,
-            self.grid,
-            self.scale,
-            self.cell_counts,
-            self.cell_of,
-            self.ranks,
-            self.outside,
-            self.found,
-            systems,
+            positions=system.positions,
+            system_index=system.system_index,
+            system_ptr=system.system_ptr,
+            frames=self.frames,
+            home=self.home,
+            grids=self.grid,
+            scale=self.scale,
+            counts=self.cell_counts,
+            cell_of=self.cell_of,
+            ranks=self.ranks,
+            outside=self.outside,
+            found=self.found,
+            systems=systems,
             LANES=lanes,
             enable_fp_fusion=False,
         )
         cell_order.cells_scan_kernel[(1,)](
-            self.cell_counts, self.cell_ptr, self.cells_end, CELLS=self.SCAN, num_warps=16
+            counts=self.cell_counts, cell_ptr=self.cell_ptr, cells_end=self.cells_end, CELLS=self.SCAN, num_warps=16
         )
         cell_order.cells_scatter_kernel[per_lane](
-            system.system_ptr, self.cell_of, self.ranks, self.cell_ptr, self.members, systems, LANES=lanes
+            system_ptr=system.system_ptr,
+            cell_of=self.cell_of,
+            ranks=self.ranks,
+            cell_ptr=self.cell_ptr,
+            members=self.members,
+            systems=systems,
+            LANES=lanes,
         )
         cell_order.cells_order_kernel[per_lane](
-            system.positions,
-            system.atomic_numbers,
-            system.system_index,
-            system.system_ptr,
-            system.cell,
-            self.cell_of,
-            self.cell_ptr,
-            self.members,
-            self.home,
-            self.outside,
-            self.cutoff,
-            graph.order,
-            self.cell_sorted,
-            self.given,
-            self.wrapped,
-            self.places,
-            graph.atomic_numbers,
-            systems,
-            capacity.atoms,
+            positions=system.positions,
+            numbers=system.atomic_numbers,
+            system_index=system.system_index,
+            system_ptr=system.system_ptr,
+            cell=system.cell,
+            cell_of=self.cell_of,
+            cell_ptr=self.cell_ptr,
+            members=self.members,
+            home=self.home,
+            outside=self.outside,
+            cutoff=self.cutoff,
+            order=graph.order,
+            cell_sorted=self.cell_sorted,
+            given=self.given,
+            wrapped=self.wrapped,
+            places=self.places,
+            numbers_out=graph.atomic_numbers,
+            systems=systems,
+            atoms=capacity.atoms,
             LANES=lanes,
             enable_fp_fusion=False,
         )
+
+    def _list_edges(self, system: SystemBuffers) -> None:
+        """Boxes around each cell, how many neighbors an atom has, and where they stand."""
+        graph, capacity = self.graph, self.capacity
         cell_list.cells_table_kernel[(2 * self.programs,)](
-            system.system_index,
-            system.pbc,
-            self.grid,
-            self.cells_end,
-            self.cell_ptr,
-            self.table,
-            self.info,
-            self.used,
-            self.pool_size,
-            self.table_size,
+            system_index=system.system_index,
+            pbc=system.pbc,
+            grids=self.grid,
+            cells_end=self.cells_end,
+            cell_ptr=self.cell_ptr,
+            table=self.table,
+            info=self.info,
+            used=self.used,
+            pool_size=self.pool_size,
+            table_size=self.table_size,
             num_warps=1,
         )
         cell_list.cells_count_kernel[(self.programs,)](
-            system.system_index,
-            system.cell,
-            self.cutoff,
-            self.grid,
-            self.cells_end,
-            self.cell_ptr,
-            self.given,
-            self.wrapped,
-            self.places,
-            self.table,
-            self.info,
-            self.pool,
-            self.starts,
-            self.degrees,
-            self.sums,
-            capacity.atoms,
+            system_index=system.system_index,
+            cell=system.cell,
+            cutoff=self.cutoff,
+            grids=self.grid,
+            cells_end=self.cells_end,
+            cell_ptr=self.cell_ptr,
+            given=self.given,
+            wrapped=self.wrapped,
+            places=self.places,
+            table=self.table,
+            info=self.info,
+            pool=self.pool,
+            starts=self.starts,
+            degrees=self.degrees,
+            sums=self.sums,
+            atoms=capacity.atoms,
             ROWS=self.rows,
             SPLIT=self.split,
             maxnreg=self.REGISTERS,
@@ -411,22 +442,26 @@ class Cells(Route):
         )
         self.place_rows(system)
         cell_list.cells_fill_kernel[(max(1, capacity.atoms),)](
-            system.system_index,
-            self.cutoff,
-            self.lattice,
-            self.cell_ptr,
-            self.cell_sorted,
-            self.places,
-            self.table,
-            self.info,
-            self.pool,
-            self.starts,
-            graph.row_ptr,
-            *self.edges(),
-            self.used,
-            self.sums,
-            self.blocks,
+            system_index=system.system_index,
+            cutoff=self.cutoff,
+            lattice=self.lattice,
+            cell_ptr=self.cell_ptr,
+            cell_sorted=self.cell_sorted,
+            places=self.places,
+            table=self.table,
+            info=self.info,
+            pool=self.pool,
+            starts=self.starts,
+            row_ptr=graph.row_ptr,
+            **self.edges(),
+            used=self.used,
+            sums=self.sums,
+            blocks=self.blocks,
             SLOTS=self.slots,
             num_warps=1,
             enable_fp_fusion=False,
         )
+
+    def _lanes(self) -> tuple[int]:
+        """Programs that take LANES atoms each."""
+        return (groups(self.capacity.atoms, self.LANES),)
