@@ -6,7 +6,7 @@
 # make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
 # make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
-# make lint   style, types, and that imports point down
+# make lint   style, types, that imports point down and in no circle, and that functions stay short
 # Each first makes .venv and installs there what it needs.
 
 PYTHON ?= python3
@@ -84,6 +84,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/structure.py
 
 clean:
 	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(VERSIONS) $(DOCS) $(WHEEL) demo site

@@ -11,12 +11,10 @@ from ase.build import molecule
 from ase.io import write
 
 from atomjet import load
-from atomjet.bench import escn_md_cost
 from atomjet.bench.ceilings import Ceilings
-from atomjet.bench.cost import KERNELS, Cost, Sizes, declared, painn
+from atomjet.bench.cost import declared
 from atomjet.bench.geometries import carbon_crystal, molecules
 from atomjet.bench.profile import (
-    _declared_work,
     _items,
     _occupation,
     _search_costs,
@@ -29,7 +27,10 @@ from atomjet.cli.main import main
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
 from atomjet.models import tensor_file
+from atomjet.models.cost import Cost, Evaluation
+from atomjet.models.escn_md import cost as escn_cost
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.models.painn import cost as painn_cost
 from atomjet.neighbors import search
 
 CEILINGS = Ceilings(4e12, 7e14, 5e13, 5e-6)
@@ -83,7 +84,7 @@ def test_cost_of_painn_is_that_of_its_products():
     model.atomic_energies(graph.with_vectors(graph.vectors.float()))
     edges, atoms = graph.num_edges, graph.num_atoms
     around = config.layers * edges * 56 * config.features
-    assert painn(config, atoms, edges, 4).flops == 2 * sum(counted) + around
+    assert painn_cost.whole(config, atoms, edges, 4).flops == 2 * sum(counted) + around
 
 
 def test_kernels_of_escn_md_do_the_products_of_their_blends():
@@ -96,10 +97,10 @@ def test_kernels_of_escn_md_do_the_products_of_their_blends():
         )
         sizes = [layer.weights[0].numel() for layer in EscnMd(config).mixed_linears]
         numbers = sum(size if k % (mmax + 1) == 0 else 2 * size for k, size in enumerate(sizes))
-        product = escn_md_cost.KERNELS["grouped_product_kernel"](escn_md_cost.EdgeSizes.of(config, 1, 10, 50))
+        product = escn_cost.KERNELS["grouped_product_kernel"](escn_cost.EdgeSizes.of(config, 1, 10, 50))
         assert product.flops == 50 * 4 * numbers
-        for cost in escn_md_cost.KERNELS.values():
-            small, large = (cost(escn_md_cost.EdgeSizes.of(config, 1, n, 50 * n)) for n in (1000, 2000))
+        for cost in escn_cost.KERNELS.values():
+            small, large = (cost(escn_cost.EdgeSizes.of(config, 1, n, 50 * n)) for n in (1000, 2000))
             assert large == Cost(2 * small.bytes, 2 * small.flops, small.by)
 
 
@@ -107,11 +108,13 @@ def test_kernels_do_the_products_of_the_equations():
     """All but those that they save: context of the first layer by element, and what nobody reads after the last layer."""
     config = PaiNNConfig(features=128, layers=3, num_radial=20)
     square, none = config.features**2, 0
-    costs = [cost(Sizes(none, 1, none, config.layers, config.features, 2)) for cost in KERNELS.values()]
+    costs = [
+        cost(painn_cost.Sizes(none, 1, none, config.layers, config.features, 2)) for cost in painn_cost.KERNELS.values()
+    ]
     by_kernel = sum(cost.flops for cost in costs if cost.by == "products")
-    assert by_kernel == painn(config, 1, none, 2).flops - 2 * config.features - 20 * square
-    for cost in KERNELS.values():
-        small, large = (cost(Sizes(n // 20, n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
+    assert by_kernel == painn_cost.whole(config, 1, none, 2).flops - 2 * config.features - 20 * square
+    for cost in painn_cost.KERNELS.values():
+        small, large = (cost(painn_cost.Sizes(n // 20, n, 50 * n, 3, 128, 2)) for n in (1000, 2000))
         assert 0 < small.bytes < large.bytes
         assert large.flops == 2 * small.flops
 
@@ -124,7 +127,7 @@ def kernel(name, start, microseconds):
 
 def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
     engine = Engine(PaiNN(PaiNNConfig(features=128, layers=3)), Settings("cpu", "general"))
-    _, costs = _declared_work(engine, 1, 100_000, 5_000_000, 2)
+    costs = painn_cost.work(engine.model.config, "fast_gpu", Evaluation(1, 100_000, 5_000_000, 2)).kernels
     events = [kernel("painn_message_fwd_kernel", 3000 * k, 2000.0) for k in range(3)]
     events.append(kernel("painn_update_last_hopper_kernel", 9000, 100.0))
     events += [kernel("edge_forces_kernel", 9100, 200.0), kernel("edge_forces_sums_kernel", 9300, 100.0)]

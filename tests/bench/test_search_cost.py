@@ -8,11 +8,11 @@ pytest.importorskip("triton")
 
 import triton.runtime.interpreter as interpreter
 
-from atomjet.bench.cost import KERNELS, Sizes
 from atomjet.bench.search_cost import SearchSizes, search_costs
 from atomjet.data import Capacity, PredictionBuffers, System, SystemBuffers
 from atomjet.models import edge_forces
 from atomjet.models.contract import Atomic
+from atomjet.models.cost import edge_forces as edge_forces_cost
 from atomjet.neighbors import brute_force, routes
 from atomjet.neighbors.padded import PaddedSearch
 from tests.neighbors.cases import ROUTES, batch, force_route
@@ -128,7 +128,7 @@ def test_sums_touch_what_is_declared(take, touched):
     virials = torch.zeros(6, atoms, dtype=torch.float64)
     out = PredictionBuffers.empty(search.capacity, "cpu")
     edge_forces.launch(given, search.graph, atomic, zeros, torch.zeros(2, 2), virials, out)
-    cost = KERNELS["edge_forces_sums_kernel"](Sizes(2, atoms, edges, 3, 128, 2))
+    cost = edge_forces_cost(2, atoms, edges)["edge_forces_sums_kernel"]
     assert cost.bytes == pytest.approx(touched["edge_forces_sums_kernel"], abs=40)
 
 

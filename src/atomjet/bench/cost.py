@@ -1,4 +1,4 @@
-"""Declared cost of operators and kernels: bytes that must move and floating point operations.
+"""Declared cost of operators: bytes that must move and floating point operations.
 
 Only those listed here have a cost; of the others a profile says the time and nothing more. Bytes count every input once and
 the result once, as if nothing stayed in a cache between operators. Of operators the shapes of their inputs say how much that is; of
@@ -7,23 +7,10 @@ kernels, which a profiler sees by name alone, the sizes of the model and of what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
-from typing import NamedTuple
 
-from atomjet.models.painn import PaiNNConfig
-
-
-class Cost(NamedTuple):
-    """Bytes moved and operations done by one call. `by` is what computes: matrix "products", or "arithmetic" number by number,
-    which is slower on a GPU.
-    """
-
-    bytes: float
-    flops: float
-    by: str = "products"
-
+from atomjet.models.cost import Cost
 
 ELEMENTWISE = {
     # name: operations per element of the largest input
@@ -85,95 +72,6 @@ def declared(name: str, shapes: list[list[int]], element: int) -> Cost | None:
     if kind == "segment_reduce" and sizes:
         return Cost(element * sizes[0], float(sizes[0]), "arithmetic")
     return None
-
-
-def painn(config: PaiNNConfig, atoms: int, edges: int, element: int) -> Cost:
-    """Energy and forces of PaiNN, dense, nothing recomputed and nothing saved by structure.
-
-    F channels, K radial functions. Per atom and layer 15 F² multiply-adds (context 4, channel mix 6, update 5), per edge and
-    layer 3 F K for the filter and some 8 F operations around it; the backward pass repeats the products and does twice as much
-    around them. Bytes: what each edge gathers (6 F numbers forward, 4 F backward) and 18 F numbers an atom kept and read again.
-    """
-    f, k = config.features, config.num_radial
-    per_atom = config.layers * 15 * f * f + f * f // 2 + f // 2
-    per_edge = config.layers * 3 * f * k
-    flops = 2 * 2 * (atoms * per_atom + edges * per_edge) + config.layers * edges * (16 + 40) * f
-    gathered = config.layers * edges * 10 * f
-    kept = config.layers * atoms * 2 * 18 * f
-    return Cost(float(element * (gathered + kept)), float(flops))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of one evaluation by PaiNN's kernels: S systems, N atoms, E edges, L layers, F channels.
-
-    `narrow` are the bytes of a number that travels between atoms, and of weights.
-    """
-
-    systems: int
-    atoms: int
-    edges: int
-    layers: int
-    features: int
-    narrow: int
-
-
-def _message(s: Sizes) -> Cost:
-    """L launches; the first gathers a table of elements only, and has two thirds of the filter."""
-    f, more = s.features, s.layers - 1
-    moved = s.layers * 16 * s.edges + s.atoms * (6 * f * s.narrow * more + 16 * f * (2 * s.layers - 1))
-    return Cost(moved, float(s.edges * f * (25 * more + 15)), "arithmetic")
-
-
-def _message_back(s: Sizes) -> Cost:
-    """Filters and their slopes; of an edge a derivative of 16 bytes; nothing flows back to the table of elements."""
-    f, more = s.features, s.layers - 1
-    per_atom = s.layers * 4 * f * s.narrow + more * (9 * f * s.narrow + 24 * f)
-    moved = (s.layers * 32 + more * 16) * s.edges + s.atoms * per_atom
-    return Cost(moved, float(s.edges * f * (65 * more + 38)), "arithmetic")
-
-
-def _update(s: Sizes) -> Cost:
-    """L - 1 launches of 15 products of F x F an atom: mixing of three components, D1, D2, C1, C2."""
-    launches, square = s.layers - 1, s.features**2
-    per_atom = 32 * s.features + 16 * s.features * s.narrow
-    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
-
-
-def _update_back(s: Sizes) -> Cost:
-    """L - 1 launches: the products of `_update` by transposed matrices, 15 of F x F an atom."""
-    launches, square = s.layers - 1, s.features**2
-    per_atom = 32 * s.features + 17 * s.features * s.narrow
-    return Cost(launches * (s.atoms * per_atom + 11 * square * s.narrow), launches * s.atoms * 30.0 * square)
-
-
-def _update_last(s: Sizes) -> Cost:
-    """The last mixing without outputs that nothing reads, the readout of half the channels, and both backward."""
-    square = s.features**2
-    per_atom = 32 * s.features + 4 * s.features * s.narrow + 4
-    return Cost(s.atoms * per_atom + 14 * square * s.narrow, s.atoms * 42.0 * square)
-
-
-def _edge_forces(s: Sizes) -> Cost:
-    """Vector, ends and both gradients of an edge in; force, energy and virial of an atom out."""
-    return Cost(s.edges * (20 + 24.0) + s.atoms * 88.0, 60.0 * s.edges, "arithmetic")
-
-
-def _edge_forces_sums(s: Sizes) -> Cost:
-    """Energy and virial of an atom in; cell and periodic directions in, energy and stress of a structure out."""
-    return Cost(s.atoms * 56.0 + s.systems * 168.0, 7.0 * s.atoms + 21.0 * s.systems, "arithmetic")
-
-
-KERNELS: dict[str, Callable[[Sizes], Cost]] = {
-    "painn_message_fwd_kernel": _message,
-    "painn_message_bwd_kernel": _message_back,
-    "painn_update_fwd_kernel": _update,
-    "painn_update_bwd_kernel": _update_back,
-    "painn_update_last_kernel": _update_last,
-    "edge_forces_kernel": _edge_forces,
-    "edge_forces_sums_kernel": _edge_forces_sums,
-}
-"""By name: the cost of all launches of one evaluation together. Those of the search are in `search_cost`."""
 
 
 def cost_of(name: str, costs: Mapping[str, Cost]) -> Cost | None:

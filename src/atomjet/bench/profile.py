@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomjet.bench import escn_md_cost
 from atomjet.bench.ceilings import Ceilings, measure_ceilings
-from atomjet.bench.cost import KERNELS, Cost, Sizes, cost_of, declared, painn
+from atomjet.bench.cost import cost_of, declared
 from atomjet.bench.measure import synchronize
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.provenance import provenance
@@ -25,6 +24,8 @@ from atomjet.bench.trace import is_kernel, is_outermost, trace
 from atomjet.data import System, SystemBuffers
 from atomjet.engine import Engine
 from atomjet.engine.capacity import choose
+from atomjet.models.cost import Cost, Evaluation
+from atomjet.models.families import FAMILIES
 from atomjet.neighbors import search
 
 WARM_UP = 10
@@ -125,7 +126,9 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     kernels = [event for event in events if is_kernel(event)]
     busy, idle, gaps = _occupation(kernels)
     element = 2 if half else torch.finfo(engine.dtype).bits // 8
-    work, costs = _declared_work(engine, system.num_systems, system.num_atoms, edges, element)
+    sizes = Evaluation(system.num_systems, system.num_atoms, edges, element)
+    work = FAMILIES[engine.model.family].work(engine.model.config, engine.backend, sizes)
+    costs = dict(work.kernels)
     if kernels:
         costs |= _search_costs(systems[0], engine.cutoff, edges)
     items = _items(events, engine, ceilings, costs)
@@ -141,7 +144,7 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
         gaps=gaps,
         launches=len(kernels) if device.type == "cuda" else len(operators),
         stages=stages,
-        work=work,
+        work=work.whole,
         kernels=_by_name(kernels if kernels else [event for event in events if event.name.startswith("aten::")]),
         items=items,
     )
@@ -265,21 +268,6 @@ def _by_name(events: list[Any]) -> list[tuple[str, int, float]]:
         sums.setdefault(event.name, []).append(own * 1e-6)
     ranked = sorted(sums.items(), key=lambda entry: -sum(entry[1]))[:HEAVIEST]
     return [(name, len(times), float(sum(times))) for name, times in ranked]
-
-
-def _declared_work(
-    engine: Engine, systems: int, atoms: int, edges: int, element: int
-) -> tuple[Cost | None, dict[str, Cost]]:
-    """Cost of the whole model where declared, and of each of its kernels by name; `element` bytes a number."""
-    config = engine.model.config
-    if engine.model.family == "escn_md" and engine.backend == "fast_gpu":
-        escn_md_sizes = escn_md_cost.EdgeSizes.of(config, systems, atoms, edges)
-        costs = {name: cost(escn_md_sizes) for name, cost in escn_md_cost.KERNELS.items()}
-        return costs["grouped_product_kernel"], costs
-    if engine.model.family != "painn":
-        return None, {}
-    sizes = Sizes(systems, atoms, edges, config.layers, config.features, element)
-    return painn(config, atoms, edges, element), {name: cost(sizes) for name, cost in KERNELS.items()}
 
 
 def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:

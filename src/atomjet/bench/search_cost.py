@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atomjet.bench.cost import Cost
+from atomjet.models.cost import Cost
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.cell_list import INFO
 from atomjet.neighbors.cell_order import GRID

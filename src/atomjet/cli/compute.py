@@ -29,6 +29,8 @@ ATOMS_AT_ONCE = 2000
 MOST_LINES = 20
 """Frames of which each gets a line; more are summed up."""
 
+HEADER = f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula"
+
 PREDICT_EXAMPLES = """Examples:
 
 \b
@@ -107,9 +109,7 @@ def predict(
     frames = options.check_for_model(frames, engine, reading.strict)
     many = len(frames) > MOST_LINES
     if not many:
-        print(
-            f"{'frame':>5} {'atoms':>6} {'energy / eV':>18} {'largest force / eV/Å':>21} {'pressure / GPa':>15}  formula"
-        )
+        print(HEADER)
     done, skipped = _compute(engine, frames, reading.skip, tasks, output, csv)
     if many and done:
         print(labels.summary(done))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as comma_separated
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,15 +71,15 @@ def conformers(
     options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
     options.check_outputs((output, csv), file, overwrite)
     check_format(output, results=True)
-    atoms = options.read_frame(file, frame, computing.seed, reading)
-    place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, computing.seed))
-    molecule = molecule_of(file, place, atoms)
-    engine = options.load_engine(computing)
-    atoms = options.check_atoms(atoms, file, engine, reading.strict)
+    with options.skipping(file, reading):
+        atoms = options.read_frame(file, frame, computing.seed, reading)
+        place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, computing.seed))
+        molecule = molecule_of(file, place, atoms)
+        engine = options.load_engine(computing)
+        atoms = options.check_atoms(atoms, file, engine, reading.strict)
     embedded = embed_many(molecule, number, computing.seed)
-    if reading.spin is not None:
-        for start in embedded.frames:
-            start.info["spin"] = atoms.info["spin"]
+    for start in embedded.frames if reading.spin is not None else ():
+        start.info["spin"] = atoms.info["spin"]
     if embedded.open_centres:
         options.warn(
             f"{file}: the configuration of {embedded.open_centres} centres is not said, so that conformers of several "
@@ -87,16 +88,21 @@ def conformers(
     with track("relax", len(embedded.frames)) as advance:
         found, left_out = find_conformers(engine, embedded, window, temperature, fmax, steps, advance)
     _print(found, len(embedded.frames), len(left_out), window, temperature)
-    for start, reason in list(left_out.items())[:MOST_NAMED]:
-        print(f"left out: start {start}: {reason}", file=sys.stderr)
-    if len(left_out) > MOST_NAMED:
-        print(f"left out: {len(left_out) - MOST_NAMED} more starts", file=sys.stderr)
+    _name_left_out(left_out)
     write_structures(output, [_labelled(one) for one in found])
     print(f"wrote {output}: {len(found)} conformers")
     if csv is not None:
         with appears_whole(csv) as beside:
             beside.write_text(_table(found), encoding="utf-8")
         print(f"wrote {csv}: {len(found)} conformers")
+
+
+def _name_left_out(reasons: Mapping[int, str]) -> None:
+    """Starts that led to no conformer, and why."""
+    for start, reason in list(reasons.items())[:MOST_NAMED]:
+        print(f"left out: start {start}: {reason}", file=sys.stderr)
+    if len(reasons) > MOST_NAMED:
+        print(f"left out: {len(reasons) - MOST_NAMED} more starts", file=sys.stderr)
 
 
 def _labelled(conformer: Conformer) -> Atoms:

@@ -69,20 +69,12 @@ def neb(
         options.check_outputs((output, plot), source, overwrite)
     options.check_picture(plot)
     check_format(output, results=True)
-    ends = [options.read_frame(source, -1, computing.seed, reading) for source in (first, last)]
-    tasks = [atoms.info.get("task") for atoms in ends]
-    check_format(output, ends, results=True)
-    engine = options.load_engine(computing)
-    ends = [
-        options.check_atoms(atoms, source, engine, reading.strict)
-        for atoms, source in zip(ends, (first, last), strict=True)
-    ]
+    ends, task, engine = _read_ends(first, last, output, reading, computing)
     _settle_ends(engine, ends, fmax, relax_ends)
     print(f"{'step':>5} {'barrier / eV':>14} {'largest force / eV/Å':>21}")
     path = find_path(engine.predict, ends[0], ends[1], images, fmax, steps, climb, _report)
-    for image in path.images:
-        if tasks[0] is not None:
-            image.info["task"] = tasks[0]
+    for image in path.images if task is not None else ():
+        image.info["task"] = task
     write_structures(output, path.images)
     print(f"wrote {output}: {len(path.images)} images")
     if plot is not None:
@@ -93,6 +85,25 @@ def neb(
         raise SimulationError(
             f"not converged after {path.steps} steps, limit {fmax:g} eV/Å; raise --steps, or give more --images"
         )
+
+
+def _read_ends(
+    first: Path, last: Path, output: Path, reading: Reading, computing: Computing
+) -> tuple[list[Atoms], object, Engine]:
+    """Both ends, the task that the first file names, and the model."""
+    from atomjet.adapters.structure_output import check_format
+
+    ends: list[Atoms] = []
+    for source in (first, last):
+        with options.skipping(source, reading):
+            ends.append(options.read_frame(source, -1, computing.seed, reading))
+    task = ends[0].info.get("task")
+    check_format(output, ends, results=True)
+    engine = options.load_engine(computing)
+    for k, source in enumerate((first, last)):
+        with options.skipping(source, reading):
+            ends[k] = options.check_atoms(ends[k], source, engine, reading.strict)
+    return ends, task, engine
 
 
 def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) -> None:

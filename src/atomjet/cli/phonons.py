@@ -73,7 +73,6 @@ def phonons(
     made to cost nothing (acoustic sum rule). Long-range forces between charges are not treated apart: polar crystals lack the
     splitting of their optical modes at Γ. Needs the extra [phonons].
     """
-    from atomjet.adapters.structure_output import appears_whole
     from atomjet.md.phonons import draw_bands
     from atomjet.md.phonons import phonons as compute
 
@@ -89,6 +88,13 @@ def phonons(
     if plot is not None:
         draw_bands(found, plot, f"{file.name}, {Path(computing.model).stem}")
         print(f"wrote {plot}")
+    _write(found, csv, output)
+
+
+def _write(found: Phonons, csv: Path | None, output: Path | None) -> None:
+    """The files that were asked for."""
+    from atomjet.adapters.structure_output import appears_whole
+
     if csv is not None:
         with appears_whole(csv) as beside:
             beside.write_text(_table(found), encoding="utf-8")

@@ -49,9 +49,8 @@ def profile(
     for output in (json_file, trace):
         if output is not None:
             options.check_output(output, file, overwrite)
-    atoms = options.read_frame(file, frame, computing.seed, reading)
     torch.set_num_threads(threads)
-    engine = options.load_engine(computing, quiet=True)  # the report says it
+    atoms, engine = options.structure_and_engine(file, frame, reading, computing, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
     print(spoken(made))
     command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -5,15 +5,12 @@ A teacher that knows them gives another energy for each; a student that does not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms
 
 from atomjet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from atomjet.distill.dataset import Frames
 
 NOT_SAID = -1
 """Spin of a structure that says none: the teacher takes its default."""
@@ -83,7 +80,17 @@ def set_conditions(atoms: Atoms, conditions: Conditions) -> None:
         atoms.info["task"] = task
 
 
-def conditions_in(frames: Frames, default_task: str = "") -> dict[Conditions, list[int]]:
+class Conditioned(Protocol):
+    """Frames as far as their conditions go: an entry of each array for each frame."""
+
+    charge: np.ndarray
+    spin: np.ndarray
+    task: np.ndarray
+    source: np.ndarray
+    molecule: np.ndarray
+
+
+def conditions_in(frames: Conditioned, default_task: str = "") -> dict[Conditions, list[int]]:
     """Frames of each different conditions; a task that was not said is `default_task`.
 
     A spin that was not said counts as the singlet where both occur. Free atoms are left aside: an atom alone is in a state of
@@ -98,7 +105,7 @@ def conditions_in(frames: Frames, default_task: str = "") -> dict[Conditions, li
     return found
 
 
-def check_one(frames: Frames, default_task: str = "") -> None:
+def check_one(frames: Conditioned, default_task: str = "") -> None:
     """Refuse frames of different conditions, which a student that knows none of them would average.
 
     Raises:

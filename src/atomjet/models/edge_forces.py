@@ -266,6 +266,13 @@ def launch(
         num_warps=1,
         launch_pdl=chained,
     )
+    _sum(system, graph, virials, out)
+
+
+def _sum(system: SystemBuffers, graph: GraphBuffers, virials: Tensor, out: PredictionBuffers) -> None:
+    """Enqueue the sums over the atoms of each structure."""
+    capacity = graph.capacity
+    chained = capacity.atoms <= FEW and can_chain(graph.vectors.device)
     tile = min(1024, max(64, triton.next_power_of_2(capacity.atoms_per_system)))
     edge_forces_sums_kernel[(capacity.systems,)](
         system_ptr=graph.system_ptr,

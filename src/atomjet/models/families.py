@@ -12,9 +12,12 @@ from pydantic import BaseModel
 from atomjet.errors import BackendError
 from atomjet.models.base import General
 from atomjet.models.contract import Backend, Model
+from atomjet.models.cost import UNDECLARED, Evaluation, Work
 from atomjet.models.escn_md import EscnMd, EscnMdConfig
+from atomjet.models.escn_md.cost import work as escn_md_work
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch as EscnMdFastPyTorch
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from atomjet.models.painn.cost import work as painn_work
 from atomjet.models.painn.fast_pytorch import FastPyTorch as PaiNNFastPyTorch
 
 
@@ -39,11 +42,13 @@ class Family:
         model: built from its configuration.
         config: its schema.
         backends: by name, the fastest first.
+        work: what an evaluation must do at least, from configuration, name of the backend and sizes.
     """
 
     model: Callable[[Any], Model]
     config: type[BaseModel]
     backends: Mapping[str, BackendChoice]
+    work: Callable[[Any, str, Evaluation], Work] = lambda config, backend, sizes: UNDECLARED
 
 
 def _painn_fast_gpu(model: PaiNN, precision: str) -> Backend:
@@ -83,6 +88,7 @@ FAMILIES: dict[str, Family] = {
             "fast_pytorch": BackendChoice(PaiNNFastPyTorch),
             "general": GENERAL,
         },
+        painn_work,
     ),
     "escn_md": Family(
         EscnMd,
@@ -92,5 +98,6 @@ FAMILIES: dict[str, Family] = {
             "fast_pytorch": BackendChoice(EscnMdFastPyTorch),
             "general": GENERAL,
         },
+        escn_md_work,
     ),
 }

@@ -16,15 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from atomjet.data import Graph, System
-
-if TYPE_CHECKING:
-    from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.escn_md.config import EscnMdConfig
 
 CACHE_BYTES = 1024**3
 """Blends are kept up to this size (UMA-S in float32: 21 MB each)."""
@@ -65,6 +63,25 @@ class Run(NamedTuple):
     edges: slice
 
 
+class Mixture(Protocol):
+    """A model whose linear maps are blends of experts, as far as blends are made of it."""
+
+    config: EscnMdConfig
+
+    @property
+    def mixed_linears(self) -> list[MixedLinear]:
+        """All blended maps, in the order of `Blend.weights`."""
+        ...
+
+    def system_embedding(self, charge: int, spin: int, task: str) -> Tensor:
+        """(C,) float64 embedding of charge, spin and task."""
+        ...
+
+    def expert_coefficients(self, composition: tuple[tuple[int, int], ...], embedding: Tensor) -> Tensor:
+        """(K,) float64: how much of each expert a system takes."""
+        ...
+
+
 class Blends:
     """The blends used lately, least recently used first out."""
 
@@ -82,15 +99,15 @@ class Blends:
         with self._lock:
             self._kept.clear()
 
-    def capacity(self, model: EscnMd) -> int:
+    def capacity(self, model: Mixture) -> int:
         """How many are kept; a call should not need more at once."""
         return max(1, CACHE_BYTES // self.bytes_of_one(model))
 
-    def bytes_of_one(self, model: EscnMd) -> int:
+    def bytes_of_one(self, model: Mixture) -> int:
         """Memory of one blend."""
         return sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
 
-    def of(self, model: EscnMd, kind: Kind) -> Any:
+    def of(self, model: Mixture, kind: Kind) -> Any:
         """The blend of one kind of system, or what was prepared from it; made if it is new."""
         with self._lock:
             if kind not in self._kept:
@@ -107,7 +124,7 @@ def rows_of_systems(graph: Graph) -> Tensor:
     return torch.searchsorted(graph.system_index[: graph.num_owned], systems)
 
 
-def runs(model: EscnMd, graph: Graph) -> list[Run]:
+def runs(model: Mixture, graph: Graph) -> list[Run]:
     """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
     kinds = kinds_of(model, graph)
     atom_ptr = rows_of_systems(graph)
@@ -122,7 +139,7 @@ def runs(model: EscnMd, graph: Graph) -> list[Run]:
     return found
 
 
-def kinds_of(model: EscnMd, graph: Graph | System) -> list[Kind]:
+def kinds_of(model: Mixture, graph: Graph | System) -> list[Kind]:
     """What decides the blend of each system. Waits for the device."""
     size = model.config.max_z
     owned, halo = (graph.num_owned, graph.halo) if isinstance(graph, Graph) else (graph.num_atoms, None)
@@ -146,7 +163,7 @@ def kinds_of(model: EscnMd, graph: Graph | System) -> list[Kind]:
 
 
 @torch.no_grad()
-def _made(model: EscnMd, kind: Kind) -> Blend:
+def _made(model: Mixture, kind: Kind) -> Blend:
     """In float64 up to the coefficients: they are few, and decide everything."""
     embedding = model.system_embedding(kind.charge, kind.spin, kind.task)
     layers = model.mixed_linears

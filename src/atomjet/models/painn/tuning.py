@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from atomjet.data import Capacity
-from atomjet.models.contract import Choices, TuningSpace
+from atomjet.models.contract import CapturedBackend, Choices, TuningSpace
+from atomjet.models.painn.general import PaiNN
 from atomjet.ops import painn_message, painn_update
-
-if TYPE_CHECKING:
-    from atomjet.models.painn.fast_gpu import FastGpu
 
 MESSAGE = {"edges": (1, 2, 4, 8, 16), "channels": (32, 64, 128), "warps": (1, 2)}
 REGISTERS = {"registers": (0, 96, 112, 128, 144)}
@@ -32,7 +30,18 @@ class Tiles(NamedTuple):
     update: painn_update.Tiles = painn_update.Tiles()
 
 
-def space(backend: FastGpu, updates: bool) -> TuningSpace:
+class Tiled(CapturedBackend, Protocol):
+    """A backend whose kernels have these tiles."""
+
+    model: PaiNN
+    tiles: Tiles | None
+
+    def tiles_for(self, capacity: Capacity) -> Tiles:
+        """Return those that are used for buffers of such a size."""
+        ...
+
+
+def space(backend: Tiled, updates: bool) -> TuningSpace:
     """What there is to choose; `updates` says whether the updates' kernels have choices."""
     dtype = str(backend.storage_dtype).removeprefix("torch.")
     config = backend.model.config
@@ -40,7 +49,7 @@ def space(backend: FastGpu, updates: bool) -> TuningSpace:
     def tiles(capacity: Capacity) -> Choices:
         return {kernel: part._asdict() for kernel, part in backend.tiles_for(capacity)._asdict().items()}
 
-    def with_tiles(capacity: Capacity, choices: Choices) -> FastGpu:
+    def with_tiles(capacity: Capacity, choices: Choices) -> CapturedBackend:
         other = copy.copy(backend)
         other.tiles = changed(backend.tiles_for(capacity), choices)
         return other

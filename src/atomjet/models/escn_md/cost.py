@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atomjet.bench.cost import Cost
+from atomjet.models.cost import UNDECLARED, Cost, Evaluation, Work, edge_forces
 from atomjet.models.escn_md.config import EscnMdConfig
+
+
+def work(config: EscnMdConfig, backend: str, of: Evaluation) -> Work:
+    """Declared work of an evaluation by `fast_gpu`; other backends declare none."""
+    if backend != "fast_gpu":
+        return UNDECLARED
+    sizes = EdgeSizes.of(config, of.systems, of.atoms, of.edges)
+    kernels = {name: cost(sizes) for name, cost in KERNELS.items()}
+    return Work(kernels["grouped_product_kernel"], kernels | edge_forces(of.systems, of.atoms, of.edges))
 
 
 @dataclass(frozen=True)
