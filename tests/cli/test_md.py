@@ -17,7 +17,7 @@ from ase.io import read, write
 from atomjet.engine import Settings
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.observables import COLUMNS, read_log
-from atomjet.md.simulation import checkpoint_path
+from atomjet.md.run import checkpoint_path
 
 COLD = ("--temperature", "20")  # the small model does not hold a molecule together
 

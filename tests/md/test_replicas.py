@@ -17,7 +17,7 @@ from atomjet.md import MDSettings, device, replicas, simulate, simulate_replicas
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.device import Replicas
 from atomjet.md.observables import read_log
-from atomjet.md.simulation import checkpoint_path
+from atomjet.md.run import checkpoint_path
 from tests.engine import standins
 from tests.potentials import random_painn
 
@@ -103,7 +103,7 @@ def test_killed_run_ends_as_the_undisturbed_one(engine, tmp_path: Path, monkeypa
     class Killed(Exception):
         pass
 
-    taken, original = [], replicas._Run._take
+    taken, original = [], replicas.DeviceStepper._take
 
     def take(self, snapshot):
         if len(taken) == 4:
@@ -111,10 +111,10 @@ def test_killed_run_ends_as_the_undisturbed_one(engine, tmp_path: Path, monkeypa
         taken.append(1)
         original(self, snapshot)
 
-    monkeypatch.setattr(replicas._Run, "_take", take)
+    monkeypatch.setattr(replicas.DeviceStepper, "_take", take)
     with pytest.raises(Killed):
         run(engine, tmp_path / "cut.traj", 33, ensemble=ensemble, replicas=number, checkpoint_seconds=0.0)
-    monkeypatch.setattr(replicas._Run, "_take", original)
+    monkeypatch.setattr(replicas.DeviceStepper, "_take", original)
     assert 0 < Checkpoint.load(checkpoint_path(tmp_path / "cut.traj")).step < 33
     for name in names("cut"):
         with open(tmp_path / name, "ab") as file:

@@ -18,7 +18,7 @@ from atomjet.errors import ConfigError, SimulationError, StructureError
 from atomjet.md import MDSettings, simulate
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.observables import COLUMNS, drift, read_log
-from atomjet.md.simulation import checkpoint_path
+from atomjet.md.run import checkpoint_path
 
 ENSEMBLES = ("nve", "nvt", "npt")
 

@@ -145,7 +145,7 @@ def _run(
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.md import simulate, simulate_replicas
     from atomjet.md.replicas import ReplicasError
-    from atomjet.md.simulation import checkpoint_path
+    from atomjet.md.run import checkpoint_path
 
     on_device = _steps_on_device(engine, atoms, settings, replicas)
     length = f"{settings.steps} steps of {settings.timestep:g} fs = {settings.steps * settings.timestep * 1e-3:g} ps"

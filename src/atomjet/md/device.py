@@ -81,7 +81,7 @@ class Replicas:
             _thermostat(settings),
             rows,
         )
-        self._views = (_Host(self), _Host(self))
+        self._views = (PendingSnapshot(self), PendingSnapshot(self))
         self._record_steps()
         if self.stream is not None:
             torch.cuda.current_stream(engine.device).synchronize()
@@ -122,7 +122,7 @@ class Replicas:
             for _ in range(steps % AT_ONCE):
                 self._single.enqueue()
 
-    def request(self, turn: int) -> _Host:
+    def request(self, turn: int) -> PendingSnapshot:
         """Enqueue copies to the host; `turn` says into which of two sets of buffers, so that one can be read meanwhile."""
         with self._on_stream():
             self._views[turn % 2].enqueue(self)
@@ -224,7 +224,7 @@ class Replicas:
         return placed(atoms, snapshot, part)
 
 
-class _Host:
+class PendingSnapshot:
     """Buffers that a snapshot is copied into, and from which it is read until they are used again."""
 
     def __init__(self, replicas: Replicas) -> None:

@@ -17,18 +17,16 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, SimulationError
-from atomjet.locking import only_writer
 from atomjet.md.checkpoint import Checkpoint, Recorded
-from atomjet.md.device import Replicas, Snapshot, placed
+from atomjet.md.device import PendingSnapshot, Replicas, Snapshot, placed
 from atomjet.md.frames import FrameTemplate
 from atomjet.md.motion import HALTED
 from atomjet.md.observables import ROW, check_sane, exploded
 from atomjet.md.output import Appender, ReplicaOutput
 from atomjet.md.recorder import Recorder
-from atomjet.md.settings import MDSettings, check_checkpoint_seconds
-from atomjet.md.simulation import Summary, beside, checkpoint_path, find_checkpoint, fingerprint, summarise
+from atomjet.md.run import Files, Handling, Summary, run
+from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import bring_to_rest, degrees_of_freedom, draw_velocities
-from atomjet.progress import track
 from atomjet.units import BOLTZMANN, GPA
 
 LONGEST_BURST = 256
@@ -99,47 +97,37 @@ def simulate_replicas(
         SimulationError: the run exploded; `ReplicasError` where some of several replicas have, after the others are done. What
             was good is kept.
     """
-    settings.check(atoms)
-    check_checkpoint_seconds(checkpoint_seconds)
     check_replicas(replicas, settings)
-    trajectory = Path(trajectory)
-    log = trajectory.with_suffix(".csv") if log is None else Path(log)
-    about = {
-        "structure": fingerprint(atoms),
-        "log": beside(trajectory, log),
-        "stepped": "on the device",
-        "replicas": replicas,
-    }
-    request = settings.identity() | about | (request or {})
-    written = replica_paths(trajectory, log, replicas)
-    with only_writer(trajectory):
-        since = find_checkpoint(trajectory, written, settings, request, resume, overwrite)
-        run = _Run(engine, atoms, settings, trajectory, written, request, since)
-        started = time.perf_counter()
-        with track("md", settings.steps, done=run.step, quiet=quiet) as advance:
-            run.go(advance, checkpoint_seconds)
-        logs, seconds = [path for _, path in written], time.perf_counter() - started
-        summary = summarise(logs, settings, (run.resumed_at, run.step), seconds, len(atoms))
-        run.complain(summary)
-        return summary
+    began: list[DeviceStepper] = []
+
+    def begin(files: Files) -> DeviceStepper:
+        began.append(DeviceStepper(engine, atoms, settings, files))
+        return began[0]
+
+    summary = run(
+        atoms,
+        settings,
+        trajectory,
+        log,
+        about={"stepped": "on the device", "replicas": replicas},
+        paths=lambda trajectory, log: replica_paths(trajectory, log, replicas),
+        begin=begin,
+        handling=Handling(resume, overwrite, request, checkpoint_seconds, quiet),
+    )
+    began[0].complain(summary)
+    return summary
 
 
-class _Run:
-    """The moving parts of one run."""
+class DeviceStepper:
+    """Moves all replicas on the device, a burst of steps at a time; see `atomjet.md.run.Stepper`.
 
-    def __init__(
-        self,
-        engine: Engine,
-        atoms: Atoms,
-        settings: MDSettings,
-        trajectory: Path,
-        written: Sequence[tuple[Path, Path]],
-        request: dict[str, Any],
-        since: Checkpoint | None,
-    ) -> None:
+    The device does the next burst while the host records the last.
+    """
+
+    def __init__(self, engine: Engine, atoms: Atoms, settings: MDSettings, files: Files) -> None:
         """Start anew, or from a checkpoint."""
-        self.atoms, self.settings, self.request = atoms, settings, request
-        self.checkpoint_file = checkpoint_path(trajectory)
+        since, written = files.since, files.written
+        self.atoms, self.settings, self.files = atoms, settings, files
         self.degrees = degrees_of_freedom(atoms, settings.ensemble)
         self.masses = atoms.get_masses()[:, None]
         self.volume = float(atoms.get_volume()) if atoms.pbc.all() else float("nan")
@@ -152,7 +140,8 @@ class _Run:
             self.replicas.restore(since.arrays)
         self.replicas.evaluate()  # what the model refuses, it refuses before any file is touched
         self.seen = self.replicas.request(0).wait()
-        self.step = self.resumed_at = since.step if since else 0
+        self.step = self.enqueued = since.step if since else 0
+        self.turn, self.pending = 0, None
         self.broken: dict[int, SimulationError] = {}
         for replica, frame in enumerate(self.frames):
             if not self.seen.flags[replica]:
@@ -171,17 +160,45 @@ class _Run:
         self.template = FrameTemplate(self.frames[0], bool(atoms.pbc.all()))
         self.output = ReplicaOutput([Appender(*paths, one) for paths, one in zip(written, recorded, strict=True)])
 
-    def go(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
-        """Do the steps that are left, then record the last state whatever the intervals."""
-        try:
-            self._steps(advance, checkpoint_seconds)
-            if self._moving():
-                self.output.checkpoint(self._save())
-                self._record_frames(due=False)
-                self._record_rows(due=False)
-            placed(self.atoms, self.seen, self._part(0))
-        finally:
-            self.output.close()
+    @property
+    def running(self) -> bool:
+        """Whether a burst is under way or left to do."""
+        return self.pending is not None or self._burst() > 0
+
+    def advance(self) -> None:
+        """Enqueue a burst, then take what the one before it has left."""
+        began, following, burst = time.monotonic(), None, self._burst()
+        if burst:
+            self.replicas.advance(burst)
+            self.enqueued += burst
+            following = self._request()
+        pending, self.pending = self.pending, following
+        if pending is None:
+            return
+        self._take(pending.wait())
+        if bool((self.seen.flags & HALTED).any()):
+            if following is not None:
+                following.wait()  # nothing has moved since
+            self._settle()
+        self.output.hand_over()
+        self.longest = self._adapted(time.monotonic() - began)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of what was seen last, while anything moves."""
+        if self._moving():
+            self.output.checkpoint(self._save())
+
+    def finish(self) -> None:
+        """Write a last checkpoint, then the last state of what moves, whatever the intervals."""
+        if self._moving():
+            self.output.checkpoint(self._save())
+            self._record_frames(due=False)
+            self._record_rows(due=False)
+        placed(self.atoms, self.seen, self._part(0))
+
+    def close(self) -> None:
+        """Close the files of all replicas."""
+        self.output.close()
 
     def complain(self, summary: Summary) -> None:
         """Say which replicas have exploded, if any.
@@ -198,40 +215,16 @@ class _Run:
         more = f"; and {len(standing) - 3} more" if len(standing) > 3 else ""
         raise ReplicasError(f"{len(standing)} of {len(self.frames)} replicas exploded: {listed}{more}", summary)
 
-    def _steps(self, advance: Callable[..., None], checkpoint_seconds: float) -> None:
-        """Bursts of steps: the device does the next one while the host records the last."""
-        saved, pending, turn, enqueued = time.monotonic(), None, 1, self.step
-        while True:
-            began, following = time.monotonic(), None
-            burst = self._burst(enqueued)
-            if burst:
-                self.replicas.advance(burst)
-                enqueued += burst
-                following, turn = self.replicas.request(turn), turn + 1
-            if pending is None and following is None:
-                return
-            if pending is not None:
-                before = self.step
-                self._take(pending.wait())
-                if bool((self.seen.flags & HALTED).any()):
-                    if following is not None:
-                        following.wait()  # nothing has moved since
-                    self._settle(turn)
-                    turn, enqueued, following = turn + 1, self.step, None
-                advance(self.step - before)
-                self.output.hand_over()
-                now = time.monotonic()
-                self.longest = self._adapted(now - began)
-                if now - saved >= checkpoint_seconds and self._moving():
-                    self.output.checkpoint(self._save())
-                    saved = time.monotonic()
-            pending = following
+    def _request(self) -> PendingSnapshot:
+        """What the device has left when it has done all that is enqueued; waits for nothing."""
+        self.turn += 1
+        return self.replicas.request(self.turn)
 
-    def _burst(self, enqueued: int) -> int:
+    def _burst(self) -> int:
         """Steps to enqueue next: up to the next frame, or as many as the device's record holds, or as a short time allows."""
         if not self._moving():
             return 0
-        interval = self.settings.trajectory_interval
+        interval, enqueued = self.settings.trajectory_interval, self.enqueued
         stops = ((enqueued // interval + 1) * interval, enqueued + self.longest, self.settings.steps)
         return max(0, min(stops) - enqueued)
 
@@ -254,10 +247,11 @@ class _Run:
         if self.step > before:
             self._record_frames(due=True)
 
-    def _settle(self, turn: int) -> None:
-        """All replicas are halted: let those go on that can."""
+    def _settle(self) -> None:
+        """All replicas are halted: let those go on that can, from where they stand."""
         self.broken |= self.replicas.settle(self.seen)
-        self.seen = self.replicas.request(turn).wait()
+        self.seen = self._request().wait()
+        self.enqueued, self.pending = self.step, None
 
     def _begin(self, replica: int, trajectory: Path, log: Path) -> None:
         """The first frame and row of a replica, by ASE."""
@@ -327,7 +321,7 @@ class _Run:
         arrays = {name: getattr(seen, name).copy() for name in ("positions", "velocities", "flags", "steps")}
 
         def save(recorded: Sequence[Recorded]) -> None:
-            Checkpoint(step, self.request, {}, tuple(recorded), arrays).save(self.checkpoint_file)
+            Checkpoint(step, dict(self.files.request), {}, tuple(recorded), arrays).save(self.files.checkpoint)
 
         return save
 
