@@ -27,7 +27,7 @@ class TestPaiNN(CapturedConformance):
     def model(cls):
         pytest.importorskip("triton")
         size = {"features": 128, "cutoff": 5.0} if cls.thorough else {"features": 16, "num_radial": 6, "cutoff": 3.0}
-        return random_painn(layers=2, elements=(1, 6, 8), **size)
+        return random_painn(layers=2, elements=(1, 6, 8), zbl=(0.7, 1.2), **size)
 
     @pytest.fixture(scope="class", params=PRECISIONS)
     @classmethod

@@ -13,6 +13,7 @@ CONFIGS = {
     "bessel": {"radial_basis": "bessel", "num_radial": 8, "layers": 2},
     "shared": {"shared_interactions": True, "shared_filters": True, "cutoff": 4.0},
     "one layer": {"layers": 1},
+    "repulsion": {"layers": 2, "zbl": (0.8, 1.5), "epsilon": 1e-2},
 }
 
 

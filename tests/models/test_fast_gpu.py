@@ -19,8 +19,15 @@ BOUNDS = {"high": 1e-4, "default": 5e-3}
 CONFIGS = {
     "gaussian": {"features": 32},
     "padded channels, bessel": {"features": 24, "layers": 2, "radial_basis": "bessel", "num_radial": 8},
-    "one layer": {"features": 32, "layers": 1},
-    "shared": {"features": 32, "layers": 2, "shared_filters": True, "shared_interactions": True},
+    "one layer, repulsion": {"features": 32, "layers": 1, "zbl": (0.7, 1.1)},
+    "shared, repulsion": {
+        "features": 32,
+        "layers": 2,
+        "shared_filters": True,
+        "shared_interactions": True,
+        "zbl": (0.8, 1.5),
+        "epsilon": 1e-2,
+    },
 }
 
 

@@ -14,7 +14,7 @@ from atomjet.ops import painn_message, painn_update, painn_update_hopper
 from tests.compiling import compiled
 
 FEATURES, HALF = 128, "*fp16"
-WIDE = ("biases", "q", "mu", "energies", "vectors", "embedding", "mu_bar_sum", "gradients")
+WIDE = ("biases", "q", "mu", "energies", "vectors", "embedding", "mu_bar_sum", "gradients", "table")
 WHOLE = ("row_ptr", "neighbors", "num_rows", "kinds", "values", "vu")
 NUMBERS = {
     "epsilon": "fp32",
@@ -22,6 +22,9 @@ NUMBERS = {
     "gain": "fp32",
     "per_length": "fp32",
     "scale": "fp32",
+    "start": "fp32",
+    "end": "fp32",
+    "longest": "fp32",
     "num_edges": "i32",
 }
 TYPES = {"num_atoms": "*i32", **dict.fromkeys(WIDE, "*fp32"), **dict.fromkeys(WHOLE, "*i32"), **NUMBERS}
@@ -40,12 +43,14 @@ def messages(atoms, capability):
     """Both kernels in all their forms, cut as for so many atoms."""
     tiles = default_tiles(Capacity(1, atoms, 20 * atoms, atoms))
     for first, last in itertools.product((True, False), repeat=2):
-        for kernel, cut in (
-            (painn_message.painn_message_fwd_kernel, tiles.message),
-            (painn_message.painn_message_bwd_kernel, tiles.message_back),
-        ):
+        forms = [
+            (painn_message.painn_message_fwd_kernel, tiles.message, False),
+            (painn_message.painn_message_bwd_kernel, tiles.message_back, False),
+        ]
+        forms += [(painn_message.painn_message_bwd_kernel, tiles.message_back, True)] if first else []
+        for kernel, cut, zbl in forms:
             constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "CHAINED": capability >= 90}
-            constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels}
+            constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels, "ZBL": zbl}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
             options = {"num_warps": cut.warps, "maxnreg": cut.registers or None, "launch_pdl": capability >= 90}
             yield compiled(kernel, constants, TYPES, HALF, capability, **options)

@@ -104,7 +104,7 @@ def test_message_backwards(graph, device, tiles, dtype):
     parts = torch.full((2, graph.capacity.edges, 4), NAN, device=device)
     total_mu = mu_bar.clone()
     painn_message.launch_bwd(
-        edges_of(graph), filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, tiles, False
+        edges_of(graph), filters, c, mu_sent, q_bar, mu_bar, total_mu, parts, True, 0.25, tiles, False, None, parts
     )
     close(c[:atoms], c_bar)
     close(total_mu[:atoms], mu_bar[:atoms] + mu_through)
@@ -123,6 +123,8 @@ def test_message_backwards(graph, device, tiles, dtype):
         1.0,
         tiles,
         False,
+        None,
+        parts,
     )
     assert bool(parts[:, edges:].eq(0).all())
 

@@ -34,6 +34,8 @@ from atomjet.ops import radial_table
 from atomjet.ops.chaining import await_previous
 from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
+from atomjet.ops.zbl import COULOMB
+from atomjet.ops.zbl_gpu import zbl
 
 
 class Edges(NamedTuple):
@@ -46,6 +48,21 @@ class Edges(NamedTuple):
     vectors: Tensor
     kinds: Tensor
     num_rows: Tensor
+
+
+class Nuclei(NamedTuple):
+    """What repels nuclei (`zbl.py`), by their elements.
+
+    Attributes:
+        table: (Z, 3) float32: charge, its part of the inverse screening length in 1/Å, and radius in Å, by element.
+        start, end: of the switch, in sums of two radii.
+        longest: Å, the largest sum of two radii there is; larger ones count as this.
+    """
+
+    table: Tensor
+    start: float
+    end: float
+    longest: float
 
 
 class Tiles(NamedTuple):
@@ -76,6 +93,7 @@ def reference(
 
 NOTHING = tl.constexpr(radial_table.NOTHING)
 NO_VALUE, NO_SLOPE = tl.constexpr(radial_table.NO_VALUE), tl.constexpr(radial_table.NO_SLOPE)
+HALF_COULOMB = tl.constexpr(0.5 * COULOMB)
 
 
 @triton.jit
@@ -145,6 +163,21 @@ def _filter_and_slope(value, rows, offset, gain, F: tl.constexpr):
 def _in_fours(x):
     """Sums of four channels that stand side by side, within a thread: (e, c) to (e, c / 4)."""
     return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // 4, 4)), 2)
+
+
+@triton.jit
+def _along_axes(axis, x, y, z):
+    """x, y, z and a zero on the four places of an axis."""
+    return tl.where(axis == 0, x, tl.where(axis == 1, y, tl.where(axis == 2, z, 0.0)))
+
+
+@triton.jit
+def _repulsion(table, own, other, length, start, end, longest):
+    """Half of what two nuclei have, and half its derivative by their distance, for elements by their rows in the table."""
+    reach = tl.minimum(tl.load(table + 3 * own + 2) + tl.load(table + 3 * other + 2), longest)
+    strength = HALF_COULOMB * tl.load(table + 3 * own) * tl.load(table + 3 * other)
+    screening = tl.load(table + 3 * own + 1) + tl.load(table + 3 * other + 1)
+    return zbl(length, strength, screening, start * reach, end * reach)
 
 
 @triton.jit
@@ -257,17 +290,24 @@ def painn_message_bwd_kernel(
     gradients,
     num_edges,
     scale,
+    energies,
+    table,
+    start,
+    end,
+    longest,
     F: tl.constexpr,
     WORDS: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
+    ZBL: tl.constexpr,
     CHAINED: tl.constexpr,
     EDGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """c̄ overwrites c, of which only the own row is needed here.
 
-    LAST is the layer whose derivative comes first: it starts the edges' sums, the others add to them.
+    LAST is the layer whose derivative comes first: it starts the edges' sums, the others add to them. With ZBL, which comes with
+    the first layer, the programs of the first channels add the repulsion of nuclei to energies and derivatives.
     """
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
@@ -297,6 +337,8 @@ def painn_message_bwd_kernel(
         sum_x = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_y = tl.zeros((EDGES, CHANNELS), tl.float32)
         sum_z = tl.zeros((EDGES, CHANNELS), tl.float32)
+    if ZBL:
+        sum_repulsion = tl.zeros((EDGES,), tl.float32)
 
     # The first four of a tile's columns hold an edge's derivative and a zero, so that it is one word of 16 bytes.
     axis = tl.arange(0, 4)[None, None, :]
@@ -316,6 +358,8 @@ def painn_message_bwd_kernel(
         value = values + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         rows = coefficients + knot[:, None] * (WORDS * 3 * F) + channel[None, :]
         offset = offset[:, None]
+        if ZBL:
+            length = 1.0 / inverse
         x = x[:, None]
         y = y[:, None]
         z = z[:, None]
@@ -357,11 +401,23 @@ def painn_message_bwd_kernel(
         p_x = p_x[:, :, None]
         p_y = p_y[:, :, None]
         p_z = p_z[:, :, None]
-        total = scale * tl.where(axis == 0, p_x, tl.where(axis == 1, p_y, tl.where(axis == 2, p_z, 0.0)))
+        total = scale * _along_axes(axis, p_x, p_y, p_z)
+        if ZBL:
+            # Nearly all edges are longer than any switch reaches.
+            near = inside & (length < end * longest)
+            if (part == 0) & (tl.max(near.to(tl.int32), 0) > 0):
+                energy, slope = _repulsion(table, own_row, tl.load(kinds + k).to(tl.int64), length, start, end, longest)
+                sum_repulsion += tl.where(near, energy, 0.0)
+                # Of the reverse edge, as all that stands here: its direction is -u.
+                slope = tl.where(near, -slope, 0.0)[:, None, None]
+                total += slope * _along_axes(axis, x[:, :, None], y[:, :, None], z[:, :, None])
         if not LAST:
             total += before
         tl.store(p, total, here)
 
+    if ZBL:  # noqa: SIM102 (it is known to the compiler, the other is not)
+        if part == 0:
+            tl.store(energies + i, tl.load(energies + i) + tl.sum(sum_repulsion, 0))
     if not FIRST:
         tl.store(own, tl.sum(sum_a, 0))
         tl.store(own + F, tl.sum(sum_b, 0))
@@ -427,11 +483,15 @@ def launch_bwd(
     scale: float,
     tiles: Tiles,
     chained: bool,
+    nuclei: Nuclei | None,
+    energies: Tensor,
 ) -> None:
     """Enqueue: c̄ into `context` (not in the first layer), adds to mu_bar_sum (N̂, 3, F), and to gradients (parts, Ê, 4) or, in the
-    last layer, fills them, times `scale`.
+    last layer, fills them, times `scale`. In the first layer also adds the repulsion of nuclei, if there are any, to
+    gradients and to energies (N̂,) float32.
     """
     features = q_bar.shape[1]
+    repelled = nuclei or Nuclei(gradients, 0.0, 0.0, 0.0)
     painn_message_bwd_kernel[(edges.kinds.shape[0], gradients.shape[0])](
         *edges[:3],
         edges.num_rows,
@@ -448,10 +508,13 @@ def launch_bwd(
         gradients,
         gradients.shape[1],
         scale,
+        energies,
+        *repelled,
         F=features,
         WORDS=table.values.shape[1],
         FIRST=mu_sent is None,
         LAST=last,
+        ZBL=nuclei is not None,
         CHAINED=chained,
         EDGES=tiles.edges,
         CHANNELS=features // gradients.shape[0],

@@ -6,6 +6,8 @@ next; the last update turns round at the readout, and the backward pass is the s
 
     message 0, update 0, message 1, ... message L-1, turn, message L-1 back, update L-2 back, ... message 0 back
 
+The last of them adds the repulsion of nuclei, where the model has it.
+
 - Filters come from a table (`ops/radial_table.py`): nothing is kept of an edge but the derivative.
 - `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and
   keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
@@ -35,6 +37,7 @@ from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
 from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.painn.tuning import Tiles
+from atomjet.models.zbl import ZBL
 from atomjet.ops import painn_message, painn_update
 from atomjet.ops.chaining import can_chain
 from atomjet.ops.radial_table import RadialTable, tabulate
@@ -108,6 +111,7 @@ class FastGpu:
     def _rearrange(self) -> None:
         model, config = self.model, self.model.config
         self.embedding = self._pad(model.embedding.weight.float())
+        self.nuclei = None if model.zbl is None else _nuclei(model, model.zbl)
         self.tables = [self._table(layer) for layer in range(config.layers)]
         first = copy.deepcopy(model.layer(0)[0].context).double()  # whatever torch may do to products in float32
         table = first[2](silu(first[0](model.embedding.weight.double())))[:, : 2 * config.features]
@@ -252,6 +256,8 @@ class FastGpu:
                 1.0 / self.seed,
                 w.tiles.message_back,
                 self.chained,
+                self.nuclei if layer == 0 else None,
+                w.energies,
             )
             if layer > 0:
                 self._update_backward(layer - 1, graph.owned, w)
@@ -322,6 +328,12 @@ class FastGpu:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         capacity = Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, graph.num_atoms)
         return self.bytes_of(capacity) + 64 * graph.num_edges
+
+
+def _nuclei(model: PaiNN, zbl: ZBL) -> painn_message.Nuclei:
+    """The model's repulsion, and how far it reaches between elements that the model serves."""
+    radii = zbl.table[list(model.elements), 2]
+    return painn_message.Nuclei(zbl.table.float(), *zbl.switch, min(zbl.longest, 2 * float(radii.max())))
 
 
 def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[Any, str]:

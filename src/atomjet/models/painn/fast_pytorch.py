@@ -179,6 +179,10 @@ class FastPyTorch:
             assert len(graph.lengths) == (graph.num_edges if graph.halo else len(graph.reverse))
         with torch.inference_mode():  # a tenth faster than no_grad, where operators are many and small
             energies, gradients = self._evaluate(graph)
+            if self.model.zbl is not None:
+                shares, slopes = self.model.zbl.shares_and_slopes(graph)
+                energies = energies + segment_sum(shares, graph.row_ptr, graph.centers)
+                gradients = gradients + (slopes / graph.lengths)[:, None] * graph.vectors
         return energies.clone(), gradients.clone()
 
     def _evaluate(self, graph: Graph) -> tuple[Tensor, Tensor]:

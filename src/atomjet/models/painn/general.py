@@ -15,7 +15,8 @@ Each atom carries scalars q ∈ R^F (an embedding of its element) and vectors μ
     mixing   (V, U) = split(M μ),  n = sqrt(Σ_xyz V² + ε),  (s, t, w) = split(D2 silu(D1 [q; n]))
              q += s + w ⊙ Σ_xyz V ⊙ U,   μ += t ⊙ U
 
-and the energy of an atom is R2 silu(R1 q). Only channels are mixed, never x with y: the model is exactly equivariant.
+and the energy of an atom is R2 silu(R1 q), plus, where the model has it, half the repulsion of its nucleus from each other
+(`models/zbl.py`). Only channels are mixed, never x with y: the model is exactly equivariant.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from atomjet.data import Graph, System
 from atomjet.data.halo import with_ghosts
 from atomjet.models.base import neutral_singlets, no_conditions, no_task
 from atomjet.models.painn.config import PaiNNConfig
+from atomjet.models.zbl import ZBL
 
 
 class GaussianBasis(nn.Module):
@@ -139,6 +141,7 @@ class PaiNN(nn.Module):
         self.interactions = nn.ModuleList(Interaction(features) for _ in range(own))
         self.mixings = nn.ModuleList(Mixing(features, config.epsilon) for _ in range(own))
         self.readout = nn.Sequential(nn.Linear(features, features // 2), nn.SiLU(), nn.Linear(features // 2, 1))
+        self.zbl = None if config.zbl is None else ZBL(config.zbl, config.cutoff, config.max_z)
         self.register_buffer("reference_energies", torch.zeros(config.max_z, dtype=torch.float64))
         self.reset_parameters()
 
@@ -206,7 +209,8 @@ class PaiNN(nn.Module):
             start = 0 if self.config.shared_filters else index * width
             q, mu = interaction(q, mu, filters[:, start : start + width], directions, graph)
             q, mu = mixing(q, mu)
-        return self.readout(q).squeeze(1)
+        energies = self.readout(q).squeeze(1)
+        return energies if self.zbl is None else energies + self.zbl.atomic_energies(graph, lengths)
 
     def bytes_by_autograd(self, graph: Graph) -> int:
         """Upper estimate of what energies and their derivative take; a test holds it against measured peaks."""
