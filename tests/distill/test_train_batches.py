@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from atomjet.distill.batches import FrameStore, draws_per_epoch, epoch_order, to_system
 from atomjet.distill.dataset import Frames, concatenate, make_frames
-from atomjet.distill.reference_energies import fit_reference_energies
+from atomjet.distill.reference_energies import fit_reference_energies, without_repulsion
+from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.neighbors.brute_force import brute_force
 from tests.distill.labelled import labelled_frames
 
@@ -31,6 +34,17 @@ def test_runs_in_order_hold_every_frame_once(monkeypatch):
     runs = list(store.in_order())
     assert len(runs) > 3
     assert np.array_equal(np.concatenate(runs), np.arange(len(store)))
+
+
+def test_free_atoms_do_not_dominate_the_energy_loss():
+    """All of them together weigh a thousandth of the frames; where they are as few anyway, they count in full."""
+    counts = [(1, 0, 0), (0, 1, 0)] + [(4, 1, 0)] * 18
+    few = FrameStore(synthetic(counts, np.zeros(20)), np.zeros(100), 3.0, CPU)
+    weights = few.batch(np.arange(20)).energy_weight
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([0.01, 0.01] + [1.0] * 18)
+    many = FrameStore(synthetic([(1, 0, 0)] + [(2, 0, 0)] * 999, np.zeros(1000)), np.zeros(100), 3.0, CPU)
+    assert bool((many.energy_weight == 1).all())
 
 
 def test_hessian_rows_land_on_their_atoms():
@@ -88,7 +102,7 @@ def synthetic(counts: list[tuple[int, int, int]], energies) -> Frames:
         Atoms([1] * h + [6] * c + [8] * o, np.random.default_rng(0).normal(size=(h + c + o, 3))) for h, c, o in counts
     ]
     frames = concatenate([make_frames([atoms], "train", "made", str(n)) for n, atoms in enumerate(structures)])
-    frames.energy[:] = energies
+    frames.energy[:], frames.forces[:] = energies, 0.0
     return frames
 
 
@@ -98,6 +112,22 @@ def test_reference_energies_are_exact_where_energies_are_sums():
     found = fit_reference_energies(synthetic(counts, np.array(counts) @ truth), 100)
     np.testing.assert_allclose(found[[1, 6, 8]], truth, rtol=1e-12)
     assert np.count_nonzero(found) == 3
+
+
+def test_repulsion_that_the_model_has_is_not_in_the_reference_energies():
+    """Labels that are sums of elements plus the model's repulsion: what the network is to learn is nothing."""
+    model = PaiNN(PaiNNConfig(features=4, layers=1, zbl=(0.8, 1.4)))
+    frames = labelled_frames().select(np.arange(12, 24))  # water, bonds about as long as the radii
+    truth = np.zeros(100)
+    truth[[1, 8]] = -13.5, -2040.125
+    sums = np.bincount(np.repeat(np.arange(12), 3), truth[frames.numbers])
+    graph = brute_force(to_system(frames, CPU), 4.0)
+    assert model.zbl is not None
+    repelled = model.zbl.atomic_energies(graph, graph.lengths).reshape(12, 3).sum(1).numpy()
+    assert repelled.min() > 1
+    found = without_repulsion(replace(frames, energy=sums + repelled), model)
+    np.testing.assert_allclose(found.energy, sums, atol=1e-4)
+    assert without_repulsion(frames, PaiNN(PaiNNConfig(features=4, layers=1))) is frames
 
 
 def test_free_atoms_and_walls_do_not_move_the_reference_energies():

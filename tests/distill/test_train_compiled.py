@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,43 @@ def test_equals_the_ordinary_step_for_batches_of_several_sizes(compiler):
         torch.testing.assert_close(found_parts, parts, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(gradient, optimizer.gradient, rtol=1e-4, atol=1e-5)
         optimizer.step(1e-2)  # the next batch must see the new weights
+
+
+def test_hessian_rows_and_repulsion_in_batches_with_and_without_rows():
+    """Random rows of six frames of the 32; nothing of what is added to fill a batch may reach the loss."""
+    rng = np.random.default_rng(1)
+    frames, having = labelled_frames(), np.array([0, 1, 2, 12, 13, 14])
+    size = frames.counts[having]
+    frames = replace(
+        frames,
+        hessian_frame=having,
+        hessian_atom=np.zeros(6, dtype=np.int64),
+        hessian_axis=np.arange(6) % 3,
+        hessian_ptr=np.concatenate([[0], np.cumsum(size)]),
+        hessian_rows=rng.normal(scale=20, size=(int(size.sum()), 3)).astype(np.float32),
+    )
+    config = CONFIG.model_copy(update={"hessian_weight": 0.3})
+    torch.manual_seed(0)
+    store = FrameStore(frames, np.zeros(100), 4.0, torch.device("cpu"))
+    model = PaiNN(PaiNNConfig(features=8, layers=2, cutoff=4.0, zbl=(0.8, 1.4)))
+    optimizer = FlatAdamW(model, PaiNN(model.config), 0.0, 0.0, 1e9)
+    compiled = CompiledLoss(model, config, store, np.ones(len(store)), 8, as_traced)
+    seen = []
+    for indices in ([0, 1, 2, 12, 33, 34], [3, 4, 20], [13, 14, 3]):
+        chosen = np.array(indices)
+        rows = store.hessian(chosen, np.zeros(len(chosen)), store.atoms_with_rows(chosen))
+        batch = replace(store.batch(chosen), hessian=rows)
+        total, parts = losses(model, batch, config)
+        total.backward()
+        found_total, found_parts, gradient = compiled(batch)
+        torch.testing.assert_close(found_total, total.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found_parts, parts, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, optimizer.gradient, rtol=1e-4, atol=1e-4)
+        optimizer.gradient.zero_()
+        seen.append(float(parts[2]))
+    assert seen[0] > 1
+    assert seen[1] == 0
+    assert seen[2] > 1
 
 
 def test_batches_without_room_are_told():

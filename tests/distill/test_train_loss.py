@@ -69,6 +69,14 @@ def test_energy_and_force_losses_by_hand():
     assert float(force_loss(predicted, batch, CONFIG)) == pytest.approx(sum(per_atom) / 3)
 
 
+def test_energies_have_a_cap_of_their_own_where_one_is_given():
+    forces = [[0.0, 0.0, 0.0], [0.0, 20.0, 0.0], [1.0, 0.0, 0.0]]
+    batch = batch_of([1.0, 2.0], np.array(forces), [1, 2])
+    energies = torch.tensor([1.05, 3.0], dtype=torch.float64)
+    lower = CONFIG.model_copy(update={"energy_cap": 2.0})
+    assert float(energy_loss(energies, batch, lower)) == pytest.approx((0.05**2 / 0.2 + 0.1 * (0.5 - 0.05)) / 2)
+
+
 def test_hessian_loss_by_hand():
     # F = -k (x_1 - x_0) through one pair of edges: rows of H are known.
     r = torch.tensor([[0.2, 0.0, 0.0], [-0.2, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)

@@ -141,6 +141,32 @@ def test_time_limit_ends_the_run_annealed(tmp_path):
     assert 3.0 <= told["seconds"] < 6.0
 
 
+def test_a_schedule_of_minutes_goes_on_where_it_was(tmp_path, monkeypatch):
+    small, step = recipe(tmp_path, epochs=None, max_minutes=0.04), Trainer._train_on
+    reached = []
+
+    def interrupted(self, indices):
+        step(self, indices)
+        if self.seconds > 1.0 and not reached:
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(self.seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_on", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(small)
+    again = trainer_of(small)
+    again.restore()
+    assert reached[0] <= again.seconds < reached[0] + 0.5
+    assert again.progress() == again.seconds / 2.4
+    falling = 0.5 * (1 + np.cos(np.pi * (again.progress() - 0.02) / 0.98))
+    assert again.learning_rate() == pytest.approx(1e-6 + (1e-3 - 1e-6) * falling)
+    run(small)
+    told = [json.loads(line) for line in (small.output / "training" / "log.jsonl").read_text().splitlines()]
+    assert 2.4 <= told[-1]["seconds"] < 3.4
+    assert [line["step"] for line in told] == sorted({line["step"] for line in told})
+
+
 def test_learning_rate_rises_then_falls(tmp_path):
     trainer = trainer_of(recipe(tmp_path, epochs=100, warmup=0.1, learning_rate=1e-2, final_learning_rate=1e-4))
     rates = []

@@ -24,7 +24,7 @@ NUMBERS = {
     "scale": "fp32",
     "start": "fp32",
     "end": "fp32",
-    "longest": "fp32",
+    "reach": "fp32",
     "num_edges": "i32",
 }
 TYPES = {"num_atoms": "*i32", **dict.fromkeys(WIDE, "*fp32"), **dict.fromkeys(WHOLE, "*i32"), **NUMBERS}

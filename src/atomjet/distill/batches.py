@@ -28,6 +28,12 @@ PREDICTION_EDGES = 50_000
 """Edges of a batch where only energies and forces are asked for: about 1 GB at 128 channels."""
 
 
+FREE_ATOMS = 1e-3
+"""Most that all free atoms together weigh in the energy loss, as a share of all frames. They lie several eV above atoms in
+molecules, and their error is divided by one atom only: where a data set is small they would be most of the loss.
+"""
+
+
 class FrameStore:
     """Labelled frames on a device with all edges within the cutoff.
 
@@ -52,6 +58,9 @@ class FrameStore:
         virial = np.where(self.stressed[:, None, None], frames.stress, 0.0) * volume
         self.virial = torch.as_tensor(virial.astype(np.float32), device=device)
         self.has_virial = torch.as_tensor(self.stressed.astype(np.float32), device=device)
+        free = self.sizes == 1
+        share = FREE_ATOMS * len(frames) / max(1, int(free.sum()))
+        self.energy_weight = torch.as_tensor(np.where(free, min(1.0, share), 1.0).astype(np.float32), device=device)
         self.numbers = torch.as_tensor(frames.numbers.astype(np.int64), device=device)
         self.forces = torch.as_tensor(frames.forces, device=device)
         self.atom_ptr = torch.as_tensor(frames.ptr, device=device)
@@ -98,6 +107,7 @@ class FrameStore:
             strongest=self.strongest[chosen],
             virial=self.virial[chosen] if self.stressed.any() else None,
             has_virial=self.has_virial[chosen] if self.stressed.any() else None,
+            energy_weight=self.energy_weight[chosen],
             frames=len(indices) if frames is None else frames,
             atoms=len(atom) if atoms is None else atoms,
         )

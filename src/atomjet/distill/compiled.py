@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from atomjet.data import Graph
 from atomjet.distill.batches import FrameStore
-from atomjet.distill.loss import Batch, losses
+from atomjet.distill.loss import Batch, HessianRows, losses
 from atomjet.distill.optimizer import padded_size
 from atomjet.distill.recipe import TrainConfig
 from atomjet.models.painn import PaiNN
@@ -34,7 +34,8 @@ SPREAD = 5.0
 """Standard deviations above the mean that batches are given room for."""
 
 GRAPH = ("centers", "neighbors", "vectors", "atomic_numbers", "system_index")
-LABELS = ("energy", "forces", "counts", "strongest", "virial", "has_virial")
+LABELS = ("energy", "forces", "counts", "strongest", "virial", "has_virial", "energy_weight")
+HESSIAN = ("direction", "rows", "present")
 """What differs between batches of one capacity."""
 
 Compiler = Callable[[GraphModule], Callable[..., tuple[Tensor, Tensor, Tensor]]]
@@ -51,7 +52,7 @@ class CompiledLoss:
 
     Args:
         model: the student; its weights are read anew at each call.
-        config: weights and shapes of the losses; without a Hessian term.
+        config: weights and shapes of the losses.
         store: where batches come from.
         weights: (F,) how often each frame is drawn.
         frames: most frames in a batch of this rank.
@@ -83,8 +84,11 @@ class CompiledLoss:
         filled = self.padded(batch)
         tensors = {name: getattr(filled.graph, name) for name in GRAPH}
         tensors |= {name: value for name in LABELS if (value := getattr(filled, name)) is not None}
+        if filled.hessian is not None:
+            tensors |= {name: getattr(filled.hessian, name) for name in HESSIAN}
         # Numbers that change from batch to batch must be tensors, or the trace would hold them fixed.
-        sizes = torch.tensor([batch.frames, batch.atoms], dtype=torch.float32).to(
+        with_rows = 1 if batch.hessian is None else batch.hessian.atoms
+        sizes = torch.tensor([batch.frames, batch.atoms, with_rows], dtype=torch.float32).to(
             batch.energy.device, non_blocking=True
         )
         weights = [parameter.detach().requires_grad_() for parameter in self.model.parameters()]
@@ -125,11 +129,24 @@ class CompiledLoss:
             strongest=pad(batch.strongest, (0, frames), value=math.inf),
             virial=None if batch.virial is None else pad(batch.virial, (0, 0, 0, 0, 0, frames)),
             has_virial=None if batch.has_virial is None else pad(batch.has_virial, (0, frames)),
+            energy_weight=None if batch.energy_weight is None else pad(batch.energy_weight, (0, frames)),
+            hessian=self._padded_rows(batch, atoms) if self.config.hessian_weight else None,
         )
+
+    def _padded_rows(self, batch: Batch, atoms: int) -> HessianRows:
+        """The Hessian rows, zero for so many added atoms; of a batch without any, zero for all."""
+        rows = batch.hessian
+        if rows is None:
+            nothing = batch.forces.new_zeros(self.atoms, 3)
+            return HessianRows(nothing, nothing.clone(), nothing[:, 0].clone(), 1)
+        wide = (0, 0, 0, atoms)
+        return HessianRows(pad(rows.direction, wide), pad(rows.rows, wide), pad(rows.present, wide[2:]), rows.atoms)
 
 
 def _traceable(model: PaiNN, config: TrainConfig, example: Batch) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """The loss and its gradient as a function of weights, tensors of a batch, and (frames, atoms) of the whole batch."""
+    """The loss and its gradient as a function of weights, tensors of a batch, and (frames, atoms, atoms with Hessian
+    rows) of the whole batch.
+    """
     names = [name for name, _ in model.named_parameters()]
 
     def loss_and_gradient(
@@ -137,7 +154,9 @@ def _traceable(model: PaiNN, config: TrainConfig, example: Batch) -> Callable[..
     ) -> tuple[Tensor, Tensor, Tensor]:
         graph = replace(example.graph, **{name: tensors[name] for name in GRAPH})
         labels = {name: tensors[name] for name in LABELS if name in tensors}
-        batch = replace(example, graph=graph, frames=sizes[0], atoms=sizes[1], **labels)
+        rows = [tensors[name] for name in HESSIAN if name in tensors]
+        hessian = HessianRows(*rows, sizes[2]) if rows else None  # type: ignore[arg-type]
+        batch = replace(example, graph=graph, frames=sizes[0], atoms=sizes[1], hessian=hessian, **labels)
         total, parts = losses(_Reweighted(model, dict(zip(names, weights, strict=True))), batch, config)
         gradients = torch.autograd.grad(total, weights)
         flat = [pad(g.reshape(-1), (0, padded_size(g) - g.numel())) for g in gradients]

@@ -5,7 +5,7 @@ Hessian rows H_(a) = d²E / dx_a dx (one coordinate a, all atoms) in eV/Å². Wi
 
     h_δ(r) = r² / (2 δ)  for r < δ,   r - δ / 2  beyond:        the length itself, but with a smooth minimum
 
-    energy   L_E = 1/S Σ_s v_s h(|E_s - Ê_s| / n_s)             per atom, so that sizes count alike; eV/atom
+    energy   L_E = 1/S Σ_s u_s h(|E_s - Ê_s| / n_s)             per atom, so that sizes count alike; eV/atom
     forces   L_F = 1/N Σ_i w_i h(‖F_i - F̂_i‖)                   the length of the error vector, not its components: the loss
                                                                 must not depend on how the molecule is turned; eV/Å
     stress   L_S = 1/S Σ_s v_s h(‖W_s - Ŵ_s‖ / n_s)             virials W = V σ of the frames with a stress label; eV/atom
@@ -13,7 +13,8 @@ Hessian rows H_(a) = d²E / dx_a dx (one coordinate a, all atoms) in eV/Å². Wi
     total    L = c_E L_E + c_F L_F + c_S L_S + c_H L_H
 
 The weights w_i = min(1, F_cap / ‖F_i‖) let large labels count by their relative error, and v_s is the smallest of them in the
-frame: what happens at 50 eV/Å on a repulsive wall must not drown what happens at 1 eV/Å in a bond. The Hessian of a bond exceeds
+frame: what happens at 50 eV/Å on a repulsive wall must not drown what happens at 1 eV/Å in a bond. u_s is v_s with a cap of its own
+if the recipe has one; free atoms have less (`batches.py`). The Hessian of a bond exceeds
 its forces per Å, so there w_j = min(1, F_cap / (‖H_aj‖ · 0.1 Å)): the force that a typical thermal displacement makes of it.
 """
 
@@ -64,6 +65,7 @@ class Batch:
     hessian: HessianRows | None = None
     virial: Tensor | None = None  # (S, 3, 3) eV, volume times stress; zero where not labelled
     has_virial: Tensor | None = None  # (S,) one for frames with a stress label
+    energy_weight: Tensor | None = None  # (S,) less than one for free atoms where they are many; None: one for all
 
 
 def energies_and_forces(model: Student, graph: Graph, differentiable: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +134,9 @@ def losses(model: Student, batch: Batch, config: TrainConfig) -> tuple[Tensor, T
 def energy_loss(energies: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     """L_E, eV/atom."""
     error = (energies - batch.energy) / batch.counts
-    weights = cap_weights(batch.strongest, config.force_cap)
+    weights = cap_weights(batch.strongest, config.energy_cap or config.force_cap)
+    if batch.energy_weight is not None:
+        weights = weights * batch.energy_weight
     return (weights * huber(error.square(), config.energy_delta)).sum() / batch.frames
 
 

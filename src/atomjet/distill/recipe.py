@@ -281,6 +281,9 @@ class TrainConfig(Section):
     stress_delta: float = Field(default=0.01, gt=0, description="eV/atom: the same for the virial of an atom")
     hessian_delta: float = Field(default=0.1, gt=0, description="eV/Å²: the same for a 3-vector of a Hessian row")
     force_cap: float = Field(default=10.0, gt=0, description="eV/Å: labels beyond it count by their relative error")
+    energy_cap: float | None = Field(
+        default=None, gt=0, description="eV/Å: energies of frames with a larger force count less; by default force_cap"
+    )
     validation_interval: Count = Field(default=1, description="epochs")
     validation_frames: Count = Field(
         default=4000, description="at most so many frames of the validation split, at each interval"
@@ -298,8 +301,6 @@ class TrainConfig(Section):
     def _possible(self) -> TrainConfig:
         if self.epochs is None and self.max_minutes is None:
             raise ValueError("needs epochs or max_minutes")
-        if self.compile and self.hessian_weight:
-            raise ValueError("compile cannot be combined with hessian_weight")
         return self
 
 

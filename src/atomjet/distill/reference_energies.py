@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from atomjet.distill.batches import SEARCH_FRAMES, to_system
 from atomjet.distill.dataset import Frames
 from atomjet.errors import ConfigError
+from atomjet.models.painn import PaiNN
+from atomjet.neighbors.brute_force import brute_force
 
 SMALL_FRAME_WEIGHT = 1e-3
 """Weight, in the fit, of frames with one or two atoms."""
@@ -28,9 +33,7 @@ def fit_reference_energies(frames: Frames, max_z: int) -> NDArray[np.float64]:
     Returns:
         (max_z,) eV by atomic number; zero for elements that do not occur.
     """
-    elements = np.unique(frames.numbers)
-    if len(elements) and int(elements[-1]) >= max_z:
-        raise ConfigError(f"element {int(elements[-1])} exceeds the student's max_z = {max_z}; raise student.max_z")
+    elements = _elements(frames, max_z)
     frame_of_atom = np.repeat(np.arange(len(frames)), frames.counts)
     counts = np.zeros((len(frames), len(elements)))
     np.add.at(counts, (frame_of_atom, np.searchsorted(elements, frames.numbers)), 1.0)
@@ -39,3 +42,28 @@ def fit_reference_energies(frames: Frames, max_z: int) -> NDArray[np.float64]:
     reference = np.zeros(max_z)
     reference[elements] = fitted
     return reference
+
+
+def without_repulsion(frames: Frames, model: PaiNN) -> Frames:
+    """Frames whose energies lack what the model has of its own, the repulsion of nuclei; searched on the model's device.
+
+    References fitted to these leave to the network what it is to learn.
+    """
+    if model.zbl is None:
+        return frames
+    _elements(frames, model.config.max_z)
+    device, energies = model.zbl.table.device, frames.energy.copy()
+    for chunk in np.array_split(np.arange(len(frames)), max(1, len(frames) // SEARCH_FRAMES)):
+        graph = brute_force(to_system(frames.select(chunk), device), model.zbl.reach(model.elements))
+        repelled = model.zbl.atomic_energies(graph, graph.lengths)
+        of_frame = repelled.new_zeros(len(chunk)).index_add(0, graph.system_index, repelled)
+        energies[chunk] -= of_frame.double().cpu().numpy()
+    return replace(frames, energy=energies)
+
+
+def _elements(frames: Frames, max_z: int) -> NDArray[np.int64]:
+    """Atomic numbers that occur, ascending; refused where the student has no room for one."""
+    elements = np.unique(frames.numbers)
+    if len(elements) and int(elements[-1]) >= max_z:
+        raise ConfigError(f"element {int(elements[-1])} exceeds the student's max_z = {max_z}; raise student.max_z")
+    return elements

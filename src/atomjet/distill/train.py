@@ -25,7 +25,7 @@ from atomjet.distill.evaluate import Errors, Predicted, errors, groups, hardest_
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
-from atomjet.distill.reference_energies import fit_reference_energies
+from atomjet.distill.reference_energies import fit_reference_energies, without_repulsion
 from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Trainer
 from atomjet.distill.warm_start import read_start, take_over
@@ -105,12 +105,12 @@ def make_trainer(
     train, start = frames.select(training), read_start(recipe)
     architecture = recipe.student if start is None else start.config
     config = architecture.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
-    reference = fit_reference_energies(train, config.max_z)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = PaiNN(config)
-    model.reference_energies.copy_(torch.as_tensor(reference))
     model.to(ranks.device)
+    reference = fit_reference_energies(without_repulsion(train, model), config.max_z)
+    model.reference_energies.copy_(torch.as_tensor(reference))
     if start is not None:
         _say(ranks, take_over(model, start.to(ranks.device), train, ranks))
         reference = model.reference_energies.cpu().numpy()

@@ -6,6 +6,7 @@ where ρ = min(R_i + R_j, r_c / β): it never reaches beyond the model's cutoff.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,10 @@ class ZBL(nn.Module):
         self.switch, self.longest = switch, cutoff / switch[1]
         rows = [(z, z**zbl.POWER / zbl.SCREENING, _radius(z)) for z in range(max_z)]
         self.register_buffer("table", torch.tensor(rows))
+
+    def reach(self, elements: Sequence[int]) -> float:
+        """Å, beyond which there is nothing between these elements."""
+        return self.switch[1] * min(self.longest, 2 * float(self.table[list(elements), 2].max()))
 
     def pairs(self, graph: Graph) -> Pairs:
         """Of every edge by its two elements."""

@@ -56,13 +56,13 @@ class Nuclei(NamedTuple):
     Attributes:
         table: (Z, 3) float32: charge, its part of the inverse screening length in 1/Å, and radius in Å, by element.
         start, end: of the switch, in sums of two radii.
-        longest: Å, the largest sum of two radii there is; larger ones count as this.
+        reach: Å, the end of the switch for the largest sum of two radii there is; larger sums count as that one.
     """
 
     table: Tensor
     start: float
     end: float
-    longest: float
+    reach: float
 
 
 class Tiles(NamedTuple):
@@ -172,12 +172,12 @@ def _along_axes(axis, x, y, z):
 
 
 @triton.jit
-def _repulsion(table, own, other, length, start, end, longest):
+def _repulsion(table, own, other, length, start, end, reach):
     """Half of what two nuclei have, and half its derivative by their distance, for elements by their rows in the table."""
-    reach = tl.minimum(tl.load(table + 3 * own + 2) + tl.load(table + 3 * other + 2), longest)
+    radii = tl.minimum(tl.load(table + 3 * own + 2) + tl.load(table + 3 * other + 2), reach / end)
     strength = HALF_COULOMB * tl.load(table + 3 * own) * tl.load(table + 3 * other)
     screening = tl.load(table + 3 * own + 1) + tl.load(table + 3 * other + 1)
-    return zbl(length, strength, screening, start * reach, end * reach)
+    return zbl(length, strength, screening, start * radii, end * radii)
 
 
 @triton.jit
@@ -294,7 +294,7 @@ def painn_message_bwd_kernel(
     table,
     start,
     end,
-    longest,
+    reach,
     F: tl.constexpr,
     WORDS: tl.constexpr,
     FIRST: tl.constexpr,
@@ -404,9 +404,9 @@ def painn_message_bwd_kernel(
         total = scale * _along_axes(axis, p_x, p_y, p_z)
         if ZBL:
             # Nearly all edges are longer than any switch reaches.
-            near = inside & (length < end * longest)
+            near = inside & (length < reach)
             if (part == 0) & (tl.max(near.to(tl.int32), 0) > 0):
-                energy, slope = _repulsion(table, own_row, tl.load(kinds + k).to(tl.int64), length, start, end, longest)
+                energy, slope = _repulsion(table, own_row, tl.load(kinds + k).to(tl.int64), length, start, end, reach)
                 sum_repulsion += tl.where(near, energy, 0.0)
                 # Of the reverse edge, as all that stands here: its direction is -u.
                 slope = tl.where(near, -slope, 0.0)[:, None, None]

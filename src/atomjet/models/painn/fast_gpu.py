@@ -37,7 +37,6 @@ from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
 from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.painn.tuning import Tiles
-from atomjet.models.zbl import ZBL
 from atomjet.ops import painn_message, painn_update
 from atomjet.ops.chaining import can_chain
 from atomjet.ops.radial_table import RadialTable, tabulate
@@ -111,7 +110,10 @@ class FastGpu:
     def _rearrange(self) -> None:
         model, config = self.model, self.model.config
         self.embedding = self._pad(model.embedding.weight.float())
-        self.nuclei = None if model.zbl is None else _nuclei(model, model.zbl)
+        zbl = model.zbl
+        self.nuclei = (
+            None if zbl is None else painn_message.Nuclei(zbl.table.float(), *zbl.switch, zbl.reach(model.elements))
+        )
         self.tables = [self._table(layer) for layer in range(config.layers)]
         first = copy.deepcopy(model.layer(0)[0].context).double()  # whatever torch may do to products in float32
         table = first[2](silu(first[0](model.embedding.weight.double())))[:, : 2 * config.features]
@@ -328,12 +330,6 @@ class FastGpu:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         capacity = Capacity(graph.num_systems, graph.num_atoms, graph.num_edges, graph.num_atoms)
         return self.bytes_of(capacity) + 64 * graph.num_edges
-
-
-def _nuclei(model: PaiNN, zbl: ZBL) -> painn_message.Nuclei:
-    """The model's repulsion, and how far it reaches between elements that the model serves."""
-    radii = zbl.table[list(model.elements), 2]
-    return painn_message.Nuclei(zbl.table.float(), *zbl.switch, min(zbl.longest, 2 * float(radii.max())))
 
 
 def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[Any, str]:
