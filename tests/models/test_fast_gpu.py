@@ -97,3 +97,8 @@ def test_memory_is_known():
 def test_float64_is_refused():
     with pytest.raises(BackendError, match="for float64 use 'fast_pytorch'"):
         FastGpu(random_painn(features=32).float().to(DEVICE), "float64")
+
+
+def test_more_channels_than_shared_memory_holds_are_refused():
+    with pytest.raises(BackendError, match=r"serves up to 128 features, this model has 130; use 'fast_pytorch'"):
+        FastGpu(random_painn(features=130, layers=1).float().to(DEVICE))

@@ -53,12 +53,11 @@ class ZBL(nn.Module):
 
     def pairs(self, graph: Graph) -> Pairs:
         """Of every edge by its two elements."""
-        z, screening, radius = self.table[graph.atomic_numbers].unbind(1)
-        i, j = graph.centers, graph.neighbors
-        reach = (radius[i] + radius[j]).clamp(max=self.longest)
-        return Pairs(
-            zbl.COULOMB * z[i] * z[j], screening[i] + screening[j], self.switch[0] * reach, self.switch[1] * reach
-        )
+        rows = self.table.index_select(0, graph.atomic_numbers)
+        first, second = rows.index_select(0, graph.centers), rows.index_select(0, graph.neighbors)
+        _, screening, radii = (first + second).unbind(1)
+        strength, reach = zbl.COULOMB * (first[:, 0] * second[:, 0]), radii.clamp(max=self.longest)
+        return Pairs(strength, screening, self.switch[0] * reach, self.switch[1] * reach)
 
     def atomic_energies(self, graph: Graph, lengths: Tensor) -> Tensor:
         """(owned,) eV, from lengths (E,) Å; differentiable."""

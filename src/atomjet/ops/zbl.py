@@ -46,10 +46,9 @@ def reference_grad(
     lengths: Tensor, strength: Tensor, screening: Tensor, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
     """V and dV/dd (E,), eV and eV/Å; see `reference`."""
-    x = lengths * screening
-    terms = torch.stack([c * torch.exp(-e * x) for c, e in SCREENED])
-    screened = terms.sum(0)
-    slope = -screening * torch.stack([e * term for (_, e), term in zip(SCREENED, terms, strict=True)]).sum(0)
+    factors, exponents = lengths.new_tensor(SCREENED).unbind(1)
+    terms = torch.exp((lengths * screening)[:, None] * -exponents)
+    screened, slope = terms @ factors, terms @ (factors * -exponents) * screening
     t = ((lengths - start) / (end - start)).clamp(0, 1)
     switch = 1 - t**3 * (10 - t * (15 - 6 * t))
     switch_slope = -30 * (t * (1 - t)) ** 2 / (end - start)

@@ -41,6 +41,9 @@ from atomjet.ops import painn_message, painn_update
 from atomjet.ops.chaining import can_chain
 from atomjet.ops.radial_table import RadialTable, tabulate
 
+MOST_FEATURES = 128
+"""Channels up to which the updates' matrices have room in a GPU's shared memory."""
+
 OLDEST = (8, 0)
 """Compute capability of the oldest GPU whose tensor cores the kernels are written for."""
 
@@ -377,6 +380,11 @@ def _check(model: PaiNN, precision: str) -> None:
     """Say why the kernels do not serve."""
     if precision == "float64":
         raise BackendError("backend 'fast_gpu' computes in float32 and narrower; for float64 use 'fast_pytorch'")
+    if model.config.features > MOST_FEATURES:
+        raise BackendError(
+            f"backend 'fast_gpu' serves up to {MOST_FEATURES} features, this model has {model.config.features}; "
+            "use 'fast_pytorch'"
+        )
     device = model.embedding.weight.device
     if device.type == "cuda":
         found = torch.cuda.get_device_capability(device)
