@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from ase import Atoms
+from ase.build import bulk
 
 from atomjet import Engine, System
 from atomjet.distill.batches import FrameStore
@@ -71,6 +73,9 @@ SOFT = 2.0
 
 MEASURED, CALM = 1024, 5.0
 """Frames whose step is timed, and the largest force that they may have, eV/Å."""
+
+PAIRS = ("CC", "NN", "OO", "CO", "CH")
+"""Diatomics whose force is looked at closely."""
 
 
 def recipe_of(row: str, options: argparse.Namespace) -> Recipe:
@@ -115,7 +120,7 @@ def train_row(row: str, options: argparse.Namespace) -> dict[str, Any]:
         "frames_per_second": round(ran["steps"] * recipe.train.batch_size / max(60 * ran["minutes"], 1e-9)),
         "whole_seconds": round(time.monotonic() - started, 1),
         "device": ran["device"],
-        "microseconds_per_atom": step_cost(model, card, heldout, device),
+        **in_use(model, card, heldout, device),
         "errors": card["errors"],
         "by_largest_force": by_largest_force(model.to(device), heldout, torch.device(device)),
     }
@@ -136,21 +141,33 @@ def by_largest_force(model: Any, frames: Frames, device: torch.device) -> dict[s
     return found
 
 
-def step_cost(model: Any, card: dict[str, Any], frames: Frames, device: str) -> float | None:
-    """Microseconds an atom of energies and forces of calm frames, all in one batch; the median of twenty calls."""
+def in_use(model: Any, card: dict[str, Any], frames: Frames, device: str) -> dict[str, float]:
+    """What the engine makes of it: speed on calm frames in one batch, rounding in the default precision, smoothness in float64."""
+    engine = Engine(model, Settings(device, on_overlap="warn"), card)
+    exact = engine.with_settings(precision="float64")
     largest = np.zeros(len(frames))
     np.maximum.at(largest, np.repeat(np.arange(len(frames)), frames.counts), np.linalg.norm(frames.forces, axis=1))
-    calm = frames.select(np.flatnonzero(largest < CALM)[:MEASURED])
-    if not len(calm):
-        return None
-    engine = Engine(model, Settings(device, on_overlap="warn"), card)
-    system = System.from_ase(list(calm), device=device, dtype=torch.float32)
-    times = []
+    calm = list(frames.select(np.flatnonzero(largest < CALM)[:MEASURED]))
+    times, system = [], System.from_ase(calm, device=device, dtype=torch.float32)
     for _ in range(23):
         started = time.perf_counter()
         engine.predict(system).energy.cpu()
         times.append(time.perf_counter() - started)
-    return round(1e6 * statistics.median(times[3:]) / int(calm.counts.sum()), 4)
+    rounded = engine.predict(calm).forces.double() - exact.predict(calm).forces
+    diamond = bulk("C", "diamond", a=3.57, cubic=True).repeat(2)
+    return {
+        "microseconds_per_atom": round(1e6 * statistics.median(times[3:]) / len(rounded), 4),
+        "rounding_rms_meV_A": 1e3 * float(rounded.square().mean().sqrt()),
+        "force_in_perfect_diamond_eV_A": float(engine.predict(diamond).forces.abs().max()),
+        "largest_kink_eV_A": max(kink(exact, pair) for pair in PAIRS),
+    }
+
+
+def kink(exact: Engine, pair: str) -> float:
+    """Largest change of slope of a diatomic's force within 1e-3 Å, eV/Å: a smooth force has some 1e-4."""
+    distances = np.arange(1.0, 4.0, 1e-3)
+    forces = exact.predict([Atoms(pair, [[0, 0, 0], [d, 0, 0]]) for d in distances]).forces[1::2, 0]
+    return float(torch.diff(forces, n=2).abs().max())
 
 
 def main() -> None:
@@ -213,7 +230,7 @@ def summary(path: Path, row: str) -> str:
     )
     return (
         f"{row:30s} {found['training_seconds']:6.1f} s, {found['frames_per_second']:6d} frames/s, "
-        f"{found['microseconds_per_atom']} µs/atom; force MAE meV/Å: {forces}"
+        f"{found['microseconds_per_atom']} µs/atom, kink {found['largest_kink_eV_A']:.4f} eV/Å; force MAE meV/Å: {forces}"
     )
 
 
