@@ -53,7 +53,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "epsilon-1e-2": {"student.epsilon": 1e-2},
     "cutoff-6": {"student.cutoff": 6.0},
     "energy-cap-2": {"train.energy_cap": 2.0},
-    "hessian": {"train.hessian_weight": 0.05},
     "baseline-other-seed": {"seed": 2},
     "zbl-inside-bonds-epsilon-1e-2": {"student.zbl": [0.5, 0.8], "student.epsilon": 1e-2},
     "tiny": {"student.features": 64, "student.layers": 2, "student.cutoff": 4.5},
@@ -63,6 +62,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "student.cutoff": 4.5,
         "student.epsilon": 1e-2,
     },
+    "hessian": {"train.hessian_weight": 0.05},
 }
 
 FORCES = (0.0, 2.0, 10.0, 25.0, np.inf)
@@ -105,6 +105,7 @@ def train_row(row: str, options: argparse.Namespace) -> dict[str, Any]:
     recipe, started = recipe_of(row, options), time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path = run_train(recipe, device=device, quiet=True)
+    model: Any
     model, card = read(path)
     frames = read_dataset(options.dataset)
     heldout = frames.select((frames.split != "train") & ~frames.large)
