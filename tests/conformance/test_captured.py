@@ -8,7 +8,9 @@ from ase.build import molecule
 
 from atomjet import Engine
 from atomjet.engine import Settings
+from atomjet.models.ensemble import Ensemble
 from atomjet.testing import Buffered, CapturedConformance, plain_stages
+from atomjet.testing.captured import ENERGY, FORCES
 from tests.potentials import random_escn_md, random_painn
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,6 +40,27 @@ class TestPaiNN(CapturedConformance):
     @classmethod
     def exact(cls, model):
         return Engine(model, Settings(ON, "general", "float64"))
+
+
+@pytest.mark.slow  # in Triton's interpreter; tests/models/test_ensemble.py has a quick one
+class TestEnsemble(TestPaiNN):
+    """Members one after the other, or side by side; the mean is held against the mean of their definitions."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        pytest.importorskip("triton")
+        size = {"features": 128, "cutoff": 5.0} if cls.thorough else {"features": 16, "num_radial": 6, "cutoff": 3.0}
+        size["layers"] = 2 if cls.thorough else 1  # the interpreter takes seconds for each member
+        return Ensemble(
+            [random_painn(seed=seed, elements=(1, 6, 8), **size) for seed in range(3 if cls.thorough else 2)]
+        )
+
+    def close(self, engine, found, expected):
+        super().close(engine, found, expected)
+        for name, bound in (("spread", FORCES), ("energy_spread", ENERGY)):
+            ours, theirs = getattr(found, name), getattr(expected, name)
+            assert float((ours - theirs).norm()) <= bound[engine.precision] * float(expected.forces.norm()), name
 
 
 SAID = (

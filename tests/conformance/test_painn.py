@@ -5,6 +5,7 @@ import torch
 
 from atomjet import Engine
 from atomjet.engine import Settings
+from atomjet.models.ensemble import Ensemble
 from atomjet.testing import Conformance
 from tests.potentials import random_painn
 
@@ -42,3 +43,13 @@ class TestPaiNN(Conformance):
         if engine.device.type == "cuda" and backend == "general":
             pytest.skip("autograd of indexing adds atomically on a GPU; the definition makes no promise there")
         super().test_deterministic(engine)
+
+
+class TestEnsemble(Conformance):
+    """Two members that differ in more than their weights."""
+
+    @pytest.fixture(scope="class", params=["cpu", CUDA])
+    @classmethod
+    def engine(cls, request):
+        members = [random_painn(seed=1, features=8, layers=2), random_painn(seed=2, features=6, layers=1)]
+        return Engine(Ensemble(members), Settings(request.param, "fast_pytorch", "float64"))

@@ -43,7 +43,7 @@ def test_views_of_a_prediction_fill_its_buffer(has_spread):
     capacity = Capacity(2, 5, 9, 3)
     prediction = PredictionBuffers.empty(capacity, "cpu", has_spread)
     parts = [prediction.status, prediction.energy, prediction.stress, prediction.atomic_energies, prediction.forces]
-    parts += [prediction.spread] if has_spread else []
+    parts += [prediction.spread, prediction.energy_spread] if has_spread else []
     for number, part in enumerate(parts, start=1):
         part.fill_(number)
     assert 8 * len(prediction.buffer) == PredictionBuffers.bytes_of(capacity, has_spread)
@@ -51,17 +51,22 @@ def test_views_of_a_prediction_fill_its_buffer(has_spread):
     found = prediction.in_use(1, torch.zeros(3, dtype=torch.int64))
     assert (found.energy.shape, found.forces.shape) == ((1,), (3, 3))
     assert (found.spread is None) if not has_spread else found.spread.tolist() == [6, 6, 6]
+    assert (found.energy_spread is None) if not has_spread else found.energy_spread.tolist() == [7]
 
 
 def test_spread_goes_where_the_prediction_goes():
     def made(value):
         index = torch.zeros(2, dtype=torch.int64)
         spread = None if value is None else torch.full((2,), value)
-        return Prediction(torch.zeros(1), torch.zeros(2, 3), torch.zeros(1, 3, 3), torch.zeros(2), index, spread)
+        energy_spread = None if value is None else torch.full((1,), 10 * value)
+        parts = torch.zeros(1), torch.zeros(2, 3), torch.zeros(1, 3, 3), torch.zeros(2)
+        return Prediction(*parts, index, spread, energy_spread)
 
     both = Prediction.join([made(1.0), made(2.0)]).to("cpu")
     assert both.spread.tolist() == [1.0, 1.0, 2.0, 2.0]
+    assert both.energy_spread.tolist() == [10.0, 20.0]
     assert both.system_index.tolist() == [0, 0, 1, 1]
     other = both.pick(torch.tensor([1, 0]), torch.tensor([2, 3, 0, 1]), both.system_index)
     assert other.spread.tolist() == [2.0, 2.0, 1.0, 1.0]
+    assert other.energy_spread.tolist() == [20.0, 10.0]
     assert Prediction.join([made(None), made(None)]).to("cpu").spread is None

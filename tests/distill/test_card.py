@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
-from atomjet.distill.card import never_seen, shortest_distances
+from atomjet.distill.card import closest_pairs, nearest_distances, never_seen, shortest_distances
 from atomjet.distill.dataset import make_frames, read_dataset
 from atomjet.distill.label import run_label
 from atomjet.distill.recipe import load_recipe
@@ -99,8 +99,14 @@ def test_shortest_distances_reach_over_periodic_boundaries():
     images = np.array(list(itertools.product((-1, 0), repeat=3))) @ diamond.cell.array
     distances = np.linalg.norm(diamond.positions[1] - diamond.positions[0] + images, axis=1)
     assert distances.argmin() != 7  # not the bond within the cell
-    assert shortest_distances(frames)["C-C"] == pytest.approx(distances.min(), abs=1e-3)
-    assert shortest_distances(frames)["H-C"] == pytest.approx(1.09, abs=1e-3)
+    nearest = nearest_distances(frames)
+    assert shortest_distances(nearest) == {
+        "C-C": pytest.approx(distances.min(), abs=1e-3),
+        "H-C": pytest.approx(1.09, abs=1e-3),
+        "H-H": pytest.approx(1.779, abs=1e-3),
+    }
+    known = shortest_distances(nearest)
+    assert closest_pairs(nearest, (6, 1, 8)) == known | {"H-O": None, "C-O": None, "O-O": None}
 
 
 def test_bounds_of_what_was_seen():

@@ -241,6 +241,7 @@ def test_card_has_every_field(tmp_path):
             "errors",
             "hardest_molecules",
             "shortest_distances",
+            "closest_pairs",
             "limits",
             "licence",
         ),

@@ -16,6 +16,7 @@ from openmm import unit
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 from atomjet.engine import Engine, load
+from atomjet.engine.uncertainty import Watch, watched
 from atomjet.errors import ConfigError, StructureError
 from atomjet.units import KJ_PER_MOL
 
@@ -97,10 +98,11 @@ class EnergyAndForces:
     def __init__(self, options: dict[str, Any], numbers: np.ndarray, periodic: bool, info: dict[str, Any]) -> None:
         self.options, self.numbers, self.periodic, self.info = options, numbers, periodic, info
         self._engine: Engine | None = None
+        self._watch = Watch(None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the engine."""
-        return {**self.__dict__, "_engine": None}
+        return {**self.__dict__, "_engine": None, "_watch": Watch(None)}
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         """Energy in kJ/mol and forces (N, 3) in kJ/mol/nm."""
@@ -108,10 +110,13 @@ class EnergyAndForces:
 
         if self._engine is None:
             self._engine = load(**self.options)
+            self._watch = Watch(self._engine.bound)
         positions: Any = state.getPositions(asNumpy=True)
         atoms = Atoms(self.numbers, positions.value_in_unit(unit.angstrom), pbc=self.periodic, info=self.info)
         if self.periodic:
             vectors: Any = state.getPeriodicBoxVectors(asNumpy=True)
             atoms.set_cell(vectors.value_in_unit(unit.angstrom))
-        found = self._engine.predict(atoms)
+        with watched():
+            found = self._engine.predict(atoms)
+        self._watch.look(found)
         return float(found.energy[0]) / KJ_PER_MOL, found.forces.numpy() / KJ_PER_MOL * ANGSTROM_PER_NM

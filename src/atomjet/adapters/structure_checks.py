@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from atomjet.data.elements import SYMBOLS
 from atomjet.engine import Engine
+from atomjet.errors import AtomJetError
+from atomjet.models.card import IN_SIGHT
+from atomjet.models.ensemble import members_of
+from atomjet.neighbors import neighbor_list
 
 WHOLE = 1e-3
 """Occupancies nearer to one than this are one."""
@@ -70,16 +75,49 @@ def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
         found["periodic"] = (
             "is periodic, but the model was trained on none that are; what it says of solids and liquids is a guess"
         )
+    found |= unseen_pairs(engine, atoms)
     if foreign_task(engine, atoms):
         name = atoms.info["task"]
-        known = ", ".join(getattr(engine.model.config, "tasks", ())) or "none"
+        known = ", ".join(getattr(members_of(engine.model)[0].config, "tasks", ())) or "none"
         found["task"] = f"its info['task'] {name!r} is no task of this model ({known}); ignored"
     return found
 
 
+def unseen_pairs(engine: Engine, atoms: Atoms) -> Remarks:
+    """Atoms of two elements that are nearer than any such pair was in training; nothing where the card does not say."""
+    table = engine.card.get("closest_pairs") or {}
+    nearest = _nearest(atoms) if table and len(atoms) else {}
+    said = [
+        f"{pair} at {length:.3f} Å (atoms {i} and {j}; in training "
+        + (f"never within {IN_SIGHT:g})" if table[pair] is None else f"{table[pair]:.3f} or more)")
+        for pair, (length, i, j) in sorted(nearest.items())
+        if pair in table and length < (IN_SIGHT if table[pair] is None else table[pair])
+    ]
+    if not said:
+        return {}
+    more = f" and {len(said) - 3} pairs of elements more" if len(said) > 3 else ""
+    return {"unseen pairs": f"has {', '.join(said[:3])}{more}; what the model says of that is a guess"}
+
+
+def _nearest(atoms: Atoms) -> dict[str, tuple[float, int, int]]:
+    """For each pair of elements, such as "H-C", its nearest two atoms `IN_SIGHT`: distance in Å and which."""
+    try:
+        graph = neighbor_list(atoms, IN_SIGHT)
+    except AtomJetError:  # the model says it better
+        return {}
+    order = graph.lengths.argsort(descending=True).tolist()  # the nearest comes last, and stays
+    numbers, first, second = atoms.numbers, graph.centers.tolist(), graph.neighbors.tolist()
+    found = {(numbers[first[e]], numbers[second[e]]): e for e in order}
+    return {
+        f"{SYMBOLS[a]}-{SYMBOLS[b]}": (float(graph.lengths[e]), *sorted((first[e], second[e])))  # type: ignore[misc]
+        for (a, b), e in found.items()
+        if a <= b
+    }
+
+
 def knows_charge_and_spin(engine: Engine) -> bool:
     """Whether the model computes ions and open shells."""
-    return hasattr(engine.model.config, "tasks")
+    return hasattr(members_of(engine.model)[0].config, "tasks")
 
 
 def trained_on_periodic(card: dict[str, Any]) -> bool | None:
@@ -102,7 +140,7 @@ def foreign_task(engine: Engine, atoms: Atoms) -> bool:
     """Whether `info["task"]` is the word of another program: one that the model does not know and need not."""
     if not atoms.info.get("task"):
         return False
-    tasks = getattr(engine.model.config, "tasks", ())
+    tasks = getattr(members_of(engine.model)[0].config, "tasks", ())
     return not tasks or (engine.task is not None and atoms.info["task"] not in tasks)
 
 

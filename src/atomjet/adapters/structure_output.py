@@ -15,6 +15,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
@@ -122,7 +123,10 @@ def plain(atoms: Atoms) -> Atoms:
     """A copy that reads back from extended XYZ as it is: texts that would read as something else, or break the line, in JSON."""
     copy = atoms.copy()
     if atoms.calc is not None and not atoms.calc.check_state(atoms):  # results of other positions are none of these
-        copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
+        known = {name: value for name, value in atoms.calc.results.items() if name in all_properties}
+        copy.calc = SinglePointCalculator(copy, **known)
+        if "forces_spread" in atoms.calc.results:  # of an ensemble
+            copy.arrays["forces_spread"] = atoms.calc.results["forces_spread"]
     copy.info = {}
     for key, value in atoms.info.items():
         word = str(key)

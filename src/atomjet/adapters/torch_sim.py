@@ -17,6 +17,7 @@ from torch_sim.state import SimState
 from atomjet.data import System
 from atomjet.engine import Engine, load
 from atomjet.engine.capacity import SHARE, free_bytes
+from atomjet.engine.uncertainty import Watch, watched
 
 WITHOUT_LIMIT = 1_000_000
 """Atoms of a batch where the device does not say how much memory is free."""
@@ -31,11 +32,13 @@ class AtomJetModel(ModelInterface):
 
     Attributes:
         engine: what evaluates.
+        watch: warns once of each place of a batch where an ensemble's members disagree.
     """
 
     def __init__(self, model: Engine | str | Path, **options: Any) -> None:
         super().__init__()
         self.engine = model if isinstance(model, Engine) else load(model, **options)
+        self.watch = Watch(self.engine.bound)
         self._device, self._dtype = self.engine.device, torch.float64
         self._compute_forces = self._compute_stress = True
         self._memory_scales_with = "n_atoms"
@@ -46,7 +49,9 @@ class AtomJetModel(ModelInterface):
         Raises:
             AtomJetError: as `Engine.predict`.
         """
-        found = self.engine.predict(to_system(state))
+        with watched():
+            found = self.engine.predict(to_system(state))
+        self.watch.look(found)
         return {
             "energy": found.energy.to(self._dtype),
             "forces": found.forces.to(self._dtype),

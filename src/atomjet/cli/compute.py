@@ -117,6 +117,7 @@ def predict(
             print("-o OUT.extxyz keeps energies and forces of every frame, --csv OUT.csv energies")
     if done and (table := labels.errors(done)) is not None:
         print(table)
+    options.warn_uncertain(engine, [(f"frame {one.number}", one.atoms) for one in done])
     _write(done, output, csv, f"{len(done)} frames")
     if plot is not None and any(frame.labels for frame in done):
         with appears_whole(plot) as beside:
@@ -224,7 +225,7 @@ def relax(
         engine = options.load_engine(computing)
         own_task = atoms.info.get("task")
         atoms = options.check_atoms(atoms, file, engine, reading.strict)
-        atoms.calc = AtomJetCalculator(engine)
+        atoms.calc = AtomJetCalculator(engine, remarks=False)
         _relax(atoms, settings, output, trajectory, own_task)
 
 
@@ -287,6 +288,8 @@ def _relax(
             raise
     write()
     print(f"wrote {output}")
+    if spread := _spread(atoms):
+        print(spread)
     if converged:
         print(f"converged after {last.step} steps: {last.energy:.6f} eV, largest force {last.fmax:.4g} eV/Å")
         return
@@ -297,6 +300,17 @@ def _relax(
             f"more exact than that; use --precision float64, or a larger --fmax"
         )
     raise SimulationError(f"not converged {where}; raise --steps, or go on from {output}")
+
+
+def _spread(atoms: Atoms) -> str:
+    """How far an ensemble's members are apart on a relaxed structure, and how often they were too far on the way."""
+    watch, spread = getattr(atoms.calc, "watch", None), atoms.calc.results.get("forces_spread")  # type: ignore[union-attr]
+    if spread is None:
+        return ""
+    worst = f"largest spread of a force {spread.max():.3g} eV/Å, atom {int(spread.argmax())}"
+    if watch is None or watch.bound is None:
+        return worst
+    return f"{worst}; bound {watch.bound.largest:.3g} eV/Å, passed in {watch.beyond} of {watch.looked} evaluations"
 
 
 def _predicted(engine: Engine, frames: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
@@ -312,11 +326,13 @@ def _predicted(engine: Engine, frames: list[Structured]) -> Iterator[tuple[Struc
 
 def _group_predicted(engine: Engine, group: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
     """A group at once; halved, and halved again, where one of them is refused."""
+    from atomjet.engine.uncertainty import watched
     from atomjet.errors import AtomJetError
 
     structures = [frame.atoms for frame in group if frame.atoms is not None]
     try:
-        prediction = engine.predict(structures)
+        with watched():
+            prediction = engine.predict(structures)
     except AtomJetError as error:
         if len(group) == 1:
             yield group[0], error
@@ -373,6 +389,10 @@ def _labelled(frames: list[Atoms], prediction: Prediction) -> Iterator[Atoms]:
             results["stress"] = stresses[k][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # ASE's order: xx yy zz yz xz xy
         copy = frame.copy()
         copy.calc = SinglePointCalculator(copy, **results)
+        if prediction.spread is not None and prediction.energy_spread is not None:
+            own = prediction.spread[prediction.system_index == k]
+            copy.arrays["forces_spread"] = own.to("cpu", torch.float64).numpy()
+            copy.info["energy_spread"] = float(prediction.energy_spread[k])
         yield copy
 
 

@@ -81,6 +81,7 @@ def _examine(computing: Computing) -> Iterator[Finding]:
     yield from (_package(name, "needed", needed=True) for name in ("atomjet", *REQUIRED))
     yield from (_package(name, purpose, needed=False) for name, purpose in (OPTIONAL | HOSTS).items())
     yield _cuda()
+    yield _packaged()
     yield from _model(computing)
 
 
@@ -128,6 +129,14 @@ def _cuda() -> Finding:
         remedy = f"{sys.executable} -m pip install --force-reinstall torch"
         return Finding("CUDA", False, f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU", remedy)
     return Finding("CUDA", False, "no NVIDIA driver on this machine; everything runs on the CPU")
+
+
+def _packaged() -> Finding:
+    """Models that came with the package, and what they are for."""
+    from atomjet.models.registry import PURPOSES, packaged
+
+    names = [f"{name} ({PURPOSES[name]})" if name in PURPOSES else name for name in packaged()]
+    return Finding("packaged models", bool(names), "; ".join(names) or "none")
 
 
 def _model(computing: Computing) -> Iterator[Finding]:

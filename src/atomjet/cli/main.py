@@ -18,6 +18,7 @@ from atomjet.cli import (
     conformers,
     distill,
     doctor,
+    ensemble,
     eos,
     md,
     models,
@@ -28,7 +29,7 @@ from atomjet.cli import (
     validate,
     vib,
 )
-from atomjet.cli.terminal import escaping, one_line
+from atomjet.cli.terminal import escaping, one_line, plain_warnings
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -68,6 +69,8 @@ app.command(epilog=distill.EXAMPLES)(distill.label)
 app.command(epilog=distill.EXAMPLES)(distill.train)
 app.command(epilog=distill.EXAMPLES)(distill.distill)
 app.command(epilog=models.CONVERT_EXAMPLES)(models.convert)
+app.command(epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
+app.command(epilog=ensemble.CALIBRATE_EXAMPLES)(ensemble.calibrate)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
 app.add_typer(bench.app, name="bench")
 app.command(epilog=profile.EXAMPLES)(profile.profile)
@@ -104,7 +107,8 @@ def main(arguments: list[str], debug: bool = False) -> int:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        status = app(arguments, prog_name="atomjet", standalone_mode=False)
+        with plain_warnings():
+            status = app(arguments, prog_name="atomjet", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = 130

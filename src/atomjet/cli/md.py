@@ -157,7 +157,7 @@ def _run(
     try:
         if on_device:
             return simulate_replicas(engine, atoms, settings, output, log, replicas=replicas, **how)
-        atoms.calc = AtomJetCalculator(engine)
+        atoms.calc = AtomJetCalculator(engine, remarks=False)
         return simulate(atoms, settings, output, log, **how)
     except ReplicasError as error:
         print(_spoken(error.summary, settings))
@@ -223,4 +223,8 @@ def _spoken(summary: Summary, settings: MDSettings) -> str:
         lines.append(f"energy drift     {value}")
     else:
         lines.append(f"mean potential   {summary.mean_potential:.4f} eV")
+    if summary.uncertain == summary.uncertain:
+        lines.append(
+            f"uncertain        {100 * summary.uncertain:.3g} % of the steps looked at were beyond the ensemble's bound"
+        )
     return "\n".join(lines)

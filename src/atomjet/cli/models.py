@@ -74,7 +74,7 @@ def info(
 
     from atomjet.errors import ConfigError
     from atomjet.models.load import read, whole_file_is_protected
-    from atomjet.models.registry import locate, packaged
+    from atomjet.models.registry import PURPOSES, locate, packaged
 
     if name is not None and model is not None and name != model:
         raise ConfigError(f"two models are named, {name} and --model {model}; give one")
@@ -82,7 +82,9 @@ def info(
     if name is None:
         for known, path in packaged().items():
             _, card = read(path)  # a damaged file is better said here than at first use
-            print(f"{known:16} {' '.join(card.get('elements', [])):28} {one_line(card.get('summary', ''))}")
+            print(f"{known:22} {' '.join(card.get('elements', [])):20} {one_line(card.get('summary', ''))}")
+            if known in PURPOSES:
+                print(f"{'':22} {PURPOSES[known]}")
         print("`atomjet info NAME` shows one; every command takes --model NAME or a path.")
         return
     engine = options.load_engine(Computing(name, device, backend, precision))

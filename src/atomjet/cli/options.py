@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,7 @@ def bring_to_rest(engine: Engine, atoms: Atoms, fmax: float, cell: bool = False,
     from atomjet.errors import SimulationError
     from atomjet.md.relax import RelaxSettings, relax
 
-    atoms.calc = AtomJetCalculator(engine)
+    atoms.calc = AtomJetCalculator(engine, remarks=False)
     settings = RelaxSettings(fmax=fmax, steps=MOST_STEPS_TO_REST, cell=cell, fix_symmetry=fix_symmetry)
     converged, last = relax(atoms, settings)
     atoms.calc = None
@@ -248,6 +248,26 @@ def check_positive(**values: float | None) -> None:
 def warn(message: str) -> None:
     """One line on standard error that does not stop anything."""
     print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+MOST_UNCERTAIN = 20
+"""Structures on which an ensemble's members disagree that are named one by one."""
+
+
+def warn_uncertain(engine: Engine, named: Sequence[tuple[str, Atoms]]) -> None:
+    """Warn of structures, with `arrays["forces_spread"]`, that are beyond an ensemble's bound; print how many there are."""
+    held = [(name, atoms) for name, atoms in named if "forces_spread" in atoms.arrays]
+    if engine.bound is None or not held:
+        return
+    found = 0
+    for name, atoms in held:
+        for doubt in engine.bound.doubts(atoms.arrays["forces_spread"], [len(atoms)]):
+            found += 1
+            if found <= MOST_UNCERTAIN:
+                warn(engine.bound.line(doubt, name))
+    if found > MOST_UNCERTAIN:
+        warn(f"{found - MOST_UNCERTAIN} more structures are beyond the bound")
+    print(f"uncertain: {found} of {len(held)} structures beyond the bound of {engine.bound.largest:.3g} eV/Å")
 
 
 def note(message: str) -> None:

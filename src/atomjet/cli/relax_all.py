@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from atomjet.cli import options
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -63,6 +65,7 @@ def relax_all(
             failed[number] = f"not converged after {result.steps} steps: largest force {result.fmax:.4g} eV/Å"
     _write(output, results, tasks, len(frames))
     _summary(results, len(failed), settings.fmax, seconds)
+    options.warn_uncertain(engine, [(f"frame {number}", results[number].atoms) for number in sorted(results)])
     for number in sorted(failed)[:MOST_NAMED]:
         print(f"frame {number}: {failed[number]}", file=sys.stderr)
     if len(failed) > MOST_NAMED:
@@ -89,6 +92,8 @@ def _labelled(result: Relaxed, task: object) -> Atoms:
     atoms = result.atoms
     atoms.calc = SinglePointCalculator(atoms, energy=result.energy)
     atoms.info |= {"fmax": result.fmax, "steps": result.steps, "converged": result.converged}
+    if result.spread is not None:
+        atoms.arrays["forces_spread"] = result.spread
     if task is not None:
         atoms.info["task"] = task
     return atoms

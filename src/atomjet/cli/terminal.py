@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -50,4 +51,25 @@ class Escaped:
 def escaping() -> Iterator[None]:
     """Let everything that is printed to standard output and standard error pass through `Escaped`."""
     with redirect_stdout(Escaped(sys.stdout)), redirect_stderr(Escaped(sys.stderr)):  # type: ignore[type-var]
+        yield
+
+
+MOST_WARNINGS = 10
+"""Warnings of one kind that a command shows."""
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show each warning as one line on standard error, without the line of code that it comes from; of one kind the first few."""
+    shown: dict[type[Warning], int] = {}
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        shown[category] = shown.get(category, 0) + 1
+        if shown[category] <= MOST_WARNINGS:
+            print(f"warning: {one_line(str(message))}", file=sys.stderr, flush=True)
+        elif shown[category] == MOST_WARNINGS + 1:
+            print(f"warning: more of the kind {category.__name__} are not shown", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
         yield

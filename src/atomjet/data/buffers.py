@@ -276,12 +276,13 @@ class PredictionBuffers:
     Status and energies come first: with a status of zero, a finite energy says that all numbers of its structure are finite.
 
     Attributes:
-        buffer: (1 + 10 Ŝ + 4 N̂,) float64, and N̂ more with a spread.
+        buffer: (1 + 10 Ŝ + 4 N̂,) float64, and N̂ + Ŝ more with spreads.
         status: (1,) the `Status` bits as a number.
-        energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. spread: (N̂,) eV/Å or None. As in
-            `Prediction`, atoms in the order of the `SystemBuffers`; what is not in use holds anything.
+        energy: (Ŝ,) eV. stress: (Ŝ, 3, 3) eV/Å³. atomic_energies: (N̂,) eV. forces: (N̂, 3) eV/Å. spread: (N̂,) eV/Å or None.
+            energy_spread: (Ŝ,) eV/atom or None. As in `Prediction`, atoms in the order of the `SystemBuffers`; what is not in use
+            holds anything.
         capacity: host values.
-        has_spread: whether there is room for the spread of an ensemble's forces.
+        has_spread: whether there is room for an ensemble's spreads.
     """
 
     buffer: Tensor
@@ -297,7 +298,8 @@ class PredictionBuffers:
     @staticmethod
     def bytes_of(capacity: Capacity, has_spread: bool = False) -> int:
         """Return what the buffer takes."""
-        return 8 * (1 + 10 * capacity.systems + (5 if has_spread else 4) * capacity.atoms)
+        spreads = capacity.atoms + capacity.systems if has_spread else 0
+        return 8 * (1 + 10 * capacity.systems + 4 * capacity.atoms + spreads)
 
     def like(self, buffer: Tensor) -> PredictionBuffers:
         """Views of another buffer with this one's capacity and layout."""
@@ -339,11 +341,17 @@ class PredictionBuffers:
     @property
     def spread(self) -> Tensor | None:
         """(N̂,) eV/Å, of an ensemble's forces."""
-        return self.buffer[1 + 10 * self.capacity.systems + 4 * self.capacity.atoms :] if self.has_spread else None
+        first = 1 + 10 * self.capacity.systems + 4 * self.capacity.atoms
+        return self.buffer[first : first + self.capacity.atoms] if self.has_spread else None
+
+    @property
+    def energy_spread(self) -> Tensor | None:
+        """(Ŝ,) eV/atom, of an ensemble's energies."""
+        return self.buffer[1 + 10 * self.capacity.systems + 5 * self.capacity.atoms :] if self.has_spread else None
 
     def in_use(self, systems: int, index: Tensor) -> Prediction:
         """What is in use: views of the first structures and of their atoms, which `index` (N,) numbers by structure."""
-        atoms, spread = index.shape[0], self.spread
+        atoms, spread, energy_spread = index.shape[0], self.spread, self.energy_spread
         return Prediction(
             energy=self.energy[:systems],
             forces=self.forces[:atoms],
@@ -351,6 +359,7 @@ class PredictionBuffers:
             atomic_energies=self.atomic_energies[:atoms],
             system_index=index,
             spread=None if spread is None else spread[:atoms],
+            energy_spread=None if energy_spread is None else energy_spread[:systems],
         )
 
 

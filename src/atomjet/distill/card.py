@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.neighborlist import neighbor_list
+from numpy.typing import NDArray
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.distill.conditions import Conditions, conditions_in
@@ -16,7 +16,9 @@ from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.teacher import default_task, licence_of
 from atomjet.models import tensor_file
+from atomjet.models.card import IN_SIGHT
 from atomjet.models.painn import PaiNN
+from atomjet.neighbors import neighbor_list
 
 LICENCE = "MIT"
 
@@ -24,6 +26,9 @@ ORDINARY = Conditions()
 
 SEEN = 2.0
 """Å. Pairs that never come nearer than this in training say nothing about overlap."""
+
+FRAMES_AT_ONCE = 1000
+"""Frames whose distances are looked at together."""
 
 
 def model_card(
@@ -49,6 +54,7 @@ def model_card(
     elements = [SYMBOLS[number] for number in model.elements]
     asked = asked_for(frames, default_task(teacher["calculator"]))
     teachers = licence_of(str(teacher["calculator"]))
+    nearest = nearest_distances(frames.select(frames.split == "train"))
     at = "" if asked == ORDINARY else f" at {asked}"
     return {
         "name": recipe.name,
@@ -75,7 +81,8 @@ def model_card(
         },
         "errors": {name: dict(figures) for name, figures in errors.items()},
         "hardest_molecules": {name: dict(figures) for name, figures in hardest.items()},
-        "shortest_distances": shortest_distances(frames.select(frames.split == "train")),
+        "shortest_distances": shortest_distances(nearest),
+        "closest_pairs": closest_pairs(nearest, model.elements),
         "limits": limits(frames, elements, asked, recipe.molecules is not None),
         "licence": recipe.licence
         or (LICENCE if _permits(teachers) else f"ask its maker; the teacher's is: {teachers}"),
@@ -98,30 +105,33 @@ def molecules(keys: Any) -> int:
     return len({member for key in np.unique(keys) for member in str(key).split(".")})
 
 
-def shortest_distances(train: Frames) -> dict[str, float]:
-    """Å: for each pair of elements ("C-H", by atomic number) the nearest that two atoms come in the training frames.
+def shortest_distances(nearest: NDArray[np.float64]) -> dict[str, float]:
+    """Å: for each pair of elements ("C-H", by atomic number) the nearest that two atoms come, of pairs nearer than `SEEN`.
 
     An engine refuses structures whose atoms are clearly nearer: there the student only guesses.
     """
-    found: dict[str, float] = {}
-    for frame in range(len(train)):
-        for a, b, length in zip(*_near_pairs(train, frame), strict=True):
-            name = f"{SYMBOLS[min(a, b)]}-{SYMBOLS[max(a, b)]}"
-            found[name] = min(found.get(name, SEEN), round(length, 3))
-    return dict(sorted(found.items()))
+    pairs = zip(*np.nonzero(np.triu(nearest < SEEN)), strict=True)
+    return dict(sorted((f"{SYMBOLS[a]}-{SYMBOLS[b]}", round(float(nearest[a, b]), 3)) for a, b in pairs))
 
 
-def _near_pairs(train: Frames, frame: int) -> tuple[list[int], list[int], list[float]]:
-    """Atomic numbers and distance of each pair of atoms nearer than `SEEN`, over periodic boundaries too."""
-    atoms = slice(int(train.ptr[frame]), int(train.ptr[frame + 1]))
-    numbers, positions = train.numbers[atoms], train.positions[atoms].astype(float)
-    if train.pbc[frame].any():
-        first, second, lengths = neighbor_list("ijd", train.atoms(frame), SEEN)
-    else:
-        first, second = np.triu_indices(len(numbers), 1)
-        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
-    near = lengths < SEEN
-    return numbers[first[near]].tolist(), numbers[second[near]].tolist(), lengths[near].tolist()
+def closest_pairs(nearest: NDArray[np.float64], elements: Sequence[int]) -> dict[str, float | None]:
+    """Å, likewise for every two of the model's elements; None where no two atoms of them come nearer than `IN_SIGHT`."""
+    pairs = [(a, b) for a in sorted(elements) for b in sorted(elements) if a <= b]
+    return {
+        f"{SYMBOLS[a]}-{SYMBOLS[b]}": round(float(nearest[a, b]), 3) if nearest[a, b] < IN_SIGHT else None
+        for a, b in pairs
+    }
+
+
+def nearest_distances(train: Frames) -> NDArray[np.float64]:
+    """(119, 119) Å by atomic numbers: the nearest that two atoms come in the training frames; infinite where not `IN_SIGHT`."""
+    nearest = np.full((len(SYMBOLS), len(SYMBOLS)), np.inf)
+    for first in range(0, len(train), FRAMES_AT_ONCE):
+        frames = [train.atoms(frame) for frame in range(first, min(first + FRAMES_AT_ONCE, len(train)))]
+        graph = neighbor_list(frames, IN_SIGHT)
+        numbers = graph.atomic_numbers.numpy()
+        np.minimum.at(nearest, (numbers[graph.centers], numbers[graph.neighbors]), graph.lengths.numpy())
+    return nearest
 
 
 def asked_for(frames: Frames, task: str) -> Conditions:

@@ -89,7 +89,7 @@ class CallBuffers:
         self._received = torch.zeros(size, dtype=torch.uint8, device=stages.device)
         self.evaluation = Evaluation(stages, SystemBuffers.over(self._received, capacity))
         self._silent = stages.backend.silent_conditions
-        answer = PredictionBuffers.empty(capacity, "cpu").buffer
+        answer = PredictionBuffers.empty(capacity, "cpu", stages.has_spread).buffer
         self._answer = answer.pin_memory() if on_gpu else answer
         self._numbers = self._answer.numpy()
         self._staged = _Staged(SystemBuffers.over(self._sent, capacity), self._silent)

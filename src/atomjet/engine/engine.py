@@ -22,19 +22,21 @@ from atomjet.engine.fork import survive_forks
 from atomjet.engine.hessian import hessian
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
+from atomjet.engine.uncertainty import Bound
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import contract, registry, tensor_file
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
 from atomjet.models.contract import CapturedBackend, Model
+from atomjet.models.ensemble import EnsembleBackend, members_of
 from atomjet.models.families import FAMILIES
-from atomjet.models.load import read
+from atomjet.models.load import read, read_ensemble
 from atomjet.neighbors import search
 
 NOTHING_TO_DO = nullcontext()
 
 
 def load(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     device: str | torch.device | None = None,
     backend: Backend = "auto",
     precision: Precision = "default",
@@ -44,10 +46,11 @@ def load(
     charge: int | None = None,
     spin: int | None = None,
 ) -> Engine:
-    """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt).
+    """Make an engine from a packaged model's name, a model file (.safetensors) or a fairchem checkpoint (.pt); or from several.
 
     Args:
-        model: name (`atomjet info` lists them) or path.
+        model: name (`atomjet info` lists them) or path. A list of them makes an ensemble: the mean of its members, which says how
+            far they disagree (`Prediction.spread`).
         device, backend, precision, on_overlap, neighbors: see `Settings`.
         task: for models that know several: the one for structures that do not name their own (`info["task"]`).
         charge, spin: total charge, e, and multiplicity 2S + 1 of structures that do not say their own (`info["charge"]`,
@@ -56,10 +59,13 @@ def load(
     Raises:
         ModelFileError: see `atomjet.models.load.read`.
         BackendError: a device or backend that cannot serve this model.
-        ConfigError: an unknown setting or task, a charge or spin that the model does not know.
+        ConfigError: an unknown setting or task, a charge or spin that the model does not know; members that do not go together.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
-    network, card = read(registry.locate(model))
+    if isinstance(model, str | Path):
+        network, card = read(registry.locate(model))
+    else:
+        network, card = read_ensemble([registry.locate(member) for member in model])
     return Engine(network, settings, card, task, charge, spin)
 
 
@@ -73,6 +79,7 @@ class Engine:
         card: what the model's makers say of it.
         cutoff: Å.
         elements: atomic numbers it serves. served: (119,) whether it serves each.
+        bound: beyond which an ensemble's spread is warned of; None where it was not calibrated, and for a single model.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class Engine:
         self.dtype = self.settings.dtype
         self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
         self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
+        self.bound = Bound.of(self.card) if isinstance(self.evaluator, EnsembleBackend) else None
         self.served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self.served[list(model.elements)] = True
         self._closest = _closest(self.card, self.device)
@@ -192,6 +200,8 @@ class Engine:
     def describe(self) -> str:
         """Say in one line what runs."""
         name = self.card.get("name", self.model.family)
+        if isinstance(self.evaluator, EnsembleBackend):
+            name += f" ({len(self.evaluator.members)} members)"
         kind = (
             torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
@@ -219,6 +229,8 @@ class Engine:
             structures: ase.Atoms, many of them (a list, a generator, an open trajectory; any mix of sizes, cells and periodic
                 directions), or a `System`.
 
+        Structures on which an ensemble's members disagree beyond the bound in its card bring an `UncertaintyWarning`.
+
         Raises:
             StructureError: no structures or an empty one, an element, charge, spin or task the model does not know, overlapping
                 atoms, or anything `System` refuses; names structure and atom.
@@ -228,6 +240,12 @@ class Engine:
         Returns:
             Tensors where the structures were: on the CPU for ase.Atoms, on its device for a `System`.
         """
+        prediction = self._predict(structures)
+        if self.bound is not None:
+            self.bound.warn(prediction)
+        return prediction
+
+    def _predict(self, structures: Any) -> Prediction:
         if self._path is not None:
             with self._there():
                 return self._path.predict(structures)
@@ -284,8 +302,11 @@ class Engine:
                 return None
             raise refusal(graph.num_atoms, graph.num_edges, needed, free, self.device, system.labels)
         graph = graph.with_vectors(graph.vectors.to(self.dtype))
-        energies, gradients = self.evaluator.energies_and_gradients(graph)
-        prediction = self._prediction(system, graph, energies, gradients)
+        if isinstance(self.evaluator, EnsembleBackend):
+            members = zip(members_of(self.model), self.evaluator.members, strict=True)
+            prediction = Prediction.mean_of([self._prediction(system, graph, *member) for member in members])
+        else:
+            prediction = self._prediction(system, graph, self.model, self.evaluator)
         if not bool((prediction.energy.sum() + prediction.forces.sum()).isfinite()):
             raise self._not_finite(prediction, system.labels)
         return prediction
@@ -324,10 +345,11 @@ class Engine:
         """Find the neighbours of structures on the engine's device."""
         return search(system, self.cutoff, self.settings.neighbors)
 
-    def _prediction(self, system: System, graph: Graph, energies: Tensor, gradients: Tensor) -> Prediction:
+    def _prediction(self, system: System, graph: Graph, model: Model, backend: contract.Backend) -> Prediction:
+        energies, gradients = backend.energies_and_gradients(graph)
         # Sums over many edges and atoms in float64: they cost nothing beside the model.
         graph, gradients = graph.with_vectors(graph.vectors.double()), gradients.double()
-        atomic = energies.double() + self.model.references(graph)
+        atomic = energies.double() + model.references(graph)
         energy = torch.zeros(system.num_systems, dtype=torch.float64, device=self.device)
         energy.index_add_(0, system.system_index, atomic)
         volume = torch.linalg.det(system.cell).abs()

@@ -13,6 +13,7 @@ from torch import Tensor
 from atomjet.data import Capacity, ConditionBuffers, Conditions, GraphBuffers, PredictionBuffers, SystemBuffers
 from atomjet.engine.tuning import Tuning
 from atomjet.models.contract import Atomic, CapturedBackend, Model
+from atomjet.models.ensemble import members_of
 
 
 class Search(Protocol):
@@ -49,6 +50,7 @@ class Stages:
         device: of all buffers.
         bytes_beside: what search and sums of a capacity allocate.
         tuning: the choices for the backend's kernels; None leaves them to the backend.
+        has_spread: whether the sums fill in the spreads of an ensemble.
     """
 
     search: Callable[[Capacity], Search]
@@ -57,6 +59,7 @@ class Stages:
     device: torch.device
     bytes_beside: Callable[[Capacity], int]
     tuning: Tuning | None = None
+    has_spread: bool = False
 
     def backend_for(self, capacity: Capacity) -> CapturedBackend:
         """The model with the choices for a capacity, sharing its weights."""
@@ -64,7 +67,7 @@ class Stages:
 
     def bytes_of(self, capacity: Capacity) -> int:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
-        buffers = SystemBuffers.bytes_of(capacity) + PredictionBuffers.bytes_of(capacity)
+        buffers = SystemBuffers.bytes_of(capacity) + PredictionBuffers.bytes_of(capacity, self.has_spread)
         return buffers + self.backend_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
 
 
@@ -83,7 +86,7 @@ class Evaluation:
         """Allocate everything."""
         self.stages, self.system, self.capacity = stages, system, system.capacity
         self.conditions = conditions
-        self.prediction = PredictionBuffers.empty(system.capacity, stages.device)
+        self.prediction = PredictionBuffers.empty(system.capacity, stages.device, stages.has_spread)
         self._search = stages.search(system.capacity)
         self._sums = stages.sums(system.capacity)
         backend = stages.backend_for(system.capacity)
@@ -111,17 +114,28 @@ class Evaluation:
 
 def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stages:
     """Search and sums by Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
-    from atomjet.models import edge_forces
+    from atomjet.models import edge_forces, ensemble_mean
     from atomjet.models.skeleton import ShapesOnly
     from atomjet.neighbors.padded import PaddedSearch
 
-    device, references = closest.device, torch.atleast_2d(model.reference_energies)
+    members, device = members_of(model), closest.device
+    references = [torch.atleast_2d(member.reference_energies) for member in members]
+    has_spread = len(members) > 1
 
     def sums(capacity: Capacity) -> Sums:
         virials = torch.zeros(6, capacity.atoms, dtype=torch.float64, device=device)
+        if not has_spread:
+            return lambda system, graph, atomic, out: edge_forces.launch(
+                system, graph, atomic, references[0], closest, virials, out
+            )
+        size = PredictionBuffers.bytes_of(capacity) // 8
+        each = torch.zeros(len(members), size, dtype=torch.float64, device=device)
+        parts = [PredictionBuffers(own, capacity) for own in each]
 
         def launch(system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, out: PredictionBuffers) -> None:
-            edge_forces.launch(system, graph, atomic, references, closest, virials, out)
+            for own, table, part in zip((atomic, *atomic.others), references, parts, strict=True):
+                edge_forces.launch(system, graph, own, table, closest, virials, part)
+            ensemble_mean.launch(graph, each, out)
 
         return launch
 
@@ -133,9 +147,10 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
         owned = {
             id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
         }
-        return 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned.values())
+        each = len(members) * PredictionBuffers.bytes_of(capacity) if has_spread else 0
+        return each + 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned.values())
 
     def search(capacity: Capacity) -> Search:
         return PaddedSearch(capacity, model.cutoff, device)
 
-    return Stages(search, backend, sums, device, bytes_beside, Tuning.of(backend, device))
+    return Stages(search, backend, sums, device, bytes_beside, Tuning.of(backend, device), has_spread)

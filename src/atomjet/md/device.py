@@ -12,8 +12,9 @@ import torch
 from ase import Atoms, units
 from torch import Tensor
 
-from atomjet.data import Capacity, PredictionBuffers, Status, System, SystemBuffers
+from atomjet.data import Capacity, Status, System, SystemBuffers
 from atomjet.engine import Engine
+from atomjet.engine.uncertainty import watched
 from atomjet.errors import AtomJetError, SimulationError, StructureError
 from atomjet.md.integrators import advance, advance_reference, finish
 from atomjet.md.motion import HALTED, Flag, Motion
@@ -37,6 +38,7 @@ class Snapshot:
         energy: (R,) eV. forces: (N, 3) eV/Å. stress: (R, 3, 3) eV/Å³; of replicas that move.
         flags: (R,) see `Flag`. steps: (R,).
         record: (rows, R, COLUMNS), see `Motion`.
+        spread: (N,) eV/Å, of an ensemble; None of a single model.
     """
 
     positions: np.ndarray
@@ -47,6 +49,7 @@ class Snapshot:
     flags: np.ndarray
     steps: np.ndarray
     record: np.ndarray
+    spread: np.ndarray | None = None
 
 
 class Replicas:
@@ -108,7 +111,8 @@ class Replicas:
             if status == 0:
                 return
             if status != Status.EDGES:
-                self.engine.predict([self._where(replica) for replica in range(len(self.frames))])
+                with watched():
+                    self.engine.predict([self._where(replica) for replica in range(len(self.frames))])
                 raise SimulationError(
                     f"the device refuses what the model serves ({Status(status)!r}); use fast_pytorch"
                 )
@@ -159,6 +163,7 @@ class Replicas:
         self.evaluate()
         return broken
 
+    @watched()
     def explain(self, snapshot: Snapshot, replica: int) -> SimulationError | None:
         """Why the next step of a replica that stands still goes wrong: the step taken once more, alone and watched."""
         atoms, step = self._where(replica, snapshot), int(snapshot.steps[replica])
@@ -228,9 +233,9 @@ class PendingSnapshot:
     """Buffers that a snapshot is copied into, and from which it is read until they are used again."""
 
     def __init__(self, replicas: Replicas) -> None:
-        motion, on_gpu = replicas.motion, replicas.stream is not None
+        on_gpu = replicas.stream is not None
         self.atoms, self.replicas = sum(replicas.counts), len(replicas.counts)
-        self._capacity = motion.system.capacity
+        self._views = replicas.evaluation.prediction.like
 
         def like(tensor: Tensor) -> Tensor:
             return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
@@ -250,7 +255,8 @@ class PendingSnapshot:
         if self._event is not None:
             self._event.synchronize()
         positions, velocities, answer, flags, steps, record = self._copies
-        prediction = PredictionBuffers(answer, self._capacity)
+        prediction = self._views(answer)
+        spread = prediction.spread
         return Snapshot(
             positions=positions[: self.atoms].numpy(),
             velocities=velocities[: self.atoms].numpy(),
@@ -260,6 +266,7 @@ class PendingSnapshot:
             flags=flags[: self.replicas].numpy(),
             steps=steps[: self.replicas].numpy(),
             record=record[:, : self.replicas].numpy(),
+            spread=None if spread is None else spread[: self.atoms].numpy(),
         )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from atomjet.data import System
 from atomjet.engine import Engine
+from atomjet.engine.uncertainty import watched
 from atomjet.errors import AtomJetError, StructureError
 from atomjet.ops.segment_sum import segment_sum
 
@@ -50,6 +51,7 @@ class Relaxed:
         steps: taken.
         converged: whether `fmax` is below the limit.
         error: why it was given up, if it was.
+        spread: (N,) eV/Å of an ensemble, where `atoms` was computed; None of a single model, or where nothing was computed.
     """
 
     index: int
@@ -59,6 +61,7 @@ class Relaxed:
     steps: int
     converged: bool
     error: str | None = None
+    spread: np.ndarray | None = None
 
 
 def relax_many(
@@ -150,7 +153,8 @@ class _Batch:
         assert self.system is not None
         state = self.state
         try:
-            found = self.engine.predict(self.system)
+            with watched():
+                found = self.engine.predict(self.system)
         except AtomJetError:
             yield from self._refused()
             return
@@ -160,6 +164,8 @@ class _Batch:
         state.energy = torch.where(state.running, found.energy.double(), state.energy)
         state.largest = torch.where(state.running, largest, state.largest)
         state.computed = self.system.positions
+        if found.spread is not None:
+            state.spread = found.spread.double()
         done = state.running & ((largest < fmax) | (state.steps >= steps))
         state.running = state.running & ~done
         for k in done.nonzero().flatten().tolist():
@@ -183,8 +189,16 @@ class _Batch:
         first = int(torch.searchsorted(self.system.system_index, k))
         atoms.set_positions(state.computed[first : first + len(atoms)].cpu().numpy(), apply_constraint=False)
         energy, largest = float(state.energy[k]), float(state.largest[k])
+        spread = state.spread[first : first + len(atoms)].cpu().numpy()
         return Relaxed(
-            self.ids[k], atoms, energy, largest, int(state.steps[k]), error is None and largest < fmax, error
+            self.ids[k],
+            atoms,
+            energy,
+            largest,
+            int(state.steps[k]),
+            error is None and largest < fmax,
+            error,
+            None if np.isnan(spread).any() else spread,
         )
 
     def _refused(self) -> Iterator[Relaxed]:
@@ -192,7 +206,8 @@ class _Batch:
         assert self.system is not None
         for k in self.state.running.nonzero().flatten().tolist():
             try:
-                self.engine.predict(self.system.part(k, k + 1))
+                with watched():
+                    self.engine.predict(self.system.part(k, k + 1))
             except AtomJetError as error:
                 self.state.running[k] = False
                 yield self._result(k, str(error).removeprefix(f"structure {k}: "), 0.0)
@@ -242,6 +257,7 @@ class _State:
 
     Attributes:
         velocities: (N, 3). fixed: (N,). computed: (N, 3) Å, positions of the last step that could be computed.
+        spread: (N,) eV/Å, there; NaN of a single model.
         running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
         energy, largest: (S,) at the positions last computed.
     """
@@ -249,6 +265,7 @@ class _State:
     velocities: Tensor
     fixed: Tensor
     computed: Tensor
+    spread: Tensor
     running: Tensor
     timestep: Tensor
     mix: Tensor
@@ -257,7 +274,7 @@ class _State:
     energy: Tensor
     largest: Tensor
 
-    PER_ATOM = ("velocities", "fixed", "computed")
+    PER_ATOM = ("velocities", "fixed", "computed", "spread")
 
     @classmethod
     def fresh(cls, frames: Sequence[Atoms], device: torch.device) -> _State:
@@ -277,6 +294,7 @@ class _State:
             velocities=torch.zeros(atoms, 3, dtype=torch.float64, device=device),
             fixed=torch.from_numpy(fixed).to(device),
             computed=torch.from_numpy(positions).to(device),
+            spread=torch.full((atoms,), torch.nan, dtype=torch.float64, device=device),
             running=torch.ones(number, dtype=torch.bool, device=device),
             timestep=filled(TIMESTEP),
             mix=filled(MIX),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ase import Atoms, units
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from atomjet.engine import Engine
+from atomjet.engine.uncertainty import Watch
 from atomjet.errors import ConfigError, SimulationError
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.device import PendingSnapshot, Replicas, Snapshot, placed
@@ -114,6 +116,7 @@ def simulate_replicas(
         begin=begin,
         handling=Handling(resume, overwrite, request, checkpoint_seconds, quiet),
     )
+    summary = replace(summary, uncertain=began[0].watch.share)
     began[0].complain(summary)
     return summary
 
@@ -143,6 +146,8 @@ class DeviceStepper:
         self.step = self.enqueued = since.step if since else 0
         self.turn, self.pending = 0, None
         self.broken: dict[int, SimulationError] = {}
+        self.watch = Watch(engine.bound)
+        self._look()
         for replica, frame in enumerate(self.frames):
             if not self.seen.flags[replica]:
                 part, energy = self._part(replica), float(self.seen.energy[replica])
@@ -245,7 +250,17 @@ class DeviceStepper:
             for replica in np.flatnonzero(snapshot.steps >= step).tolist():
                 self.output.files[replica].row(self._row(step, *rows[replica]))
         if self.step > before:
+            self._look()
             self._record_frames(due=True)
+
+    def _look(self) -> None:
+        """Warn once of each replica on which an ensemble's members disagree; looked at where a burst of steps ends."""
+        moving, spread = self._moving(), self.seen.spread
+        if spread is None or not moving:
+            return
+        each = spread.reshape(len(self.frames), -1)[moving].ravel()
+        names = [f"replica {replica}, step {self.step}" for replica in moving]
+        self.watch.look_at(each, [len(self.atoms)] * len(moving), names, moving)
 
     def _settle(self) -> None:
         """All replicas are halted: let those go on that can, from where they stand."""

@@ -38,6 +38,8 @@ class Summary:
         drift: meV/atom/ps, slope of the total energy by least squares; NaN unless nve with three rows or more. Of several
             replicas the largest, where speeds are those of each.
         replicas: how many.
+        uncertain: share of the steps looked at just now, of every replica, on which an ensemble's members disagree beyond the
+            calibrated bound; NaN without one.
     """
 
     steps: int
@@ -48,6 +50,7 @@ class Summary:
     mean_potential: float
     drift: float
     replicas: int = 1
+    uncertain: float = float("nan")
 
 
 @dataclass(frozen=True)

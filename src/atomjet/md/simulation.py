@@ -5,6 +5,7 @@ A run writes three files: OUT.traj (frames), a log (one row of observables every
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
 
+from atomjet.engine.uncertainty import Watch
 from atomjet.errors import AtomJetError, SimulationError, StructureError
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.md.dynamics import build_dynamics, get_state, set_state, take_step
@@ -54,7 +56,9 @@ def simulate(
         StructureError: see `MDSettings.check`, and whatever the calculator refuses.
         SimulationError: the run exploded; frames before that are kept.
     """
-    return run(
+    watch = getattr(atoms.calc, "watch", Watch(None))  # of other calculators nothing is known
+    looked, beyond = watch.looked, watch.beyond
+    summary = run(
         atoms,
         settings,
         trajectory,
@@ -64,6 +68,9 @@ def simulate(
         begin=lambda files: AseStepper(atoms, settings, files),
         handling=Handling(resume, overwrite, request, checkpoint_seconds, quiet),
     )
+    if watch.looked == looked:
+        return summary
+    return replace(summary, uncertain=(watch.beyond - beyond) / (watch.looked - looked))
 
 
 class AseStepper:

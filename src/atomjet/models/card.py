@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from atomjet.data.elements import SYMBOLS
 from atomjet.models import strict_json
 
+IN_SIGHT = 4.0
+"""Å. Of pairs of elements that never come nearer than this in training a model knows nothing: farther ones hardly push."""
+
 
 def _symbol(text: str) -> str:
     if text not in SYMBOLS[1:]:
@@ -23,6 +26,15 @@ def _pair(text: str) -> str:
     if not dash or first not in SYMBOLS[1:] or second not in SYMBOLS[1:]:
         raise ValueError("no pair of elements such as 'C-H'")
     return text
+
+
+class Calibration(BaseModel):
+    """What `atomjet calibrate` found of an ensemble."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    bound: float = Field(gt=0, description="eV/Å, spread of a force above which a structure is warned of")
+    scale: float = Field(gt=0, description="expected error of a force over its spread")
 
 
 class Card(BaseModel):
@@ -41,6 +53,11 @@ class Card(BaseModel):
     training: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     hardest_molecules: dict[str, Any] = {}
+    calibration: Calibration | None = None
+    closest_pairs: dict[Annotated[str, AfterValidator(_pair)], Annotated[float, Field(ge=0, le=100)] | None] = Field(
+        {},
+        description="Å, nearest that two atoms of any two of the model's elements come in training; null: never within 4 Å",
+    )
     shortest_distances: dict[Annotated[str, AfterValidator(_pair)], Annotated[float, Field(ge=0, le=100)]] = Field(
         {}, description="Å, nearest that two atoms of these elements come in the training data"
     )

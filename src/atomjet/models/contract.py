@@ -52,12 +52,15 @@ class Model(Definition, Protocol):
 
     Attributes:
         family: its name. config: its configuration, a pydantic model.
-        reference_energies: (Z,) or (rows, Z) float64, eV, by atomic number; rows are chosen by a structure's task row.
     """
 
     family: str
     config: Any
-    reference_energies: Tensor
+
+    @property
+    def reference_energies(self) -> Tensor:
+        """(Z,) or (rows, Z) float64, eV, by atomic number; rows are chosen by a structure's task row."""
+        ...
 
     @property
     def cutoff(self) -> float:
@@ -137,11 +140,13 @@ class Atomic:
         energies: (N̂,) eV without references, in the graph's order.
         gradients: (P, Ê, 4) eV/Å in P parts to be added; the fourth number is zero. What is not in use may hold anything.
         of_reverse: whether at edge e stands the derivative with respect to the vector of its *reverse* edge, else of e itself.
+        others: what the further members of an ensemble leave, whose mean is the result; the numbers above are its first member's.
     """
 
     energies: Tensor
     gradients: Tensor
     of_reverse: bool
+    others: tuple[Atomic, ...] = ()
 
 
 Choices = Mapping[str, Mapping[str, int]]

@@ -13,6 +13,7 @@ from atomjet.errors import BackendError
 from atomjet.models.base import General
 from atomjet.models.contract import Backend, Model
 from atomjet.models.cost import UNDECLARED, Evaluation, Work
+from atomjet.models.ensemble import Ensemble, EnsembleConfig, ensemble_backend
 from atomjet.models.escn_md import EscnMd, EscnMdConfig
 from atomjet.models.escn_md.cost import work as escn_md_work
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch as EscnMdFastPyTorch
@@ -101,3 +102,34 @@ FAMILIES: dict[str, Family] = {
         escn_md_work,
     ),
 }
+
+
+def _ensemble(config: EnsembleConfig) -> Ensemble:
+    """An ensemble whose members have no weights yet."""
+    by_config = {family.config: family.model for family in FAMILIES.values()}
+    return Ensemble([by_config[type(member)](member) for member in config.members])
+
+
+def _by_members(name: str) -> Callable[[Ensemble, str], Backend]:
+    """How to evaluate every member on the backend of this name."""
+
+    def make(model: Ensemble, precision: str) -> Backend:
+        family = model.first.family
+        if name not in FAMILIES[family].backends:
+            raise BackendError(
+                f"backend {name!r} does not serve {family}; use one of {', '.join(FAMILIES[family].backends)}"
+            )
+        return ensemble_backend(
+            family, [FAMILIES[family].backends[name].make(member, precision) for member in model.members]
+        )
+
+    return make
+
+
+_ANY = {name: choice.devices for family in FAMILIES.values() for name, choice in family.backends.items()}
+
+FAMILIES["ensemble"] = Family(
+    _ensemble,
+    EnsembleConfig,
+    {name: BackendChoice(_by_members(name), devices) for name, devices in _ANY.items()},
+)

@@ -7,6 +7,7 @@ is read or a model takes memory; then the values, and the SHA-256.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atomjet.errors import AtomJetError, ConfigError, ModelFileError
 from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.card import card_from_json
 from atomjet.models.contract import Model
+from atomjet.models.ensemble import Ensemble, ensemble_card
 from atomjet.models.families import FAMILIES
 from atomjet.models.skeleton import skeleton
 from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled, first_line
@@ -40,6 +42,20 @@ def read(path: str | Path) -> tuple[Model, dict[str, Any]]:
     check_tensors(path, tensors, expected)
     file.check_digest(tensors)
     return filled(model, tensors), card
+
+
+def read_ensemble(paths: Sequence[str | Path]) -> tuple[Model, dict[str, Any]]:
+    """Read several models as one ensemble, and a card of them.
+
+    Raises:
+        ModelFileError: see `read`.
+        ConfigError: fewer than two, models that are ensembles themselves, or that are too unlike to be members.
+    """
+    models, cards = zip(*map(read, paths), strict=True) if paths else ((), ())
+    for path, model in zip(paths, models, strict=True):
+        if isinstance(model, Ensemble):
+            raise ConfigError(f"{path} is an ensemble itself, which cannot be a member of another; give its members")
+    return Ensemble(models), ensemble_card(cards)
 
 
 def convert(path: Path, config: Path | None, out: Path) -> None:

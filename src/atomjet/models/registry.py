@@ -8,6 +8,13 @@ from atomjet.errors import ModelFileError
 
 FOLDER = Path(__file__).parent / "packaged"
 
+PURPOSES = {
+    "organic-xtb": "for organic molecules; what every command takes unless told otherwise",
+    "organic-xtb-ensemble": "three such models at once: the mean, and how far they disagree",
+    "organic-xtb-tiny": "smaller and faster, less exact: for screening and long runs",
+}
+"""What packaged models are for, in a few words."""
+
 
 def packaged() -> dict[str, Path]:
     """Name and file of every packaged model."""
