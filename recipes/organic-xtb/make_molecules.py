@@ -272,10 +272,11 @@ def main() -> None:
             print("left out:", smiles)
         elif found not in refused:
             kept[found] = "by hand"
+    common = {flat(molecule) for molecule in read_fragments()["common"]}
+    kept.update(dict.fromkeys(sorted(common - set(kept)), "common"))
     by_hand = len(kept)
     made = build(asked.total, asked.seed, kept, refused)
     # Two atoms are one of the walls, and those are for training as are the common molecules.
-    common = {flat(molecule) for molecule in read_fragments()["common"]}
     trained = {s for s in kept if s in common or Chem.AddHs(Chem.MolFromSmiles(s)).GetNumAtoms() == 2}
     splits = {s: "train" if s in trained else draw_split(s) for s in kept}
     (HERE / "molecules.smi").write_text("".join(f"{s} {split}\n" for s, split in splits.items()), encoding="utf-8")
