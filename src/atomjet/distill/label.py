@@ -36,6 +36,9 @@ from atomjet.progress import track
 HESSIAN_STEP = 1e-3
 """Displacement for Hessian rows, Å: truncation and the teacher's SCF noise are both small there."""
 
+WALLS = ("walls", "compressed")
+"""Slices that show the student how atoms repel each other: their forces may be larger."""
+
 Array = NDArray[Any]
 
 
@@ -224,7 +227,7 @@ def _judge(recipe: Recipe, frames: Frames, f: int, record: Record) -> tuple[str,
     """Reason to mention a frame ("" for none), and what becomes of it."""
     if "error" in record:
         return record["error"], "left out"
-    limit = recipe.label.wall_max_force if frames.source[f] == "walls" else recipe.label.max_force
+    limit = recipe.label.wall_max_force if frames.source[f] in WALLS else recipe.label.max_force
     largest = float(np.linalg.norm(record["forces"], axis=1).max())
     if largest > limit:
         return f"largest force {largest:.1f} eV/Å exceeds {limit:g} eV/Å", "left out"
