@@ -31,8 +31,8 @@ REFERENCE = np.array([[1.35, 2.10, 2.53], [2.10, 2.87, 3.40], [2.53, 3.40, 3.40]
 LINEAR = 0.26
 """Sine of an angle below which it counts as straight (15 degrees): the bend is then taken along two axes across."""
 
-FLOOR = 0.2
-"""Added to every Cartesian stiffness of a relaxation's first Hessian, eV/Å²: no direction is free."""
+FLOOR = 3.0
+"""Added to every Cartesian stiffness of a relaxation's first Hessian, eV/Å²: nothing is free, soft torsions do not overshoot."""
 
 
 def estimate_hessian(numbers: Array, positions: Array, bonds: Array) -> Array:
