@@ -1,14 +1,16 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 
 from atomjet.distill import slices
 from atomjet.distill.dataset import read_dataset
-from atomjet.distill.molecules import Geometry, bond_change, embed, make_geometry, read_molecules
+from atomjet.distill.embedding import Embedding, embed
+from atomjet.distill.molecules import Geometry, bond_change, derive_seed, make_geometry, read_molecules
 from atomjet.distill.normal_modes import QUANTUM, displace, hessian
 from atomjet.distill.recipe import ConformersConfig, MDConfig, Recipe, TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
@@ -18,13 +20,20 @@ from atomjet.errors import ConfigError
 TEACHER = TeacherConfig()
 
 
+def relaxed(smiles: str, **settings: Any) -> Geometry:
+    """Conformers of a molecule, relaxed by the teacher."""
+    config = ConformersConfig.model_validate(settings)
+    embedding = Embedding(**embed(smiles, derive_seed(1, "conformers", smiles), config.per_molecule))
+    return Geometry(**make_geometry(embedding, config, TEACHER))
+
+
 @pytest.fixture(scope="module")
 def ethanol() -> Geometry:
-    return Geometry(**make_geometry("CCO", 1, ConformersConfig(per_molecule=1), TEACHER))
+    return relaxed("CCO", per_molecule=1)
 
 
 def test_normal_modes_of_water_have_the_wavenumbers_of_the_teacher():
-    water = Geometry(**make_geometry("O", 1, ConformersConfig(fmax=0.001), TEACHER))
+    water = relaxed("O", fmax=0.001)
     from ase.units import invcm
 
     wavenumbers = QUANTUM * np.sqrt(water.stiffness[0]) / invcm
@@ -45,7 +54,7 @@ def test_normal_modes_of_water_have_the_wavenumbers_of_the_teacher():
 
 
 def test_a_linear_molecule_keeps_its_four_vibrations():
-    carbon_dioxide = Geometry(**make_geometry("O=C=O", 1, ConformersConfig(), TEACHER))
+    carbon_dioxide = relaxed("O=C=O")
     assert carbon_dioxide.stiffness.shape[1] == 4
 
 
@@ -88,7 +97,8 @@ def test_turning_about_a_bond_keeps_all_lengths_on_either_side(ethanol):
 
 
 def test_bond_changes_are_told():
-    numbers, bonds, _, positions = embed("C", 1, 1)
+    methane = Embedding(**embed("C", 1, 1))
+    numbers, bonds, positions = methane.numbers, methane.bonds, methane.start
     assert bond_change(numbers, positions[0], bonds) is None
     torn = positions[0].copy()
     torn[1] *= 2
@@ -96,17 +106,6 @@ def test_bond_changes_are_told():
     joined = positions[0].copy()
     joined[2] = joined[1] + [0.5, 0, 0]
     assert "formed" in str(bond_change(numbers, joined, bonds))
-
-
-@pytest.mark.parametrize("contact", [0.65, 1.0, 3.0])
-def test_a_placed_molecule_touches_at_the_contact_asked_for(contact):
-    for number in range(20):
-        fixed, moving = molecule("C6H6"), molecule("H2O")
-        slices.place(fixed, moving, contact, np.random.default_rng(number))
-        lengths = np.linalg.norm(fixed.positions[:, None] - moving.positions, axis=-1)
-        assert np.isclose((lengths / slices.contact_distances(fixed.numbers, moving.numbers)).min(), contact)
-        inner = np.linalg.norm(moving.positions[1:] - moving.positions[0], axis=1)
-        np.testing.assert_allclose(inner, 0.9686, atol=1e-3)
 
 
 def test_md_keeps_its_temperature_and_the_same_seed_gives_the_same_frames(ethanol):
@@ -128,6 +127,8 @@ def sampled(tmp_path_factory):
         "sample:\n  workers: 2\n  split: {validation: 0.2, test: 0.3, in_distribution: 0.2}\n"
         "  conformers: {per_molecule: 1}\n  normal_modes: {frames: 8}\n  torsions: {frames: 4}\n"
         "  md: {share: 0.5, frames: 2, temperatures: [300], keep_every: 2}\n  dimers: {frames: 4}\n"
+        "  compressed: {frames: 1, max_atoms: 12}\n  oriented: {scans: 12, points: 2}\n  packed: {clusters: 12}\n"
+        "  spheres: {boxes: 8, spheres: 2, atoms: [10, 20]}\n  common: [O, C]\n"
         "  clusters: {water: 1, mixed: 4, molecules: [2, 4], frames: 1, keep_every: 1}\n  walls: {points: 5}\n"
         "  peptides: {molecules: p.smi, mode_frames: 2, md_frames: 2, keep_every: 1}\n"
     )
@@ -137,7 +138,7 @@ def sampled(tmp_path_factory):
 
 def test_every_slice_is_there(sampled):
     _, frames = sampled
-    names = "conformers normal_modes torsions md dimers clusters walls free_atoms peptides"
+    names = "conformers normal_modes torsions md dimers compressed oriented clusters packed spheres walls free_atoms peptides"
     assert set(frames.source.tolist()) == set(names.split())
     assert set(frames.split[frames.large].tolist()) == {"test"}
     assert set(frames.source[frames.large].tolist()) == {"peptides"}

@@ -55,10 +55,16 @@ def sample(
     seed: RecipeSeed = None,
     strict: Strict = False,
     trust: Trust = None,
+    embed_only: Annotated[
+        bool,
+        typer.Option(
+            "--embed-only", help="Only the force-field conformers, from which a machine without RDKit can go on."
+        ),
+    ] = False,
 ) -> None:
     """Make the structures that a recipe asks for."""
     recipe = _recipe("sample", config, model, device, backend, precision, seed, trust)
-    _sample(recipe, strict)
+    _sample(recipe, strict, embed_only=embed_only)
 
 
 def label(
@@ -142,10 +148,10 @@ def _recipe(
     return recipe
 
 
-def _sample(recipe: Recipe, strict: bool, to_train: bool = False) -> None:
+def _sample(recipe: Recipe, strict: bool, to_train: bool = False, embed_only: bool = False) -> None:
     from atomjet.distill.sample import run_sample
 
-    run_sample(recipe, strict=strict, to_train=to_train)
+    run_sample(recipe, strict=strict, to_train=to_train, embed_only=embed_only)
 
 
 def _label(recipe: Recipe) -> None:

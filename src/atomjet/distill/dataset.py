@@ -138,8 +138,8 @@ class Frames:
         index = np.flatnonzero(chosen) if np.asarray(chosen).dtype == bool else np.asarray(chosen, dtype=np.int64)
         rows_of = np.argsort(self.hessian_frame, kind="stable")
         begin = np.searchsorted(self.hessian_frame[rows_of], np.arange(len(self) + 1))
-        rows = rows_of[_ranges(begin, index)]
-        atoms, hessian = _ranges(self.ptr, index), _ranges(self.hessian_ptr, rows)
+        rows = rows_of[ranges(begin, index)]
+        atoms, hessian = ranges(self.ptr, index), ranges(self.hessian_ptr, rows)
         kinds = ("energy", "stress", "cell", "pbc", "charge", "spin", "task")
         per_frame = (*kinds, "reactive", "large", "split", "source", "molecule")
         return Frames(
@@ -249,14 +249,19 @@ def _pointers(counts: Array) -> Array:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _ranges(ptr: Array, index: Array) -> Array:
+def ranges(ptr: Array, index: Array) -> Array:
     """Positions of all elements of the chosen rows of a ragged array."""
     counts = np.diff(ptr)[index]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.repeat(ptr[:-1][index], counts) + within
 
 
-def _h5py() -> ModuleType:
+def require_h5py() -> ModuleType:
+    """The package that reads and writes HDF5.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -266,7 +271,7 @@ def _h5py() -> ModuleType:
 
 def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
     """Write one HDF5 file, atomically; the bytes depend on the frames and `about` (JSON-able) only."""
-    h5py, content = _h5py(), io.BytesIO()
+    h5py, content = require_h5py(), io.BytesIO()
     # In memory first: what HDF5 says of a full disk depends on when it notices, and may come too late to be raised.
     with h5py.File(content, "w") as file:
         file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
@@ -317,7 +322,7 @@ def describe_dataset(path: str | Path) -> dict[str, Any]:
 
 def _open_shard(path: Path) -> Any:
     try:
-        file = _h5py().File(path, "r")
+        file = require_h5py().File(path, "r")
     except OSError as error:
         raise ConfigError(f"{path} is not a readable HDF5 file: {error}") from error
     if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in READABLE:

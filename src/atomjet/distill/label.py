@@ -36,6 +36,12 @@ from atomjet.progress import track
 HESSIAN_STEP = 1e-3
 """Displacement for Hessian rows, Å: truncation and the teacher's SCF noise are both small there."""
 
+WALLS = ("walls", "compressed")
+"""Slices that show the student how atoms repel each other: their forces may be larger."""
+
+COST_FRAMES = 4000
+"""Labels from which the cost of all is told."""
+
 Array = NDArray[Any]
 
 
@@ -94,6 +100,7 @@ def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool)
     )
     minutes = (time.monotonic() - started) / 60
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
+    _print_cost(recipe, frames, keys)
     if rows:
         with Journal(recipe.output / "labels") as journal:
             wanted = {
@@ -101,6 +108,29 @@ def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool)
             }
         new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
         print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
+
+
+def _print_cost(recipe: Recipe, frames: Frames, keys: Sequence[bytes]) -> None:
+    """A table of what a label costs in each slice, and all together; from a few thousand labels."""
+    sources, spent = frames.source.tolist(), dict[str, list[float]]()
+    atoms = dict[str, list[int]]()
+    with Journal(recipe.output / "labels") as journal:
+        for f in sorted(range(len(keys)), key=keys.__getitem__)[:COST_FRAMES]:
+            seconds = journal[keys[f]].get("seconds") if keys[f] in journal else None
+            if seconds is not None:
+                spent.setdefault(sources[f], []).append(seconds)
+                atoms.setdefault(sources[f], []).append(int(frames.counts[f]))
+    if not spent:
+        return
+    counts = Counter(sources)
+    hours = {name: counts[name] * float(np.mean(spent[name])) / 3600 for name in spent}
+    print(f"{'slice':14}{'frames':>9}{'atoms':>7}{'ms/label':>10}{'CPU hours':>11}")
+    for name, times in spent.items():
+        print(f"{name:14}{counts[name]:9}{np.mean(atoms[name]):7.1f}{1e3 * np.mean(times):10.1f}{hours[name]:11.2f}")
+    workers = recipe.label.workers or default_workers()
+    print(
+        f"all labels: {sum(hours.values()):.2f} CPU hours, {60 * sum(hours.values()) / workers:.1f} min with {workers} workers"
+    )
 
 
 def _run_missing(
@@ -155,10 +185,14 @@ def _evaluate(teacher: TeacherConfig, atoms: Atoms) -> tuple[float, Array]:
 
 
 def label_frame(teacher: TeacherConfig, *content: Any) -> Record:
-    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame; of a fully periodic one stress (3, 3), eV/Å³, too."""
-    atoms = _to_ase(*content)
+    """Task of a worker: energy, eV, and forces (N, 3), eV/Å, of one frame; of a fully periodic one stress (3, 3), eV/Å³, too.
+
+    How long the processor took stands beside them.
+    """
+    atoms, started = _to_ase(*content), time.process_time()
     energy, forces = _evaluate(teacher, atoms)
-    return {"energy": energy, "forces": forces.astype(np.float32), **_stress(atoms)}
+    labels = {"energy": energy, "forces": forces.astype(np.float32), **_stress(atoms)}
+    return {**labels, "seconds": round(time.process_time() - started, 5)}
 
 
 def _stress(atoms: Atoms) -> Record:
@@ -224,7 +258,7 @@ def _judge(recipe: Recipe, frames: Frames, f: int, record: Record) -> tuple[str,
     """Reason to mention a frame ("" for none), and what becomes of it."""
     if "error" in record:
         return record["error"], "left out"
-    limit = recipe.label.wall_max_force if frames.source[f] == "walls" else recipe.label.max_force
+    limit = recipe.label.wall_max_force if frames.source[f] in WALLS else recipe.label.max_force
     largest = float(np.linalg.norm(record["forces"], axis=1).max())
     if largest > limit:
         return f"largest force {largest:.1f} eV/Å exceeds {limit:g} eV/Å", "left out"

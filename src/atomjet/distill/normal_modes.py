@@ -56,15 +56,22 @@ def hessian(atoms: Atoms) -> NDArray[Any]:
 
 
 def normal_modes(atoms: Atoms) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Stiffness (M,), eV/(Å² amu), and displacement (M, N, 3), amu^(-1/2), of every mode that is not imaginary.
+    """Stiffness (M,), eV/(Å² amu), and displacement (M, N, 3), amu^(-1/2), of every mode that is not imaginary, by the teacher."""
+    return modes_of_hessian(atoms, hessian(atoms))
 
-    Translations and rotations are projected out first.
-    """
+
+def modes_of_hessian(atoms: Atoms, matrix: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The normal modes of a Hessian (3N, 3N), eV/Å²; translations and rotations are projected out first."""
     root = np.repeat(np.sqrt(atoms.get_masses()), 3)
     inside = np.eye(len(root)) - _rigid(atoms, root)
-    stiffness, vectors = np.linalg.eigh(inside @ (hessian(atoms) / np.outer(root, root)) @ inside)
+    stiffness, vectors = np.linalg.eigh(inside @ (matrix / np.outer(root, root)) @ inside)
     kept = stiffness > SMALLEST
     return stiffness[kept], (vectors[:, kept] / root[:, None]).T.reshape(-1, len(atoms), 3)
+
+
+def no_modes(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Stiffness and modes of a molecule of which none are known."""
+    return np.zeros(0), np.zeros((0, count, 3))
 
 
 def _rigid(atoms: Atoms, root: NDArray[Any]) -> NDArray[Any]:

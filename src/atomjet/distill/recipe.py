@@ -10,7 +10,7 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ase.data import atomic_numbers
 from pydantic import (
@@ -113,17 +113,27 @@ class TeacherConfig(Section):
 
 
 class SplitConfig(Section):
-    """Shares of the molecules held out, and of the training molecules' frames kept for in-distribution validation."""
+    """Shares of the molecules held out, and of the training molecules' frames kept for in-distribution validation.
 
+    With `from_file` the split of each molecule is the word after its SMILES in the file of molecules; the shares are then those of
+    clusters, and of other frames of many molecules.
+    """
+
+    from_file: bool = False
     validation: Fraction = 0.05
     test: Fraction = 0.1
     in_distribution: Fraction = 0.02
 
 
 class ConformersConfig(Section):
-    """ETKDGv3 + MMFF conformers, relaxed with the teacher: the start of every other slice."""
+    """ETKDGv3 + MMFF conformers, relaxed with the teacher: the start of every other slice.
+
+    Their normal modes come from the teacher's Hessian (3N + 1 calls), or are estimated from the bonds (no call; the relaxation,
+    too, then starts from the estimated Hessian and needs half the steps).
+    """
 
     per_molecule: Count = 2
+    modes: Literal["teacher", "estimated"] = "teacher"
     fmax: float = Field(default=0.05, gt=0, description="eV/Å")
     max_steps: Count = 150
 
@@ -133,6 +143,9 @@ class NormalModesConfig(Section):
 
     frames: Count = 100
     temperature: Range = (200.0, 2000.0)
+    atoms: Count | None = Field(
+        default=None, description="fewer frames of a molecule that has more atoms in all of them"
+    )
 
 
 class MDConfig(Section):
@@ -156,11 +169,33 @@ class TorsionsConfig(Section):
 
 
 class DimersConfig(Section):
-    """Pairs of molecules of one split; `contact` is the smallest distance over the sum of van der Waals radii."""
+    """Pairs of molecules of one split in random orientation; `contact` is the smallest distance over the sum of van der Waals
+    radii, log-uniform in a range. Molecules that find no partner within `max_atoms` have no pair.
+    """
 
     frames: Count = 10
     contact: Range = (0.65, 3.0)
     temperature: Range = (200.0, 600.0)
+    max_atoms: Count | None = None
+
+
+class CompressedConfig(DimersConfig):
+    """Pairs pressed into each other; larger forces are allowed: `label.wall_max_force`."""
+
+    frames: Count = 2
+    contact: Range = (0.35, 1.0)
+
+
+class OrientedConfig(Section):
+    """Scans of pairs that face each other as molecules do in liquids and crystals: hydrogen bonds, single and cyclic, stacks, edges
+    on faces. A scan has `points`, spread over the logarithm of the contact.
+    """
+
+    scans: Count = 100
+    points: Count = 6
+    contact: Range = (0.8, 2.5)
+    temperature: Range = (50.0, 400.0)
+    max_atoms: Count = 36
 
 
 class ClustersConfig(Section):
@@ -173,6 +208,28 @@ class ClustersConfig(Section):
     frames: Count = 6
     keep_every: Count = 20
     temperatures: Temperatures = (200.0, 350.0, 500.0)
+
+
+class PackedConfig(Section):
+    """Clusters of mixed molecules, packed at random and not relaxed: no teacher call but the label."""
+
+    clusters: Count = 100
+    molecules: tuple[Count, Count] = (3, 12)
+    max_atoms: Count = 60
+    contact: Range = (0.7, 1.1)
+    temperature: Range = (100.0, 600.0)
+
+
+class SpheresConfig(Section):
+    """Spheres of whole molecules cut out of periodic boxes, which are packed at random to a multiple of a liquid's density; one box
+    gives several spheres.
+    """
+
+    boxes: Count = 20
+    spheres: Count = 5
+    atoms: tuple[Count, Count] = (10, 60)
+    density: Range = (0.8, 1.3)
+    temperature: Range = (100.0, 600.0)
 
 
 class WallsConfig(Section):
@@ -214,7 +271,14 @@ class SampleConfig(Section):
     md: MDConfig | None = None
     torsions: TorsionsConfig | None = None
     dimers: DimersConfig | None = None
+    compressed: CompressedConfig | None = None
+    oriented: OrientedConfig | None = None
     clusters: ClustersConfig | None = None
+    packed: PackedConfig | None = None
+    spheres: SpheresConfig | None = None
+    common: tuple[Annotated[str, AfterValidator(_printable)], ...] = Field(
+        default=(), description="SMILES of which every second member of oriented, packed and spheres is one"
+    )
     walls: WallsConfig | None = None
     free_atoms: bool = True
     peptides: PeptidesConfig | None = None
@@ -222,7 +286,7 @@ class SampleConfig(Section):
 
 
 class LabelConfig(Section):
-    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls) are left out, eV/Å.
+    """How to label. Frames with a larger force than `max_force` (`wall_max_force` for walls and compressed) are left out, eV/Å.
 
     What a budget (`max_labels`, `max_hours`) leaves unlabelled is left out, until a later run with a larger one. What failed is not
     tried again by the next run unless `retry_failures` says so (after a lack of memory, say).

@@ -1,9 +1,10 @@
 """`atomjet sample`: frames worth labelling, from the molecules of a recipe.
 
-Two rounds of tasks in worker processes: first the geometry of every molecule (conformers, relaxation, normal modes),
-then the slices. Every result is remembered in `OUTPUT/samples/` under a digest of all that it depends on: a run that
-was killed goes on, and a change of the recipe samples anew only what it touches. The frames are then gathered, in an
-order that depends on the recipe alone, into `OUTPUT/samples.h5`.
+Three rounds of tasks in worker processes: first the force-field conformers of every molecule, which need RDKit and are
+kept in `OUTPUT/conformers.h5`; then their geometry by the teacher (relaxation, normal modes); then the slices. Every
+result is remembered in `OUTPUT/samples/` under a digest of all that it depends on: a run that was killed goes on, and a
+change of the recipe samples anew only what it touches. The frames are then gathered, in an order that depends on the
+recipe alone, into `OUTPUT/samples.h5`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 
 from atomjet.distill.conditions import check_one
 from atomjet.distill.dataset import Frames, concatenate, frames_from_record, hold_back, write_shard
+from atomjet.distill.embedding import Embedded, Embedding, Molecule, read_embeddings, write_embeddings
 from atomjet.distill.journal import Journal, Record
 from atomjet.distill.left_out import Failures, print_left_out
+from atomjet.distill.mixing import Unit
 from atomjet.distill.molecules import Geometry, read_molecules
-from atomjet.distill.plan import Plan, Unit
+from atomjet.distill.plan import Plan
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.teacher import build_teacher, default_task
@@ -34,7 +37,9 @@ NEVER_HELD_BACK = ("walls", "free_atoms")
 """Slices without frames of a training molecule in its ordinary range: none is kept for in-distribution validation."""
 
 
-def run_sample(recipe: Recipe, quiet: bool = False, strict: bool = False, to_train: bool = False) -> Path:
+def run_sample(
+    recipe: Recipe, quiet: bool = False, strict: bool = False, to_train: bool = False, embed_only: bool = False
+) -> Path:
     """Sample a recipe, or go on where a killed run was; prints what there is and what was left out.
 
     Args:
@@ -42,39 +47,72 @@ def run_sample(recipe: Recipe, quiet: bool = False, strict: bool = False, to_tra
         quiet: no progress bar.
         strict: refuse a molecule or structure that cannot be used instead of leaving it out.
         to_train: refuse frames that the student cannot learn together now, before they are labelled.
+        embed_only: stop after the force-field conformers, which another machine, without RDKit, can go on from.
 
     Returns:
-        The file of unlabelled frames, `OUTPUT/samples.h5`.
+        The file of unlabelled frames, `OUTPUT/samples.h5`; or that of conformers.
 
     Raises:
         ConfigError: no molecule or structure that can be used, none for training, or another run in the same directory.
         TeacherError: the teacher is needed and cannot be built.
     """
+    path, conformers = recipe.output / "samples.h5", recipe.output / "conformers.h5"
     left_out: Failures = []
-    molecules = read_molecules(recipe, None if strict else left_out)
-    plan, path = Plan(recipe, molecules, None if strict else left_out), recipe.output / "samples.h5"
-    if molecules:
+    known = read_embeddings(conformers, recipe, strict)
+    molecules = [] if known else read_molecules(recipe, None if strict else left_out)
+    if not embed_only and (known or molecules):
         build_teacher(recipe.teacher)  # complain before any worker starts
     with only_run(recipe.output):
-        geometries, failures = _geometries(recipe, list(plan.geometries()), quiet)
+        embeddings, early = known or _embed(recipe, molecules, left_out, quiet)
+        left_out = [entry for entry in early if entry["slice"] == "molecules"]
+        if embed_only:
+            return _embedded(conformers, embeddings, early)
+        plan = Plan(recipe, [molecule for molecule, _ in embeddings], None if strict else left_out)
+        geometries, failures = _geometries(
+            recipe, list(plan.geometries({one.smiles: start for one, start in embeddings})), quiet
+        )
         units = list(plan.slices(geometries))
         print_left_out(left_out)
         frames, more = _gather(recipe, units, quiet)
         if to_train and not recipe.train.data:
             check_one(frames, default_task(recipe.teacher.calculator))
         write_shard(path, frames, {"recipe": recipe.name, "seed": recipe.seed})
-        write_lines(recipe.output / "sample_failures.jsonl", left_out + failures + more)
+        failures = [entry for entry in early if entry["slice"] != "molecules"] + failures + more
+        write_lines(recipe.output / "sample_failures.jsonl", left_out + failures)
     print_counts(frames)
-    print(f"{len(frames)} frames of {len(molecules)} molecules in {path}")
-    said = [(len(failures + more), "tasks failed or ended early"), (len(left_out), "molecules or structures left out")]
+    print(f"{len(frames)} frames of {len(embeddings)} molecules in {path}")
+    said = [(len(failures), "tasks failed or ended early"), (len(left_out), "molecules or structures left out")]
     for count, what in said:
         if count:
             print(f"{count} {what}; reasons in {recipe.output / 'sample_failures.jsonl'}")
     return path
 
 
+def _embed(recipe: Recipe, molecules: Sequence[Molecule], left_out: Failures, quiet: bool) -> tuple[Embedded, Failures]:
+    """First round: force-field conformers of every molecule, written to their file; and what has none, and why."""
+    plan, found, failures = Plan(recipe, molecules), [], list(left_out)
+    results = _results("conformers", recipe, list(plan.embeddings()), quiet)
+    for molecule, (unit, record) in zip(molecules, results, strict=True):
+        if "error" in record:
+            failures.append({"slice": unit.source, "molecule": unit.label, "reason": record["error"]})
+        else:
+            found.append((molecule, Embedding(**record)))
+    if molecules:
+        write_embeddings(recipe.output / "conformers.h5", recipe, found, failures)
+    return found, failures
+
+
+def _embedded(path: Path, found: Embedded, failures: Failures) -> Path:
+    """Say what was embedded."""
+    print_left_out(failures)
+    conformers = sum(len(embedding.start) for _, embedding in found)
+    size = path.stat().st_size / 2**20 if found else 0.0
+    print(f"{conformers} conformers of {len(found)} molecules in {path} ({size:.1f} MiB)")
+    return path
+
+
 def _geometries(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[dict[str, Geometry], Failures]:
-    """First round: the geometry of every molecule, and why some have none."""
+    """Second round: the geometry of every molecule, and why some have none."""
     found, failures = {}, []
     for unit, record in _results("geometries", recipe, units, quiet):
         if "error" in record:
@@ -85,7 +123,7 @@ def _geometries(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[dic
 
 
 def _gather(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[Frames, Failures]:
-    """Second round: the frames of all slices, and which tasks failed or ended early."""
+    """Third round: the frames of all slices, and which tasks failed or ended early."""
     parts, failures = [], []
     for unit, record in _results("sampling", recipe, units, quiet):
         if reason := record.get("error") or record.get("note"):

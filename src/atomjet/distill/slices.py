@@ -1,4 +1,4 @@
-"""The slices of a data set, one function each: what a worker runs for one molecule (or pair, cluster, structure).
+"""The slices of a data set, one function each: what a worker runs for one molecule, structure or pair of atoms.
 
 Every function returns a record of unlabelled frames (`pack`) that depends on its arguments alone. Frame number f draws
 from its own generator, so asking for more frames later keeps those that are there.
@@ -15,7 +15,6 @@ from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
 from ase.data import atomic_masses, vdw_radii
 from ase.md.langevin import Langevin
-from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from atomjet.distill.dataset import pack
@@ -23,9 +22,7 @@ from atomjet.distill.journal import Record
 from atomjet.distill.molecules import Geometry, bond_change, generator
 from atomjet.distill.normal_modes import displace
 from atomjet.distill.recipe import (
-    ClustersConfig,
     ConformersConfig,
-    DimersConfig,
     MDConfig,
     NormalModesConfig,
     StructuresConfig,
@@ -47,9 +44,6 @@ CLASH = 0.55
 contact.
 """
 
-CLUSTER_CONTACT = (0.75, 1.0)
-CLUSTER_RELAX_STEPS = 20
-
 
 def _of_molecule(smiles: str, geometry: Geometry, positions: Sequence[Array], note: str = "") -> Record:
     structures = [Atoms(geometry.numbers, frame) for frame in positions]
@@ -67,12 +61,16 @@ def displaced(geometry: Geometry, temperature: tuple[float, float], rng: np.rand
     c = rng.integers(len(geometry.relaxed))
     drawn = float(np.exp(rng.uniform(*np.log(temperature))))
     masses = atomic_masses[geometry.numbers]
-    return displace(geometry.relaxed[c], geometry.bonds, masses, geometry.stiffness[c], geometry.modes[c], drawn, rng)
+    relaxed, modes = geometry.relaxed[c].astype(float), geometry.modes_of(int(c))
+    return displace(relaxed, geometry.bonds, masses, *modes, drawn, rng)
 
 
 def normal_modes(smiles: str, seed: int, geometry: Geometry, config: NormalModesConfig) -> Record:
     """Thermal displacements along the normal modes."""
-    rngs = (generator(seed, "normal_modes", smiles, frame) for frame in range(config.frames))
+    count = config.frames
+    if config.atoms is not None:
+        count = min(count, max(1, config.atoms // len(geometry.numbers)))
+    rngs = (generator(seed, "normal_modes", smiles, frame) for frame in range(count))
     return _of_molecule(smiles, geometry, [displaced(geometry, config.temperature, rng) for rng in rngs])
 
 
@@ -127,94 +125,22 @@ def contact_distances(first: Array, second: Array) -> Array:
     return radii[first][:, None] + radii[second]
 
 
-def place(fixed: Atoms, moving: Atoms, contact: float, rng: np.random.Generator) -> None:
-    """Turn `moving` at random and push it along a random direction until its closest contact with `fixed` is `contact`.
-
-    `contact` is relative to the sum of van der Waals radii. Along the direction u, atom pair (a, b) is at distance r
-    where t = d·u + sqrt((d·u)² - d² + r²) with d = a - b; the largest t over the pairs leaves no pair closer.
-    """
-    quaternion = rng.normal(size=4)
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    rotation = np.eye(3) + 2 * w * cross + 2 * cross @ cross
-    direction = rng.normal(size=3)
-    direction /= np.linalg.norm(direction)
-    centred = (moving.positions - moving.positions.mean(0)) @ rotation.T + fixed.positions.mean(0)
-    apart = fixed.positions[:, None] - centred
-    along = apart @ direction
-    reach = (contact * contact_distances(fixed.numbers, moving.numbers)) ** 2
-    inside = along**2 - (apart**2).sum(-1) + reach
-    distance = np.where(inside >= 0, along + np.sqrt(np.maximum(inside, 0)), -np.inf).max()
-    moving.positions = centred + direction * (distance if np.isfinite(distance) else along.max())
-
-
-Member = tuple[str, Array, Array, Array]
-"""One molecule of a pair or cluster: SMILES, numbers, positions, bonds."""
-
-
-def dimers(seed: int, pairs: Sequence[tuple[Member, Member]], config: DimersConfig) -> Record:
-    """Pairs of molecules in random orientation, contact log-uniform in the range of the recipe."""
-    structures, keys, changed = [], [], []
-    for frame, (first, second) in enumerate(pairs):
-        rng = generator(seed, "dimers", first[0], second[0], frame)
-        structures.append(_assemble((first, second), np.exp(rng.uniform(*np.log(config.contact), size=1)), rng))
-        keys.append(cluster_key((first, second)))
-        changed.append(
-            bond_change(structures[-1].numbers, structures[-1].positions, _bonds((first, second))) is not None
-        )
-    return pack(structures, keys, changed)
-
-
-def _assemble(members: Sequence[Member], contacts: Array, rng: np.random.Generator) -> Atoms:
-    whole = Atoms(members[0][1], members[0][2])
-    for (_, numbers, positions, _), contact in zip(members[1:], contacts, strict=True):
-        added = Atoms(numbers, positions)
-        place(whole, added, float(contact), rng)
-        whole += added
-    return whole
-
-
-def _bonds(members: Sequence[Member]) -> Array:
-    starts = np.cumsum([0, *(len(member[1]) for member in members)])
-    return np.concatenate([member[3] + start for member, start in zip(members, starts, strict=False)])
-
-
-def cluster_key(members: Sequence[Member]) -> str:
-    """Name of a cluster: its molecules' SMILES in alphabetical order, joined by dots."""
-    return ".".join(sorted(member[0] for member in members))
-
-
-def clusters(
-    seed: int, index: str, members: Sequence[Member], config: ClustersConfig, teacher: TeacherConfig
-) -> Record:
-    """A cluster packed at random, relaxed a little by the teacher, then a short Langevin run."""
-    rng = generator(seed, "clusters", index)
-    atoms = _assemble(members, rng.uniform(*CLUSTER_CONTACT, size=len(members) - 1), rng)
-    atoms.calc = teacher_of_worker(teacher)
-    BFGS(atoms, logfile=None, maxstep=0.1).run(fmax=0.05, steps=CLUSTER_RELAX_STEPS)  # type: ignore[arg-type]
-    temperature = float(rng.choice(config.temperatures))
-    frames, note = _langevin(atoms, temperature, config.frames, config.keep_every, 0.5, rng)
-    changed = [bond_change(atoms.numbers, frame, _bonds(members)) is not None for frame in frames]
-    structures = [Atoms(atoms.numbers, frame) for frame in frames]
-    return pack(structures, [cluster_key(members)] * len(frames), changed, note)
-
-
 def md(smiles: str, seed: int, geometry: Geometry, config: MDConfig, teacher: TeacherConfig) -> Record:
     """Langevin runs of the teacher, one for each temperature, each from a random conformer."""
     found: list[Array] = []
     notes = []
     for run, temperature in enumerate(config.temperatures):
         rng = generator(seed, "md", smiles, temperature)
-        atoms = Atoms(geometry.numbers, geometry.relaxed[rng.integers(len(geometry.relaxed))])
+        atoms = Atoms(geometry.numbers, geometry.relaxed[rng.integers(len(geometry.relaxed))].astype(float))
         atoms.calc = teacher_of_worker(teacher)
         count = (config.frames + run) // len(config.temperatures)
-        frames, note = _langevin(atoms, temperature, count, config.keep_every, config.timestep, rng)
+        frames, note = langevin(atoms, temperature, count, config.keep_every, config.timestep, rng)
         found.extend(frames)
         notes.append(note)
     return _of_molecule(smiles, geometry, found, " ".join(filter(None, notes)))
 
 
-def _langevin(
+def langevin(
     atoms: Atoms, temperature: float, count: int, every: int, timestep: float, rng: np.random.Generator
 ) -> tuple[list[Array], str]:
     """`count` positions, one every `every` steps, and a note when the teacher failed on the way."""
