@@ -40,7 +40,7 @@ def test_distill_ends_with_a_model_and_goes_on(call, recipe: Path):
     assert "0 computed" in out  # every label is there already
 
 
-@pytest.mark.parametrize("command", ["sample", "label", "train", "distill"])
+@pytest.mark.parametrize("command", ["sample", "label", "rounds", "train", "distill"])
 def test_wrong_recipes_are_one_line(call, recipe: Path, command: str):
     def refused(*arguments: object) -> str:
         status, _, err = call(command, *arguments, model=False)
@@ -63,3 +63,22 @@ def test_options_without_effect_are_said(call, recipe: Path):
     assert status == 2
     assert "warning: --precision high has no effect on sample\n" in err
     assert "warning: --device cuda has no effect on sample\n" in err
+
+
+def test_several_seeds_are_trained_side_by_side(call, recipe: Path):
+    recipe.write_text(RECIPE.replace("train: {", "train: {seeds: [0, 4], "))
+    for command in ("sample", "label"):
+        assert call(command, recipe, model=False)[0] == 0
+    status, out, err = call("train", recipe, "--device", "cpu", "--seeds", "4", "--minutes", "5", model=False)
+    assert status == 0, err
+    assert "seed 4:\n" in out
+    assert "until 2 epochs or 5 min" in out
+    out = recipe.parent / "out"
+    assert sorted(path.parent.name for path in out.rglob("water.safetensors")) == ["seed-4"]
+    status, _, err = call("train", recipe, "--seeds", "4,x", model=False)
+    assert (status, err) == (
+        2,
+        "error: --seeds 4,x: give whole numbers of 0 or more with commas between them, e.g. 0,1\n",
+    )
+    status, _, err = call("rounds", recipe, model=False)
+    assert (status, err) == (2, "error: the recipe has no section rounds; add one, e.g. rounds: {count: 2}\n")

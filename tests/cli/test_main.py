@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("info", "predict", "relax", "md", "sample", "label", "train", "distill", "convert", "doctor")
+COMMANDS = ("info", "predict", "relax", "md", "sample", "label", "rounds", "train", "distill", "convert", "doctor")
 
 
 def atomjet(*arguments: object) -> subprocess.CompletedProcess[str]:

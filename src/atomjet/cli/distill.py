@@ -1,4 +1,4 @@
-"""`atomjet sample`, `label`, `train` and `distill`: the steps of a distillation, and all of them in one resumable
+"""`atomjet sample`, `label`, `rounds`, `train` and `distill`: the steps of a distillation, and all of them in one resumable
 run."""
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
 
 \b
-  atomjet distill recipe.yaml               (sample, label and train; what is done already is not done again)
+  atomjet distill recipe.yaml               (sample, label, rounds and train; what is done already is not done again)
   atomjet sample recipe.yaml
   atomjet label recipe.yaml
+  atomjet rounds recipe.yaml
   atomjet train recipe.yaml --device cuda
 """
 
@@ -43,6 +44,11 @@ Trust = Annotated[
         metavar="FILE.py",
         show_default=False,
     ),
+]
+
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", help="Only the students of these seeds, e.g. 0,1.", metavar="K,...", show_default=False),
 ]
 
 
@@ -84,6 +90,25 @@ def label(
     _label(recipe)
 
 
+def rounds(
+    config: Config,
+    model: RecipeModel = None,
+    device: RecipeDevice = None,
+    backend: Backend = "auto",
+    precision: Precision = "default",
+    seed: RecipeSeed = None,
+    seeds: Seeds = None,
+    trust: Trust = None,
+) -> None:
+    """Let students lead and label where they disagree.
+
+    They train for a while, drive MD and relaxations, and the frames on which they differ most are labelled for all to learn
+    from. As many rounds as the recipe says; goes on where an earlier run was stopped.
+    """
+    recipe = _recipe("rounds", config, model, device, backend, precision, seed, trust)
+    _rounds(_with_seeds(recipe, seeds), device)
+
+
 def train(
     config: Config,
     model: RecipeModel = None,
@@ -91,13 +116,22 @@ def train(
     backend: Backend = "auto",
     precision: Precision = "default",
     seed: RecipeSeed = None,
+    seeds: Seeds = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes", help="Instead of the recipe's train.max_minutes.", metavar="MINUTES", show_default=False
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Train anew instead of going on.")] = False,
 ) -> None:
     """Train the student on the labels.
 
     Goes on where an earlier run was stopped.
     """
-    recipe = _recipe("train", config, model, device, backend, precision, seed)
+    recipe = _with_seeds(_recipe("train", config, model, device, backend, precision, seed), seeds)
+    if minutes is not None:
+        recipe = recipe.changed(train=recipe.train.model_copy(update={"max_minutes": minutes}))
     _train(recipe, device, resume=not restart)
 
 
@@ -111,13 +145,15 @@ def distill(
     strict: Strict = False,
     trust: Trust = None,
 ) -> None:
-    """Sample, label and train in one resumable run.
+    """Sample, label, do the rounds and train in one resumable run.
 
     Stopped anywhere, it goes on there when called again.
     """
     recipe = _recipe("distill", config, model, device, backend, precision, seed, trust)
     _sample(recipe, strict, to_train=True)
     _label(recipe)
+    if recipe.rounds:
+        _rounds(recipe, device)
     _train(recipe, device, resume=True)
 
 
@@ -160,7 +196,28 @@ def _label(recipe: Recipe) -> None:
     run_label(recipe)
 
 
+def _rounds(recipe: Recipe, device: str | None) -> None:
+    from atomjet.distill.rounds import run_rounds
+
+    run_rounds(recipe, device)
+
+
 def _train(recipe: Recipe, device: str | None, resume: bool) -> None:
+    from atomjet.distill.rounds import train_to_the_end
     from atomjet.distill.train import run_train
 
-    run_train(recipe, resume=resume, device=device)
+    if recipe.seeds:
+        train_to_the_end(recipe, resume, device)
+    else:
+        run_train(recipe, resume=resume, device=device)
+
+
+def _with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
+    """The recipe with the seeds of the command line, if there are any."""
+    from atomjet.errors import ConfigError
+
+    if seeds is None:
+        return recipe
+    if not all(word.isdigit() for word in seeds.split(",")):
+        raise ConfigError(f"--seeds {seeds}: give whole numbers of 0 or more with commas between them, e.g. 0,1")
+    return recipe.changed(train=recipe.train.model_copy(update={"seeds": tuple(map(int, seeds.split(",")))}))

@@ -14,6 +14,7 @@ from atomjet.distill.conditions import Conditions, conditions_in
 from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
 from atomjet.distill.recipe import Recipe
+from atomjet.distill.round_summary import in_one_line
 from atomjet.distill.teacher import default_task, licence_of
 from atomjet.models import tensor_file
 from atomjet.models.card import IN_SIGHT
@@ -209,6 +210,9 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"- {name}: {e['force_mae_meV_A']:.0f}, {e['energy_mae_meV_atom']:.0f}"
             for name, e in card["hardest_molecules"].items()
         ]
+    if rounds := card.get("rounds"):
+        lines += ["", "Frames that the students themselves led to, labelled by the teacher:", ""]
+        lines += [f"- {in_one_line(summary)}" for summary in rounds]
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"])]
     options = ", ".join(f"{name} = {value}" for name, value in teacher.get("options", {}).items())
     lines += [

@@ -59,28 +59,45 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
     if not samples.exists():
         raise ConfigError(f"no frames at {samples}; sample them first: atomjet sample RECIPE.yaml")
     build_teacher(recipe.teacher)  # complain before any worker starts
-    about = describe(recipe.teacher)
     with only_run(recipe.output):
         for torn in recipe.output.rglob(".*.partial"):  # of a run that was killed while it wrote
             torn.unlink(missing_ok=True)
-        frames = read_dataset(samples)
-        keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
-        _compute(recipe, frames, keys, quiet)
-        labelled, failures = _write(
-            recipe, frames, keys, {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
-        )
+        frames, failures = read_dataset(samples), recipe.output / "failures.jsonl"
+        labelled, left_out = label_frames(recipe, frames, recipe.output / "dataset", "shard", failures, quiet)
     print_counts(labelled)
-    left_out = Counter(failure["outcome"] for failure in failures)
-    print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + _spoken(left_out, recipe.output))
+    print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + in_words(left_out, failures))
     return recipe.output / "dataset"
 
 
-def _spoken(outcomes: Counter[str], output: Path) -> str:
+def label_frames(
+    recipe: Recipe, frames: Frames, directory: Path, prefix: str, failures: Path, quiet: bool = False
+) -> tuple[Frames, Counter[str]]:
+    """Label frames, as far as they have no label yet, and write them as shards.
+
+    Args:
+        recipe: names the teacher, workers, limits and budgets.
+        frames: unlabelled.
+        directory, prefix: the shards are `directory/PREFIX-00000.h5` and so on.
+        failures: JSON lines of what is left out or remarkable.
+        quiet: no progress bar.
+
+    Returns:
+        The labelled frames, without their labels; how many frames came to which other outcome.
+    """
+    about = describe(recipe.teacher)
+    keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
+    _compute(recipe, frames, keys, quiet)
+    described = {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
+    labelled, found = _write(recipe, frames, keys, described, directory, prefix)
+    write_lines(failures, found)
+    return labelled, Counter(failure["outcome"] for failure in found)
+
+
+def in_words(outcomes: Counter[str], failures: Path) -> str:
+    """What `label_frames` counted, and where the reasons stand."""
     if not outcomes:
         return "no failures"
-    return (
-        ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {output / 'failures.jsonl'}"
-    )
+    return ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {failures}"
 
 
 def _content(frames: Frames, f: int) -> tuple[Any, ...]:
@@ -229,10 +246,10 @@ def _budget(recipe: Recipe) -> str:
 
 
 def _write(
-    recipe: Recipe, frames: Frames, keys: Sequence[bytes], about: dict[str, Any]
+    recipe: Recipe, frames: Frames, keys: Sequence[bytes], about: dict[str, Any], directory: Path, prefix: str
 ) -> tuple[Frames, list[dict[str, Any]]]:
-    """Shards and failures from the journal; files of an earlier, longer data set are removed."""
-    directory, failures = recipe.output / "dataset", []
+    """Shards from the journal, and failures; files of an earlier, longer data set are removed."""
+    failures: list[dict[str, Any]] = []
     kept: list[int] = []
     with Journal(recipe.output / "labels") as journal:
         for f, key in enumerate(keys):
@@ -246,11 +263,10 @@ def _write(
         chosen, names = np.array(kept, dtype=np.int64), set()
         for shard, start in enumerate(range(0, len(kept), recipe.label.shard_size)):
             part = chosen[start : start + recipe.label.shard_size]
-            names.add(f"shard-{shard:05d}.h5")
-            write_shard(directory / f"shard-{shard:05d}.h5", _labelled(recipe, frames, part, keys, journal), about)
-    for stale in set(directory.glob("shard-*")) - {directory / name for name in names}:
+            names.add(f"{prefix}-{shard:05d}.h5")
+            write_shard(directory / f"{prefix}-{shard:05d}.h5", _labelled(recipe, frames, part, keys, journal), about)
+    for stale in set(directory.glob(f"{prefix}-*.h5")) - {directory / name for name in names}:
         stale.unlink()
-    write_lines(recipe.output / "failures.jsonl", failures)
     return frames.select(chosen), failures
 
 

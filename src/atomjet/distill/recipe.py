@@ -319,6 +319,12 @@ class TrainConfig(Section):
     """
 
     data: tuple[DataSource, ...] = Field(default=(), description="by default what `label` wrote")
+    seed: Seed | None = Field(
+        default=None, description="of the first weights and of the order of the frames; by default the recipe's"
+    )
+    seeds: tuple[Seed, ...] = Field(
+        default=(), max_length=32, description="several students, in seed-K of the output; three where there are rounds"
+    )
     start_from: Annotated[str, AfterValidator(_model_name)] | None = Field(
         default=None, description="a packaged model, or a model file beside the recipe, whose weights are the first"
     )
@@ -365,6 +371,64 @@ class TrainConfig(Section):
     def _possible(self) -> TrainConfig:
         if self.epochs is None and self.max_minutes is None:
             raise ValueError("needs epochs or max_minutes")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} has one twice; give different ones")
+        return self
+
+
+class PackingsConfig(Section):
+    """Boxes of molecules, disordered or all in one orientation, squeezed in stages and relaxed by a student, then its MD.
+
+    The boxes are periodic. A teacher of molecules cannot label those: around the atom where the students differ most, whole
+    molecules are carved, up to `carve` atoms, and labelled without periodic directions. With `carve: null` the boxes are labelled.
+    """
+
+    boxes: Count = 100
+    molecules: tuple[Count, Count] = (8, 64)
+    max_atoms: Count = 400
+    density: Range = Field(default=(0.8, 1.4), description="relative to a liquid")
+    carve: Count | None = 80
+
+
+class RoundsConfig(Section):
+    """Rounds in which students drive MD and relaxations, and the teacher labels the frames on which they disagree.
+
+    `disagreement` is the largest, over the atoms of a frame, of the deviation of the students' forces from their mean, eV/Å: frames
+    below the first bound have nothing to teach; at the second a trajectory has diverged and ends.
+    """
+
+    count: Count = 2
+    train_share: float = Field(
+        default=0.1, gt=0, lt=1, description="of the budget of training, before each round; the rest comes after them"
+    )
+    frames: Count = Field(default=2000, description="labelled in a round, at most")
+    starts: Count = Field(default=500, description="trajectories from training frames")
+    packings: PackingsConfig | None = None
+    temperatures: Temperatures = (300.0, 600.0, 1000.0)
+    steps: Count = 1000
+    keep_every: Count = 50
+    timestep: float = Field(default=0.5, gt=0, le=5, description="fs")
+    relax_share: float = Field(default=0.2, ge=0, le=1, description="of the starts: relaxed instead of MD")
+    npt_share: float = Field(default=0.5, ge=0, le=1, description="of the periodic structures: NPT instead of NVT")
+    pressure: float = Field(default=0.0, ge=-100, le=1000, description="GPa, of NPT")
+    disagreement: Range = (0.05, 3.0)
+    weight: float = Field(default=1.0, gt=0, description="passes over the frames of the rounds per epoch")
+    per_start: Count = Field(default=4, description="frames of one trajectory, at most")
+    apart: float = Field(
+        default=0.05, ge=0, description="Å: frames of the same atoms whose distances differ less, r.m.s., are one"
+    )
+    diverged_share: float = Field(default=0.1, ge=0, le=1, description="of the frames: diverged ones, at most")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="no more trajectories are begun in a round after it"
+    )
+
+    @model_validator(mode="after")
+    def _time_is_left(self) -> RoundsConfig:
+        if self.count * self.train_share >= 1:
+            raise ValueError(
+                f"count {self.count} times train_share {self.train_share:g} leaves nothing of the training for after the "
+                "rounds; lower one of them"
+            )
         return self
 
 
@@ -385,6 +449,25 @@ class Recipe(Section):
     label: LabelConfig = LabelConfig()
     student: PaiNNConfig = PaiNNConfig.model_validate({})
     train: TrainConfig = TrainConfig(epochs=100)
+    rounds: RoundsConfig | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the students; none where there is one student with the recipe's own."""
+        return self.train.seeds or ((0, 1, 2) if self.rounds else ())
+
+    @property
+    def round_frames(self) -> Path:
+        """Directory of the labelled frames that the rounds have added, and of what there is to say of each round."""
+        return self.output / "rounds"
+
+    def for_seed(self, seed: int) -> Recipe:
+        """The recipe of one of several students: it learns from the same data, in a directory of its own."""
+        data = self.train.data or (DataSource(path=self.output / "dataset"),)
+        if self.rounds and any(self.round_frames.glob("*.h5")):
+            data = (*data, DataSource(path=self.round_frames, weight=self.rounds.weight))
+        train = self.train.model_copy(update={"seed": seed, "seeds": (), "data": data})
+        return self.model_copy(update={"output": self.output / f"seed-{seed}", "train": train, "rounds": None})
 
     def changed(self, **fields: Any) -> Recipe:
         """A copy of this recipe with another name or seed.
@@ -413,6 +496,14 @@ class Recipe(Section):
     def _something_to_sample(self) -> Recipe:
         if self.molecules is None and self.sample.structures is None:
             raise ValueError("needs molecules (a file of SMILES) or sample.structures")
+        return self
+
+    @model_validator(mode="after")
+    def _students_can_disagree(self) -> Recipe:
+        if self.rounds and len(self.seeds) < 2:
+            raise ValueError(
+                f"rounds need two students or more, train.seeds has {list(self.seeds)}; add one, or leave it out"
+            )
         return self
 
 

@@ -26,11 +26,13 @@ from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
 from atomjet.distill.reference_energies import fit_reference_energies, without_repulsion
+from atomjet.distill.round_summary import summaries
 from atomjet.distill.teacher import default_task, describe
-from atomjet.distill.trainer import Trainer
+from atomjet.distill.trainer import Stage, Trainer
 from atomjet.distill.warm_start import read_start, take_over
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
+from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN
 
 HEADLINES = ("held-out molecules", "training molecules, held-out frames", "validation molecules")
@@ -38,7 +40,11 @@ HEADLINES = ("held-out molecules", "training molecules, held-out frames", "valid
 
 
 def run_train(
-    recipe: Recipe, resume: bool = True, device: str | torch.device | None = None, quiet: bool = False
+    recipe: Recipe,
+    resume: bool = True,
+    device: str | torch.device | None = None,
+    quiet: bool = False,
+    stage: Stage = Stage(),  # noqa: B008 - immutable
 ) -> Path:
     """Train the student of a recipe, or go on where a stopped run was; prints what it did.
 
@@ -47,6 +53,7 @@ def run_train(
         resume: go on from the checkpoint in the output directory, if there is one; else start over.
         device: None picks CUDA where there is one.
         quiet: no progress bar.
+        stage: the part of the training to do; of one that is not the last the model is written to `training/`, without evaluation.
 
     Returns:
         The model file.
@@ -59,12 +66,13 @@ def run_train(
         sources = recipe.train.data or (DataSource(path=recipe.output / "dataset", weight=1.0),)
         frames, weights = read_sources(recipe, sources)
         started = time.monotonic()
-        trainer = make_trainer(recipe, frames, weights, ranks, quiet)
+        trainer = make_trainer(recipe, frames, weights, ranks, quiet, stage)
         if resume and trainer.checkpoint_path.exists():
             trainer.restore()
             _say(ranks, f"going on from epoch {trainer.epoch}, step {trainer.step} ({trainer.checkpoint_path})")
         elif ranks.first:
-            trainer.log_path.unlink(missing_ok=True)
+            for old in (trainer.log_path, *trainer.folder.glob("stage-*.safetensors")):
+                old.unlink(missing_ok=True)
         _say(ranks, _described(trainer, frames, time.monotonic() - started))
         if not trainer.fit():
             _say(ranks, f"stopped at epoch {trainer.epoch}, step {trainer.step}; run the same again to go on")
@@ -72,7 +80,18 @@ def run_train(
         if trainer.reached:
             target = recipe.train.target_force_mae
             _say(ranks, f"train.target_force_mae {target:g} meV/Å reached at epoch {trainer.epoch}: training ends")
+        if stage.until < 1:
+            return write_student(recipe, trainer)
         return finish(recipe, sources, frames, trainer)
+
+
+def write_student(recipe: Recipe, trainer: Trainer) -> Path:
+    """Write the averaged weights as they are at the end of a stage."""
+    path = trainer.folder / f"stage-{trainer.stage.number}.safetensors"
+    if trainer.ranks.first:
+        tensor_file.write(path, trainer.averaged, {"name": recipe.name, "reached_target": trainer.reached})
+    trainer.ranks.wait()
+    return path
 
 
 def read_sources(recipe: Recipe, sources: Sequence[DataSource]) -> tuple[Frames, NDArray[np.float64]]:
@@ -96,7 +115,12 @@ def read_sources(recipe: Recipe, sources: Sequence[DataSource]) -> tuple[Frames,
 
 
 def make_trainer(
-    recipe: Recipe, frames: Frames, weights: NDArray[np.float64], ranks: Ranks, quiet: bool = False
+    recipe: Recipe,
+    frames: Frames,
+    weights: NDArray[np.float64],
+    ranks: Ranks,
+    quiet: bool = False,
+    stage: Stage = Stage(),  # noqa: B008 - immutable
 ) -> Trainer:
     """The student with its reference energies, the frames on the device, and what trains the one on the other."""
     training = frames.split == "train"
@@ -105,14 +129,17 @@ def make_trainer(
     train, start = frames.select(training), read_start(recipe)
     architecture = recipe.student if start is None else start.config
     config = architecture.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
+    # Those of the frames before any round, so that they stay what they are when rounds add frames.
+    first = train.select(~np.strings.startswith(train.source, "round-"))
+    seed = recipe.seed if recipe.train.seed is None else recipe.train.seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(seed)
         model = PaiNN(config)
     model.to(ranks.device)
-    reference = fit_reference_energies(without_repulsion(train, model), config.max_z)
+    reference = fit_reference_energies(without_repulsion(first, model), config.max_z)
     model.reference_energies.copy_(torch.as_tensor(reference))
     if start is not None:
-        _say(ranks, take_over(model, start.to(ranks.device), train, ranks))
+        _say(ranks, take_over(model, start.to(ranks.device), first, ranks))
         reference = model.reference_energies.cpu().numpy()
     store = FrameStore(train, reference, config.cutoff, ranks.device)
     validation = _watched(frames, recipe.train.validation_frames, config.elements)
@@ -122,7 +149,7 @@ def make_trainer(
         )
     watched = FrameStore(validation, reference, config.cutoff, ranks.device) if len(validation) else None
     folder = recipe.output / "training"
-    return Trainer(model, store, weights[training], watched, recipe.train, recipe.seed, folder, ranks, quiet)
+    return Trainer(model, store, weights[training], watched, recipe.train, seed, folder, ranks, quiet, stage)
 
 
 def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, trainer: Trainer) -> Path:
@@ -137,7 +164,8 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
-        write_model(path, model, card)
+        rounds = [one for source in sources if source.path.is_dir() for one in summaries(source.path)]
+        write_model(path, model, {**card, "rounds": rounds} if rounds else card)
         _print_errors(found)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB), card {path.with_suffix('.md')}")
         _pictures(trainer, store, predicted, masks)

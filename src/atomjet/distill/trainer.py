@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,32 @@ HEARTBEAT = 20
 MOST_SKIPPED = 20
 """Steps in a row that may be skipped because their gradient is not finite."""
 
-MAY_CHANGE = {"validation_interval", "validation_frames", "checkpoint_minutes", "data", "target_force_mae"}
-"""Settings that a resumed run may give anew; the data have a fingerprint of their own."""
+MAY_CHANGE = {
+    "validation_interval",
+    "validation_frames",
+    "checkpoint_minutes",
+    "data",
+    "target_force_mae",
+    "seed",
+    "seeds",
+}
+"""Settings that a resumed run may give anew; data and seed have a fingerprint of their own."""
+
+NEXT_STAGE = {"training frames", "train.epochs", "train.max_minutes"}
+"""What a run that goes on in a later stage may have otherwise than the stage before."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        number: rounds that have added frames before it.
+        until: share of the whole training at which it ends; 1 for the last.
+    """
+
+    number: int = 0
+    until: float = 1.0
 
 
 class Trainer:
@@ -60,6 +84,7 @@ class Trainer:
         folder: where `checkpoint.safetensors` and `log.jsonl` are written.
         ranks: the processes.
         quiet: no progress bar.
+        stage: the part of the training that this is.
     """
 
     def __init__(
@@ -73,7 +98,9 @@ class Trainer:
         folder: Path,
         ranks: Ranks,
         quiet: bool = False,
+        stage: Stage = Stage(),
     ) -> None:
+        self.stage = stage
         self.train, self.frame_weights, self.validation = train, weights, validation
         self.config, self.seed, self.folder, self.ranks, self.quiet = config, seed, folder, ranks, quiet
         self.model, self.averaged = model, copy.deepcopy(model)
@@ -99,7 +126,7 @@ class Trainer:
     # ------------------------------------------------------------------ the run
 
     def fit(self) -> bool:
-        """Train to the end; return False where a signal ended it before (a checkpoint is written then)."""
+        """Train to the end of the stage; return False where a signal ended it before (a checkpoint is written then)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.ranks.first:
             for torn in self.folder.parent.rglob(".*.partial"):  # of a run that was killed while it wrote
@@ -112,7 +139,7 @@ class Trainer:
                 # Before the clock starts: a schedule of minutes must not spend its warmup on the compiler.
                 self.compiled(self.train.batch(self.ranks.share(np.arange(min(2 * self.ranks.size, len(self.train))))))
             self.since = time.monotonic()
-            while self.progress() < 1:
+            while self.progress() < self.stage.until:
                 if not self._run_epoch(advance):
                     self.save()
                     return False
@@ -124,7 +151,7 @@ class Trainer:
         """Go on to the end of the epoch or of the run; return False where a signal came."""
         order = epoch_order(self.frame_weights, self.seed, self.epoch)
         batches = np.array_split(order, self.batches_per_epoch)
-        while self.batch < len(batches) and self.progress() < 1:
+        while self.batch < len(batches) and self.progress() < self.stage.until:
             self._train_on(batches[self.batch])
             self.step += 1
             self.batch += 1
@@ -143,7 +170,7 @@ class Trainer:
                 return False
         if self.batch == len(batches):
             self.epoch, self.batch = self.epoch + 1, 0
-        ended = self.progress() >= 1
+        ended = self.progress() >= self.stage.until
         if ended or self.epoch % self.config.validation_interval == 0:
             self._check_skipped()
             found = self.validate()
@@ -291,7 +318,9 @@ class Trainer:
         if self.ranks.first:
             header = {name: getattr(self, name) for name in ("step", "epoch", "batch", "seconds", "reached")}
             write_checkpoint(
-                self.checkpoint_path, {**self.optimizer.state(), "sums": sums}, {**header, "run": self._run()}
+                self.checkpoint_path,
+                {**self.optimizer.state(), "sums": sums},
+                {**header, "run": self._run(), "stage": self.stage.number},
             )
         self.ranks.wait()
 
@@ -302,8 +331,9 @@ class Trainer:
             ConfigError: it belongs to other data, another student or other settings.
         """
         tensors, header = read_checkpoint(self.checkpoint_path)
+        further = header.get("stage", 0) < self.stage.number
         for name, value in self._run().items():
-            if header["run"].get(name) != value:
+            if header["run"].get(name) != value and not (further and name in NEXT_STAGE):
                 raise ConfigError(
                     f"{self.checkpoint_path} was made with {name} = {header['run'].get(name)}, not {value}; "
                     "give the same again, choose another output, or delete it to train from the start"
@@ -312,6 +342,8 @@ class Trainer:
         if self.ranks.first:
             self.sums.copy_(tensors["sums"])
         self.step, self.epoch, self.batch = header["step"], header["epoch"], header["batch"]
+        if further and self.batch:  # an epoch of frames that are not all of them any more
+            self.epoch, self.batch = self.epoch + 1, 0
         self.seconds = self.saved_at = header["seconds"]
         self.reached = header.get("reached", False) and self.config.target_force_mae is not None
         if self.ranks.first and self.log_path.exists():
