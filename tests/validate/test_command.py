@@ -108,7 +108,7 @@ def test_bad_requests(tmp_path, capsys):
     assert main(["validate", "--threads", "0"]) == 2
     assert "threads 0 is not above zero" in capsys.readouterr().err
     assert main(["validate", "--teacher", "DFT"]) == 2
-    assert "teacher 'DFT' is not known; choose one of GFN2-xTB, GFN1-xTB" in capsys.readouterr().err
+    assert "tblite has no method 'DFT'; choose one of GFN2-xTB, GFN1-xTB" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("organic-xtb" not in registry.packaged(), reason="no student is packaged")

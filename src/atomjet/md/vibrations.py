@@ -94,15 +94,20 @@ def hessian_by_differences(
         step: Å.
     """
     components = 3 * len(atoms)
+    forces = predict(displaced(atoms, step)).forces.double().cpu().numpy().reshape(components, 2, components)
+    hessian = (forces[:, 1] - forces[:, 0]) / (2 * step)
+    return 0.5 * (hessian + hessian.T)
+
+
+def displaced(atoms: Atoms, step: float = DISPLACEMENT) -> list[Atoms]:
+    """6N structures: each coordinate in turn moved up by `step`, Å, and down."""
     frames = []
-    for k in range(components):
+    for k in range(3 * len(atoms)):
         for size in (step, -step):
             moved = atoms.copy()
             moved.positions.reshape(-1)[k] += size
             frames.append(moved)
-    forces = predict(frames).forces.double().cpu().numpy().reshape(components, 2, components)
-    hessian = (forces[:, 1] - forces[:, 0]) / (2 * step)
-    return 0.5 * (hessian + hessian.T)
+    return frames
 
 
 def is_linear(atoms: Atoms) -> bool:

@@ -66,6 +66,7 @@ class Report:
     Attributes:
         what: the potential. structures: their names. seconds: that it took.
         stopped: why it did not come to its end, or "".
+        about: JSON-able; with what it was compared, and where it was measured.
     """
 
     what: str
@@ -73,6 +74,7 @@ class Report:
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
     stopped: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -89,7 +91,7 @@ class Report:
             "structures": self.structures,
             "seconds": self.seconds,
             "checks": checks,
-        }
+        } | ({"about": self.about} if self.about else {})
 
 
 def default_structures() -> list[Atoms]:
