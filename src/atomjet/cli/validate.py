@@ -11,8 +11,11 @@ import typer
 
 from atomjet.cli import options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
+from atomjet.cli.judging import JUDGING, Judging, judge, side_by_side, tell
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ase.calculators.calculator import Calculator
 
     from atomjet.validate import Check, Report
@@ -24,6 +27,9 @@ EXAMPLES = """Examples:
   atomjet validate molecules.xyz crystal.cif --model my.safetensors --report validation.md
   atomjet validate --long-steps 0 --nvt-steps 0       (seconds instead of minutes)
   atomjet validate ethanol.xyz --teacher GFN2-xTB     (compare what student and teacher sample)
+  atomjet validate --against organic --json now.json  (dimers, torsions, unseen molecules ...: a student's table)
+  atomjet validate --against organic --only dimers,torsions --model my.safetensors
+  atomjet validate --read before.json --read now.json --report students.md      (side by side, with plots)
 """
 
 
@@ -46,7 +52,21 @@ def validate(
     nvt_steps: Annotated[int, typer.Option("--nvt-steps", help="At constant temperature. 0: none.")] = 6000,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", help="GFN2-xTB or GFN1-xTB: compare sampled geometries with it.", show_default=False),
+        typer.Option(
+            "--teacher",
+            help="GFN2-xTB, or as a recipe names it: compare sampled geometries with it. With --against, default: the card's.",
+            show_default=False,
+        ),
+    ] = None,
+    judging: Judging = JUDGING,
+    read: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--read",
+            help="Measure nothing: --report from what --against wrote with --json, a column for each.",
+            metavar="J",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
     reading: Reading = READING,
@@ -55,18 +75,24 @@ def validate(
 ) -> None:
     """Check the physics of a model: symmetries, derivatives, smoothness, conserved energy, temperature.
 
-    Each check prints its measured figure and its bound. Ends with status 1 if one fails.
+    Each check prints its measured figure and its bound. Ends with status 1 if one fails. With --against a student is judged by its
+    teacher: dimers, compressed contacts, torsions, conformers, frequencies, minima, unseen molecules, boxes, runs.
     """
     import torch
 
-    from atomjet.stopping import stoppable
+    from atomjet.errors import ConfigError
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
 
-    options.check_positive(threads=threads)
+    options.check_positive(threads=threads, workers=judging.workers)
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path(), overwrite)
+    if read:
+        side_by_side(read, report)
+        return
+    if judging.against is not None and files:
+        raise ConfigError(f"--against {judging.against} brings its own structures; leave out {files[0]}")
     frames = [frame for file in files or [] for frame in options.read_frames(file, computing.seed, reading)]
     skipped = [frame for frame in frames if reading.skip and frame.atoms is None]
     for frame in skipped:
@@ -75,15 +101,31 @@ def validate(
     if skipped and not structures:
         raise typer.Exit(1)
     structures = structures if files else default_structures()
-    reference = _teacher(teacher)
     torch.set_num_threads(threads)
+    if judging.against is not None:
+        made, checks = judge(judging, options.load_engine(computing), teacher, computing.seed)
+        try:
+            _run(made, checks, json_file, None)
+        finally:
+            tell(made, report)
+        raise typer.Exit(0 if made.passed else 1)
+    reference = None if teacher is None else _teacher(teacher)
     engine = options.load_engine(computing)
     effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=computing.seed)
     made = Report(engine.describe(), [name_of(atoms, k) for k, atoms in enumerate(structures)])
+    _run(made, run_checks(engine, structures, effort, teacher=reference), json_file, report)
+    if not made.passed or skipped:
+        raise typer.Exit(1)
+
+
+def _run(made: Report, checks: Iterator[Check], json_file: Path | None, report: Path | None) -> None:
+    """Do the checks, print each, and tell what they come to, whatever ends them."""
+    from atomjet.stopping import stoppable
+
     started = time.perf_counter()
     with stoppable() as heard:
         try:
-            for check in run_checks(engine, structures, effort, teacher=reference):
+            for check in checks:
                 made.checks.append(check)
                 _print_check(check)
         except BaseException as error:  # what was checked is told and written whatever ends it
@@ -93,8 +135,6 @@ def validate(
         finally:
             made.seconds = time.perf_counter() - started
             _tell(made, json_file, report)
-    if not made.passed or skipped:
-        raise typer.Exit(1)
 
 
 def _tell(made: Report, json_file: Path | None, report: Path | None) -> None:
@@ -123,18 +163,9 @@ def _print_check(check: Check) -> None:
         print(f"       {check.detail}; bound: {check.source}", flush=True)
 
 
-def _teacher(name: str | None) -> Calculator | None:
-    """The teacher's calculator, where one is asked for."""
-    if name is None:
-        return None
-    from atomjet.errors import ConfigError
+def _teacher(name: str) -> Calculator:
+    """The calculator of a teacher, "GFN2-xTB" or as a recipe names it."""
+    from atomjet.distill.teacher import build_teacher
+    from atomjet.validate.organic.suite import teacher_of
 
-    known = ("GFN2-xTB", "GFN1-xTB")
-    if name not in known:
-        raise ConfigError(f"teacher {name!r} is not known; choose one of {', '.join(known)}")
-    try:
-        from tblite.ase import TBLite
-    except ImportError:
-        raise ConfigError(f"teacher {name} needs tblite; pip install 'atomjet[distill]'") from None
-    # The default accuracy leaves so much noise in the forces that the teacher's own energy drifts.
-    return TBLite(method=name, accuracy=0.1, verbosity=0)
+    return build_teacher(teacher_of({}, name))
