@@ -211,8 +211,8 @@ def make_conformers(entry: tuple[str, str]) -> list[Atoms]:
     """Minima of the teacher that differ in energy or shape."""
     name, smiles = entry
     kept: list[Atoms] = []
-    for atoms in embed(smiles, 20)[:14]:
-        atoms = relaxed(atoms, fmax=0.03, steps=150)
+    for atoms in embed(smiles, 16)[:10]:
+        atoms = relaxed(atoms, fmax=0.05, steps=60)
         shape = np.sort(atoms.get_all_distances(), axis=None)
         energy = atoms.get_potential_energy()
         if all(

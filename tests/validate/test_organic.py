@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 from ase.io import write
 
+from atomjet import load as load_model
 from atomjet.adapters.potential import CalculatorPotential
 from atomjet.cli.main import main
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.errors import ConfigError
+from atomjet.models import registry
 from atomjet.units import AMU_A2_PER_FS2, HBAR, INVERSE_CM
 from atomjet.validate import Check
 from atomjet.validate.organic import boxes, contacts, energies, frames, minima, runs, sets, suite
@@ -141,7 +144,7 @@ def test_errors_of_unseen_molecules_have_their_causes(tmp_path, structures):
     every = checks["force MAE, unseen molecules"]
     teacher = judged(tmp_path).answers.of(moving)
     assert every.value == pytest.approx(1e3 * 0.1 * np.abs(np.concatenate(teacher.forces)).mean())
-    assert every.value == checks["force MAE, drug-like"].value == every.figures["element Ar"]
+    assert every.value == checks["force MAE, drug-like"].value == pytest.approx(every.figures["element Ar"])
     assert {"temperature 300 K", "molecule m3", "size 1 to 15 atoms", "force 0 to 0.5 eV/Å"} <= set(every.figures)
     assert checks["energy MAE less molecule's mean"].value == pytest.approx(0, abs=1e-9)
     assert checks["energy offset of a molecule, worst"].value == pytest.approx(
@@ -217,15 +220,27 @@ def test_the_teacher_is_the_cards_or_the_one_named():
 
 def test_command_judges_the_packaged_student(tmp_path, capsys):
     pytest.importorskip("tblite")
-    made = tmp_path / "judged.json"
+    made, model, page = tmp_path / "judged.json", tmp_path / "mine.safetensors", tmp_path / "page.md"
+    shutil.copy(registry.locate("organic-xtb"), model)
     asked = ["validate", "--against", "organic", "--only", "torsions", "--device", "cpu", "--workers", "1"]
-    status = main([*asked, "--answers", str(tmp_path / "answers"), "--json", str(made)])
+    outputs = ["--json", str(made), "--report", str(page), "--into-card", "--model", str(model)]
+    status = main([*asked, "--answers", str(tmp_path / "answers"), *outputs])
     said = capsys.readouterr().out
+    rows = load_model(model, device="cpu").card["judged"]["rows"]
+    assert rows["torsion"]["at_most"] == "0.5 kcal/mol"
+    assert "| torsion | 0.5 kcal/mol |" in page.read_text()
+    assert (tmp_path / "pictures" / "page-torsions.svg").exists()
+    assert main(["validate", "--read", str(made), "--read", str(made), "--report", str(tmp_path / "two.md")]) == 0
+    assert "| torsion | 0.5 kcal/mol |" in (tmp_path / "two.md").read_text()
+    assert main(["validate", "--read", str(page), "--report", str(tmp_path / "no.md")]) == 2
+    assert "page.md is not what `atomjet validate --against` writes with --json" in capsys.readouterr().err
+    assert main([*asked, "--into-card"]) == 2
+    assert "--into-card needs --model FILE.safetensors, a file of your own" in capsys.readouterr().err
     content = json.loads(made.read_text())
     assert status == (0 if content["passed"] else 1)
     assert content["about"]["teacher"]["calculator"] == "tblite:GFN2-xTB"
     assert len(content["checks"]) == 12
-    assert "torsion" in said.splitlines()[-1]
+    assert said.splitlines()[-1] == f"wrote the table into the card of {model}"
     assert main([*asked[:4], "nothing"]) == 2
     assert "there are no checks 'nothing'; choose from molecules, dimers" in capsys.readouterr().err
     assert main(["validate", "--against", "metals"]) == 2

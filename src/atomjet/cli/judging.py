@@ -47,6 +47,9 @@ class Judging:
             show_default=False,
         ),
     ] = None
+    into_card: Annotated[
+        bool, typer.Option("--into-card", help="With --against: write the table into the model file's card.")
+    ] = False
 
 
 JUDGING = Judging()
@@ -85,13 +88,33 @@ def judge(judging: Judging, engine: Engine, teacher: str | None, seed: int) -> t
     return Report(engine.describe(), names, about=about), run_against_teacher(judged, names)
 
 
-def tell(made: Report, report: Path | None) -> None:
-    """Print the table that the checks come to, and write the page where one is wanted."""
+def model_file(judging: Judging, model: str) -> Path | None:
+    """The file whose card the table goes to, if it is to.
+
+    Raises:
+        ConfigError: a packaged model, or a file of another format.
+    """
+    from atomjet.errors import ConfigError
+
+    if not judging.into_card:
+        return None
+    path = Path(model)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ConfigError(f"--into-card needs --model FILE.safetensors, a file of your own; got {model}")
+    return path
+
+
+def tell(made: Report, report: Path | None, file: Path | None) -> None:
+    """Print the table that the checks come to, and write the page and the model's card where they are wanted."""
+    from atomjet.validate.organic.card import write_into_card
     from atomjet.validate.organic.suite import table
 
     print(*table(check.to_json() for check in made.checks), sep="\n")
     if report is not None and made.checks:
         _write({made.about["model"] or "student": made.to_json()}, report)
+    if file is not None and made.checks and not made.stopped:
+        write_into_card(file, made.to_json())
+        print(f"wrote the table into the card of {file}")
 
 
 def side_by_side(files: Sequence[Path], report: Path | None) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from atomjet.cli import options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
-from atomjet.cli.judging import JUDGING, Judging, judge, side_by_side, tell
+from atomjet.cli.judging import JUDGING, Judging, judge, model_file, side_by_side, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,11 +103,12 @@ def validate(
     structures = structures if files else default_structures()
     torch.set_num_threads(threads)
     if judging.against is not None:
+        file = model_file(judging, computing.model)
         made, checks = judge(judging, options.load_engine(computing), teacher, computing.seed)
         try:
             _run(made, checks, json_file, None)
         finally:
-            tell(made, report)
+            tell(made, report, file)
         raise typer.Exit(0 if made.passed else 1)
     reference = None if teacher is None else _teacher(teacher)
     engine = options.load_engine(computing)

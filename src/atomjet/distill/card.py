@@ -204,6 +204,9 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"- {name}: {e['stress_mae_meV_A3']:.3g}, {e.get('stress_mae_over_zero', float('nan')):.3f}"
             for name, e in stresses.items()
         ]
+    if by_cause := card.get("force_mae_meV_A", {}):
+        lines += ["", "Force MAE of frames that were held out, meV/Å, by what may cause it:", ""]
+        lines += [f"- {cause}: {value:.1f}" for cause, value in by_cause.items()]
     if card["hardest_molecules"]:
         lines += ["", "Held-out molecules with the largest errors (force MAE meV/Å, energy MAE meV/atom):", ""]
         lines += [
@@ -213,6 +216,9 @@ def markdown(card: Mapping[str, Any]) -> str:
     if rounds := card.get("rounds"):
         lines += ["", "Frames that the students themselves led to, labelled by the teacher:", ""]
         lines += [f"- {in_one_line(summary)}" for summary in rounds]
+    if rows := card.get("judged", {}).get("rows"):
+        lines += ["", "## Judged against the teacher", "", "| | worst | at most | within | where |", "| --- " * 5 + "|"]
+        lines += [f"| {n} | {r['value']} | {r['at_most']} | {r['within']} | {r['worst']} |" for n, r in rows.items()]
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"])]
     options = ", ".join(f"{name} = {value}" for name, value in teacher.get("options", {}).items())
     lines += [

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atomjet.data.elements import SYMBOLS
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.dataset import Frames
 from atomjet.distill.loss import derivatives, pairwise_to_atoms, virials
@@ -19,6 +21,10 @@ from atomjet.units import MEV
 
 Array = NDArray[np.float64]
 Errors = dict[str, float]
+
+FORCES = (0.0, 0.5, 1.0, 2.0, 4.0, np.inf)
+SIZES = (0, 15, 25, 35, np.inf)
+"""Bounds of the groups by size of the teacher's force, eV/Å, and by number of atoms."""
 
 SMALLEST_FORCE = 1e-3
 """eV/Å: shorter forces have no direction worth comparing."""
@@ -128,6 +134,37 @@ def hardest_molecules(
     found = {name: errors(store, predicted, chosen & (keys == name)) for name in names}
     worst = sorted(found, key=lambda name: -found[name]["force_mae_meV_A"])
     return {name: found[name] for name in worst[:number]}
+
+
+def force_mae_by_cause(
+    forces: Array, predicted: Array, numbers: NDArray[np.integer], counts: Array
+) -> dict[str, float]:
+    """Force MAE, meV/Å, by element, by size of the teacher's force, and by size of the molecule; groups without atoms are left out.
+
+    Args:
+        forces, predicted: (A, 3) eV/Å. numbers: (A,). counts: (F,) atoms of each frame.
+    """
+    error = np.abs(predicted - forces).mean(1) / MEV
+    strength, sizes = np.linalg.norm(forces, axis=1), np.repeat(counts, counts)
+    masks = {f"element {SYMBOLS[z]}": numbers == z for z in np.unique(numbers)}
+    for low, high in pairwise(FORCES):
+        name = f"force {low:g} to {high:g} eV/Å" if np.isfinite(high) else f"force above {low:g} eV/Å"
+        masks[name] = (strength >= low) & (strength < high)
+    for low, high in pairwise(SIZES):
+        name = f"size {low + 1} to {high} atoms" if np.isfinite(high) else f"size above {low} atoms"
+        masks[name] = (sizes > low) & (sizes <= high)
+    return {name: float(error[mask].mean()) for name, mask in masks.items() if mask.any()}
+
+
+def causes(store: FrameStore, predicted: Predicted) -> dict[str, float]:
+    """`force_mae_by_cause` of the frames of unseen molecules; of all held-out frames where there are none."""
+    frames = store.frames
+    unseen = (frames.split != "in_distribution") & ~frames.large
+    chosen = unseen if unseen.any() else np.ones(len(frames), dtype=bool)
+    atoms = np.repeat(chosen, store.sizes)
+    return force_mae_by_cause(
+        frames.forces[atoms].astype(float), predicted.forces[atoms], frames.numbers[atoms], store.sizes[chosen]
+    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
 from atomjet.distill.conditions import check_one
 from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
-from atomjet.distill.evaluate import Errors, Predicted, errors, groups, hardest_molecules, predict
+from atomjet.distill.evaluate import Errors, Predicted, causes, errors, groups, hardest_molecules, predict
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
@@ -164,6 +164,7 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     path = recipe.output / f"{recipe.name}.safetensors"
     if ranks.first:
         card = model_card(recipe, model, frames, teacher_of(recipe, sources), _what_ran(trainer), found, hardest)
+        card["force_mae_meV_A"] = causes(store, predicted)
         rounds = [one for source in sources if source.path.is_dir() for one in summaries(source.path)]
         write_model(path, model, {**card, "rounds": rounds} if rounds else card)
         _print_errors(found)

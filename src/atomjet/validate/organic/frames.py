@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from ase import Atoms
 
-from atomjet.data.elements import SYMBOLS
+from atomjet.distill.evaluate import force_mae_by_cause
 from atomjet.units import MEV
 from atomjet.validate.check import Check
 from atomjet.validate.organic.answers import Labels, student_labels
@@ -19,10 +18,6 @@ FORCE_LIMITS = {"all": 32.0, "drugs": 45.0, "peptides": 30.0}
 
 SPREAD, OFFSET, WORST_OFFSET = 0.7, 1.2, 8.0
 """meV/atom: of energies less each molecule's mean; of those means."""
-
-FORCES = (0.0, 0.5, 1.0, 2.0, 4.0, np.inf)
-SIZES = (0, 15, 25, 35, 1000)
-"""Bounds of the groups by size of the teacher's force, eV/Å, and by number of atoms."""
 
 WORST_ATOMS = 0.05
 
@@ -37,7 +32,10 @@ def unseen_molecules(judged: Judged) -> list[Check]:
     frames = [frames[k] for k in usable]
     teacher, student = _picked(teacher, usable), _picked(student, usable)
     errors = [np.abs(b - a) / MEV for a, b in zip(teacher.forces, student.forces, strict=True)]
-    return [*_force_checks(frames, teacher, errors), *_energy_checks(frames, teacher, student)]
+    return [
+        *_force_checks(frames, errors, breakdown(frames, teacher, student)),
+        *_energy_checks(frames, teacher, student),
+    ]
 
 
 def _chosen(judged: Judged) -> list[Atoms]:
@@ -56,7 +54,7 @@ def _picked(labels: Labels, chosen: Sequence[int]) -> Labels:
     return Labels(labels.energy[list(chosen)], [labels.forces[k] for k in chosen])
 
 
-def _force_checks(frames: list[Atoms], teacher: Labels, errors: list[np.ndarray]) -> list[Check]:
+def _force_checks(frames: list[Atoms], errors: list[np.ndarray], causes: dict[str, float]) -> list[Check]:
     groups = {
         "all": ("force MAE, unseen molecules", [True] * len(frames)),
         "drugs": ("force MAE, drug-like", [str(a.info["group"]).startswith("drugs") for a in frames]),
@@ -68,7 +66,7 @@ def _force_checks(frames: list[Atoms], teacher: Labels, errors: list[np.ndarray]
         if not some:
             continue
         molecules = len({a.info["molecule"] for a, mine in zip(frames, chosen, strict=True) if mine})
-        figures = breakdown(frames, teacher, errors) if group == "all" else {}
+        figures = causes if group == "all" else {}
         detail = f"{len(some)} frames"
         if group == "all":
             squares = np.sort(np.concatenate([(error**2).sum(1) for error in errors]))[::-1]
@@ -85,24 +83,16 @@ def _peptide(atoms: Atoms) -> bool:
     return "peptide" in str(atoms.info["group"]) and len(atoms) >= 40
 
 
-def breakdown(frames: list[Atoms], teacher: Labels, errors: list[np.ndarray]) -> dict[str, float]:
-    """Force MAE, meV/Å, by element, size of the force, size of the molecule, temperature, kind and molecule."""
-    error = np.concatenate(errors).mean(1)
-    counts = [len(atoms) for atoms in frames]
-    numbers = np.concatenate([atoms.numbers for atoms in frames])
-    strength = np.concatenate([np.linalg.norm(forces, axis=1) for forces in teacher.forces])
-    masks = {f"element {SYMBOLS[z]}": numbers == z for z in np.unique(numbers)}
-    for low, high in pairwise(FORCES):
-        name = f"force {low:g} to {high:g} eV/Å" if np.isfinite(high) else f"force above {low:g} eV/Å"
-        masks[name] = (strength >= low) & (strength < high)
-    for low, high in pairwise(SIZES):
-        name = f"size {low + 1} to {high} atoms" if high < SIZES[-1] else f"size above {low} atoms"
-        masks[name] = np.repeat([low < count <= high for count in counts], counts)
-    for word, unit in (("kelvin", " K"), ("group", ""), ("molecule", "")):
+def breakdown(frames: list[Atoms], teacher: Labels, student: Labels) -> dict[str, float]:
+    """Force MAE, meV/Å, by element, size of the force, size of the molecule, temperature, kind of molecule, and molecule."""
+    counts = np.array([len(atoms) for atoms in frames])
+    forces = np.concatenate(teacher.forces), np.concatenate(student.forces)
+    found = force_mae_by_cause(*forces, np.concatenate([atoms.numbers for atoms in frames]), counts)
+    error = np.abs(forces[1] - forces[0]).mean(1) / MEV
+    for word, label, unit in (("kelvin", "temperature", " K"), ("group", "group", ""), ("molecule", "molecule", "")):
         values = np.repeat([str(atoms.info[word]) for atoms in frames], counts)
-        label = "temperature" if word == "kelvin" else word
-        masks |= {f"{label} {value}{unit}": values == value for value in np.unique(values)}
-    return {name: float(error[mask].mean()) for name, mask in masks.items() if mask.any()}
+        found |= {f"{label} {value}{unit}": float(error[values == value].mean()) for value in np.unique(values)}
+    return found
 
 
 def _energy_checks(frames: list[Atoms], teacher: Labels, student: Labels) -> list[Check]:
