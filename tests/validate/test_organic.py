@@ -12,6 +12,7 @@ from atomjet import load as load_model
 from atomjet.adapters.potential import CalculatorPotential
 from atomjet.cli.main import main
 from atomjet.distill.recipe import TeacherConfig
+from atomjet.engine import Engine, Settings
 from atomjet.errors import ConfigError
 from atomjet.models import registry
 from atomjet.units import AMU_A2_PER_FS2, HBAR, INVERSE_CM
@@ -19,6 +20,8 @@ from atomjet.validate import Check
 from atomjet.validate.organic import boxes, contacts, energies, frames, minima, runs, sets, suite
 from atomjet.validate.organic.answers import Answers, student_labels
 from atomjet.validate.organic.sets import SIZES, Judged, load
+from tests.engine import standins
+from tests.potentials import random_painn
 
 LJ = {"epsilon": 0.01, "sigma": 2.5, "rc": 12.0, "smooth": False}
 """A teacher of known answer: a pair of atoms rests at 2^(1/6) sigma, 0.01 eV deep."""
@@ -163,7 +166,7 @@ def test_packaged_structures_are_whole():
     assert len(load("dimers")) == 12
     assert len({atoms.info["molecule"] for atoms in load("torsions")}) == 12
     assert len({atoms.info["molecule"] for atoms in load("conformers")}) == 10
-    assert len({atoms.info["molecule"] for atoms in load("frames")}) == 65
+    assert len({atoms.info["molecule"] for atoms in load("frames")}) == 64
 
 
 def test_a_box_that_collapses_is_named():
@@ -256,3 +259,17 @@ def test_students_that_refuse_one_structure_answer_for_the_others():
 
     labels = student_labels(Refusing(LennardJones(**LJ)), [argon(3.0), Atoms("Ar"), argon(3.1)])
     assert labels.missing.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("fall", [0.05, 30.0])
+def test_runs_on_the_device_end_as_others_do(fall):
+    model = random_painn(features=8, layers=2, num_radial=6, cutoff=3.0, elements=(1, 8))
+    for parameter in model.readout[-1].parameters():
+        parameter.data *= fall
+    engine = Engine(model, Settings("cpu", "fast_pytorch"))
+    water = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"molecule": "water"})
+    plain = runs.thermal_run(engine, [water, water], 100.0, 20.0, 0)
+    engine.use(standins.stages(engine))
+    captured = runs.thermal_run(engine, [water, water], 100.0, 20.0, 0)
+    assert [bool(why) for _, why in captured] == [bool(why) for _, why in plain] == [fall > 1] * 2
+    assert np.abs(captured[0][0].positions - water.positions).max() > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,10 @@ class Judging:
         ),
     ] = None
     size: Annotated[str, typer.Option("--size", help="With --against: quick or full.", metavar="SIZE")] = "quick"
+    picoseconds: Annotated[
+        float | None,
+        typer.Option("--ps", help="With --against: length of runs at constant temperature.", show_default=False),
+    ] = None
     only: Annotated[
         str | None,
         typer.Option("--only", help="With --against: groups of checks.", metavar="A,B", show_default=False),
@@ -80,11 +84,15 @@ def judge(judging: Judging, engine: Engine, teacher: str | None, seed: int) -> t
         "model": engine.card.get("name", ""),
         "set": judging.against,
         "size": judging.size,
+        "picoseconds": judging.picoseconds,
         "seed": seed,
         "teacher": reference.about,
         "provenance": provenance(engine.device),
     }
-    judged = Judged(engine, reference, SIZES[judging.size], seed)
+    size = SIZES[judging.size]
+    if judging.picoseconds is not None:
+        size = replace(size, replica_fs=1000 * judging.picoseconds, box_fs=1000 * judging.picoseconds)
+    judged = Judged(engine, reference, size, seed)
     return Report(engine.describe(), names, about=about), run_against_teacher(judged, names)
 
 

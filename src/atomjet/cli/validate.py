@@ -84,7 +84,7 @@ def validate(
     from atomjet.validate import Effort, Report, default_structures, run_checks
     from atomjet.validate.suite import name_of
 
-    options.check_positive(threads=threads, workers=judging.workers)
+    options.check_positive(threads=threads, workers=judging.workers, ps=judging.picoseconds)
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path(), overwrite)

@@ -137,7 +137,7 @@ def hardest_molecules(
 
 
 def force_mae_by_cause(
-    forces: Array, predicted: Array, numbers: NDArray[np.integer], counts: Array
+    forces: Array, predicted: Array, numbers: NDArray[np.integer], counts: NDArray[np.integer]
 ) -> dict[str, float]:
     """Force MAE, meV/Å, by element, by size of the teacher's force, and by size of the molecule; groups without atoms are left out.
 
