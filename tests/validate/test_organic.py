@@ -158,7 +158,7 @@ def test_errors_of_unseen_molecules_have_their_causes(tmp_path, structures):
 
 def test_packaged_structures_are_whole():
     generator = np.random.default_rng(0)
-    made = [*boxes.water_boxes((27,), generator), *boxes.liquid_boxes(20, 8, generator)]
+    made = [*boxes.water_boxes((27,), generator), *boxes.liquid_boxes(5, 8, generator)]
     made += [boxes.Box(atoms.info["molecule"], atoms, 0) for atoms in load("crystals")]
     for box in made:
         at_rest = boxes.Relaxed(0, box.atoms, 0.0, 0.0, 0, True)
@@ -261,7 +261,7 @@ def test_students_that_refuse_one_structure_answer_for_the_others():
     assert labels.missing.tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("fall", [0.05, 30.0])
+@pytest.mark.parametrize("fall", [1e-4, 30.0])
 def test_runs_on_the_device_end_as_others_do(fall):
     model = random_painn(features=8, layers=2, num_radial=6, cutoff=3.0, elements=(1, 8))
     for parameter in model.readout[-1].parameters():
@@ -272,4 +272,5 @@ def test_runs_on_the_device_end_as_others_do(fall):
     engine.use(standins.stages(engine))
     captured = runs.thermal_run(engine, [water, water], 100.0, 20.0, 0)
     assert [bool(why) for _, why in captured] == [bool(why) for _, why in plain] == [fall > 1] * 2
-    assert np.abs(captured[0][0].positions - water.positions).max() > 0
+    moved = np.abs(captured[0][0].positions - water.positions).max()
+    assert moved > 0.01 if fall < 1 else moved < 1.0

@@ -45,6 +45,9 @@ TIGHT, LOOSE = 2.75, 3.105
 NEAREST = 2.3
 """Å between the centres of molecules that are thrown at random."""
 
+ORIENTATIONS = 40
+"""Tried for each molecule of a box."""
+
 CLOSE, STRETCHED, NEW_BOND = 0.5, 1.4, 1.15
 """A box has collapsed where atoms of two molecules come nearer than this share of their van der Waals contact (a strong hydrogen
 bond has 0.6), a bond is longer than this much of the covalent radii, or two atoms of a molecule without a bond are nearer than
@@ -185,19 +188,18 @@ def thrown(count: int, length: float, generator: np.random.Generator) -> np.ndar
 
 
 def _placed(one: Atoms, centers: np.ndarray, length: float, generator: np.random.Generator) -> Atoms:
-    """Copies of a molecule about the centers, each in the best of sixty random orientations."""
+    """Copies of a molecule about the centers, turned, each in turn and twice, to the best of many random orientations."""
     shape = one.positions - one.get_center_of_mass()
-    kept: list[np.ndarray] = []
-    for center in centers:
-        tried = [center + shape @ random_rotation(generator).T for _ in range(60)]
-        before = np.concatenate(kept) if kept else np.zeros((0, 3))
-        kept.append(max(tried, key=lambda x: _nearest(x, before, length)))
-    return Atoms(np.tile(one.numbers, len(centers)), np.concatenate(kept), cell=[length] * 3, pbc=True)
+    placed = np.array([center + shape @ random_rotation(generator).T for center in centers])
+    for turn in list(range(len(centers))) * 2:
+        others = np.delete(placed, turn, axis=0).reshape(-1, 3)
+        tried = [placed[turn], *(centers[turn] + shape @ random_rotation(generator).T for _ in range(ORIENTATIONS))]
+        placed[turn] = max(tried, key=lambda x: _nearest(x, others, length))
+    return Atoms(np.tile(one.numbers, len(centers)), placed.reshape(-1, 3), cell=[length] * 3, pbc=True)
 
 
 def _nearest(positions: np.ndarray, others: np.ndarray, length: float) -> float:
-    if not len(others):
-        return 0.0
+    """Square of the smallest distance, Å², over the boundaries of a cube."""
     steps = positions[:, None] - others[None]
     steps -= length * np.round(steps / length)
     return float((steps**2).sum(-1).min())
