@@ -268,9 +268,9 @@ def test_runs_on_the_device_end_as_others_do(fall):
         parameter.data *= fall
     engine = Engine(model, Settings("cpu", "fast_pytorch"))
     water = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"molecule": "water"})
-    plain = runs.thermal_run(engine, [water, water], 100.0, 20.0, 0)
+    plain = runs.thermal_run(engine, [water, water], 20.0, 10.0, 0)
     engine.use(standins.stages(engine))
-    captured = runs.thermal_run(engine, [water, water], 100.0, 20.0, 0)
+    captured = runs.thermal_run(engine, [water, water], 20.0, 10.0, 0)
     assert [bool(why) for _, why in captured] == [bool(why) for _, why in plain] == [fall > 1] * 2
     moved = np.abs(captured[0][0].positions - water.positions).max()
-    assert moved > 0.01 if fall < 1 else moved < 1.0
+    assert moved > 1e-3 if fall < 1 else moved < 1.0
