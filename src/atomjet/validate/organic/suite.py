@@ -47,7 +47,8 @@ CHECKS: dict[str, tuple[Callable[[Judged], Iterable[Check]], ...]] = {
     "frequencies": (frequencies,),
     "drugs": (relaxed_drugs,),
     "boxes": (boxes,),
-    "dynamics": (constant_energy, replicas),
+    "conservation": (constant_energy,),
+    "replicas": (replicas,),
     "speed": (speed,),
 }
 """Groups of checks by the name that `--only` takes."""
