@@ -39,7 +39,7 @@ STRETCH = 0.5
 """Å by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
 
 RESTED = "acetone"
-"""From its minimum half of the start's energy goes into bonds. From warmer geometries 1 fs is too long to show the order of hydrogen's
+"""From its minimum half of the start's energy goes into bonds. In warmer ones 1 fs is too long to show the order of hydrogen's
 stretches."""
 
 ORDER, DRIFT = 0.05, 0.005
