@@ -130,7 +130,8 @@ def _draw_pareto(results: Mapping[str, dict[str, Any]]) -> Figure | None:
         for k, (name, time, error) in enumerate(some):
             axes.plot(time, error, "o", color=f"C{k}")
             axes.annotate(name, (time, error), textcoords="offset points", xytext=(6, 4), fontsize=8)
-        axes.set(xlabel="µs per atom and step, in batches", xscale="log", ylim=(0, None))
+        axes.set(xlabel="µs per atom and step, in batches", xscale="log")
+        axes.set_ylim(0, 1.2 * max(error for _, _, error in some))
         axes.margins(x=0.4)
         axes.set_title(device, fontsize=9)
         axes.set_ylabel("force MAE, unseen molecules, meV/Å")
