@@ -1,6 +1,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from atomjet.units import AMU_A2_PER_FS2, HBAR, INVERSE_CM
 from atomjet.validate import Check
 from atomjet.validate.organic import boxes, contacts, energies, frames, minima, runs, sets, suite
 from atomjet.validate.organic.answers import Answers, student_labels
+from atomjet.validate.organic.page import page
 from atomjet.validate.organic.sets import SIZES, Judged, load
 from tests.engine import standins
 from tests.potentials import random_painn
@@ -274,3 +276,15 @@ def test_runs_on_the_device_end_as_others_do(fall):
     assert [bool(why) for _, why in captured] == [bool(why) for _, why in plain] == [fall > 1] * 2
     moved = np.abs(captured[0][0].positions - water.positions).max()
     assert moved > 1e-3 if fall < 1 else moved < 1.0
+
+
+def test_the_page_is_what_its_results_say():
+    root = Path(__file__).parents[2]
+    results = {
+        file.stem: json.loads(file.read_text()) for file in sorted((root / "benchmarks/students").glob("*.json"))
+    }
+    made = (root / "docs/organic-xtb.md").read_text()
+    drawn = {
+        file.stem.rpartition("-")[2]: f"pictures/{file.name}" for file in root.glob("docs/pictures/organic-xtb-*.svg")
+    }
+    assert page(results, made.splitlines()[0].removeprefix("# "), drawn) == made
