@@ -159,5 +159,5 @@ def _save(figure: Figure, picture: Path) -> None:
     import matplotlib
 
     # Ids of elements would otherwise be drawn at random, and the date would be that of the drawing.
-    with matplotlib.rc_context({"svg.hashsalt": picture.stem}):
+    with matplotlib.rc_context({"svg.hashsalt": picture.stem, "svg.fonttype": "none"}):
         figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
