@@ -51,6 +51,15 @@ class Judging:
             show_default=False,
         ),
     ] = None
+    read: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--read",
+            help="Measure nothing: --report from what --against wrote with --json, a column for each.",
+            metavar="J",
+            show_default=False,
+        ),
+    ] = (None,)
     into_card: Annotated[
         bool, typer.Option("--into-card", help="With --against: write the table into the model file's card.")
     ] = False

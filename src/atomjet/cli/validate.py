@@ -16,6 +16,7 @@ from atomjet.cli.judging import JUDGING, Judging, judge, model_file, side_by_sid
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
     from atomjet.validate import Check, Report
@@ -59,15 +60,6 @@ def validate(
         ),
     ] = None,
     judging: Judging = JUDGING,
-    read: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--read",
-            help="Measure nothing: --report from what --against wrote with --json, a column for each.",
-            metavar="J",
-            show_default=False,
-        ),
-    ] = None,
     threads: Annotated[int, typer.Option("--threads", help="On a CPU; small molecules gain nothing from more.")] = 1,
     reading: Reading = READING,
     overwrite: Overwrite = False,
@@ -80,42 +72,64 @@ def validate(
     """
     import torch
 
-    from atomjet.errors import ConfigError
-    from atomjet.validate import Effort, Report, default_structures, run_checks
+    from atomjet.validate import Effort, Report, run_checks
     from atomjet.validate.suite import name_of
 
     options.check_positive(threads=threads, workers=judging.workers, ps=judging.picoseconds)
     for output in (json_file, report):
         if output is not None:
             options.check_output(output, Path(), overwrite)
-    if read:
-        side_by_side(read, report)
+    if judging.read:
+        side_by_side(judging.read, report)
         return
-    if judging.against is not None and files:
-        raise ConfigError(f"--against {judging.against} brings its own structures; leave out {files[0]}")
-    frames = [frame for file in files or [] for frame in options.read_frames(file, computing.seed, reading)]
-    skipped = [frame for frame in frames if reading.skip and frame.atoms is None]
-    for frame in skipped:
-        options.warn(f"skipped {frame.name}: {frame.refusal}")
-    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not reading.skip]
-    if skipped and not structures:
-        raise typer.Exit(1)
-    structures = structures if files else default_structures()
     torch.set_num_threads(threads)
     if judging.against is not None:
-        file = model_file(judging, computing.model)
-        made, checks = judge(judging, options.load_engine(computing), teacher, computing.seed)
-        try:
-            _run(made, checks, json_file, None)
-        finally:
-            tell(made, report, file)
-        raise typer.Exit(0 if made.passed else 1)
+        _judge(judging, files, teacher, computing, json_file, report)
+        return
+    structures, skipped = _structures(files or [], computing.seed, reading)
     reference = None if teacher is None else _teacher(teacher)
     engine = options.load_engine(computing)
     effort = Effort(medium=medium_steps, long=long_steps, nvt=nvt_steps, seed=computing.seed)
     made = Report(engine.describe(), [name_of(atoms, k) for k, atoms in enumerate(structures)])
     _run(made, run_checks(engine, structures, effort, teacher=reference), json_file, report)
     if not made.passed or skipped:
+        raise typer.Exit(1)
+
+
+def _structures(files: list[Path], seed: int, reading: Reading) -> tuple[list[Atoms], bool]:
+    """What files hold, or the default structures; and whether any was skipped."""
+    from atomjet.validate import default_structures
+
+    frames = [frame for file in files for frame in options.read_frames(file, seed, reading)]
+    skipped = [frame for frame in frames if reading.skip and frame.atoms is None]
+    for frame in skipped:
+        options.warn(f"skipped {frame.name}: {frame.refusal}")
+    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not reading.skip]
+    if skipped and not structures:
+        raise typer.Exit(1)
+    return structures if files else default_structures(), bool(skipped)
+
+
+def _judge(
+    judging: Judging,
+    files: list[Path] | None,
+    teacher: str | None,
+    computing: Computing,
+    json_file: Path | None,
+    report: Path | None,
+) -> None:
+    """A student against its teacher: the checks, then the table that they come to."""
+    from atomjet.errors import ConfigError
+
+    if files:
+        raise ConfigError(f"--against {judging.against} brings its own structures; leave out {files[0]}")
+    file = model_file(judging, computing.model)
+    made, checks = judge(judging, options.load_engine(computing), teacher, computing.seed)
+    try:
+        _run(made, checks, json_file, None)
+    finally:
+        tell(made, report, file)
+    if not made.passed:
         raise typer.Exit(1)
 
 
