@@ -59,7 +59,7 @@ class Judging:
             metavar="J",
             show_default=False,
         ),
-    ] = (None,)
+    ] = None
     into_card: Annotated[
         bool, typer.Option("--into-card", help="With --against: write the table into the model file's card.")
     ] = False
