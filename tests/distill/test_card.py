@@ -22,7 +22,7 @@ name: copper
 output: out
 elements: [Cu]
 teacher: {calculator: 'ase.calculators.emt:EMT', options: {}}
-sample: {workers: 1, free_atoms: false, structures: {files: [cu.extxyz], frames: 12}}
+sample: {workers: 1, free_atoms: false, structures: {files: [cu.extxyz], frames: 12, supercells: null}}
 label: {workers: 1}
 student: {features: 8, layers: 1, num_radial: 6, cutoff: 4.0}
 train: {epochs: 2, batch_size: 4}

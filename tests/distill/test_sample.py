@@ -193,7 +193,7 @@ def copper(directory: Path, split: str) -> Recipe:
     bulk("Cu", cubic=True).write(directory / "cu.extxyz")
     (directory / "recipe.yaml").write_text(
         "name: cu\noutput: out\nelements: [Cu]\nteacher: {calculator: 'ase.calculators.emt:EMT', options: {}}\n"
-        f"sample: {{workers: 1, split: {split}, structures: {{files: [cu.extxyz], frames: 4}}}}\n"
+        f"sample: {{workers: 1, split: {split}, structures: {{files: [cu.extxyz], frames: 4, supercells: null}}}}\n"
     )
     return load_recipe(directory / "recipe.yaml")
 

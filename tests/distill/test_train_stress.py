@@ -114,7 +114,7 @@ def test_stress_is_learned_and_reported(tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "name: cu\nseed: 2\noutput: out\nelements: [Cu]\nteacher: {calculator: 'ase.calculators.emt:EMT', options: {}}\n"
         "sample: {workers: 1, free_atoms: false, split: {validation: 0, test: 0, in_distribution: 0.2},"
-        " structures: {files: [cu.extxyz], frames: 60, strain: 0.04}}\nlabel: {workers: 1}\n"
+        " structures: {files: [cu.extxyz], frames: 60, strain: 0.04, supercells: null}}\nlabel: {workers: 1}\n"
         "student: {features: 16, layers: 1, num_radial: 12, cutoff: 4.0}\n"
         "train: {epochs: 60, batch_size: 8, learning_rate: 0.005, validation_interval: 60, ema_decay: 0.95}\n"
     )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,18 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from atomjet.adapters.structure_files import read_structures
-from atomjet.distill import slices
+from atomjet.distill import crystals, slices
 from atomjet.distill.conditions import Conditions, read_conditions, unsaid
 from atomjet.distill.dataset import connectivity_key, draw_split, draw_uniform
 from atomjet.distill.embedding import Embedding, Molecule, embed
 from atomjet.distill.files import require_file
-from atomjet.distill.journal import content_key
+from atomjet.distill.journal import Record, content_key
 from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.mixing import Mixer, Unit, given_now
 from atomjet.distill.molecules import Geometry, derive_seed, make_geometry
-from atomjet.distill.recipe import MDConfig, NormalModesConfig, Recipe
+from atomjet.distill.recipe import MDConfig, NormalModesConfig, Recipe, StructuresConfig, TeacherConfig
 from atomjet.distill.teacher import describe
+from atomjet.distill.warm_start import read_start
 from atomjet.errors import AtomJetError, ConfigError
 
 ALGORITHM = 2
@@ -70,8 +70,15 @@ class Plan:
             given = given_now(embeddings[smiles], recipe.sample.conformers, recipe.teacher)
             yield Unit(key, "geometry", molecule.split, smiles, make_geometry, given)
 
-    def slices(self, geometries: Mapping[str, Geometry]) -> Iterator[Unit]:
-        """All slices, of the molecules that have a geometry."""
+    def relaxations(self) -> Iterator[Unit]:
+        """The structures of files that the teacher relaxes before they are sampled; each by its place."""
+        config, recipe = self.recipe.sample.structures, self.recipe
+        for where, atoms in self.given if config and config.relax else ():
+            key = self.key("relaxation", *_content(atoms), describe(recipe.teacher))
+            yield Unit(key, "relaxation", "", where, crystals.relaxation, given_now(atoms, recipe.teacher))
+
+    def slices(self, geometries: Mapping[str, Geometry], relaxed: Mapping[str, Record] | None = None) -> Iterator[Unit]:
+        """All slices, of the molecules that have a geometry and the structures that are relaxed where they are to be."""
         sample = self.recipe.sample
         present = [molecule for molecule in self.molecules if molecule.smiles in geometries]
         small = [molecule for molecule in present if not molecule.large]
@@ -85,7 +92,7 @@ class Plan:
         yield from mixer.spheres() if sample.spheres else ()
         yield from self._atoms()
         yield from self._peptides([molecule for molecule in present if molecule.large], geometries)
-        yield from self._structures() if sample.structures else ()
+        yield from self._structures(relaxed or {}) if sample.structures else ()
 
     def _molecules(self, molecules: Sequence[Molecule], geometries: Mapping[str, Geometry]) -> Iterator[Unit]:
         seed = self.recipe.seed
@@ -106,7 +113,8 @@ class Plan:
         for pair in itertools.combinations_with_replacement(numbers, 2) if walls else ():
             key = self.key("walls", *pair, walls.model_dump() if walls else None)
             yield Unit(key, "walls", "train", "-".join(map(str, pair)), slices.walls, given_now(*pair, walls))
-        if self.recipe.sample.free_atoms:
+        wanted = self.recipe.sample.free_atoms
+        if wanted or (wanted is None and self.recipe.molecules is not None):
             given = given_now(numbers)
             yield Unit(self.key("free_atoms", numbers), "free_atoms", "train", "atoms", slices.free_atoms, given)
 
@@ -123,26 +131,33 @@ class Plan:
                 given = given_now(smiles, seed, geometry, part, *more)
                 yield Unit(key, "peptides", "test", smiles, function, given, large=True)
 
-    def _structures(self) -> Iterator[Unit]:
-        config, shares, seed = self.recipe.sample.structures, self.recipe.sample.split, self.recipe.seed
+    def _structures(self, relaxed: Mapping[str, Record]) -> Iterator[Unit]:
+        """Slices of each structure in each size of supercell."""
+        recipe, config = self.recipe, self.recipe.sample.structures
         assert config is not None
-        for path, index, atoms in self._read():
-            name, where = connectivity_key(atoms), f"{path.name}, structure {index}"
-            if warning := unsaid(atoms):
-                print(f"warning: {where}: {warning}", file=sys.stderr)
-            split = draw_split(seed, name, shares.validation, shares.test)
-            conditions = read_conditions(atoms)
-            # Only where there are any: the keys of other structures stay what they were.
-            said = (list(conditions),) if conditions != Conditions() else ()
-            content = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
-            key = self.key("structures", *content, *said, config.model_dump(exclude={"files"}))
-            yield Unit(key, "structures", split, name, slices.structures, given_now(name, seed, atoms, config))
+        for where, given in self.given:
+            if config.relax and where not in relaxed:
+                continue
+            atoms, name = given.copy(), connectivity_key(given)
+            if config.relax:
+                atoms.set_cell(relaxed[where]["cell"])
+                atoms.positions = relaxed[where]["positions"]
+            split = draw_split(recipe.seed, name, recipe.sample.split.validation, recipe.sample.split.test)
+            for size, repeats in enumerate(crystals.supercells(atoms, student_cutoff(recipe), config.supercells)):
+                whole = crystals.repeated(atoms, repeats)
+                for source, function, settings, more in _structure_slices(config, size, whole, recipe.teacher):
+                    about = settings.model_dump(include=USED[source]), *([describe(recipe.teacher)] if more else [])
+                    key = self.key(source, *_content(whole), *about)
+                    arguments = given_now(name, recipe.seed, whole, settings, *more)
+                    yield Unit(key, source, split, name, function, arguments)
 
-    def _read(self) -> Iterator[tuple[Path, int, Atoms]]:
+    @cached_property
+    def given(self) -> list[tuple[str, Atoms]]:
         """Structures of the files that can be sampled, each with its place."""
-        config = self.recipe.sample.structures
-        assert config is not None
-        for path in config.files:
+        found, config = [], self.recipe.sample.structures
+        files = config.files if config else ()
+        names = [path.name for path in files]
+        for path in files:
             try:
                 require_file(path, "sample.structures.files:")
                 read = read_structures(path)
@@ -150,12 +165,49 @@ class Plan:
                 leave_out(self.left_out, "structures", path.name, str(error))
                 continue
             for index, atoms in enumerate(read):
+                name = path.name if names.count(path.name) == 1 else str(path)
+                where = f"{name}, structure {index}"
                 try:
-                    _check_structure(atoms, self.recipe.elements, f"{path.name}, structure {index}")
+                    _check_structure(atoms, self.recipe.elements, where)
                 except ConfigError as error:
-                    leave_out(self.left_out, "structures", f"{path.name}, structure {index}", str(error))
-                else:
-                    yield path, index, atoms
+                    leave_out(self.left_out, "structures", where, str(error))
+                    continue
+                if warning := unsaid(atoms):
+                    print(f"warning: {where}: {warning}", file=sys.stderr)
+                found.append((where, atoms))
+        return found
+
+
+USED = {
+    "structures": {"frames", "displacement", "strain"},
+    "strained": {"strained", "volume", "shear"},
+    "structure_md": None,
+}
+"""Settings on which a slice of structures depends; None: all."""
+
+
+def _structure_slices(
+    config: StructuresConfig, size: int, atoms: Atoms, teacher: TeacherConfig
+) -> Iterator[tuple[str, Callable[..., Record], Any, tuple[Any, ...]]]:
+    """Name, function, settings and further arguments of each slice of one structure in one size (0 is the small one)."""
+    yield "structures", crystals.rattled, config, ()
+    if config.strained and atoms.pbc.all():
+        yield "strained", crystals.strained, config, ()
+    if config.md and size == 0:
+        yield "structure_md", crystals.moved_by_teacher, config.md, (teacher,)
+
+
+def student_cutoff(recipe: Recipe) -> float:
+    """Å: of the model that the student starts from, else as the recipe asks."""
+    start = read_start(recipe)
+    return recipe.student.cutoff if start is None else start.config.cutoff
+
+
+def _content(atoms: Atoms) -> tuple[Any, ...]:
+    """What a slice of a structure depends on; conditions only where there are any: the keys of others stay what they were."""
+    conditions = read_conditions(atoms)
+    said = (list(conditions),) if conditions != Conditions() else ()
+    return atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *said
 
 
 def _check_structure(atoms: Atoms, elements: Sequence[str], where: str) -> None:

@@ -250,15 +250,37 @@ class PeptidesConfig(Section):
     keep_every: Count = 20
 
 
+class SupercellsConfig(Section):
+    """Repetitions of a periodic structure in two sizes: the least heights of the cells, in cutoffs of the student."""
+
+    heights: Range = (1.0, 2.0)
+    max_atoms: Count = 200
+
+
+class StructureMDConfig(Section):
+    """Langevin runs of the teacher in the small supercell, at constant volume; `frames` spread over the temperatures."""
+
+    frames: Count = 30
+    temperatures: Temperatures = (300.0, 600.0)
+    keep_every: Count = 20
+    timestep: float = Field(default=1.0, gt=0, description="fs")
+
+
 class StructuresConfig(Section):
-    """Structures from files that ASE reads, periodic or not, displaced and strained at random (for teachers of
-    materials).
+    """Structures from files that ASE reads, periodic or not (for teachers of materials): `frames` of each in each size of
+    supercell, displaced and strained at random, and `strained` ones of crystals whose atoms only follow the cell.
     """
 
-    files: tuple[RecipePath, ...]
+    files: tuple[RecipePath, ...] = Field(min_length=1)
+    relax: bool = Field(default=False, description="by the teacher first, with the cell where it is a crystal")
+    supercells: SupercellsConfig | None = SupercellsConfig()
     frames: Count = 20
     displacement: float = Field(default=0.05, ge=0, description="largest standard deviation of the positions, Å")
-    strain: float = Field(default=0.02, ge=0)
+    strain: float = Field(default=0.02, ge=0, lt=0.5)
+    strained: int = Field(default=0, ge=0, le=10_000_000, description="frames: volumes and shears by turns")
+    volume: Range = Field(default=(0.9, 1.1), description="of the strained frames, over the structure's own")
+    shear: float = Field(default=0.03, ge=0, lt=0.5)
+    md: StructureMDConfig | None = None
 
 
 class SampleConfig(Section):
@@ -280,7 +302,7 @@ class SampleConfig(Section):
         default=(), description="SMILES of which every second member of oriented, packed and spheres is one"
     )
     walls: WallsConfig | None = None
-    free_atoms: bool = True
+    free_atoms: bool | None = Field(default=None, description="by default where molecules are sampled")
     peptides: PeptidesConfig | None = None
     structures: StructuresConfig | None = None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def run_sample(
     left_out: Failures = []
     known = read_embeddings(conformers, recipe, strict)
     molecules = [] if known else read_molecules(recipe, None if strict else left_out)
-    if not embed_only and (known or molecules):
+    structures = recipe.sample.structures
+    if not embed_only and (known or molecules or (structures and (structures.relax or structures.md))):
         build_teacher(recipe.teacher)  # complain before any worker starts
     with only_run(recipe.output):
         embeddings, early = known or _embed(recipe, molecules, left_out, quiet)
@@ -68,10 +69,11 @@ def run_sample(
         if embed_only:
             return _embedded(conformers, embeddings, early)
         plan = Plan(recipe, [molecule for molecule, _ in embeddings], None if strict else left_out)
-        geometries, failures = _geometries(
-            recipe, list(plan.geometries({one.smiles: start for one, start in embeddings})), quiet
-        )
-        units = list(plan.slices(geometries))
+        wanted = plan.geometries({one.smiles: start for one, start in embeddings})
+        geometries, failures = _second_round("geometries", recipe, wanted, quiet)
+        relaxed, not_relaxed = _second_round("relaxations", recipe, plan.relaxations(), quiet)
+        failures += not_relaxed
+        units = list(plan.slices({name: Geometry(**record) for name, record in geometries.items()}, relaxed))
         print_left_out(left_out)
         frames, more = _gather(recipe, units, quiet)
         if to_train and not recipe.train.data:
@@ -111,14 +113,16 @@ def _embedded(path: Path, found: Embedded, failures: Failures) -> Path:
     return path
 
 
-def _geometries(recipe: Recipe, units: Sequence[Unit], quiet: bool) -> tuple[dict[str, Geometry], Failures]:
-    """Second round: the geometry of every molecule, and why some have none."""
+def _second_round(
+    what: str, recipe: Recipe, units: Iterable[Unit], quiet: bool
+) -> tuple[dict[str, Record], Failures]:
+    """Geometries of molecules or relaxed structures, by name, and why some have none or are not what they should be."""
     found, failures = {}, []
-    for unit, record in _results("geometries", recipe, units, quiet):
-        if "error" in record:
-            failures.append({"slice": unit.source, "molecule": unit.label, "reason": record["error"]})
-        else:
-            found[unit.label] = Geometry(**record)
+    for unit, record in _results(what, recipe, chosen, quiet) if (chosen := list(units)) else ():
+        if reason := record.get("error") or record.pop("note", ""):
+            failures.append({"slice": unit.source, "molecule": unit.label, "reason": reason})
+        if "error" not in record:
+            found[unit.label] = record
     return found, failures
 
 

@@ -25,7 +25,6 @@ from atomjet.distill.recipe import (
     ConformersConfig,
     MDConfig,
     NormalModesConfig,
-    StructuresConfig,
     TeacherConfig,
     TorsionsConfig,
     WallsConfig,
@@ -173,17 +172,3 @@ def free_atoms(numbers: Sequence[int]) -> Record:
     """One isolated atom of each element."""
     structures = [Atoms([number], [[0, 0, 0]]) for number in numbers]
     return pack(structures, [str(atoms.symbols) for atoms in structures], [False] * len(structures))
-
-
-def structures(key: str, seed: int, atoms: Atoms, config: StructuresConfig) -> Record:
-    """A structure as it is, then displaced (Gaussian, random width) and strained (symmetric) at random."""
-    found = [atoms]
-    for frame in range(1, config.frames):
-        rng = generator(seed, "structures", key, frame)
-        moved = atoms.copy()
-        if atoms.pbc.any():
-            random = rng.uniform(-config.strain, config.strain, size=(3, 3))
-            moved.set_cell(atoms.cell.array @ (np.eye(3) + (random + random.T) / 2), scale_atoms=True)
-        moved.positions += rng.normal(size=(len(atoms), 3)) * rng.uniform(0, config.displacement)
-        found.append(moved)
-    return pack(found, [key] * len(found), [False] * len(found))
