@@ -22,6 +22,7 @@ from ase import Atoms
 from ase.calculators.calculator import CalculatorError
 from numpy.typing import NDArray
 
+from atomjet.distill.batched import engine_of, run_batches
 from atomjet.distill.conditions import NOT_SAID, Conditions, set_conditions
 from atomjet.distill.dataset import Frames, read_dataset, write_shard
 from atomjet.distill.journal import Journal, Record, content_key
@@ -29,6 +30,7 @@ from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe, TeacherConfig
 from atomjet.distill.sample import print_counts, write_lines
 from atomjet.distill.teacher import build_teacher, describe, teacher_of_worker
+from atomjet.engine import Engine
 from atomjet.errors import ConfigError, TeacherError
 from atomjet.locking import only_run
 from atomjet.progress import track
@@ -86,7 +88,7 @@ def label_frames(
     """
     about = describe(recipe.teacher)
     keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
-    _compute(recipe, frames, keys, quiet)
+    _compute(recipe, frames, keys, engine_of(teacher_of_worker(recipe.teacher)), quiet)
     described = {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
     labelled, found = _write(recipe, frames, keys, described, directory, prefix)
     write_lines(failures, found)
@@ -109,11 +111,11 @@ def _content(frames: Frames, f: int) -> tuple[Any, ...]:
     return *structure, frames.charge[f : f + 1], *said
 
 
-def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], quiet: bool) -> None:
+def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], engine: Engine | None, quiet: bool) -> None:
     """Labels, then Hessian rows, of all frames that have none yet."""
     started, rows = time.monotonic(), recipe.label.hessian_rows
     new = _run_missing(
-        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet
+        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet, engine
     )
     minutes = (time.monotonic() - started) / 60
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
@@ -157,8 +159,9 @@ def _run_missing(
     frames: Frames,
     wanted: Mapping[bytes, int],
     quiet: bool,
+    engine: Engine | None = None,
 ) -> int:
-    """Run the tasks (frame by key) that have no record yet; return how many they were."""
+    """Run the tasks (frame by key) that have no record yet, in batches where there is an engine; return how many they were."""
     journals, retry = recipe.output / "labels", recipe.label.retry_failures
     with Journal(journals) as journal:
         missing = {key: f for key, f in wanted.items() if key not in journal or (retry and journal.failed(key))}
@@ -169,7 +172,10 @@ def _run_missing(
     in_time = itertools.takewhile(lambda _: time.monotonic() < ends, chosen)
     tasks = (Task(key, (recipe.teacher, *_content(frames, missing[key]))) for key in in_time)
     with track(what, len(wanted), done=done, quiet=quiet) as advance:
-        run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
+        if engine is not None:
+            run_batches(engine, _to_ase, tasks, journals, advance)
+        else:
+            run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
     with Journal(journals) as journal:
         left = sum(key not in journal for key in wanted)
     if left:

@@ -117,7 +117,8 @@ def _atomjet(name: str, options: Mapping[str, Any]) -> Calculator:
 
     path, settings = _model_and_settings(name)
     try:
-        return AtomJetCalculator(path, **settings, **options)
+        # Labels are not where to save time: by default in float32 throughout, on a GPU too.
+        return AtomJetCalculator(path, **{"precision": "high", **settings, **options})
     except TypeError as error:
         raise TeacherError(f"teacher 'atomjet:{name}' refused options {dict(options)}: {error}") from error
     except AtomJetError as error:
