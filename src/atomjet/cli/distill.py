@@ -18,6 +18,8 @@ EXAMPLES = """Examples:
 
 \b
   atomjet distill recipe.yaml               (sample, label, rounds and train; what is done already is not done again)
+  atomjet distill --molecule 'CC(=O)Nc1ccc(O)cc1' --start-from organic-xtb -o paracetamol
+  atomjet distill --structure crystal.cif --teacher chgnet.model.dynamics:CHGNetCalculator -o crystal
   atomjet sample recipe.yaml
   atomjet label recipe.yaml
   atomjet rounds recipe.yaml
@@ -136,7 +138,28 @@ def train(
 
 
 def distill(
-    config: Config,
+    config: Annotated[
+        Path | None, typer.Argument(help="The recipe, YAML.", metavar="[CONFIG.yaml]", show_default=False)
+    ] = None,
+    molecule: Annotated[
+        str | None,
+        typer.Option("--molecule", help="A SMILES: writes a recipe for it into -o and runs it.", show_default=False),
+    ] = None,
+    structure: Annotated[
+        Path | None,
+        typer.Option("--structure", help="A file of structures, of a crystal say: the same.", show_default=False),
+    ] = None,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="Of the recipe that is written.", metavar="NAME")
+    ] = "tblite:GFN2-xTB",
+    start_from: Annotated[
+        str | None,
+        typer.Option("--start-from", help="A model whose weights are the first.", metavar="MODEL", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the recipe that is written.", show_default=False),
+    ] = None,
     model: RecipeModel = None,
     device: RecipeDevice = None,
     backend: Backend = "auto",
@@ -149,6 +172,17 @@ def distill(
 
     Stopped anywhere, it goes on there when called again.
     """
+    from atomjet.errors import ConfigError
+
+    if config is None:
+        from atomjet.distill.one_molecule import write_recipe
+
+        if output is None:
+            raise ConfigError("give a recipe, or -o FOLDER with --molecule SMILES or --structure FILE")
+        config = write_recipe(output, molecule, structure, teacher, start_from)
+        print(f"recipe in {config}")
+    elif molecule or structure or output:
+        raise ConfigError(f"{config} says what to do: leave --molecule, --structure and -o out")
     recipe = _recipe("distill", config, model, device, backend, precision, seed, trust)
     _sample(recipe, strict, to_train=True)
     _label(recipe)

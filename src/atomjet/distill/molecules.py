@@ -154,15 +154,25 @@ def _written_split(line: str, where: str) -> str:
     return split
 
 
-def _canonical(text: str, recipe: Recipe, where: str) -> tuple[str, str]:
-    """Canonical SMILES, and the split that is drawn for it."""
-    elements, shares = recipe.elements, recipe.sample.split
+def read_smiles(text: str, where: str = "--molecule") -> Any:
+    """RDKit's molecule of a SMILES.
+
+    Raises:
+        ConfigError: no SMILES, or a very long one; names `where`.
+    """
     if len(text) > LONGEST_SMILES:
         raise ConfigError(f"{where}: a SMILES of {len(text)} characters; the most is {LONGEST_SMILES}")
     chem = rdkit()
     molecule = chem.MolFromSmiles(text)
     if molecule is None or not molecule.GetNumAtoms():
         raise ConfigError(f"{where}: {short(repr(text))} is no SMILES that RDKit understands")
+    return molecule
+
+
+def _canonical(text: str, recipe: Recipe, where: str) -> tuple[str, str]:
+    """Canonical SMILES, and the split that is drawn for it."""
+    elements, shares = recipe.elements, recipe.sample.split
+    molecule, chem = read_smiles(text, where), rdkit()
     atoms = list(chem.AddHs(molecule).GetAtoms())
     foreign = sorted({atom.GetSymbol() for atom in atoms} - set(elements))
     if foreign:

@@ -28,6 +28,7 @@ from atomjet.distill.plan import Plan
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.teacher import build_teacher, default_task
+from atomjet.distill.warm_start import check_start
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
 from atomjet.models.tensor_file import write_atomically
@@ -56,6 +57,8 @@ def run_sample(
         ConfigError: no molecule or structure that can be used, none for training, or another run in the same directory.
         TeacherError: the teacher is needed and cannot be built.
     """
+    if to_train:
+        check_start(recipe)
     path, conformers = recipe.output / "samples.h5", recipe.output / "conformers.h5"
     left_out: Failures = []
     known = read_embeddings(conformers, recipe, strict)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from atomjet.data.elements import SYMBOLS
@@ -43,6 +45,30 @@ def read_start(recipe: Recipe) -> PaiNN | None:
                     f"{getattr(wanted, field)}; leave student out to take the architecture of the start"
                 )
     return start
+
+
+def check_start(recipe: Recipe) -> None:
+    """Refuse a start that cannot be one, and say which elements it does not know, before anything is labelled.
+
+    Raises:
+        ConfigError: see `read_start`; or a start that has no place for an element.
+    """
+    start = read_start(recipe)
+    if start is None:
+        return
+    numbers = {symbol: atomic_numbers[symbol] for symbol in recipe.elements}
+    for symbol, number in numbers.items():
+        if number >= start.config.max_z:
+            raise ConfigError(
+                f"train.start_from: {recipe.train.start_from} has no place for {symbol} (max_z {start.config.max_z}); start from "
+                "another model, or from nothing"
+            )
+    if new := [symbol for symbol, number in numbers.items() if number not in start.elements]:
+        print(
+            f"warning: train.start_from: {recipe.train.start_from} does not know {', '.join(new)}: learned from nothing, "
+            "and needs more frames",
+            file=sys.stderr,
+        )
 
 
 def take_over(model: PaiNN, start: PaiNN, train: Frames, ranks: Ranks) -> str:
