@@ -14,6 +14,7 @@ import typer
 
 from atomjet.cli import (
     bench,
+    compare,
     compute,
     conformers,
     distill,
@@ -73,6 +74,7 @@ app.command(epilog=models.CONVERT_EXAMPLES)(models.convert)
 app.command(epilog=ensemble.ENSEMBLE_EXAMPLES)(ensemble.ensemble)
 app.command(epilog=ensemble.CALIBRATE_EXAMPLES)(ensemble.calibrate)
 app.command(epilog=validate.EXAMPLES)(validate.validate)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(bench.app, name="bench")
 app.command(epilog=profile.EXAMPLES)(profile.profile)
 app.command(epilog=tune.EXAMPLES)(tune.tune)
