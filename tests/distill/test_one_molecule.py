@@ -1,13 +1,23 @@
 """From one line to a recipe: a molecule or the structures of a file, warm or cold."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from ase.build import bulk
 
+import atomjet
 from atomjet.cli.main import main
+from atomjet.distill import one_molecule
+from atomjet.distill.dataset import read_dataset
+from atomjet.distill.label import run_label
 from atomjet.distill.one_molecule import write_recipe
-from atomjet.distill.recipe import load_recipe
+from atomjet.distill.recipe import TeacherConfig, load_recipe
+from atomjet.distill.sample import run_sample
 from atomjet.errors import ConfigError
 from atomjet.models.load import read
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_a_molecule_becomes_a_recipe_that_goes_on_when_called_again(tmp_path):
@@ -77,3 +87,46 @@ def test_a_start_of_another_architecture_is_refused_before_anything_is_labelled(
     assert main(["distill", str(tmp_path / "recipe.yaml")]) == 2
     assert "leave student out to take the architecture of the start" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_one_line_makes_a_student_of_one_molecule_better_than_its_start(tmp_path, monkeypatch, capsys):
+    """The line as a user writes it, with fewer frames: glycolonitrile, which the packaged student was not trained on."""
+    few = {"conformers": {"per_molecule": 1}, "normal_modes": {"frames": 150}, "md": None, "torsions": None}
+    monkeypatch.setattr(one_molecule, "MOLECULE", one_molecule.MOLECULE | few)
+    monkeypatch.setattr(one_molecule, "WARM", one_molecule.WARM | {"max_minutes": None, "epochs": 8})
+    line = [
+        "distill",
+        "--molecule",
+        "OCC#N",
+        "--start-from",
+        "organic-xtb",
+        "-o",
+        str(tmp_path / "my"),
+        "--device",
+        "cpu",
+    ]
+    assert main(line) == 0
+    card = read(tmp_path / "my" / "run" / "my.safetensors")[1]
+    found = card["errors"]["training molecules, held-out frames"]["force_mae_meV_A"]
+    frames = read_dataset(tmp_path / "my" / "run" / "dataset")
+    frames = frames.select(frames.split == "in_distribution")
+    start = atomjet.load("organic-xtb", device="cpu").predict(list(frames)).forces.numpy()
+    assert found < 0.8 * 1000 * np.abs(start - frames.forces).mean()
+    assert card["training"]["start_from"] == "organic-xtb"
+
+
+def test_the_shipped_recipe_of_a_crystal_samples_two_sizes(tmp_path):
+    """With fewer frames and a teacher that costs nothing; CHGNet itself is no dependency of the tests."""
+    recipe = load_recipe(RECIPES / "li6ps5cl" / "recipe.yaml")
+    assert recipe.teacher.calculator == "chgnet.model.dynamics:CHGNetCalculator"
+    structures = recipe.sample.structures.model_copy(update={"frames": 2, "strained": 2})
+    sample = recipe.sample.model_copy(update={"structures": structures, "workers": 1})
+    label = recipe.label.model_copy(update={"workers": 1, "max_force": 1e6})
+    cheap = TeacherConfig(calculator="ase.calculators.lj:LennardJones", options={"sigma": 2.0, "rc": 5.0})
+    recipe = recipe.model_copy(update={"sample": sample, "teacher": cheap, "label": label, "output": tmp_path})
+    run_sample(recipe, quiet=True)
+    frames = read_dataset(run_label(recipe, quiet=True))
+    assert sorted(set(frames.counts)) == [52, 104]
+    assert set(frames.source) == {"structures", "strained"}
+    assert np.isfinite(frames.stress).all()
+    assert not (frames.source == "free_atoms").any()

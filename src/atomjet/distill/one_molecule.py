@@ -29,7 +29,7 @@ CRYSTAL = {
 }
 """What is sampled of each structure of a file, in two sizes where it is periodic."""
 
-WARM = {"batch_size": 8, "learning_rate": 3.0e-4, "ema_decay": 0.99, "max_minutes": 6.0}
+WARM = {"batch_size": 8, "learning_rate": 3.0e-4, "ema_decay": 0.99, "max_minutes": 4.0}
 COLD = {"batch_size": 8, "learning_rate": 1.0e-3, "ema_decay": 0.995, "max_minutes": 20.0}
 """How to train from the weights of another student, and from nothing."""
 
