@@ -116,9 +116,7 @@ def _embedded(path: Path, found: Embedded, failures: Failures) -> Path:
     return path
 
 
-def _second_round(
-    what: str, recipe: Recipe, units: Iterable[Unit], quiet: bool
-) -> tuple[dict[str, Record], Failures]:
+def _second_round(what: str, recipe: Recipe, units: Iterable[Unit], quiet: bool) -> tuple[dict[str, Record], Failures]:
     """Geometries of molecules or relaxed structures, by name, and why some have none or are not what they should be."""
     found, failures = {}, []
     for unit, record in _results(what, recipe, chosen, quiet) if (chosen := list(units)) else ():
