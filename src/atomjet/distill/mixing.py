@@ -6,7 +6,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,13 +14,11 @@ from atomjet.distill import noncovalent
 from atomjet.distill.dataset import draw_split, draw_uniform
 from atomjet.distill.embedding import Molecule
 from atomjet.distill.journal import Record
-from atomjet.distill.left_out import leave_out
+from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.members import Named
 from atomjet.distill.molecules import Geometry, generator
+from atomjet.distill.recipe import Recipe
 from atomjet.distill.spheres import spheres
-
-if TYPE_CHECKING:
-    from atomjet.distill.plan import Plan
 
 WATER = "O"
 
@@ -47,6 +45,22 @@ class Unit:
     large: bool = False
 
 
+class Planned(Protocol):
+    """A plan, as far as pairs and clusters ask for it."""
+
+    recipe: Recipe
+    left_out: Failures | None
+
+    @property
+    def about(self) -> tuple[Any, ...]:
+        """What every slice of molecules depends on."""
+        ...
+
+    def key(self, *parts: Any) -> bytes:
+        """Digest of all that a task depends on."""
+        ...
+
+
 class Ring:
     """Draws molecules by consistent hashing: a molecule more or less in the recipe changes few of the draws."""
 
@@ -65,7 +79,7 @@ class Mixer:
     Partners come from the same split only: no held-out molecule enters training inside a pair.
     """
 
-    def __init__(self, plan: Plan, molecules: Sequence[Molecule], geometries: Mapping[str, Geometry]) -> None:
+    def __init__(self, plan: Planned, molecules: Sequence[Molecule], geometries: Mapping[str, Geometry]) -> None:
         self.plan, self.recipe, self.molecules, self.geometries = plan, plan.recipe, molecules, geometries
         self.seed, self.sample = plan.recipe.seed, plan.recipe.sample
         self.splits = {molecule.smiles: molecule.split for molecule in molecules}
