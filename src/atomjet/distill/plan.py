@@ -40,11 +40,14 @@ class Plan:
 
     def __init__(self, recipe: Recipe, molecules: Sequence[Molecule], left_out: Failures | None = None) -> None:
         self.recipe, self.molecules, self.left_out = recipe, molecules, left_out
+        self._about: tuple[Any, ...] | None = None
 
-    @cached_property
+    @property
     def about(self) -> tuple[Any, ...]:
         """What every slice of molecules depends on; slices that no teacher makes do not ask for it."""
-        return self.recipe.sample.conformers.model_dump(), describe(self.recipe.teacher)
+        if self._about is None:
+            self._about = self.recipe.sample.conformers.model_dump(), describe(self.recipe.teacher)
+        return self._about
 
     def key(self, *parts: Any) -> bytes:
         """Digest of all that a task depends on."""
