@@ -6,6 +6,7 @@
 # make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
 # make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
+# make bench-page   every suite on the device at hand, then docs/performance.md and its pictures from all results
 # make lint   style, types, that imports point down and in no circle, and that functions stay short
 # Each first makes .venv and installs there what it needs.
 
@@ -26,13 +27,25 @@ export OMP_NUM_THREADS ?= 1
 
 CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 
-.PHONY: demo test test-slow test-fairchem test-lammps test-versions test-wheel docs lint clean
+# Results are named after the GPU ("NVIDIA H200": h200), or cpu.
+GPU := $(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 | awk '{print tolower($$2)}')
+DEVICE := $(or $(GPU),cpu)
+SUITES := $(if $(GPU),latency bulk md step neighbors,latency)
+MINUTES := 10
+
+.PHONY: bench-page demo test test-slow test-fairchem test-lammps test-versions test-wheel docs lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
 	$(BIN)/atomjet md examples/ethanol.xyz --ensemble nvt --steps 1000 -o demo/equilibration.traj --overwrite --device cpu
 	$(BIN)/atomjet md demo/equilibration.traj --keep-velocities --steps 2000 -o demo/ethanol.traj \
 	  --log-interval 5 --log demo/ethanol.csv --plot demo/ethanol.png --overwrite --device cpu
+
+bench-page: $(VENV)/installed-dev
+	@echo "suites $(SUITES) on $(DEVICE), at most $(MINUTES) min each (MINUTES=...); UMA=FILE.pt adds the suite uma"
+	for suite in $(SUITES); do $(BIN)/atomjet bench $$suite --max-minutes $(MINUTES) --overwrite --json benchmarks/results/$(DEVICE)-$$suite.json || exit 1; done
+	$(if $(UMA),$(BIN)/atomjet bench uma --model $(UMA) --task omat --max-minutes $(MINUTES) --overwrite --json benchmarks/results/$(DEVICE)-uma.json)
+	$(BIN)/atomjet bench report
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n $(CORES)
