@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +15,7 @@ from atomjet.distill.dataset import Frames
 from atomjet.distill.loss import derivatives, pairwise_to_atoms, virials
 from atomjet.distill.ranks import Ranks
 from atomjet.models.painn import PaiNN
+from atomjet.ops.matrix_products import matrix_products
 from atomjet.units import MEV
 
 Array = NDArray[np.float64]
@@ -165,14 +164,3 @@ def causes(store: FrameStore, predicted: Predicted) -> dict[str, float]:
     return force_mae_by_cause(
         frames.forces[atoms].astype(float), predicted.forces[atoms], frames.numbers[atoms], store.sizes[chosen]
     )
-
-
-@contextmanager
-def matrix_products(precision: str) -> Iterator[None]:
-    """Float32 matrix products with PyTorch's "highest" (full) or "high" (TF32 on GPUs) precision, for a while."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

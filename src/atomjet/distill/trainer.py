@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from atomjet.distill.batches import FrameStore, draws_per_epoch, epoch_order
 from atomjet.distill.checkpoint import read_checkpoint, write_checkpoint
 from atomjet.distill.compiled import CompiledLoss
-from atomjet.distill.evaluate import Errors, errors, matrix_products, predict
+from atomjet.distill.evaluate import Errors, errors, predict
 from atomjet.distill.loss import losses
 from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.ranks import Ranks
@@ -35,6 +35,7 @@ from atomjet.distill.recipe import TrainConfig
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
 from atomjet.models.tensor_file import write_atomically
+from atomjet.ops.matrix_products import matrix_products
 from atomjet.progress import track
 
 HEARTBEAT = 20

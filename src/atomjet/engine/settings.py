@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 
 from atomjet.errors import BackendError, ConfigError
+from atomjet.models.contract import BackendName
 from atomjet.neighbors import check_search
 
-Backend = Literal["auto", "general", "fast_pytorch", "fast_gpu"]
+Backend = Literal["auto"] | BackendName
 Precision = Literal["default", "high", "float64"]
 OnOverlap = Literal["error", "warn"]
 
@@ -50,9 +51,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every field; settle the device."""
-        for name, choices in (("backend", Backend), ("precision", Precision), ("on_overlap", OnOverlap)):
-            if getattr(self, name) not in get_args(choices):
-                options = ", ".join(get_args(choices))
+        for name, choices in (
+            ("backend", ("auto", *get_args(BackendName))),
+            ("precision", get_args(Precision)),
+            ("on_overlap", get_args(OnOverlap)),
+        ):
+            if getattr(self, name) not in choices:
+                options = ", ".join(choices)
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose one of {options}")
         check_search(self.neighbors)
         object.__setattr__(self, "device", _device(self.device))

@@ -15,6 +15,7 @@ from atomjet.data import Graph, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import AtomJetError, BackendError, StructureError
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
+from atomjet.models.families import FAMILIES
 
 if TYPE_CHECKING:
     from atomjet.engine.engine import Engine
@@ -104,9 +105,11 @@ def check_shared(engine: Engine) -> None:
         BackendError: it cannot.
     """
     if engine.evaluator.exchanges is None:
+        family = FAMILIES.get(engine.model.family)
+        others = [repr(name) for name in (family.backends if family else ()) if name != engine.backend]
         raise BackendError(
-            f"backend {engine.backend!r} of {engine.model.family!r} cannot share a structure between processes; use backend "
-            "'fast_pytorch' or 'general' of a family that can, or one process"
+            f"backend {engine.backend!r} of {engine.model.family!r} cannot share a structure between processes; use "
+            f"{' or '.join(others) or 'another'} if it can, or one process"
         )
 
 

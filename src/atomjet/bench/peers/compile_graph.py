@@ -13,10 +13,10 @@ from atomjet.bench.captured_steps import captured
 from atomjet.bench.contender import GRAPH_CALL, Unavailable, network, predicted
 from atomjet.bench.measure import allocated
 from atomjet.data import Graph, Prediction, System
-from atomjet.distill.evaluate import matrix_products
 from atomjet.engine import Engine
 from atomjet.engine.capacity import fits, free_bytes, refusal
 from atomjet.neighbors import search
+from atomjet.ops.matrix_products import matrix_products
 
 ROOM = 1.25
 """Edges captured for, in terms of those of the first structure: edges come and go as atoms move."""
