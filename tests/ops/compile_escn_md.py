@@ -17,6 +17,7 @@ WHOLE = (
     "words",
     "knots",
     "reverse",
+    "status",
 )
 MATRICES = ("gate", "first", "second", "gate_back", "first_back", "second_back", "weights", "x16", "y16", "packed_bar")
 NUMBERS = {"epsilon": "fp32", "tasks_known": "i32", "start": "i32", "skip": "i32", "systems": "i32", "edges": "i32"}
@@ -33,15 +34,22 @@ def kernels():
         yield f"atoms {atoms}", atom_wise_gpu.atom_wise_fwd_kernel, size | {"ATOMS": atoms}, {}, options
         back = size | {"ATOMS": atoms, "SHIFTED": True}
         yield f"atoms back {atoms}", atom_wise_gpu.atom_wise_bwd_kernel, back, {}, options
-    head = size | {"ATOMS": 16, "SHIFTED": True}
+    head = size | {"ATOMS": 16, "SHIFTED": True, "BIT": 256}
     yield "head", task_head_gpu.task_head_kernel, head, {}, {"num_warps": 4, "num_stages": 2}
     halves = {"x": "*fp16", "y": "*fp16"}
     for backward in (False, True):
         tiles = {"BACKWARD": backward, "ROWS": 128, "COLUMNS": 128, "DEPTH": 64}
         options = {"num_warps": 4, "num_stages": 3}
         yield f"product {backward}", grouped_product_gpu.grouped_product_kernel, SIZES | tiles, halves, options
-    one = {"C": 128, "CHANNELS": 128, "MMAX": 2}
-    yield "pack back", pack.node_to_edge_wigner_permute_bwd_kernel, one, {}, {"num_warps": 1}
+    singles = {"x": "*fp32", "y": "*fp32", "weights": "*fp32"}
+    tiles = {"BACKWARD": True, "ROWS": 128, "COLUMNS": 128, "DEPTH": 32}
+    options = {"num_warps": 8, "num_stages": 3}
+    yield "product high", grouped_product_gpu.grouped_product_kernel, SIZES | tiles, singles, options
+    for channels, mmax, single in ((128, 2, False), (64, 1, False), (64, 2, True)):
+        one = {"C": 128, "CHANNELS": channels, "MMAX": mmax, "SINGLE": single}
+        kinds = {"words": "*fp32", "rests": "*fp32", "packed_bar": "*fp32"} if single else {}
+        name = f"pack back {channels} {mmax} {single}"
+        yield name, pack.node_to_edge_wigner_permute_bwd_kernel, one, kinds, {"num_warps": 1}
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from atomjet.ops.radial_pages import PAGE
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks
 
 FRAME = 36
@@ -37,6 +38,7 @@ REVERSED = (1, -1, 1, -1, 1, 1, -1, 1, -1)
 """Signs of the nine rows (m-major) under the turn that leads from an edge's frame to its reverse's."""
 
 ROOT = tl.constexpr(math.sqrt(3.0))
+WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
 WIDTH = tl.constexpr(FRAME)
 
 
@@ -124,24 +126,58 @@ def torques(a, b):
 @triton.jit
 def _table_value(word):
     """The value in a word of a radial table."""
-    bits = ((word >> 3) & 0x0FFFFE00) | (word & -2147483648)
+    bits = (word >> 3) & -1879048704  # 0x8FFFFE00: what is shifted in at the top are copies of the sign
     return bits.to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0  # 2^112
 
 
 @triton.jit
-def radial_factor(word, offset):
-    """W at a distance beyond the nearest knot, from a word of a radial table (`radial_pages`)."""
-    slope = (((word & 0xFFF) << 4) | 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    return _table_value(word) + offset * slope
+def radial_row(page, knot, start, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """Where a network's row of a knot begins in a pair's tables, in words of 32 bits."""
+    ROW: tl.constexpr = 3 * OUTPUTS if SINGLE else 3 * OUTPUTS // 2
+    return (page.to(tl.int64) + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW
 
 
 @triton.jit
-def radial_factor_and_slope(word, rest, offset):
-    """W and its derivative, from a word and the rest."""
-    low = rest.to(tl.int32)
-    slope = (((word & 0xFFF) << 4) | (low & 0xF)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    curvature = (low & -16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    return _table_value(word) + offset * slope, slope + offset * curvature
+def radial_factor(words, row, column, offset, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """W at a distance beyond the nearest knot, from a row of a radial table (`radial_pages`)."""
+    p = words + row + column
+    if SINGLE:
+        factor = tl.load(p) + offset * (tl.load(p + OUTPUTS) + offset * tl.load(p + 2 * OUTPUTS))
+    else:
+        word = tl.load(p)
+        slope = (((word & 0xFFF) << 4) | 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        factor = _table_value(word) + offset * slope
+    return factor
+
+
+@triton.jit
+def load_radial(words, rests, row, column, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """What a row of a radial table says of some outputs, two numbers or three, for `radial_factor_and_slope`."""
+    p = words + row + column
+    if SINGLE:
+        second = tl.load(p + OUTPUTS)
+        third = tl.load(p + 2 * OUTPUTS)
+    else:
+        second = tl.load(rests + 2 * row + (2 * OUTPUTS + column))
+        third = second
+    return tl.load(p), second, third
+
+
+@triton.jit
+def radial_factor_and_slope(loaded, offset, SINGLE: tl.constexpr):
+    """W and its derivative."""
+    first, second, third = loaded
+    if SINGLE:
+        bent = offset * third
+        factor = first + offset * (second + bent)
+        slope = second + 2.0 * bent
+    else:
+        low = second.to(tl.int32)
+        slope = (((first & 0xFFF) << 4) | (low & 0xF)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        curvature = (low & -16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        factor = _table_value(first) + offset * slope
+        slope += offset * curvature
+    return factor, slope
 
 
 @triton.jit(do_not_specialize=["num_atoms", "kinds"])

@@ -24,20 +24,24 @@ class PairTables:
     """Tables of all radial networks, by elements of neighbor and center.
 
     Attributes:
-        first: int16, the tables of one pair, from which kernels count pages.
+        first: the tables of one pair, from which kernels count pages; int16, or float32 where values are kept in single precision.
         pages: (Z, Z) int64 on the device.
-        starts: where each network's rows begin in a pair's tables, in numbers: edge degrees, then layers.
+        starts: where each network's rows begin in a pair's tables, in pages: edge degrees, then layers.
+        knots: of every table.
     """
 
-    def __init__(self, model: EscnMd, total_bytes: int) -> None:
-        self.model = model
+    def __init__(self, model: EscnMd, total_bytes: int, single: bool = False) -> None:
+        self.model, self.single = model, single
         networks = [model.edge_degree, *(block.radial for block in model.blocks)]
         self.networks = [copy.deepcopy(network).double() for network in networks]
-        sizes = [radial_pages.KNOTS * 3 * network[6].out_features for network in networks]  # type: ignore[index, union-attr, operator]
-        self.starts = [sum(sizes[:k]) for k in range(len(sizes))]
-        self.bytes_of_pair = 2 * sum(sizes)
-        self.limit = max(int(SHARE * total_bytes) // self.bytes_of_pair, 4)
         device, size = model.sphere_embedding.weight.device, model.config.max_z
+        with torch.no_grad():
+            self.knots = radial_pages.knots_for(self._functions(1, 1), model.cutoff, device) * (2 if single else 1)
+        row = 3 * (4 if single else 2) * self.knots
+        sizes = [row * network[6].out_features for network in networks]  # type: ignore[index, union-attr, operator]
+        self.starts = [sum(sizes[:k]) // radial_pages.PAGE for k in range(len(sizes))]
+        self.bytes_of_pair = sum(sizes)
+        self.limit = max(int(SHARE * total_bytes) // self.bytes_of_pair, 4)
         self.pages = torch.zeros(size, size, dtype=torch.int64, device=device)
         self._made: dict[tuple[int, int], Tensor] = {}
         self._lock = RLock()
@@ -68,6 +72,11 @@ class PairTables:
 
     @torch.no_grad()
     def _table(self, source: int, target: int) -> Tensor:
+        functions, device = self._functions(source, target), self.pages.device
+        return radial_pages.paged(radial_pages.tabulate(functions, self.model.cutoff, device, self.knots, self.single))
+
+    def _functions(self, source: int, target: int) -> list[Callable[[Tensor], Tensor]]:
+        """Every network of a pair, as a function of the distance."""
         model = self.model
         shares = [model.source_embedding.weight[source], model.target_embedding.weight[target]]
         rest = torch.cat(shares).double()
@@ -78,5 +87,4 @@ class PairTables:
 
             return function
 
-        functions = [evaluated(network) for network in self.networks]
-        return radial_pages.paged(radial_pages.tabulate(functions, model.cutoff, rest.device))
+        return [evaluated(network) for network in self.networks]
