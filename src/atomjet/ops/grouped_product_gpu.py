@@ -5,9 +5,9 @@
     forward    y_e[columns of p] = x_e[columns of p] W_pᵀ        backward    x̄_e[columns of p] = ȳ_e[columns of p] W_p
 
 for the parts p of a convolution (m = 0, 1, 2), each with a matrix W_p (outputs, inputs) of the slot of e's structure. x (Ê, Σ
-inputs), y (Ê, Σ outputs) and W in half precision, or in float32, whose products are of three of tensor cores' each; sums in float32. One launch does all parts and structures. Rows are taken in tiles
-that do not cross from one structure to the next: where each structure's begin is a prefix sum (`launch_tiles`), made once a
-call.
+inputs), y (Ê, Σ outputs) and W in half precision, or in float32, each of whose products is three of the tensor cores'; sums in
+float32. One launch does all parts and structures. Rows are taken in tiles that do not cross from one structure to the next: where
+each structure's begin is a prefix sum (`launch_tiles`), made once a call.
 """
 
 from __future__ import annotations

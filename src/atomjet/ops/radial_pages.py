@@ -31,8 +31,8 @@ from torch import Tensor
 FEWEST_KNOTS, MOST_KNOTS = 1024, 4096
 """Knots of a network, from 0 to the cutoff: with 1,024 and 6 Å, no distance is further than 0.003 Å from one."""
 
-BETWEEN = 2.0**-17
-"""Largest error between knots, of the norm: an eighth of what the rounding of a value to 14 bits is at most."""
+BETWEEN = 2.0**-16
+"""Largest error between knots, of the norm: a quarter of what the rounding of a value to 14 bits is at most."""
 
 STEP = 1e-3
 """Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""

@@ -1,4 +1,4 @@
-"""Blends of experts where kernels find them: matrices, of half precision in general, in numbered slots, leased to the calls that use them.
+"""Blends of experts where kernels find them: matrices in numbered slots, leased to the calls that use them.
 
 A slot holds, for each layer, the matrices of conv_1 and conv_2 for m = 0, 1, 2, (outputs, inputs) one after the other; those of
 m > 0 as one real matrix on (m, -m), [[W_1, -W_2], [W_2, W_1]]. New blends are made several at a time. What no call holds is
@@ -137,7 +137,9 @@ class BlendSlots:
 
 def coefficients(model: EscnMd, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor]:
     """Embeddings (B, C) and how much of each expert (B, K) kinds of systems take; float64."""
-    embedding = torch.stack([model.system_embedding(kind.charge, kind.spin, kind.task) for kind in kinds])
+    said = {kind[1:] for kind in kinds}  # mostly few, however many compositions
+    known = {one: model.system_embedding(*one) for one in said}
+    embedding = torch.stack([known[kind[1:]] for kind in kinds])
     if not model.config.experts:  # one map for all systems, as it is
         return embedding, embedding.new_ones(len(kinds), 1)
     x = embedding

@@ -222,6 +222,7 @@ class FastGpu:
             splits=8 if few else 1 if many else 2,
             rows=128 if capacity.systems == 1 else 64,
             depth=32 if single else 64,
+            warps=8 if single else 4,
             atoms=16 if few else 32,
         )
 
