@@ -212,7 +212,8 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     many = [molecule("C6H6") for _ in range(6)]
     with pytest.raises(
         atomjet.AtomJetError,
-        match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend",
+        match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend or device, or a smaller "
+        "structure, of up to some 10 atoms at this density",
     ):
         padded.predict(many[0])
     assert padded._path.pool.kept() == []

@@ -6,8 +6,9 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from atomjet import System, neighbor_list
-from atomjet.data import Capacity, ConditionBuffers, GraphBuffers
+from atomjet import Engine, System, neighbor_list
+from atomjet.data import Capacity, ConditionBuffers, GraphBuffers, Status
+from atomjet.engine import Settings
 from atomjet.errors import BackendError
 from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
 from tests.potentials import random_escn_md
@@ -100,3 +101,22 @@ def test_a_single_structure_by_dense_products():
         call.launch()
         assert relative(workspace.energies, found.double()) < 1e-3
         assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND["default"]
+
+
+def test_a_number_out_of_range_is_a_status():
+    """The device says so, and the engine in words, with the precision in which it is none."""
+    model = model_of("one expert, one layer").float()
+    with torch.no_grad():
+        model.blocks[0].conv_1.m0.weights.mul_(1e6)
+    engine = Engine(model, Settings(DEVICE, "fast_gpu"))
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    atoms = frames()[0]
+    evaluation = engine.reserve(atoms)
+    evaluation.launch()
+    assert Status(int(evaluation.prediction.status)) == Status.RANGE
+    assert bool(evaluation.prediction.energy[0].isnan())
+    with pytest.raises(BackendError, match="a number left its range; use precision='high'"):
+        engine.predict(atoms)
+    engine = engine.with_settings(precision="high")
+    assert bool(engine.predict(atoms).energy.isfinite())

@@ -217,7 +217,7 @@ class FastGpu:
         halved = 2 if self.model.config.channels >= 128 else 1
         return Tiles(
             parts=halved if few else 1,
-            parts_back=halved if few or single or self.mmax == 1 else 1,
+            parts_back=halved if few or single else 1,
             split=16 if few else 4 if many else 8,
             splits=8 if few else 1 if many else 2,
             rows=128 if capacity.systems == 1 else 64,
