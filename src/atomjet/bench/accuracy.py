@@ -27,6 +27,7 @@ class Accuracy:
 
     Attributes:
         energy_mae: meV/atom. force_rmse, force_max: eV/Å. force_rms: eV/Å, of the reference itself.
+        stress_rmse: eV/Å³, of structures that have one.
         atoms: how many were compared. gate: largest force_rmse that passes, eV/Å.
     """
 
@@ -34,6 +35,7 @@ class Accuracy:
     force_rmse: float
     force_max: float
     force_rms: float
+    stress_rmse: float | None
     atoms: int
     gate: float
 
@@ -42,7 +44,7 @@ class Accuracy:
         """Whether the force error is a number within the gate."""
         return self.force_rmse <= self.gate
 
-    def to_json(self) -> dict[str, float | bool]:
+    def to_json(self) -> dict[str, float | bool | None]:
         """Plain values."""
         return asdict(self) | {"passed": self.passed}
 
@@ -54,11 +56,14 @@ def compare_predictions(
     counts = system.counts()
     difference = made.forces.double() - exact.forces.double()
     rms = float(exact.forces.double().square().mean().sqrt())
+    stress = (made.stress.double() - exact.stress.double()).flatten()
+    stress = stress[stress.isfinite()]
     return Accuracy(
         energy_mae=1e3 * float(((made.energy - exact.energy).abs() / counts).mean()),
         force_rmse=float(difference.square().mean().sqrt()),
         force_max=float(difference.abs().max()),
         force_rms=rms,
+        stress_rmse=float(stress.square().mean().sqrt()) if len(stress) else None,
         atoms=system.num_atoms,
         gate=gates[kind] * rms,
     )
