@@ -16,6 +16,7 @@ from atomjet.ops import (
     edge_frames,
     grouped_product_gpu,
     neighbor_limit_gpu,
+    radial_network_gpu,
     radial_pages,
     so2_gate_gpu,
 )
@@ -28,6 +29,7 @@ from atomjet.ops.permute_wigner_inv_edge_to_node import (
 )
 from atomjet.ops.wigner import generators, m_major, wigner_blocks, wigner_matrices
 from tests.compiling import printed
+from tests.potentials import random_escn_md
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHANNELS, CUTOFF, KNOTS = 32, 3.0, 2048
@@ -253,6 +255,36 @@ def test_products_take_the_weights_of_their_structure(backward, skip, dtype):
     assert relative(y[skip : edge_ptr[-1]], exact[skip : edge_ptr[-1]]) < (HALF if dtype == torch.float16 else 1e-5)
     assert bool(y[:skip].isnan().all())
     assert bool(y[edge_ptr[-1] :].isnan().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
+def test_networks_without_tables(graph, buffers, dtype):
+    model = random_escn_md(channels=16, edge_channels=12, num_radial=9, layers=1, cutoff=CUTOFF, mmax=1).to(DEVICE)
+    network, outputs = model.blocks[0].radial, 10 * 16
+    rows = torch.zeros(graph.num_edges * 3 * outputs, dtype=dtype, device=DEVICE)
+    pages = torch.full((graph.num_edges, 2), radial_pages.MISSING_PAGE, device=DEVICE)
+    pages[1] = 0
+    radial_network_gpu.launch(
+        vectors=buffers.vectors,
+        neighbors=buffers.neighbors,
+        reverse=buffers.reverse,
+        pages=pages,
+        atomic_numbers=buffers.atomic_numbers,
+        num_edges=buffers.row_ptr[-1:],
+        weights=radial_network_gpu.weights_of(model, network),
+        rows=rows,
+    )
+    lengths = graph.vectors.double().norm(dim=1)
+    of_atoms = model.source_embedding.weight[graph.atomic_numbers[graph.neighbors]]
+    of_atoms = torch.cat([of_atoms, model.target_embedding.weight[graph.atomic_numbers[graph.centers]]], dim=1)
+    with torch.no_grad():
+        values = [network(torch.cat([model.radial_basis(lengths + s), of_atoms], dim=1)) for s in (0, 1e-5, -1e-5)]
+    places, none = torch.arange(graph.num_edges, device=DEVICE), lengths.new_zeros(graph.num_edges)
+    found = radial_pages.reference(rows, 0, outputs, places, none, graph.num_edges)
+    kept = places != 1
+    assert relative(found[0][kept], values[0][kept]) < (1e-6 if dtype == torch.float32 else 3e-5)
+    assert relative(found[1][kept], ((values[1] - values[2]) / 2e-5)[kept]) < (1e-6 if dtype == torch.float32 else 1e-3)
+    assert not bool(rows.view(graph.num_edges, -1)[1].any())
 
 
 def test_shift_of_channels():

@@ -26,7 +26,7 @@ from atomjet.ops.radial_pages import words_of
 WIDTH = tl.constexpr(36)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def edge_degrees_fwd_kernel(
     frames,
     row_ptr,
@@ -40,6 +40,7 @@ def edge_degrees_fwd_kernel(
     system_index,
     slots,
     x,
+    rows,
     share,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -67,7 +68,7 @@ def edge_degrees_fwd_kernel(
         p = frames + e * WIDTH
         f = tl.load(p + 34) * share
         offset = tl.load(p + 35)
-        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, OUTPUTS, SINGLE)
+        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, e, rows, OUTPUTS, SINGLE)
         v1 = radial_factor(words, row, C + c, offset, OUTPUTS, SINGLE) * f
         v2 = radial_factor(words, row, 2 * C + c, offset, OUTPUTS, SINGLE) * f
         a0 += radial_factor(words, row, c, offset, OUTPUTS, SINGLE) * f
@@ -91,7 +92,7 @@ def edge_degrees_fwd_kernel(
     tl.store(out + 8 * C, a8)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "rows", "edges"])
 def edge_degrees_bwd_kernel(
     x_bar,
     frames,
@@ -106,6 +107,7 @@ def edge_degrees_bwd_kernel(
     gathered,
     gradients,
     status,
+    rows,
     share,
     cutoff,
     edges,
@@ -135,7 +137,7 @@ def edge_degrees_bwd_kernel(
         e = tl.full((), at, tl.int64)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
-        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, OUTPUTS, SINGLE)
+        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, e, rows, OUTPUTS, SINGLE)
         k0 = load_radial(words, rests, row, c, OUTPUTS, SINGLE)
         k1 = load_radial(words, rests, row, C + c, OUTPUTS, SINGLE)
         k2 = load_radial(words, rests, row, 2 * C + c, OUTPUTS, SINGLE)
@@ -208,6 +210,7 @@ def launch_fwd(
     slots: Tensor,
     x: Tensor,
     rescale: float,
+    rows: int = 0,
     channels: int = 128,
 ) -> None:
     """Enqueue.
@@ -218,7 +221,7 @@ def launch_fwd(
         elements: (Z, C) float32. atomic_numbers: (N̂,).
         structures: (slots, C) float32. system_index: (N̂,). slots: (Ŝ,) the row of `structures` of each.
         x: (N̂, 9, C) float32, filled.
-        rescale: by which the sum is divided.
+        rescale: by which the sum is divided. rows: where edges' own rows begin, in words of 32 bits from `tables`; 0 for none.
     """
     width = x.shape[2]
     block = min(channels, width)
@@ -235,6 +238,7 @@ def launch_fwd(
         system_index,
         slots,
         x,
+        rows,
         1.0 / rescale,
         C=width,
         CHANNELS=block,
@@ -260,6 +264,7 @@ def launch_bwd(
     bit: int,
     rescale: float,
     cutoff: float,
+    rows: int = 0,
     split: int = 1,
 ) -> None:
     """Enqueue.
@@ -287,6 +292,7 @@ def launch_bwd(
         gathered,
         gradients,
         status,
+        rows,
         1.0 / rescale,
         cutoff,
         gathered.shape[1],

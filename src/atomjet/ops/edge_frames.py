@@ -16,7 +16,7 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
 frame (Ê, 36) float32, pages (Ê, 2) int64, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see
-`radial_pages`: that of the edge, and that of its reverse.
+`radial_pages`: that of the edge, and that of its reverse. Edges of pairs without tables have δ = 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.radial_pages import PAGE
+from atomjet.ops.radial_pages import MISSING_PAGE, PAGE
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks
 
 FRAME = 36
@@ -39,6 +39,7 @@ REVERSED = (1, -1, 1, -1, 1, 1, -1, 1, -1)
 
 ROOT = tl.constexpr(math.sqrt(3.0))
 WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
+MISSING = tl.constexpr(MISSING_PAGE)
 WIDTH = tl.constexpr(FRAME)
 
 
@@ -131,10 +132,13 @@ def _table_value(word):
 
 
 @triton.jit
-def radial_row(page, knot, start, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
-    """Where a network's row of a knot begins in a pair's tables, in words of 32 bits."""
+def radial_row(page, knot, start, edge, rows, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """Where a network's row for an edge begins, in words of 32 bits from the first pair's tables: that of a knot in its pair's, or
+    the edge's own, of those that begin at `rows` (0: there are none).
+    """
     ROW: tl.constexpr = 3 * OUTPUTS if SINGLE else 3 * OUTPUTS // 2
-    return (page.to(tl.int64) + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW
+    own = rows + tl.where(rows != 0, edge, 0) * ROW
+    return tl.where(page == MISSING, own, (page + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW)
 
 
 @triton.jit
@@ -193,9 +197,11 @@ def edge_frames_kernel(
     frames,
     pages,
     knots,
+    status,
     kinds,
     cutoff,
     per_length,
+    BIT: tl.constexpr,
     LAST_KNOT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     EDGES: tl.constexpr,
@@ -279,11 +285,14 @@ def edge_frames_kernel(
             envelope *= tl.load(weights + e)
         knot = tl.minimum((d * per_length + 0.5).to(tl.int32), LAST_KNOT)
         tl.store(p + 34, envelope, inside)
-        tl.store(p + 35, d - knot.to(tl.float32) / per_length, inside)
         tl.store(knots + e, knot, inside)
         j = tl.load(neighbors + e).to(tl.int64)
         other = tl.load(atomic_numbers + j)
-        tl.store(pages + 2 * e, tl.load(radial_pages + other * kinds + number), inside)
+        page = tl.load(radial_pages + other * kinds + number)
+        tl.store(p + 35, tl.where(page == MISSING, 0.0, d - knot.to(tl.float32) / per_length), inside)
+        if tl.max((page == MISSING).to(tl.int32), 0) * BIT > 0:
+            tl.atomic_or(status, BIT, sem="relaxed")
+        tl.store(pages + 2 * e, page, inside)
         tl.store(pages + 2 * e + 1, tl.load(radial_pages + number * kinds + other), inside)
 
 
@@ -302,6 +311,8 @@ def launch(
     frames: Tensor,
     pages: Tensor,
     knots: Tensor,
+    status: Tensor | None = None,
+    bit: int = 0,
 ) -> None:
     """Enqueue.
 
@@ -312,6 +323,7 @@ def launch(
         radial_pages: (Z, Z) int64 by elements of neighbor and center.
         cutoff: Å. last_knot: number of the knot at the cutoff.
         frames, pages, knots: filled.
+        status: (1,) int32, where `bit` is set if there are edges of pairs without tables; None where they have rows of their own.
     """
     edge_frames_kernel[(row_ptr.shape[0] - 1, 2)](
         row_ptr,
@@ -325,9 +337,11 @@ def launch(
         frames,
         pages,
         knots,
+        knots if status is None else status,
         radial_pages.shape[1],
         cutoff,
         last_knot / cutoff,
+        BIT=0 if status is None else bit,
         LAST_KNOT=last_knot,
         WEIGHTED=weights is not None,
         EDGES=32,

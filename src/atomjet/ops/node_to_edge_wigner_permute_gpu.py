@@ -42,7 +42,7 @@ from atomjet.ops.radial_pages import words_of
 WIDTH = tl.constexpr(36)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "start"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "rows"])
 def node_to_edge_wigner_permute_fwd_kernel(
     y,
     frames,
@@ -54,6 +54,7 @@ def node_to_edge_wigner_permute_fwd_kernel(
     words,
     packed,
     start,
+    rows,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
     MMAX: tl.constexpr,
@@ -81,8 +82,8 @@ def node_to_edge_wigner_permute_fwd_kernel(
         e = tl.full((), at, tl.int64)
         back = tl.load(reverse + e).to(tl.int64)
         knot = tl.load(knots + e)
-        own = radial_row(tl.load(pages + 2 * e), knot, start, OUTPUTS, SINGLE)
-        theirs = radial_row(tl.load(pages + 2 * e + 1), knot, start, OUTPUTS, SINGLE)
+        own = radial_row(tl.load(pages + 2 * e), knot, start, e, rows, OUTPUTS, SINGLE)
+        theirs = radial_row(tl.load(pages + 2 * e + 1), knot, start, back, rows, OUTPUTS, SINGLE)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
         w = load_frame(p)
@@ -122,7 +123,7 @@ def node_to_edge_wigner_permute_fwd_kernel(
         tl.store(there + 12 * C, (-s4 * x6).to(kind))
 
 
-@triton.jit(do_not_specialize=["num_atoms", "start", "edges", "atoms"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "rows", "edges", "atoms"])
 def node_to_edge_wigner_permute_bwd_kernel(
     packed_bar,
     share,
@@ -138,6 +139,7 @@ def node_to_edge_wigner_permute_bwd_kernel(
     y_bar,
     gathered,
     start,
+    rows,
     edges,
     atoms,
     C: tl.constexpr,
@@ -192,8 +194,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         page_theirs = tl.zeros((), tl.int64)
     for at in range(first, stop, step):
         e = tl.full((), at, tl.int64)
-        own = radial_row(page_own, knot, start, OUTPUTS, SINGLE)
-        theirs = radial_row(page_theirs, knot, start, OUTPUTS, SINGLE)
+        own = radial_row(page_own, knot, start, e, rows, OUTPUTS, SINGLE)
+        theirs = radial_row(page_theirs, knot, start, back.to(tl.int64), rows, OUTPUTS, SINGLE)
         here = packed_bar + e * (ROWS * 2 * C) + (C + c)
         there = packed_bar + back.to(tl.int64) * (ROWS * 2 * C) + c
         p = frames + e * WIDTH
@@ -332,6 +334,7 @@ def launch_fwd(
     num_atoms: Tensor,
     tables: Tensor,
     start: int,
+    rows: int = 0,
     packed: Tensor,
     mmax: int,
     channels: int = 128,
@@ -343,7 +346,8 @@ def launch_fwd(
         y: (N̂, 9, C) float32.
         frames, pages, knots: of `edge_frames`. reverse: (Ê,) int32.
         row_ptr, num_atoms: rows of edges, and how many are in use.
-        tables: of the first pair of elements. start: where the rows of this network begin in them, in pages.
+        tables: of the first pair of elements. start: where the rows of this network begin in them, in pages. rows:
+            where edges' own rows begin, in words of 32 bits from there; 0 for none.
         packed: (Ê, R, 2C) of half or single precision, filled in the rows in use.
         channels: of a program. split: programs that share the edges of an atom.
     """
@@ -360,6 +364,7 @@ def launch_fwd(
         words_of(tables),
         packed,
         start,
+        rows,
         C=width,
         CHANNELS=block,
         MMAX=mmax,
@@ -381,6 +386,7 @@ def launch_bwd(
     num_atoms: Tensor,
     tables: Tensor,
     start: int,
+    rows: int = 0,
     y_bar: Tensor,
     gathered: Tensor,
     mmax: int,
@@ -410,6 +416,7 @@ def launch_bwd(
         y_bar,
         gathered,
         start,
+        rows,
         gathered.shape[1],
         y.shape[0],
         C=width,

@@ -40,6 +40,9 @@ STEP = 1e-3
 PAGE = 256
 """Size of a page, bytes: tables begin at whole pages."""
 
+MISSING_PAGE = -(2**62)
+"""Of pairs without tables: each of their edges has a row of its own, at its very distance."""
+
 
 def knots_for(functions: Sequence[Callable[[Tensor], Tensor]], cutoff: float, device: torch.device) -> int:
     """So many knots that networks of one pair, as for `tabulate`, are straight enough between them; a power of two."""

@@ -6,11 +6,13 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+import atomjet
 from atomjet import Engine, System, neighbor_list
 from atomjet.data import Capacity, ConditionBuffers, GraphBuffers, Status
 from atomjet.engine import Settings
 from atomjet.errors import BackendError
 from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
+from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden
 from tests.potentials import random_escn_md
 
 pytest.importorskip("triton")
@@ -120,3 +122,36 @@ def test_a_number_out_of_range_is_a_status():
         engine.predict(atoms)
     engine = engine.with_settings(precision="high")
     assert bool(engine.predict(atoms).energy.isfinite())
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("default", 5e-3), ("high", 1e-5)])
+def test_equals_fairchem_without_experts(precision, allowed):
+    """A checkpoint that fairchem made, with one expert, no datasets and mmax 1, against its own numbers."""
+    expected = golden("esen_mmax1")["structures"]
+    engine = atomjet.load(GOLDEN / "esen_mmax1.pt", device=DEVICE, backend="general")
+    engine = Engine(engine.model, Settings(DEVICE, "fast_gpu", precision), task=engine.task)
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    for entry in expected:
+        found, forces = engine.predict(atoms_of(entry)), torch.tensor(entry["forces"], dtype=torch.float64)
+        assert relative(found.forces, forces) < allowed
+        assert abs(float(found.energy[0]) - entry["energy"]) < allowed * len(forces)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("default", 5e-3), ("high", 1e-5)])
+def test_pairs_without_tables_have_their_networks(precision, allowed):
+    """Where there is no memory for tables: the device says so in fixed buffers, and the engine computes without them."""
+    model = model_of("one expert, one layer").float()
+    engine = Engine(model, Settings(DEVICE, "fast_gpu", precision), task="omol")
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    engine.evaluator.tables.limit = 2
+    atoms = frames()[0]
+    evaluation = engine.reserve(atoms)
+    evaluation.launch()
+    assert Status(int(evaluation.prediction.status)) == Status.SLOT
+    assert int((evaluation.workspace.pages >= 0).sum()) == 4  # those between two hydrogens, from either side
+    exact = engine.with_settings(backend="general", precision="float64").predict(atoms)
+    found = engine.predict(atoms)
+    assert relative(found.forces, exact.forces) < allowed
+    assert relative(found.energy, exact.energy) < allowed

@@ -31,7 +31,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, Status, System
 from atomjet.errors import BackendError
-from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
+from atomjet.models.contract import Atomic, Segment, TuningSpace
 from atomjet.models.escn_md.blend_slots import BlendSlots
 from atomjet.models.escn_md.experts import kinds_of
 from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
@@ -46,6 +46,7 @@ from atomjet.ops import (
     edge_frames,
     grouped_product_gpu,
     neighbor_limit_gpu,
+    radial_network_gpu,
     so2_gate_gpu,
     task_head_gpu,
 )
@@ -111,6 +112,7 @@ class Workspace:
         last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
         shift, shift_bar: (Ŝ, C) float32. tile_ptr: (Ŝ + 1,) int32.
         blend: (1, size), the weights of a single structure where cuBLAS multiplies.
+        rows: (Ê 3 W,), one network's rows of edges whose pairs of elements have no tables; None where all have.
     """
 
     capacity: Capacity
@@ -138,6 +140,7 @@ class Workspace:
     shift_bar: Tensor
     tile_ptr: Tensor
     blend: Tensor | None
+    rows: Tensor | None
 
 
 class FastGpu:
@@ -183,6 +186,8 @@ class FastGpu:
             ]
             self.atom_wise = [atom_wise_gpu.weights_of(b.norm_2, b.atom_wise) for b in blocks]
             self.head = _head(model)
+            networks = [model.edge_degree, *(block.radial for block in blocks)]
+            self.networks = [radial_network_gpu.weights_of(model, network) for network in networks]  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------------------------------------------------- conditions
 
@@ -198,13 +203,13 @@ class FastGpu:
         conditions.values[3] = held[0]
         return replace(conditions, lease=held[1])
 
-    def _tabulate(self, numbers: Tensor, system_index: Tensor, systems: int) -> None:
-        """Make the tables of all pairs of elements that stand in one structure."""
+    def _tabulate(self, numbers: Tensor, system_index: Tensor, systems: int) -> bool:
+        """Make the tables of all pairs of elements that stand in one structure; return whether there is room for all."""
         size = self.model.config.max_z
         there = np.zeros((systems, size), dtype=bool)
         there[system_index.cpu().numpy(), numbers.cpu().numpy()] = True
         pairs = np.einsum("sa,sb->ab", there.astype(np.int64), there.astype(np.int64))
-        self.tables.add((int(a), int(b)) for a, b in np.argwhere(pairs))
+        return self.tables.add((int(a), int(b)) for a, b in np.argwhere(pairs))
 
     # ---------------------------------------------------------------------------------------------------------- workspace
 
@@ -248,7 +253,7 @@ class FastGpu:
             )
         return sum(x.numel() * x.element_size() for x in tensors)
 
-    def _workspace(self, capacity: Capacity, device: torch.device) -> Workspace:
+    def _workspace(self, capacity: Capacity, device: torch.device, networks: bool = False) -> Workspace:
         tiles, config = self.tiles_for(capacity), self.model.config
         atoms, edges, layers = capacity.atoms, capacity.edges, config.layers
         channels, hidden, rows = config.channels, config.hidden_channels, 5 + 2 * self.mmax
@@ -292,7 +297,13 @@ class FastGpu:
             shift_bar=new(capacity.systems, channels),
             tile_ptr=whole(capacity.systems + 1),
             blend=stored(1, self.slots.weights.shape[1]) if self._dense(capacity, tiles) else None,
+            rows=new(edges * self._row_of_network, dtype=self.tables.first.dtype) if networks else None,
         )
+
+    @property
+    def _row_of_network(self) -> int:
+        """Numbers of an edge's row of a layer's network."""
+        return 3 * 2 * (4 + self.mmax) * self.model.config.channels
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -313,7 +324,7 @@ class FastGpu:
             BackendError: more unlike structures than there are slots for their weights.
         """
         kinds = kinds_of(self.model, graph)
-        self._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
+        whole = self._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
         held = self.slots.take(kinds)
         if held is None:
             raise BackendError(
@@ -325,7 +336,9 @@ class FastGpu:
             conditions.values.copy_(torch.stack([graph.charge, graph.spin, self.model.tasks_of(graph), graph.charge]))
             conditions.values[3] = torch.tensor(held[0], device=self.device)
             conditions.system_index.copy_(graph.system_index)
-            atomic = evaluate(self, padded, conditions, self.workspace(padded.capacity))
+            workspace = self._workspace(padded.capacity, self.device, networks=not whole)
+            _Call(self, padded, conditions, workspace).launch()
+            atomic = self.result(workspace)
             gradients = atomic.gradients[0, : graph.num_edges, :3].clone()
             energies = atomic.energies.clone()
             if self.device.type == "cuda":
@@ -337,7 +350,8 @@ class FastGpu:
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         capacity = Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), graph.num_atoms)
-        return self.bytes_of(capacity) + 64 * graph.num_edges
+        row = self._row_of_network * self.tables.first.element_size() if self.tables.full else 0
+        return self.bytes_of(capacity) + (64 + row) * graph.num_edges
 
 
 class _Call:
@@ -351,7 +365,9 @@ class _Call:
         self.rows = 5 + 2 * backend.mmax
         pinned = w.blend is not None and w.blend.is_cuda
         self.found = torch.zeros(1, dtype=torch.int32, pin_memory=pinned)
-        self.dense_rows = w.capacity.edges
+        self.dense_rows, self.rows_at = w.capacity.edges, 0
+        if w.rows is not None:
+            self.rows_at = (w.rows.data_ptr() - backend.tables.first.data_ptr()) // 4
 
     def launch(self) -> None:
         """Enqueue everything."""
@@ -375,7 +391,9 @@ class _Call:
         )
         for layer in reversed(range(layers)):
             self._backward(layer)
+        self._networks(0)
         edge_degrees_gpu.launch_bwd(
+            rows=self.rows_at,
             x_bar=w.x_bar,
             frames=w.frames,
             pages=w.pages,
@@ -429,8 +447,12 @@ class _Call:
             frames=w.frames,
             pages=w.pages,
             knots=w.knots,
+            status=graph.status if w.rows is None else None,
+            bit=int(Status.SLOT),
         )
+        self._networks(0)
         edge_degrees_gpu.launch_fwd(
+            rows=self.rows_at,
             frames=w.frames,
             row_ptr=graph.row_ptr,
             pages=w.pages,
@@ -478,6 +500,7 @@ class _Call:
             y=w.y[layer],
         )
         packed = self._view(w.packed, self.rows, 2 * self.width)
+        self._networks(1 + layer)
         pack.launch_fwd(
             y=w.y[layer],
             **self._edges(),
@@ -578,6 +601,7 @@ class _Call:
             edges=w.tiles.gate_edges,
         )
         self._product(first, h_bar, packed_bar, backward=True)
+        self._networks(1 + layer)
         pack.launch_bwd(
             packed_bar=packed_bar,
             share=w.share,
@@ -611,8 +635,24 @@ class _Call:
             "pages": w.pages,
             "knots": w.knots,
             "tables": b.tables.first,
+            "rows": self.rows_at,
             "mmax": b.mmax,
         }
+
+    def _networks(self, number: int) -> None:
+        """One radial network at the distances of edges whose pairs have no tables, if there are any."""
+        w, graph = self.w, self.graph
+        if w.rows is not None:
+            radial_network_gpu.launch(
+                vectors=graph.vectors,
+                neighbors=graph.neighbors,
+                reverse=graph.reverse,
+                pages=w.pages,
+                atomic_numbers=graph.atomic_numbers,
+                num_edges=self.num_edges,
+                weights=self.backend.networks[number],
+                rows=w.rows,
+            )
 
     def _view(self, buffer: Tensor, rows: int, width: int, which: int = 0) -> Tensor:
         """(Ê, rows, width) of a temporary, the first or the second in it."""
