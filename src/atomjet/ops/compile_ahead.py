@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> None:
     with _noting:
         knobs.runtime.jit_cache_hook = note
         try:
-            work()
+            with suppress(TypeError):  # a kernel that Triton cannot describe: it and those behind it are compiled when launched
+                work()
         finally:
             knobs.runtime.jit_cache_hook = before
     if not wanted:
@@ -47,7 +49,8 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> None:
         if device.index is not None:
             torch.cuda.set_device(device)
         kernel, specialization = one
-        kernel.preload(specialization)
+        with suppress(Exception):  # what fails here fails again, in its own words, when it is launched
+            kernel.preload(specialization)
 
     with ThreadPoolExecutor(min(len(wanted), os.cpu_count() or 1)) as pool:
         list(pool.map(make, wanted.values()))

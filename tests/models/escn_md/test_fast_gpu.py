@@ -150,7 +150,7 @@ def test_pairs_without_tables_have_their_networks(precision, allowed):
     evaluation = engine.reserve(atoms)
     evaluation.launch()
     assert Status(int(evaluation.prediction.status)) == Status.SLOT
-    assert int((evaluation.workspace.pages >= 0).sum()) == 4  # those between two hydrogens, from either side
+    assert int((evaluation.workspace.pages[:6] >= 0).sum()) == 4  # those between two hydrogens, from either side
     exact = engine.with_settings(backend="general", precision="float64").predict(atoms)
     found = engine.predict(atoms)
     assert relative(found.forces, exact.forces) < allowed
