@@ -11,10 +11,13 @@ from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 
 GATES = {"float64": 1e-9, "float32": 1e-4, "10-bit": 5e-3}
-"""Force RMSE as a share of the root mean square force, by what computes the products."""
+"""Force RMSE as a share of the root mean square force, or of `WEAK` where that is more, by what computes the products."""
+
+WEAK = 0.1
+"""Root mean square force, eV/Å, below which forces are what is left of larger ones that cancel, and of their rounding."""
 
 STEP_GATES = {"float64": 1e-9, "float32": 1e-5, "10-bit": 1e-3}
-"""Force RMSE of AtomJet's captured steps, as a share of the root mean square force, by what computes the products. Their errors are
+"""Force RMSE of AtomJet's captured steps, as a share as in `GATES`, by what computes the products. Their errors are
 known (docs/concepts/painn_kernels.md); other contenders' steps need only pass GATES."""
 
 LARGEST_REFERENCE = {"cpu": 2048, "cuda": 12000}
@@ -65,7 +68,7 @@ def compare_predictions(
         force_rms=rms,
         stress_rmse=float(stress.square().mean().sqrt()) if len(stress) else None,
         atoms=system.num_atoms,
-        gate=gates[kind] * rms,
+        gate=gates[kind] * max(rms, WEAK),
     )
 
 
