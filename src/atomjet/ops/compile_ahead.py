@@ -26,10 +26,10 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> None:
         return
     from triton import knobs
 
-    wanted: dict[tuple[int, Any], tuple[Any, str]] = {}
+    wanted: dict[tuple[int, str], tuple[Any, str]] = {}
     me, before = threading.get_ident(), knobs.runtime.jit_cache_hook
 
-    def note(*, key: Any, fn: Any, compile: dict[str, Any], **others: Any) -> bool | None:
+    def note(*, key: str, fn: Any, compile: Any, **others: Any) -> bool | None:
         if threading.get_ident() != me:
             return before(key=key, fn=fn, compile=compile, **others) if before else None
         wanted[id(fn.jit_function), key] = fn.jit_function, compile["specialization_data"]
@@ -38,7 +38,9 @@ def compile_ahead(work: Callable[[], object], device: torch.device) -> None:
     with _noting:
         knobs.runtime.jit_cache_hook = note
         try:
-            with suppress(TypeError):  # a kernel that Triton cannot describe: it and those behind it are compiled when launched
+            with suppress(
+                TypeError
+            ):  # a kernel that Triton cannot describe: it and those behind it are compiled when launched
                 work()
         finally:
             knobs.runtime.jit_cache_hook = before
