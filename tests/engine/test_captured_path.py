@@ -10,6 +10,9 @@ from ase.build import bulk, molecule
 
 import atomjet
 from atomjet import Engine, System
+from atomjet.bench.contender import EngineContender
+from atomjet.bench.racers import Entrants
+from atomjet.bench.suites import SUITES
 from atomjet.data import Capacity
 from atomjet.engine import Settings, capacity, pool, streams
 from atomjet.engine.capacity import choose, likely_edges, size_class
@@ -221,6 +224,17 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     same(padded.predict(many), plain.predict(many))  # in batches that fit
     assert max(kept.systems for kept in padded._path.pool.kept()) < 6
     same(padded.predict(System.from_ase(many)), plain.predict(many))
+
+
+def test_a_benchmark_has_contenders_give_their_buffers_back(padded):
+    """So that the next case, whose sizes are others, has the memory."""
+    entrants = Entrants(SUITES["latency"], padded)
+    entrants.built["auto"] = EngineContender("auto", padded)
+    before = padded.predict(frames()).energy
+    assert padded._path.pool.kept()
+    entrants.forget()
+    assert padded._path.pool.kept() == []
+    assert torch.equal(padded.predict(frames()).energy, before)
 
 
 def test_a_structure_too_large_is_named_in_a_list(padded, monkeypatch):
