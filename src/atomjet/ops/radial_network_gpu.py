@@ -10,7 +10,7 @@ edge gets a row as in `radial_pages`, with no curvature: its knot is the distanc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,9 +20,6 @@ from torch.nn.functional import pad
 
 from atomjet.ops.atom_wise_gpu import columns, halved, halves, product
 from atomjet.ops.radial_pages import MISSING_PAGE
-
-if TYPE_CHECKING:
-    from atomjet.models.escn_md.general import EscnMd, RadialNetwork
 
 SMALLEST = 16
 """Rows and columns of a product on tensor cores, at least."""
@@ -207,28 +204,28 @@ def launch(
     )
 
 
-def weights_of(model: EscnMd, network: RadialNetwork) -> Weights:
-    """From the definition's modules."""
+def weights_of(model: Any, network: Any) -> Weights:
+    """From the definition's modules, an `EscnMd` and one of its `RadialNetwork`s."""
     gaussians, channels = model.config.num_radial, model.config.edge_channels
-    by_distance, by_source, by_target = network[0].weight.detach().double().split([gaussians, channels, channels], 1)  # type: ignore[operator]
+    by_distance, by_source, by_target = network[0].weight.detach().double().split([gaussians, channels, channels], 1)
     size, more = _padded(channels), _padded(channels) - channels
-    norms = [x.detach().float() for place in (1, 4) for x in (network[place].weight, network[place].bias)]  # type: ignore[union-attr]
-    target = model.target_embedding.weight.double() @ by_target.T + network[0].bias.double()  # type: ignore[operator]
+    norms = [x.detach().float() for place in (1, 4) for x in (network[place].weight, network[place].bias)]
+    target = model.target_embedding.weight.double() @ by_target.T + network[0].bias.double()
     source = model.source_embedding.weight.double() @ by_source.T
-    second, third = network[3].weight.detach().float().T, network[6].weight.detach().float().T  # type: ignore[operator]
+    second, third = network[3].weight.detach().float().T, network[6].weight.detach().float().T
     return Weights(
         halves(pad(by_distance.float().T, (0, more, 0, _padded(gaussians) - gaussians))),
         pad(source.detach().float(), (0, more)).contiguous(),
         pad(target.detach().float(), (0, more)).contiguous(),
         torch.stack([pad(x, (0, size - channels)) for x in norms]),
         halves(pad(second, (0, more, 0, more))),
-        pad(network[3].bias.detach().float(), (0, more)),  # type: ignore[operator]
+        pad(network[3].bias.detach().float(), (0, more)),
         halves(pad(third, (0, 0, 0, more))),
-        network[6].bias.detach().float(),  # type: ignore[operator]
+        network[6].bias.detach().float(),
         pad(torch.linspace(0, model.cutoff, gaussians, device=second.device), (0, _padded(gaussians) - gaussians)),
         2 * model.cutoff / (gaussians - 1),
         channels,
-        network[1].eps,  # type: ignore[arg-type]
+        network[1].eps,
     )
 
 
