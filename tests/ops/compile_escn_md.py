@@ -2,7 +2,7 @@
 
 import json
 
-from atomjet.ops import atom_wise_gpu, grouped_product_gpu, task_head_gpu
+from atomjet.ops import atom_wise_gpu, grouped_product_gpu, radial_network_gpu, task_head_gpu
 from atomjet.ops import node_to_edge_wigner_permute_gpu as pack
 from tests.compiling import compiled
 
@@ -20,7 +20,15 @@ WHOLE = (
     "status",
 )
 MATRICES = ("gate", "first", "second", "gate_back", "first_back", "second_back", "weights", "x16", "y16", "packed_bar")
-NUMBERS = {"epsilon": "fp32", "tasks_known": "i32", "start": "i32", "skip": "i32", "systems": "i32", "edges": "i32"}
+NUMBERS = {
+    "epsilon": "fp32",
+    "tasks_known": "i32",
+    "start": "i32",
+    "skip": "i32",
+    "systems": "i32",
+    "edges": "i32",
+    "rows": "i32",
+}
 TYPES = {**dict.fromkeys(WHOLE, "*i32"), **dict.fromkeys(MATRICES, "*fp16"), **NUMBERS, "atoms": "i32"}
 TYPES |= {"rests": "*i16", "pages": "*i64"}
 SIZES = {"SIZE": 6488064, "X_0": 768, "X_1": 1024, "X_2": 512, "Y_0": 640, "Y_1": 512, "Y_2": 256}
@@ -50,6 +58,11 @@ def kernels():
         kinds = {"words": "*fp32", "rests": "*fp32", "packed_bar": "*fp32"} if single else {}
         name = f"pack back {channels} {mmax} {single}"
         yield name, pack.node_to_edge_wigner_permute_bwd_kernel, one, kinds, {"num_warps": 1}
+    network = {"K": 32, "H": 128, "OUTPUTS": 1536, "EDGES": 16, "COLUMNS": 64, "SINGLE": False}
+    kinds = {**dict.fromkeys(("gaussians", "third"), "*fp16"), **dict.fromkeys(("neighbors", "atomic_numbers"), "*i32")}
+    kinds |= {"num_edges": "*i32", "width": "fp32", "channels": "i32"}
+    options = {"num_warps": 4, "num_stages": 2}
+    yield "network", radial_network_gpu.radial_network_kernel, network, kinds, options
 
 
 if __name__ == "__main__":
