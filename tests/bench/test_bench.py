@@ -29,6 +29,7 @@ from atomjet.bench.run import Budget, OutOfTime, _examine, _samples, run_suite
 from atomjet.bench.startup import startup
 from atomjet.bench.suites import SUITES, Case
 from atomjet.cli.main import main
+from atomjet.data import Prediction
 from atomjet.engine import Engine, Settings
 from atomjet.errors import ConfigError
 from atomjet.models import tensor_file
@@ -358,6 +359,7 @@ def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
         contenders.build("fastest", engine)
     assert expand("peers") == ["general", *contenders.PEERS]
     assert expand("ladder,peers")[:2] == ["definition", "analytic_forces"]
+    assert expand("fast_pytorch", "fast_gpu@high") == ["fast_gpu@high", "fast_pytorch"]
 
 
 def test_the_ladder_has_a_row_for_each_step(engine, tmp_path):
@@ -384,6 +386,30 @@ def test_fused_kernels_are_a_step_with_the_definitions_forces():
     accuracy = compare_predictions(made, exact, system, "10-bit")
     assert accuracy.passed
     assert accuracy.force_rmse > 0
+
+
+def test_the_gate_of_weak_forces_is_that_of_a_tenth():
+    """Where large forces cancel, what is left of them is no measure for their rounding."""
+    system = geometries.molecules(10, 1)
+    zeros = torch.zeros(10, dtype=torch.float64)
+    energy, stress = torch.zeros(1, dtype=torch.float64), torch.full((1, 3, 3), torch.nan)
+
+    def told(force):
+        forces = torch.full((10, 3), force, dtype=torch.float64)
+        return Prediction(energy, forces, stress, zeros, system.system_index)
+
+    for size, passed in ((0.02, True), (2.0, False)):
+        accuracy = compare_predictions(told(size * 1.01), told(size), system, "10-bit")
+        assert accuracy.gate == pytest.approx(5e-3 * max(size, 0.1))
+        assert accuracy.passed == passed
+        assert accuracy.stress_rmse is None
+
+
+def test_unlike_molecules_and_alloys():
+    system = geometries.unlike_molecules(40)
+    compositions = [torch.bincount(system.part(k, k + 1).atomic_numbers, minlength=10) for k in range(40)]
+    assert len({tuple(one.tolist()) for one in compositions}) == system.num_systems == 40
+    assert len(geometries.alloy(500, 20).atomic_numbers.unique()) == 20
 
 
 def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine, monkeypatch):

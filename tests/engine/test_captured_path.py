@@ -10,6 +10,9 @@ from ase.build import bulk, molecule
 
 import atomjet
 from atomjet import Engine, System
+from atomjet.bench.contender import EngineContender
+from atomjet.bench.racers import Entrants
+from atomjet.bench.suites import SUITES
 from atomjet.data import Capacity
 from atomjet.engine import Settings, capacity, pool, streams
 from atomjet.engine.capacity import choose, likely_edges, size_class
@@ -212,7 +215,8 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     many = [molecule("C6H6") for _ in range(6)]
     with pytest.raises(
         atomjet.AtomJetError,
-        match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend",
+        match=r"12 atoms with 256 edges need 0.00 GiB on cpu, 0.00 GiB are free; use another backend or device, or a smaller "
+        "structure, of up to some 10 atoms at this density",
     ):
         padded.predict(many[0])
     assert padded._path.pool.kept() == []
@@ -220,6 +224,17 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
     same(padded.predict(many), plain.predict(many))  # in batches that fit
     assert max(kept.systems for kept in padded._path.pool.kept()) < 6
     same(padded.predict(System.from_ase(many)), plain.predict(many))
+
+
+def test_a_benchmark_has_contenders_give_their_buffers_back(padded):
+    """So that the next case, whose sizes are others, has the memory."""
+    entrants = Entrants(SUITES["latency"], padded)
+    entrants.built["auto"] = EngineContender("auto", padded)
+    before = padded.predict(frames()).energy
+    assert padded._path.pool.kept()
+    entrants.forget()
+    assert padded._path.pool.kept() == []
+    assert torch.equal(padded.predict(frames()).energy, before)
 
 
 def test_a_structure_too_large_is_named_in_a_list(padded, monkeypatch):

@@ -4,7 +4,7 @@ import torch
 
 from atomjet.ops import radial_pages
 
-CUTOFF = 6.0
+CUTOFF, KNOTS = 6.0, 2048
 
 
 def waves(x):
@@ -15,12 +15,12 @@ def waves(x):
 
 
 def test_value_and_slope():
-    table = radial_pages.tabulate([lambda x: waves(x)[:, :8], waves], CUTOFF, torch.device("cpu"))
-    start = radial_pages.KNOTS * 3 * 8
+    table = radial_pages.tabulate([lambda x: waves(x)[:, :8], waves], CUTOFF, torch.device("cpu"), KNOTS)
+    start = KNOTS * 3 * 8
     distances = torch.linspace(0.3, CUTOFF, 4001, dtype=torch.float64)
-    step = CUTOFF / (radial_pages.KNOTS - 1)
+    step = CUTOFF / (KNOTS - 1)
     knots = (distances / step).round()
-    value, slope = radial_pages.reference(table, start, 72, knots, distances - knots * step)
+    value, slope = radial_pages.reference(table, start, 72, knots, distances - knots * step, KNOTS)
     x = distances.clone().requires_grad_(True)
     exact = waves(x)
     slopes = torch.stack([torch.autograd.grad(exact[:, k].sum(), x, retain_graph=True)[0] for k in range(72)], dim=1)
@@ -29,6 +29,25 @@ def test_value_and_slope():
     exact, slopes = exact.detach(), slopes.detach()
     assert float((value - exact).norm() / exact.norm()) < 3e-5
     assert float((slope - slopes).norm() / slopes.norm()) < 3e-4
+
+
+def test_single_precision():
+    table = radial_pages.tabulate([waves], CUTOFF, torch.device("cpu"), KNOTS, single=True)
+    distances = torch.linspace(0.3, CUTOFF, 4001, dtype=torch.float64)
+    step = CUTOFF / (KNOTS - 1)
+    knots = (distances / step).round()
+    value, slope = radial_pages.reference(table, 0, 72, knots, distances - knots * step, KNOTS)
+    exact, slopes = waves(distances), (waves(distances + 1e-5) - waves(distances - 1e-5)) / 2e-5
+    assert float((value - exact).norm() / exact.norm()) < 1e-7
+    assert float((slope - slopes).norm() / slopes.norm()) < 1e-5
+
+
+def test_a_steeper_network_gets_more_knots():
+    found = [
+        radial_pages.knots_for([lambda x, k=k: torch.sin(k * x[:, None])], CUTOFF, torch.device("cpu"))
+        for k in (0.1, 2.0, 50.0)
+    ]
+    assert found == [1024, 2048, 4096]
 
 
 def test_pages_are_counted_from_the_first():

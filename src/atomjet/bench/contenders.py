@@ -41,13 +41,13 @@ def build(name: str, engine: Engine) -> Contender:
     raise _unknown(name)
 
 
-def chosen(suite: Suite, names: str) -> list[str]:
-    """Names separated by commas that a suite knows, one by one.
+def chosen(suite: Suite, names: str, baseline: str = "general") -> list[str]:
+    """Names separated by commas that a suite knows, one by one; see `expand`.
 
     Raises:
         ConfigError: it does not know one of them.
     """
-    made = names.split(",") if suite.names else expand(names)
+    made = names.split(",") if suite.names else expand(names, baseline)
     for name in made:
         if not suite.names:
             _check_name(name)
@@ -69,11 +69,11 @@ def _unknown(name: str) -> ConfigError:
     )
 
 
-def expand(names: str) -> list[str]:
-    """Names separated by commas, `ladder` and `peers` written out; the definition first, as everything's baseline."""
+def expand(names: str, baseline: str = "general") -> list[str]:
+    """Names separated by commas, `ladder` and `peers` written out; the baseline first, unless the first is the ladder's."""
     groups = {"ladder": LADDER, "peers": PEERS}
     wanted: list[str] = []
     for name in names.split(","):
         wanted.extend(groups.get(name.strip(), (name.strip(),)))
-    start = [] if wanted[0] == LADDER[0] else ["general"]
+    start = [] if wanted[0] == LADDER[0] else [baseline]
     return list(dict.fromkeys(name for name in start + wanted if name))

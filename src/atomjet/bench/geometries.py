@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -96,6 +98,40 @@ def carbon_crystal(atoms: int, seed: int = 0) -> System:
         atomic_numbers=torch.full((atoms,), 6),
         cell=torch.as_tensor(side * cell),
         pbc=torch.tensor(True),
+    )
+
+
+METALS = (13, 22, 23, 24, 25, 26, 27, 28, 29, 30, 12, 21, 31, 40, 41, 42, 44, 45, 46, 47)
+"""Elements of alloys, in the order in which they are taken."""
+
+
+def alloy(atoms: int, elements: int, seed: int = 0) -> System:
+    """The sites of `carbon_crystal`, each with one of so many metals at random."""
+    crystal = carbon_crystal(atoms, seed)
+    drawn = np.random.default_rng([seed, atoms, elements]).choice(METALS[:elements], atoms)
+    return replace(crystal, atomic_numbers=torch.as_tensor(drawn))
+
+
+def unlike_molecules(count: int, seed: int = 0) -> System:
+    """Molecules of 9 to 38 atoms, no two of the same composition: chains with nitrogen and oxygen for some carbons, fluorine for
+    some hydrogens.
+    """
+    generator = np.random.default_rng([seed, count])
+    found: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    for number in range(20 * count):
+        numbers, positions = molecule(9 + number % 30, seed + number % 7)
+        numbers = numbers.copy()
+        heavy = numbers > 1
+        numbers[heavy & (generator.random(len(numbers)) < 0.3)] = generator.choice([7, 8])
+        numbers[~heavy & (generator.random(len(numbers)) < 0.15)] = 9
+        found.setdefault(np.bincount(numbers, minlength=10).tobytes(), (numbers, positions))
+        if len(found) == count:
+            break
+    counts = [len(numbers) for numbers, _ in found.values()]
+    return System(
+        positions=torch.as_tensor(np.concatenate([positions for _, positions in found.values()])),
+        atomic_numbers=torch.as_tensor(np.concatenate([numbers for numbers, _ in found.values()])),
+        system_index=torch.arange(len(found)).repeat_interleave(torch.tensor(counts)),
     )
 
 

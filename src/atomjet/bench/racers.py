@@ -108,6 +108,12 @@ class Entrants:
             self.built[name] = contenders.build(name, self.engine)
         return self.built[name]
 
+    def forget(self) -> None:
+        """Have contenders give back what they keep for structures that come again: the next case's are others."""
+        for contender in self.built.values():
+            if isinstance(contender, EngineContender):
+                contender.engine.drop_buffers()
+
     def reference(self, system: System) -> tuple[System | None, Prediction | None]:
         """As much of the structures as float64 with autograd allows, moved, and what it says of them; once a case."""
         if self.judged is None or self.judged[0] is not system:

@@ -102,6 +102,7 @@ def run_suite(
                     close(_status(error), _reason(error))
                 else:
                     close("ok", "")
+                entrants.forget()
                 _forget(engine.device)
         except KeyboardInterrupt:
             heard()

@@ -127,10 +127,21 @@ def step(largest: int, seed: int = 0) -> list[Case]:
 
 
 def uma(largest: int, seed: int = 0) -> list[Case]:
-    """Crystals of one element, from what a call costs at least to what memory matters for; water; unlike molecules in one call."""
-    cases = _crystals((100, 1000, 2000, 8000), largest, seed, runs=50)
+    """Crystals of one element, from what a call costs at least to what memory matters for, and of many; water; molecules in one
+    call, in one case no two alike.
+    """
+    from atomjet.bench import geometries
+
+    cases = _crystals((100, 1000, 2000, 8000, 32000), largest, seed, runs=50)
     cases += _water(((1536, 50),), largest, seed, bonded=True)
-    return cases + _molecules(((20, 64),), largest, seed, runs=50)
+    if largest >= 1000:
+        for elements in (10, 20):
+            name = f"{elements} elements 1,000"
+            cases.append(Case(name, lambda n=elements: geometries.alloy(1000, n, seed), 50))
+    cases += _molecules(((20, 64),), largest, seed, runs=50)
+    if largest >= 256 * 38:
+        cases.append(Case("256 unlike molecules", lambda: geometries.unlike_molecules(256, seed), 50))
+    return cases
 
 
 def _crystals(sizes: Iterable[int], largest: int, seed: int, runs: int = 100) -> list[Case]:
@@ -216,9 +227,9 @@ SUITES = {
         ),
         Suite(
             "uma",
-            "Crystals of 100 to 8,000 atoms, water and molecules, for models of the family escn_md.",
+            "Crystals of 100 to 32,000 atoms, alloys, water and molecules, for models of the family escn_md.",
             uma,
-            {"cpu": 10_000, "cuda": 10_000},
+            {"cpu": 9_000, "cuda": 40_000},
             family="escn_md",
             startup=True,  # files of hundreds of MB: loading them is part of what a user waits for
             rates={"calls/s": ".4g", "ns/day at 1 fs": ".3g"},

@@ -63,6 +63,9 @@ class Race:
             show_default=False,
         ),
     ] = None
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="What ratios are to, where the suite races backends.", metavar="A")
+    ] = "general"
     runs: Annotated[int | None, typer.Option("--runs", help="Timed calls a case.", show_default="100")] = None
     max_atoms: Annotated[
         int | None, typer.Option("--max-atoms", help="Leave out larger cases.", show_default=False)
@@ -176,7 +179,7 @@ def _measure(suite: Suite, budget: Budget, json_file: Path | None, race: Race, c
     engine.card["file"] = computing.model  # for peers that read the file themselves
     settle(engine.device, race.threads, race.process)
     cases = suite.cases_for(engine.device, engine.model.family, race.max_atoms, computing.seed)
-    names = chosen(suite, race.settings or suite.default_names(engine.device, computing.backend))
+    names = chosen(suite, race.settings or suite.default_names(engine.device, computing.backend), race.baseline)
     about = {
         "suite": suite.name,
         "model": engine.card.get("name", computing.model),
@@ -184,7 +187,7 @@ def _measure(suite: Suite, budget: Budget, json_file: Path | None, race: Race, c
         "settings": names,
         "provenance": provenance(engine.device),
     } | ({"cutoff": race.cutoff} if race.cutoff else {})
-    if suite.startup:
+    if suite.startup and race.process <= 1:  # once for all processes
         try:
             start = startup(computing.model, engine.device.type, engine.precision)
         except Unavailable as error:

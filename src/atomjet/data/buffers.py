@@ -39,6 +39,7 @@ class Status(IntFlag):
     SINGULAR = 32  # periodic cell vectors that do not span their directions
     OVERLAP = 64  # atoms nearer than the model allows
     SLOT = 128  # the weights of a structure are in no slot
+    RANGE = 256  # a number left the range of its type in the model
 
 
 LONG_ROW = 40

@@ -97,6 +97,7 @@ class CallBuffers:
         self._systems = 0
         self._round_trip = Replayed(self._there_and_back, self.stream, capture)
         self._on_device = Replayed(self._stay_there, self.stream, capture)
+        self.evaluation.compile()
         if on_gpu:
             torch.cuda.current_stream(
                 stages.device

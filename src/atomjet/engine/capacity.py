@@ -47,9 +47,11 @@ def refusal(
 ) -> StructureError:
     """What is said of one structure, of several the one with this label, that cannot be computed in the memory there is."""
     which = "" if labels is None else f"structure {labels[0]}: "
+    fitting = int(atoms * SHARE * (free or 0) / max(needed, 1))
+    told = f", of up to some {fitting} atoms at this density" if fitting else ""
     return StructureError(
         f"{which}{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
-        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure"
+        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure{told}"
     )
 
 

@@ -345,6 +345,7 @@ class CapturedPath:
                 capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
             self._afford(sum(known.counts), capacity)
             evaluation = self._evaluation(SystemBuffers.empty(capacity, self.stages.device), conditions)
+            evaluation.compile()
         finally:
             self.admission.release(conditions)
         silent = self.stages.backend.silent_conditions

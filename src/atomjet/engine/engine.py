@@ -167,6 +167,11 @@ class Engine:
         assert self._path is not None
         return self._path.enlarged(evaluation)
 
+    def drop_buffers(self) -> None:
+        """Give back the memory of buffers that no call is using; the next calls make them anew."""
+        if self._path is not None:
+            self._path.pool.drop_idle()
+
     @property
     def stages(self) -> Stages | None:
         """What evaluates in buffers of fixed size; None for backends that do not."""

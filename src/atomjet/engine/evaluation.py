@@ -14,6 +14,7 @@ from atomjet.data import Capacity, ConditionBuffers, Conditions, GraphBuffers, P
 from atomjet.engine.tuning import Tuning
 from atomjet.models.contract import Atomic, CapturedBackend, Model
 from atomjet.models.ensemble import members_of
+from atomjet.ops.compile_ahead import compile_ahead
 
 
 class Search(Protocol):
@@ -106,6 +107,10 @@ class Evaluation:
         for segment in self._segments:
             segment.launch()
         self._sums(self.system, self.graph, self._atomic, self.prediction)
+
+    def compile(self) -> None:
+        """Compile all kernels; before anything is put into the buffers."""
+        compile_ahead(self.launch, self.system.positions.device)
 
     def needed_edges(self) -> int:
         """Edges that the last search found, whether or not there was room for them; waits for the device."""

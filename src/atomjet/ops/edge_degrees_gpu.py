@@ -20,14 +20,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.edge_frames import ROOT, radial_factor, radial_factor_and_slope
-from atomjet.ops.radial_pages import PAGE
+from atomjet.ops.edge_frames import ROOT, load_radial, radial_factor, radial_factor_and_slope, radial_row
+from atomjet.ops.radial_pages import words_of
 
 WIDTH = tl.constexpr(36)
-WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def edge_degrees_fwd_kernel(
     frames,
     row_ptr,
@@ -41,11 +40,14 @@ def edge_degrees_fwd_kernel(
     system_index,
     slots,
     x,
+    rows,
     share,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """One atom and some channels a program."""
+    OUTPUTS: tl.constexpr = 3 * C
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -66,11 +68,10 @@ def edge_degrees_fwd_kernel(
         p = frames + e * WIDTH
         f = tl.load(p + 34) * share
         offset = tl.load(p + 35)
-        place = tl.load(pages + 2 * e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
-        row = words + place + c
-        v1 = radial_factor(tl.load(row + C), offset) * f
-        v2 = radial_factor(tl.load(row + 2 * C), offset) * f
-        a0 += radial_factor(tl.load(row), offset) * f
+        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, e, rows, OUTPUTS, SINGLE)
+        v1 = radial_factor(words, row, C + c, offset, OUTPUTS, SINGLE) * f
+        v2 = radial_factor(words, row, 2 * C + c, offset, OUTPUTS, SINGLE) * f
+        a0 += radial_factor(words, row, c, offset, OUTPUTS, SINGLE) * f
         a1 += tl.load(p + 3) * v1
         a2 += tl.load(p + 4) * v1
         a3 += tl.load(p + 5) * v1
@@ -91,7 +92,7 @@ def edge_degrees_fwd_kernel(
     tl.store(out + 8 * C, a8)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "rows", "edges"])
 def edge_degrees_bwd_kernel(
     x_bar,
     frames,
@@ -105,14 +106,19 @@ def edge_degrees_bwd_kernel(
     weights,
     gathered,
     gradients,
+    status,
+    rows,
     share,
     cutoff,
     edges,
+    BIT: tl.constexpr,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     C: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """Some edges of one atom a program."""
+    OUTPUTS: tl.constexpr = 3 * C
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -131,12 +137,13 @@ def edge_degrees_bwd_kernel(
         e = tl.full((), at, tl.int64)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
-        place = tl.load(pages + 2 * e).to(tl.int64) * WORDS_OF_PAGE + tl.load(knots + e).to(tl.int64) * (9 * C // 2)
-        row = words + place + c
-        behind = rests + 2 * place + (6 * C + c)
-        r0, s0 = radial_factor_and_slope(tl.load(row), tl.load(behind), offset)
-        r1, s1 = radial_factor_and_slope(tl.load(row + C), tl.load(behind + C), offset)
-        r2, s2 = radial_factor_and_slope(tl.load(row + 2 * C), tl.load(behind + 2 * C), offset)
+        row = radial_row(tl.load(pages + 2 * e), tl.load(knots + e), 0, e, rows, OUTPUTS, SINGLE)
+        k0 = load_radial(words, rests, row, c, OUTPUTS, SINGLE)
+        k1 = load_radial(words, rests, row, C + c, OUTPUTS, SINGLE)
+        k2 = load_radial(words, rests, row, 2 * C + c, OUTPUTS, SINGLE)
+        r0, s0 = radial_factor_and_slope(k0, offset, SINGLE)
+        r1, s1 = radial_factor_and_slope(k1, offset, SINGLE)
+        r2, s2 = radial_factor_and_slope(k2, offset, SINGLE)
         r_xx = tl.load(p)
         r_xy = tl.load(p + 1)
         r_xz = tl.load(p + 2)
@@ -183,6 +190,9 @@ def edge_degrees_bwd_kernel(
         tl.store(out + 1, along * r_yy + about_z * r_xy - about_x * r_zy)
         tl.store(out + 2, along * r_yz + about_z * r_xz - about_x * r_zz)
         tl.store(out + 3, 0.0)
+        all_of_it = along + about_x + about_z
+        if all_of_it - all_of_it != 0.0:  # infinite or NaN
+            tl.atomic_or(status, BIT, sem="relaxed")
 
 
 def launch_fwd(
@@ -200,17 +210,18 @@ def launch_fwd(
     slots: Tensor,
     x: Tensor,
     rescale: float,
+    rows: int = 0,
     channels: int = 128,
 ) -> None:
     """Enqueue.
 
     Args:
         frames, pages, knots: of `edge_frames`. row_ptr, num_atoms: rows of edges, and how many are in use.
-        tables: int16, of the first pair of elements; this network's rows come first in it.
+        tables: of the first pair of elements; this network's rows come first in them.
         elements: (Z, C) float32. atomic_numbers: (N̂,).
         structures: (slots, C) float32. system_index: (N̂,). slots: (Ŝ,) the row of `structures` of each.
         x: (N̂, 9, C) float32, filled.
-        rescale: by which the sum is divided.
+        rescale: by which the sum is divided. rows: where edges' own rows begin, in words of 32 bits from `tables`; 0 for none.
     """
     width = x.shape[2]
     block = min(channels, width)
@@ -220,16 +231,18 @@ def launch_fwd(
         pages,
         knots,
         num_atoms,
-        tables.view(torch.int32),
+        words_of(tables),
         elements,
         atomic_numbers,
         structures,
         system_index,
         slots,
         x,
+        rows,
         1.0 / rescale,
         C=width,
         CHANNELS=block,
+        SINGLE=tables.dtype == torch.float32,
         num_warps=1,
     )
 
@@ -247,8 +260,11 @@ def launch_bwd(
     weights: Tensor | None,
     gathered: Tensor,
     gradients: Tensor,
+    status: Tensor,
+    bit: int,
     rescale: float,
     cutoff: float,
+    rows: int = 0,
     split: int = 1,
 ) -> None:
     """Enqueue.
@@ -258,6 +274,7 @@ def launch_bwd(
         gathered: (parts, Ê, 4) float32 of all layers: along, torques about x and z, f̄.
         vectors: (Ê, 3) float32, Å. weights: as in `edge_frames`.
         gradients: (1, Ê, 4) float32, filled: dE/dr and a zero.
+        status: (1,) int32, where `bit` is set if a gradient is not finite.
         split: programs that share the edges of an atom.
         For the rest see `launch_fwd`.
     """
@@ -268,17 +285,21 @@ def launch_bwd(
         pages,
         knots,
         num_atoms,
-        tables.view(torch.int32),
+        words_of(tables),
         tables,
         vectors,
         frames if weights is None else weights,
         gathered,
         gradients,
+        status,
+        rows,
         1.0 / rescale,
         cutoff,
         gathered.shape[1],
+        BIT=bit,
         PARTS=gathered.shape[0],
         WEIGHTED=weights is not None,
         C=x_bar.shape[2],
+        SINGLE=tables.dtype == torch.float32,
         num_warps=1,
     )

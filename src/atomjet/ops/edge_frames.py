@@ -16,7 +16,7 @@ signs of the rows `REVERSED`. With x² = x·x the rows a of D² are, for rows X,
     D²(-2) = X Z   D²(-1) = X Y   D²(0) = Y Y   D²(1) = Y Z   D²(2) = (Z Z - X X) / 2      in the basis of quadratic forms
 
 frame (Ê, 36) float32, pages (Ê, 2) int64, knots (Ê,) int32. A page is where the tables of a pair of elements begin, see
-`radial_pages`: that of the edge, and that of its reverse.
+`radial_pages`: that of the edge, and that of its reverse. Edges of pairs without tables have δ = 0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from atomjet.ops.radial_pages import MISSING_PAGE, PAGE
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks
 
 FRAME = 36
@@ -37,6 +38,8 @@ REVERSED = (1, -1, 1, -1, 1, 1, -1, 1, -1)
 """Signs of the nine rows (m-major) under the turn that leads from an edge's frame to its reverse's."""
 
 ROOT = tl.constexpr(math.sqrt(3.0))
+WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
+MISSING = tl.constexpr(MISSING_PAGE)
 WIDTH = tl.constexpr(FRAME)
 
 
@@ -124,24 +127,61 @@ def torques(a, b):
 @triton.jit
 def _table_value(word):
     """The value in a word of a radial table."""
-    bits = ((word >> 3) & 0x0FFFFE00) | (word & -2147483648)
+    bits = (word >> 3) & -1879048704  # 0x8FFFFE00: what is shifted in at the top are copies of the sign
     return bits.to(tl.float32, bitcast=True) * 5192296858534827628530496329220096.0  # 2^112
 
 
 @triton.jit
-def radial_factor(word, offset):
-    """W at a distance beyond the nearest knot, from a word of a radial table (`radial_pages`)."""
-    slope = (((word & 0xFFF) << 4) | 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    return _table_value(word) + offset * slope
+def radial_row(page, knot, start, edge, rows, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """Where a network's row for an edge begins, in words of 32 bits from the first pair's tables: that of a knot in its pair's, or
+    the edge's own, of those that begin at `rows` (0: there are none).
+    """
+    ROW: tl.constexpr = 3 * OUTPUTS if SINGLE else 3 * OUTPUTS // 2
+    own = rows + tl.where(rows != 0, edge, 0) * ROW
+    return tl.where(page == MISSING, own, (page + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW)
 
 
 @triton.jit
-def radial_factor_and_slope(word, rest, offset):
-    """W and its derivative, from a word and the rest."""
-    low = rest.to(tl.int32)
-    slope = (((word & 0xFFF) << 4) | (low & 0xF)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    curvature = (low & -16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    return _table_value(word) + offset * slope, slope + offset * curvature
+def radial_factor(words, row, column, offset, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """W at a distance beyond the nearest knot, from a row of a radial table (`radial_pages`)."""
+    p = words + row + column
+    if SINGLE:
+        factor = tl.load(p) + offset * (tl.load(p + OUTPUTS) + offset * tl.load(p + 2 * OUTPUTS))
+    else:
+        word = tl.load(p)
+        slope = (((word & 0xFFF) << 4) | 8).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        factor = _table_value(word) + offset * slope
+    return factor
+
+
+@triton.jit
+def load_radial(words, rests, row, column, OUTPUTS: tl.constexpr, SINGLE: tl.constexpr):
+    """What a row of a radial table says of some outputs, two numbers or three, for `radial_factor_and_slope`."""
+    p = words + row + column
+    if SINGLE:
+        second = tl.load(p + OUTPUTS)
+        third = tl.load(p + 2 * OUTPUTS)
+    else:
+        second = tl.load(rests + 2 * row + (2 * OUTPUTS + column))
+        third = second
+    return tl.load(p), second, third
+
+
+@triton.jit
+def radial_factor_and_slope(loaded, offset, SINGLE: tl.constexpr):
+    """W and its derivative."""
+    first, second, third = loaded
+    if SINGLE:
+        bent = offset * third
+        factor = first + offset * (second + bent)
+        slope = second + 2.0 * bent
+    else:
+        low = second.to(tl.int32)
+        slope = (((first & 0xFFF) << 4) | (low & 0xF)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        curvature = (low & -16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        factor = _table_value(first) + offset * slope
+        slope += offset * curvature
+    return factor, slope
 
 
 @triton.jit(do_not_specialize=["num_atoms", "kinds"])
@@ -157,9 +197,11 @@ def edge_frames_kernel(
     frames,
     pages,
     knots,
+    status,
     kinds,
     cutoff,
     per_length,
+    BIT: tl.constexpr,
     LAST_KNOT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     EDGES: tl.constexpr,
@@ -243,11 +285,14 @@ def edge_frames_kernel(
             envelope *= tl.load(weights + e)
         knot = tl.minimum((d * per_length + 0.5).to(tl.int32), LAST_KNOT)
         tl.store(p + 34, envelope, inside)
-        tl.store(p + 35, d - knot.to(tl.float32) / per_length, inside)
         tl.store(knots + e, knot, inside)
         j = tl.load(neighbors + e).to(tl.int64)
         other = tl.load(atomic_numbers + j)
-        tl.store(pages + 2 * e, tl.load(radial_pages + other * kinds + number), inside)
+        page = tl.load(radial_pages + other * kinds + number)
+        tl.store(p + 35, tl.where(page == MISSING, 0.0, d - knot.to(tl.float32) / per_length), inside)
+        if tl.max((page == MISSING).to(tl.int32), 0) * BIT > 0:
+            tl.atomic_or(status, BIT, sem="relaxed")
+        tl.store(pages + 2 * e, page, inside)
         tl.store(pages + 2 * e + 1, tl.load(radial_pages + number * kinds + other), inside)
 
 
@@ -266,6 +311,8 @@ def launch(
     frames: Tensor,
     pages: Tensor,
     knots: Tensor,
+    status: Tensor | None = None,
+    bit: int = 0,
 ) -> None:
     """Enqueue.
 
@@ -276,6 +323,7 @@ def launch(
         radial_pages: (Z, Z) int64 by elements of neighbor and center.
         cutoff: Å. last_knot: number of the knot at the cutoff.
         frames, pages, knots: filled.
+        status: (1,) int32, where `bit` is set if there are edges of pairs without tables; None where they have rows of their own.
     """
     edge_frames_kernel[(row_ptr.shape[0] - 1, 2)](
         row_ptr,
@@ -289,9 +337,11 @@ def launch(
         frames,
         pages,
         knots,
+        knots if status is None else status,
         radial_pages.shape[1],
         cutoff,
         last_knot / cutoff,
+        BIT=0 if status is None else bit,
         LAST_KNOT=last_knot,
         WEIGHTED=weights is not None,
         EDGES=32,

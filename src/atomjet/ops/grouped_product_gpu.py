@@ -5,9 +5,9 @@
     forward    y_e[columns of p] = x_e[columns of p] W_pᵀ        backward    x̄_e[columns of p] = ȳ_e[columns of p] W_p
 
 for the parts p of a convolution (m = 0, 1, 2), each with a matrix W_p (outputs, inputs) of the slot of e's structure. x (Ê, Σ
-inputs), y (Ê, Σ outputs) in half precision, sums in float32. One launch does all parts and structures. Rows are taken in tiles
-that do not cross from one structure to the next: where each structure's begin is a prefix sum (`launch_tiles`), made once a
-call.
+inputs), y (Ê, Σ outputs) and W in half precision, or in float32, each of whose products is three of the tensor cores'; sums in
+float32. One launch does all parts and structures. Rows are taken in tiles that do not cross from one structure to the next: where
+each structure's begin is a prefix sum (`launch_tiles`), made once a call.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def grouped_product_kernel(
         step = tl.zeros((), tl.int32) + DEPTH
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for _ in range(0, depth, DEPTH):
-        total = tl.dot(tl.load(a), tl.load(b), total)
+        total = tl.dot(tl.load(a), tl.load(b), total, input_precision="tf32x3")
         a += DEPTH
         b += step
     out = y + e[:, None] * (Y_0 + Y_1 + Y_2) + (column + c[None, :])
@@ -159,8 +159,8 @@ def launch(
     """Enqueue.
 
     Args:
-        x: (Ê, ...) float16, rows of Σ inputs, backward Σ outputs. y: (Ê, ...), filled; any floating type.
-        weights: (slots, size) float16, as `parts` says.
+        x: (Ê, ...) of half or single precision, rows of Σ inputs, backward Σ outputs. y: (Ê, ...), filled; any floating type.
+        weights: (slots, size) as x; see `parts`.
         row_ptr, system_ptr: rows of edges, and of atoms. tile_ptr: of `launch_tiles`, for the same `rows`. slots: (Ŝ,) int32.
         rows, columns, depth, warps, stages: how the kernel is tiled. skip: rows at the beginning that are left as they are.
     """

@@ -27,26 +27,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from atomjet.ops.edge_frames import from_frame, load_frame, radial_factor, radial_factor_and_slope, to_frame, torques
-from atomjet.ops.radial_pages import PAGE
+from atomjet.ops.edge_frames import (
+    from_frame,
+    load_frame,
+    load_radial,
+    radial_factor,
+    radial_factor_and_slope,
+    radial_row,
+    to_frame,
+    torques,
+)
+from atomjet.ops.radial_pages import words_of
 
 WIDTH = tl.constexpr(36)
-WORDS_OF_PAGE = tl.constexpr(PAGE // 4)
-HALVES_OF_PAGE = PAGE // 2
 
 
-@triton.jit
-def _pair_row(page, knot, start, ROW: tl.constexpr):
-    """Where the row of a knot begins, in words; a row is so many of them."""
-    return (page.to(tl.int64) + start) * WORDS_OF_PAGE + knot.to(tl.int64) * ROW
-
-
-@triton.jit
-def _factor(words, word_place, column, offset):
-    return radial_factor(tl.load(words + word_place + column), offset)
-
-
-@triton.jit(do_not_specialize=["num_atoms", "start"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "rows"])
 def node_to_edge_wigner_permute_fwd_kernel(
     y,
     frames,
@@ -58,13 +54,16 @@ def node_to_edge_wigner_permute_fwd_kernel(
     words,
     packed,
     start,
+    rows,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
     MMAX: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """Some edges of one atom and some channels a program; as many programs share an atom as the grid has in its third dimension."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
-    ROW: tl.constexpr = 3 * (4 + MMAX) * C
+    OUTPUTS: tl.constexpr = 2 * (4 + MMAX) * C
+    kind: tl.constexpr = packed.dtype.element_ty
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -83,48 +82,48 @@ def node_to_edge_wigner_permute_fwd_kernel(
         e = tl.full((), at, tl.int64)
         back = tl.load(reverse + e).to(tl.int64)
         knot = tl.load(knots + e)
-        own = _pair_row(tl.load(pages + 2 * e), knot, start, ROW)
-        theirs = _pair_row(tl.load(pages + 2 * e + 1), knot, start, ROW)
+        own = radial_row(tl.load(pages + 2 * e), knot, start, e, rows, OUTPUTS, SINGLE)
+        theirs = radial_row(tl.load(pages + 2 * e + 1), knot, start, back, rows, OUTPUTS, SINGLE)
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
         w = load_frame(p)
-        s0 = _factor(words, theirs, c, offset)
-        s1 = _factor(words, theirs, 2 * C + c, offset)
-        s2 = _factor(words, theirs, 4 * C + c, offset)
-        s3 = _factor(words, theirs, 6 * C + c, offset)
-        s4 = _factor(words, theirs, 8 * C + c, offset)
-        t0 = _factor(words, own, C + c, offset)
-        t1 = _factor(words, own, 3 * C + c, offset)
-        t2 = _factor(words, own, 5 * C + c, offset)
-        t3 = _factor(words, own, 7 * C + c, offset)
-        t4 = _factor(words, own, 9 * C + c, offset)
+        s0 = radial_factor(words, theirs, c, offset, OUTPUTS, SINGLE)
+        s1 = radial_factor(words, theirs, 2 * C + c, offset, OUTPUTS, SINGLE)
+        s2 = radial_factor(words, theirs, 4 * C + c, offset, OUTPUTS, SINGLE)
+        s3 = radial_factor(words, theirs, 6 * C + c, offset, OUTPUTS, SINGLE)
+        s4 = radial_factor(words, theirs, 8 * C + c, offset, OUTPUTS, SINGLE)
+        t0 = radial_factor(words, own, C + c, offset, OUTPUTS, SINGLE)
+        t1 = radial_factor(words, own, 3 * C + c, offset, OUTPUTS, SINGLE)
+        t2 = radial_factor(words, own, 5 * C + c, offset, OUTPUTS, SINGLE)
+        t3 = radial_factor(words, own, 7 * C + c, offset, OUTPUTS, SINGLE)
+        t4 = radial_factor(words, own, 9 * C + c, offset, OUTPUTS, SINGLE)
         x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
         there = packed + back * (ROWS * 2 * C) + c
         here = packed + e * (ROWS * 2 * C) + (C + c)
         if MMAX == 2:
-            s5 = _factor(words, theirs, 10 * C + c, offset)
-            t5 = _factor(words, own, 11 * C + c, offset)
-            tl.store(here + 14 * C, (t5 * x7).to(tl.float16))
-            tl.store(here + 16 * C, (t5 * x8).to(tl.float16))
-            tl.store(there + 14 * C, (s5 * x7).to(tl.float16))
-            tl.store(there + 16 * C, (-s5 * x8).to(tl.float16))
-        tl.store(here, (t0 * x0).to(tl.float16))
-        tl.store(here + 2 * C, (t1 * x1).to(tl.float16))
-        tl.store(here + 4 * C, (t2 * x2).to(tl.float16))
-        tl.store(here + 6 * C, (t3 * x3).to(tl.float16))
-        tl.store(here + 8 * C, (t4 * x4).to(tl.float16))
-        tl.store(here + 10 * C, (t3 * x5).to(tl.float16))
-        tl.store(here + 12 * C, (t4 * x6).to(tl.float16))
-        tl.store(there, (s0 * x0).to(tl.float16))
-        tl.store(there + 2 * C, (-s1 * x1).to(tl.float16))
-        tl.store(there + 4 * C, (s2 * x2).to(tl.float16))
-        tl.store(there + 6 * C, (-s3 * x3).to(tl.float16))
-        tl.store(there + 8 * C, (s4 * x4).to(tl.float16))
-        tl.store(there + 10 * C, (s3 * x5).to(tl.float16))
-        tl.store(there + 12 * C, (-s4 * x6).to(tl.float16))
+            s5 = radial_factor(words, theirs, 10 * C + c, offset, OUTPUTS, SINGLE)
+            t5 = radial_factor(words, own, 11 * C + c, offset, OUTPUTS, SINGLE)
+            tl.store(here + 14 * C, (t5 * x7).to(kind))
+            tl.store(here + 16 * C, (t5 * x8).to(kind))
+            tl.store(there + 14 * C, (s5 * x7).to(kind))
+            tl.store(there + 16 * C, (-s5 * x8).to(kind))
+        tl.store(here, (t0 * x0).to(kind))
+        tl.store(here + 2 * C, (t1 * x1).to(kind))
+        tl.store(here + 4 * C, (t2 * x2).to(kind))
+        tl.store(here + 6 * C, (t3 * x3).to(kind))
+        tl.store(here + 8 * C, (t4 * x4).to(kind))
+        tl.store(here + 10 * C, (t3 * x5).to(kind))
+        tl.store(here + 12 * C, (t4 * x6).to(kind))
+        tl.store(there, (s0 * x0).to(kind))
+        tl.store(there + 2 * C, (-s1 * x1).to(kind))
+        tl.store(there + 4 * C, (s2 * x2).to(kind))
+        tl.store(there + 6 * C, (-s3 * x3).to(kind))
+        tl.store(there + 8 * C, (s4 * x4).to(kind))
+        tl.store(there + 10 * C, (s3 * x5).to(kind))
+        tl.store(there + 12 * C, (-s4 * x6).to(kind))
 
 
-@triton.jit(do_not_specialize=["num_atoms", "start", "edges", "atoms"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "rows", "edges", "atoms"])
 def node_to_edge_wigner_permute_bwd_kernel(
     packed_bar,
     share,
@@ -140,11 +139,13 @@ def node_to_edge_wigner_permute_bwd_kernel(
     y_bar,
     gathered,
     start,
+    rows,
     edges,
     atoms,
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
     MMAX: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """Some edges of one atom and some channels a program; `gathered` (parts, Ê, 4) is added to.
 
@@ -152,8 +153,7 @@ def node_to_edge_wigner_permute_bwd_kernel(
     multiprocessor, and each would wait for every load.
     """
     ROWS: tl.constexpr = 5 + 2 * MMAX
-    ROW: tl.constexpr = 3 * (4 + MMAX) * C
-    RESTS: tl.constexpr = 2 * (4 + MMAX) * 2 * C
+    OUTPUTS: tl.constexpr = 2 * (4 + MMAX) * C
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -194,34 +194,24 @@ def node_to_edge_wigner_permute_bwd_kernel(
         page_theirs = tl.zeros((), tl.int64)
     for at in range(first, stop, step):
         e = tl.full((), at, tl.int64)
-        own = _pair_row(page_own, knot, start, ROW)
-        theirs = _pair_row(page_theirs, knot, start, ROW)
+        own = radial_row(page_own, knot, start, e, rows, OUTPUTS, SINGLE)
+        theirs = radial_row(page_theirs, knot, start, back.to(tl.int64), rows, OUTPUTS, SINGLE)
         here = packed_bar + e * (ROWS * 2 * C) + (C + c)
         there = packed_bar + back.to(tl.int64) * (ROWS * 2 * C) + c
         p = frames + e * WIDTH
         offset = tl.load(p + 35)
         mine = tl.load(share + 2 * e)
         other = tl.load(share + 2 * e + 1)
-        wt0 = tl.load(words + own + (C + c))
-        ws0 = tl.load(words + theirs + (c))
-        wt1 = tl.load(words + own + (3 * C + c))
-        ws1 = tl.load(words + theirs + (2 * C + c))
-        wt2 = tl.load(words + own + (5 * C + c))
-        ws2 = tl.load(words + theirs + (4 * C + c))
-        wt3 = tl.load(words + own + (7 * C + c))
-        ws3 = tl.load(words + theirs + (6 * C + c))
-        wt4 = tl.load(words + own + (9 * C + c))
-        ws4 = tl.load(words + theirs + (8 * C + c))
-        zt0 = tl.load(rests + 2 * own + (RESTS + C + c))
-        zs0 = tl.load(rests + 2 * theirs + (RESTS + c))
-        zt1 = tl.load(rests + 2 * own + (RESTS + 3 * C + c))
-        zs1 = tl.load(rests + 2 * theirs + (RESTS + 2 * C + c))
-        zt2 = tl.load(rests + 2 * own + (RESTS + 5 * C + c))
-        zs2 = tl.load(rests + 2 * theirs + (RESTS + 4 * C + c))
-        zt3 = tl.load(rests + 2 * own + (RESTS + 7 * C + c))
-        zs3 = tl.load(rests + 2 * theirs + (RESTS + 6 * C + c))
-        zt4 = tl.load(rests + 2 * own + (RESTS + 9 * C + c))
-        zs4 = tl.load(rests + 2 * theirs + (RESTS + 8 * C + c))
+        kt0 = load_radial(words, rests, own, C + c, OUTPUTS, SINGLE)
+        ks0 = load_radial(words, rests, theirs, c, OUTPUTS, SINGLE)
+        kt1 = load_radial(words, rests, own, 3 * C + c, OUTPUTS, SINGLE)
+        ks1 = load_radial(words, rests, theirs, 2 * C + c, OUTPUTS, SINGLE)
+        kt2 = load_radial(words, rests, own, 5 * C + c, OUTPUTS, SINGLE)
+        ks2 = load_radial(words, rests, theirs, 4 * C + c, OUTPUTS, SINGLE)
+        kt3 = load_radial(words, rests, own, 7 * C + c, OUTPUTS, SINGLE)
+        ks3 = load_radial(words, rests, theirs, 6 * C + c, OUTPUTS, SINGLE)
+        kt4 = load_radial(words, rests, own, 9 * C + c, OUTPUTS, SINGLE)
+        ks4 = load_radial(words, rests, theirs, 8 * C + c, OUTPUTS, SINGLE)
         gt0 = tl.load(here)
         gs0 = tl.load(there)
         gt1 = tl.load(here + 2 * C)
@@ -237,10 +227,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         gt6 = tl.load(here + 12 * C)
         gs6 = tl.load(there + 12 * C)
         if MMAX == 2:
-            wt5 = tl.load(words + own + (11 * C + c))
-            ws5 = tl.load(words + theirs + (10 * C + c))
-            zt5 = tl.load(rests + 2 * own + (RESTS + 11 * C + c))
-            zs5 = tl.load(rests + 2 * theirs + (RESTS + 10 * C + c))
+            kt5 = load_radial(words, rests, own, 11 * C + c, OUTPUTS, SINGLE)
+            ks5 = load_radial(words, rests, theirs, 10 * C + c, OUTPUTS, SINGLE)
             gt7 = tl.load(here + 14 * C)
             gs7 = tl.load(there + 14 * C)
             gt8 = tl.load(here + 16 * C)
@@ -257,26 +245,26 @@ def node_to_edge_wigner_permute_bwd_kernel(
         page_theirs = tl.load(pages + 2 * ahead + 1)
         x0, x1, x2, x3, x4, x5, x6, x7, x8 = to_frame(w, y0, y1, y2, y3, y4, y5, y6, y7, y8)
 
-        ft, st = radial_factor_and_slope(wt0, zt0, offset)
-        fs, ss = radial_factor_and_slope(ws0, zs0, offset)
+        ft, st = radial_factor_and_slope(kt0, offset, SINGLE)
+        fs, ss = radial_factor_and_slope(ks0, offset, SINGLE)
         mt = gt0.to(tl.float32) * mine
         ms = gs0.to(tl.float32) * other
         q0 = mt * ft + ms * fs
         along = x0 * (mt * st + ms * ss)
-        ft, st = radial_factor_and_slope(wt1, zt1, offset)
-        fs, ss = radial_factor_and_slope(ws1, zs1, offset)
+        ft, st = radial_factor_and_slope(kt1, offset, SINGLE)
+        fs, ss = radial_factor_and_slope(ks1, offset, SINGLE)
         mt = gt1.to(tl.float32) * mine
         ms = gs1.to(tl.float32) * (-other)
         q1 = mt * ft + ms * fs
         along += x1 * (mt * st + ms * ss)
-        ft, st = radial_factor_and_slope(wt2, zt2, offset)
-        fs, ss = radial_factor_and_slope(ws2, zs2, offset)
+        ft, st = radial_factor_and_slope(kt2, offset, SINGLE)
+        fs, ss = radial_factor_and_slope(ks2, offset, SINGLE)
         mt = gt2.to(tl.float32) * mine
         ms = gs2.to(tl.float32) * other
         q2 = mt * ft + ms * fs
         along += x2 * (mt * st + ms * ss)
-        ft, st = radial_factor_and_slope(wt3, zt3, offset)
-        fs, ss = radial_factor_and_slope(ws3, zs3, offset)
+        ft, st = radial_factor_and_slope(kt3, offset, SINGLE)
+        fs, ss = radial_factor_and_slope(ks3, offset, SINGLE)
         mt = gt3.to(tl.float32) * mine
         ms = gs3.to(tl.float32) * (-other)
         q3 = mt * ft + ms * fs
@@ -285,8 +273,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         ms = gs5.to(tl.float32) * other
         q5 = mt * ft + ms * fs
         along += x5 * (mt * st + ms * ss)
-        ft, st = radial_factor_and_slope(wt4, zt4, offset)
-        fs, ss = radial_factor_and_slope(ws4, zs4, offset)
+        ft, st = radial_factor_and_slope(kt4, offset, SINGLE)
+        fs, ss = radial_factor_and_slope(ks4, offset, SINGLE)
         mt = gt4.to(tl.float32) * mine
         ms = gs4.to(tl.float32) * other
         q4 = mt * ft + ms * fs
@@ -296,8 +284,8 @@ def node_to_edge_wigner_permute_bwd_kernel(
         q6 = mt * ft + ms * fs
         along += x6 * (mt * st + ms * ss)
         if MMAX == 2:
-            ft, st = radial_factor_and_slope(wt5, zt5, offset)
-            fs, ss = radial_factor_and_slope(ws5, zs5, offset)
+            ft, st = radial_factor_and_slope(kt5, offset, SINGLE)
+            fs, ss = radial_factor_and_slope(ks5, offset, SINGLE)
             mt = gt7.to(tl.float32) * mine
             ms = gs7.to(tl.float32) * other
             q7 = mt * ft + ms * fs
@@ -346,6 +334,7 @@ def launch_fwd(
     num_atoms: Tensor,
     tables: Tensor,
     start: int,
+    rows: int = 0,
     packed: Tensor,
     mmax: int,
     channels: int = 128,
@@ -357,8 +346,9 @@ def launch_fwd(
         y: (N̂, 9, C) float32.
         frames, pages, knots: of `edge_frames`. reverse: (Ê,) int32.
         row_ptr, num_atoms: rows of edges, and how many are in use.
-        tables: int16, of the first pair of elements. start: where the rows of this network begin in it, in numbers.
-        packed: (Ê, R, 2C) float16, filled in the rows in use.
+        tables: of the first pair of elements. start: where the rows of this network begin in them, in pages. rows:
+            where edges' own rows begin, in words of 32 bits from there; 0 for none.
+        packed: (Ê, R, 2C) of half or single precision, filled in the rows in use.
         channels: of a program. split: programs that share the edges of an atom.
     """
     width = y.shape[2]
@@ -371,12 +361,14 @@ def launch_fwd(
         pages,
         knots,
         num_atoms,
-        tables.view(torch.int32),
+        words_of(tables),
         packed,
-        start // HALVES_OF_PAGE,
+        start,
+        rows,
         C=width,
         CHANNELS=block,
         MMAX=mmax,
+        SINGLE=tables.dtype == torch.float32,
         num_warps=1,
     )
 
@@ -394,6 +386,7 @@ def launch_bwd(
     num_atoms: Tensor,
     tables: Tensor,
     start: int,
+    rows: int = 0,
     y_bar: Tensor,
     gathered: Tensor,
     mmax: int,
@@ -418,15 +411,17 @@ def launch_bwd(
         pages,
         knots,
         num_atoms,
-        tables.view(torch.int32),
+        words_of(tables),
         tables,
         y_bar,
         gathered,
-        start // HALVES_OF_PAGE,
+        start,
+        rows,
         gathered.shape[1],
         y.shape[0],
         C=width,
         CHANNELS=width // parts,
         MMAX=mmax,
+        SINGLE=tables.dtype == torch.float32,
         num_warps=1,
     )

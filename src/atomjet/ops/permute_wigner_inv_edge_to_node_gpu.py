@@ -129,6 +129,7 @@ def permute_wigner_inv_edge_to_node_bwd_kernel(
 ):
     """Some edges of one atom and some channels a program; `gathered` (parts, Ê, 4) is added to."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
+    kind: tl.constexpr = o_bar.dtype.element_ty
     n = tl.program_id(0).to(tl.int64)
     if n >= tl.load(num_atoms):
         return
@@ -179,16 +180,16 @@ def permute_wigner_inv_edge_to_node_bwd_kernel(
             along += r7 * t[7] + r8 * t[8]
         about_x, about_z = torques((r0, r1, r2, r3, r4, r5, r6, r7, r8), t)
         out = o_bar + e * (ROWS * C) + c
-        tl.store(out, (t[0] * inverse).to(tl.float16))
-        tl.store(out + C, (t[1] * inverse).to(tl.float16))
-        tl.store(out + 2 * C, (t[2] * inverse).to(tl.float16))
-        tl.store(out + 3 * C, (t[3] * inverse).to(tl.float16))
-        tl.store(out + 4 * C, (t[4] * inverse).to(tl.float16))
-        tl.store(out + 5 * C, (t[5] * inverse).to(tl.float16))
-        tl.store(out + 6 * C, (t[6] * inverse).to(tl.float16))
+        tl.store(out, (t[0] * inverse).to(kind))
+        tl.store(out + C, (t[1] * inverse).to(kind))
+        tl.store(out + 2 * C, (t[2] * inverse).to(kind))
+        tl.store(out + 3 * C, (t[3] * inverse).to(kind))
+        tl.store(out + 4 * C, (t[4] * inverse).to(kind))
+        tl.store(out + 5 * C, (t[5] * inverse).to(kind))
+        tl.store(out + 6 * C, (t[6] * inverse).to(kind))
         if MMAX == 2:
-            tl.store(out + 7 * C, (t[7] * inverse).to(tl.float16))
-            tl.store(out + 8 * C, (t[8] * inverse).to(tl.float16))
+            tl.store(out + 7 * C, (t[7] * inverse).to(kind))
+            tl.store(out + 8 * C, (t[8] * inverse).to(kind))
         if part == 0:
             tl.store(share + 2 * e, f * s)
             tl.store(share + 2 * back + 1, f * s)
@@ -245,7 +246,7 @@ def launch_bwd(
     Args:
         x_bar: (N̂, 9, C) float32. unit: (N̂,) float32, s.
         o, bias, frames, row_ptr, num_atoms: as in `launch_fwd`. reverse: (Ê,) int32.
-        o_bar: (Ê, R, C) float16, filled. share: (Ê, 2) float32, filled: of an edge and of its reverse.
+        o_bar: (Ê, R, C) of half or single precision, filled. share: (Ê, 2) float32, filled: of an edge and of its reverse.
         gathered: (parts, Ê, 4) float32: torques about x and z and f̄ in its last three columns, added to.
         split: programs that share the edges of an atom.
     """

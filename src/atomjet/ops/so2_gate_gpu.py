@@ -4,8 +4,8 @@
 
     q_0 = silu(h_0),    q_r = sigmoid(gate_l(r)) h_r    for the other rows r, m-major, of degree l
 
-h (Ê, 2 + R, H) in half precision: the gates of l = 1 and 2, then R = 9 or 7 rows; a bias (5, H) is added to gates and rows of m
-= 0. q (Ê, R, H) in half precision. The derivative is linear in q̄, which may be in any unit; h is read anew.
+h (Ê, 2 + R, H) in half or single precision: the gates of l = 1 and 2, then R = 9 or 7 rows; a bias (5, H) is added to gates and
+rows of m = 0. q (Ê, R, H) as h. The derivative is linear in q̄, which may be in any unit; h is read anew, and h̄ may take its place.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def so2_gate_fwd_kernel(
 ):
     """A few edges and channels a program."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
+    kind: tl.constexpr = q.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * EDGES
     count = tl.load(num_edges)
     if first >= count:
@@ -42,15 +43,15 @@ def so2_gate_fwd_kernel(
     if MMAX == 2:
         h7 = tl.load(p + 9 * H, inside, 0.0).to(tl.float32)
         h8 = tl.load(p + 10 * H, inside, 0.0).to(tl.float32)
-        tl.store(out + 7 * H, (h7 * g2).to(tl.float16), inside)
-        tl.store(out + 8 * H, (h8 * g2).to(tl.float16), inside)
-    tl.store(out, (h0 * tl.sigmoid(h0)).to(tl.float16), inside)
-    tl.store(out + H, (h1 * g1).to(tl.float16), inside)
-    tl.store(out + 2 * H, (h2 * g2).to(tl.float16), inside)
-    tl.store(out + 3 * H, (h3 * g1).to(tl.float16), inside)
-    tl.store(out + 4 * H, (h4 * g2).to(tl.float16), inside)
-    tl.store(out + 5 * H, (h5 * g1).to(tl.float16), inside)
-    tl.store(out + 6 * H, (h6 * g2).to(tl.float16), inside)
+        tl.store(out + 7 * H, (h7 * g2).to(kind), inside)
+        tl.store(out + 8 * H, (h8 * g2).to(kind), inside)
+    tl.store(out, (h0 * tl.sigmoid(h0)).to(kind), inside)
+    tl.store(out + H, (h1 * g1).to(kind), inside)
+    tl.store(out + 2 * H, (h2 * g2).to(kind), inside)
+    tl.store(out + 3 * H, (h3 * g1).to(kind), inside)
+    tl.store(out + 4 * H, (h4 * g2).to(kind), inside)
+    tl.store(out + 5 * H, (h5 * g1).to(kind), inside)
+    tl.store(out + 6 * H, (h6 * g2).to(kind), inside)
 
 
 @triton.jit(do_not_specialize=["num_edges"])
@@ -59,6 +60,7 @@ def so2_gate_bwd_kernel(
 ):
     """A few edges and channels a program."""
     ROWS: tl.constexpr = 5 + 2 * MMAX
+    kind: tl.constexpr = h_bar.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * EDGES
     count = tl.load(num_edges)
     if first >= count:
@@ -93,24 +95,24 @@ def so2_gate_bwd_kernel(
         b7 = tl.load(b + 7 * H, inside, 0.0).to(tl.float32)
         b8 = tl.load(b + 8 * H, inside, 0.0).to(tl.float32)
         by_2 += b7 * h7 + b8 * h8
-        tl.store(out + 9 * H, (b7 * g2).to(tl.float16), inside)
-        tl.store(out + 10 * H, (b8 * g2).to(tl.float16), inside)
+        tl.store(out + 9 * H, (b7 * g2).to(kind), inside)
+        tl.store(out + 10 * H, (b8 * g2).to(kind), inside)
     s = tl.sigmoid(h0)
-    tl.store(out, (by_1 * g1 * (1.0 - g1)).to(tl.float16), inside)
-    tl.store(out + H, (by_2 * g2 * (1.0 - g2)).to(tl.float16), inside)
-    tl.store(out + 2 * H, (b0 * s * (1.0 + h0 * (1.0 - s))).to(tl.float16), inside)
-    tl.store(out + 3 * H, (b1 * g1).to(tl.float16), inside)
-    tl.store(out + 4 * H, (b2 * g2).to(tl.float16), inside)
-    tl.store(out + 5 * H, (b3 * g1).to(tl.float16), inside)
-    tl.store(out + 6 * H, (b4 * g2).to(tl.float16), inside)
-    tl.store(out + 7 * H, (b5 * g1).to(tl.float16), inside)
-    tl.store(out + 8 * H, (b6 * g2).to(tl.float16), inside)
+    tl.store(out, (by_1 * g1 * (1.0 - g1)).to(kind), inside)
+    tl.store(out + H, (by_2 * g2 * (1.0 - g2)).to(kind), inside)
+    tl.store(out + 2 * H, (b0 * s * (1.0 + h0 * (1.0 - s))).to(kind), inside)
+    tl.store(out + 3 * H, (b1 * g1).to(kind), inside)
+    tl.store(out + 4 * H, (b2 * g2).to(kind), inside)
+    tl.store(out + 5 * H, (b3 * g1).to(kind), inside)
+    tl.store(out + 6 * H, (b4 * g2).to(kind), inside)
+    tl.store(out + 7 * H, (b5 * g1).to(kind), inside)
+    tl.store(out + 8 * H, (b6 * g2).to(kind), inside)
 
 
 def launch_fwd(
     *, h: Tensor, bias: Tensor, num_edges: Tensor, q: Tensor, mmax: int, edges: int = 4, channels: int = 128
 ) -> None:
-    """Enqueue: h (Ê, 2 + R, H) float16, bias (5, H) float32, num_edges (1,) in use; q (Ê, R, H) float16 is filled."""
+    """Enqueue: h (Ê, 2 + R, H), bias (5, H) float32, num_edges (1,) in use; q (Ê, R, H) is filled."""
     width = h.shape[2]
     block = min(channels, width)
     so2_gate_fwd_kernel[(triton.cdiv(h.shape[0], edges), width // block)](
@@ -129,7 +131,7 @@ def launch_bwd(
     edges: int = 4,
     channels: int = 128,
 ) -> None:
-    """Enqueue: q̄ (Ê, R, H) float16 to h̄ (Ê, 2 + R, H) float16; the rest as in `launch_fwd`."""
+    """Enqueue: q̄ (Ê, R, H) to h̄ (Ê, 2 + R, H), which may be h; the rest as in `launch_fwd`."""
     width = h.shape[2]
     block = min(channels, width)
     so2_gate_bwd_kernel[(triton.cdiv(h.shape[0], edges), width // block)](

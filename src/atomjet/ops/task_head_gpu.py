@@ -63,8 +63,10 @@ def task_head_kernel(
     num_atoms,
     energies,
     x_bar,
+    status,
     epsilon,
     tasks_known,
+    BIT: tl.constexpr,
     SHIFTED: tl.constexpr,
     C: tl.constexpr,
     H: tl.constexpr,
@@ -138,6 +140,8 @@ def task_head_kernel(
             found_bar = product(halved(a_bar), rows(back_1, some, C), rows(back_1 + size, some, C), found_bar)
         z_bar = tl.where((task == t)[:, None], found_bar * (above * scale)[:, None], z_bar)
     tl.store(energies + n, energy, valid)
+    if tl.max((valid & (energy - energy != 0.0)).to(tl.int32), 0) > 0:  # infinite or NaN
+        tl.atomic_or(status, BIT, sem="relaxed")
     u = z_bar * tl.load(norm + c)
     along = (tl.sum(u * x0, 1) / (3 * C))[:, None] * inverse * inverse * inverse
     b0 = u * inverse - along * x0
@@ -160,6 +164,8 @@ def launch(
     num_atoms: Tensor,
     energies: Tensor,
     x_bar: Tensor,
+    status: Tensor,
+    bit: int,
     atoms: int = 16,
 ) -> None:
     """Enqueue.
@@ -168,6 +174,7 @@ def launch(
         x: (N̂, 9, C) float32. shift: (Ŝ, C), or None for none. system_index: (N̂,). tasks: (Ŝ,) the row of weights of each.
         num_atoms: (1,) in use.
         energies: (N̂,), x_bar: (N̂, 9, C) float32, filled.
+        status: (1,) int32, where `bit` is set if an energy is not finite.
     """
     w, width = weights, x.shape[2]
     task_head_kernel[(triton.cdiv(x.shape[0], atoms),)](
@@ -179,8 +186,10 @@ def launch(
         num_atoms,
         energies,
         x_bar,
+        status,
         EPSILON,
         w.third.shape[0],
+        BIT=bit,
         SHIFTED=shift is not None,
         C=width,
         H=w.first.shape[-1],

@@ -12,9 +12,11 @@ from ase import Atoms
 from atomjet.models.escn_md import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
-VARIANTS = ("uma_1p2p1", "uma_1p2", "uma_1p1", "uma_limit", "esen_moe", "esen")
-BACKENDS = {name: ("general",) if name == "uma_1p1" else ("general", "fast_pytorch") for name in VARIANTS}
-"""UMA 1.1 has lmax 4 here, which `fast_pytorch` is not written for."""
+VARIANTS = ("uma_1p2p1", "uma_1p2", "uma_1p1", "uma_limit", "esen_moe", "esen", "esen_mmax1")
+BACKENDS = {
+    name: ("general",) if name in ("uma_1p1", "esen_mmax1") else ("general", "fast_pytorch") for name in VARIANTS
+}
+"""UMA 1.1 has lmax 4 here, the last model mmax 1, which `fast_pytorch` is not written for."""
 
 
 def golden(name):

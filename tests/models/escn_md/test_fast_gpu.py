@@ -6,17 +6,20 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from atomjet import System, neighbor_list
-from atomjet.data import Capacity, ConditionBuffers, GraphBuffers
+import atomjet
+from atomjet import Engine, System, neighbor_list
+from atomjet.data import Capacity, ConditionBuffers, GraphBuffers, Status
+from atomjet.engine import Settings
 from atomjet.errors import BackendError
 from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
+from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden
 from tests.potentials import random_escn_md
 
 pytest.importorskip("triton")
 from atomjet.models.escn_md.fast_gpu import FastGpu, Tiles, _Call
 
-# Of the norm: half precision, of models that are random, rough and small, so that little of it averages out.
-BOUND = 5e-3
+# Of the norm: half precision, of models that are random, rough and small, so that little of it averages out; and single precision.
+BOUND = {"default": 5e-3, "high": 1e-5}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILES = None if torch.cuda.is_available() else Tiles(split=2, splits=2, rows=32)
 """In the interpreter, where programs without work take time too, fewer of them than a GPU wants."""
@@ -54,18 +57,20 @@ def relative(found, exact):
     return float((found.double() - exact).norm() / exact.norm())
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_equals_the_definition(config):
+@pytest.mark.parametrize(
+    ("config", "precision"), [*((config, "default") for config in CONFIGS), ("one expert, one layer", "high")]
+)
+def test_equals_the_definition(config, precision):
     model = model_of(config).to(DEVICE)
     graph = graph_of(model, frames())
     energies, gradients = General(model).energies_and_gradients(graph)
-    fast = FastGpu(model_of(config).float().to(DEVICE), tiles=TILES)
+    fast = FastGpu(model_of(config).float().to(DEVICE), precision, tiles=TILES)
     ours, our_gradients = fast.energies_and_gradients(single(graph))
-    assert relative(ours, energies) < BOUND
+    assert relative(ours, energies) < BOUND[precision]
     exact = forces_from_gradients(graph, gradients)
-    assert relative(forces_from_gradients(graph, our_gradients.double()), exact) < BOUND
+    assert relative(forces_from_gradients(graph, our_gradients.double()), exact) < BOUND[precision]
     exact = virials_from_gradients(graph, gradients)
-    assert relative(virials_from_gradients(graph, our_gradients.double()), exact) < BOUND
+    assert relative(virials_from_gradients(graph, our_gradients.double()), exact) < BOUND[precision]
 
 
 @pytest.mark.parametrize(
@@ -97,4 +102,53 @@ def test_a_single_structure_by_dense_products():
         call._divide = lambda call=call, rows=rows: setattr(call, "dense_rows", rows)
         call.launch()
         assert relative(workspace.energies, found.double()) < 1e-3
-        assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND
+        assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND["default"]
+
+
+def test_a_number_out_of_range_is_a_status():
+    """The device says so, and the engine in words, with the precision in which it is none."""
+    model = model_of("one expert, one layer").float()
+    with torch.no_grad():
+        model.blocks[0].conv_1.m0.weights.mul_(1e6)
+    engine = Engine(model, Settings(DEVICE, "fast_gpu"))
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    atoms = frames()[0]
+    evaluation = engine.reserve(atoms)
+    evaluation.launch()
+    assert Status(int(evaluation.prediction.status)) == Status.RANGE
+    assert bool(evaluation.prediction.energy[0].isnan())
+    with pytest.raises(BackendError, match="a number left its range; use precision='high'"):
+        engine.predict(atoms)
+
+
+@pytest.mark.parametrize(("precision", "structures", "allowed"), [("default", 1, 5e-3), ("high", 3, 1e-5)])
+def test_equals_fairchem_without_experts(precision, structures, allowed):
+    """A checkpoint that fairchem made, with one expert, no datasets and mmax 1, against its own numbers."""
+    expected = golden("esen_mmax1")["structures"][:structures]
+    engine = atomjet.load(GOLDEN / "esen_mmax1.pt", device=DEVICE, backend="general")
+    engine = Engine(engine.model, Settings(DEVICE, "fast_gpu", precision), task=engine.task)
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    for entry in expected:
+        found, forces = engine.predict(atoms_of(entry)), torch.tensor(entry["forces"], dtype=torch.float64)
+        assert relative(found.forces, forces) < allowed
+        assert abs(float(found.energy[0]) - entry["energy"]) < allowed * len(forces)
+
+
+def test_pairs_without_tables_have_their_networks():
+    """Where there is no memory for tables: the device says so in fixed buffers, and the engine computes without them."""
+    model = model_of("one expert, one layer").float()
+    engine = Engine(model, Settings(DEVICE, "fast_gpu", "high"), task="omol")
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    engine.evaluator.tables.limit = 2
+    atoms = frames()[0]
+    evaluation = engine.reserve(atoms)
+    evaluation.launch()
+    assert Status(int(evaluation.prediction.status)) == Status.SLOT
+    assert int((evaluation.workspace.pages[:6] >= 0).sum()) == 4  # those between two hydrogens, from either side
+    exact = engine.with_settings(backend="general", precision="float64").predict(atoms)
+    found = engine.predict(atoms)
+    assert relative(found.forces, exact.forces) < BOUND["high"]
+    assert relative(found.energy, exact.energy) < BOUND["high"]

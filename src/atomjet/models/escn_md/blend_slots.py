@@ -1,4 +1,4 @@
-"""Blends of experts where kernels find them: half-precision matrices in numbered slots, leased to the calls that use them.
+"""Blends of experts where kernels find them: matrices in numbered slots, leased to the calls that use them.
 
 A slot holds, for each layer, the matrices of conv_1 and conv_2 for m = 0, 1, 2, (outputs, inputs) one after the other; those of
 m > 0 as one real matrix on (m, -m), [[W_1, -W_2], [W_2, W_1]]. New blends are made several at a time. What no call holds is
@@ -30,7 +30,7 @@ FEWEST, MOST = 4, 256
 SHARE = 0.03
 """Share of the device's memory that all slots together may take, between FEWEST and MOST of them."""
 
-AT_ONCE = 8
+AT_ONCE = 16
 """Blends that are made together."""
 
 
@@ -54,16 +54,16 @@ class BlendSlots:
     """All slots of a model.
 
     Attributes:
-        weights: (slots, size) float16. embeddings: (slots, C) float32, of charge, spin and task.
+        weights: (slots, size) float16 or float32. embeddings: (slots, C) float32, of charge, spin and task.
         parts: for each layer those of conv_1 and conv_2.
     """
 
-    def __init__(self, model: EscnMd, total_bytes: int) -> None:
+    def __init__(self, model: EscnMd, total_bytes: int, dtype: torch.dtype = torch.float16) -> None:
         self.model = model
         self.parts, size = _layout(model)
-        number = max(FEWEST, min(MOST, int(SHARE * total_bytes) // (2 * size)))
+        number = max(FEWEST, min(MOST, int(SHARE * total_bytes) // (dtype.itemsize * size)))
         device = model.sphere_embedding.weight.device
-        self.weights = torch.zeros(number, size, dtype=torch.float16, device=device)
+        self.weights = torch.zeros(number, size, dtype=dtype, device=device)
         self.embeddings = torch.zeros(number, model.config.channels, dtype=torch.float32, device=device)
         self._loaded: OrderedDict[Kind, int] = OrderedDict()
         self._held = [0] * number
@@ -131,13 +131,15 @@ class BlendSlots:
             if number % orders:
                 w_1, w_2 = blend.chunk(2, dim=1)
                 blend = torch.cat([torch.cat([w_1, -w_2], dim=2), torch.cat([w_2, w_1], dim=2)], dim=1)
-            found.append(blend.half().flatten(1))
+            found.append(blend.to(self.weights.dtype).flatten(1))
         self.weights[index] = torch.cat(found, dim=1)
 
 
 def coefficients(model: EscnMd, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor]:
     """Embeddings (B, C) and how much of each expert (B, K) kinds of systems take; float64."""
-    embedding = torch.stack([model.system_embedding(kind.charge, kind.spin, kind.task) for kind in kinds])
+    said = {kind[1:] for kind in kinds}  # mostly few, however many compositions
+    known = {one: model.system_embedding(*one) for one in said}
+    embedding = torch.stack([known[kind[1:]] for kind in kinds])
     if not model.config.experts:  # one map for all systems, as it is
         return embedding, embedding.new_ones(len(kinds), 1)
     x = embedding

@@ -10,8 +10,8 @@ all.
     head        energies, and x̄ = dE/dx, from which the layers are gone through backwards
     last        edge degrees backwards, and dE/d(edge vectors)
 
-- What belongs to edges is in half precision, what belongs to atoms in float32; all sums are in float32. An edge's derivatives
-  are in units of a power of two of its center (`share`), so that they keep their digits.
+- What belongs to edges is in half precision, with precision "high" in float32; what belongs to atoms and all sums in float32. An
+  edge's derivatives are in units of a power of two of its center (`share`), so that they keep their digits.
 - An atom's program does what its features need in both edges of a pair: nothing is gathered, nothing added atomically, and results
   are the same to the last bit.
 - Gradients are those of forces and virials: what belongs to a reverse edge may be counted at the edge itself (see
@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, Status, System
 from atomjet.errors import BackendError
-from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
+from atomjet.models.contract import Atomic, Segment, TuningSpace
 from atomjet.models.escn_md.blend_slots import BlendSlots
 from atomjet.models.escn_md.experts import kinds_of
 from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
@@ -46,13 +46,13 @@ from atomjet.ops import (
     edge_frames,
     grouped_product_gpu,
     neighbor_limit_gpu,
+    radial_network_gpu,
     so2_gate_gpu,
     task_head_gpu,
 )
 from atomjet.ops import node_to_edge_wigner_permute_gpu as pack
 from atomjet.ops import permute_wigner_inv_edge_to_node_gpu as unpack
 from atomjet.ops.grouped_product_gpu import Parts
-from atomjet.ops.radial_pages import KNOTS
 
 OLDEST = (8, 0)
 """Compute capability of the oldest GPU whose tensor cores the kernels are written for."""
@@ -75,16 +75,16 @@ class Tiles:
     """How the kernels are tiled.
 
     Attributes:
-        parts: programs that share the channels of an atom.
+        parts: programs that share the channels of an atom, where edges are summed. parts_back: the same, backward.
         split: programs that share its edges, where nothing is summed over them. splits: where something is.
         channels: of a program that packs. gate_edges: of a program of the gate.
         rows, columns, depth, warps, stages: of the products.
         atoms, atom_warps: of a program of what atoms do alone.
-        output: type of what the second product gives.
         dense: edges from which on the products of a single structure are cuBLAS's.
     """
 
     parts: int = 1
+    parts_back: int = 1
     rows: int = 128
     columns: int = 128
     depth: int = 64
@@ -92,7 +92,6 @@ class Tiles:
     stages: int = 3
     atoms: int = 16
     atom_warps: int = 4
-    output: torch.dtype = torch.float16
     dense: int = 32768
     split: int = 4
     splits: int = 1
@@ -106,14 +105,14 @@ class Workspace:
 
     Attributes:
         frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; weights (Ê,), share (Ê, 2) float32: of edges.
-        gathered: (parts, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
-        packed: (Ê R 2 max(C, H),) float16: what is packed and its derivative; between, o and q of the backward pass.
-        opened: (Ê (2 + R) max(C, H),) float16: what is gated, and the derivative of h.
-        h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C).
+        gathered: (parts_back, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
+        packed: (Ê R 2 max(C, H),): what is packed and what is gated, and their derivatives; between them that of o.
+        h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C); the derivative of h takes its place.
         x, y, middle: of each layer, (N̂, 9, C) float32: its input, norm of it, and what stands between edges and atoms.
         last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
         shift, shift_bar: (Ŝ, C) float32. tile_ptr: (Ŝ + 1,) int32.
-        blend: (1, size) float16, the weights of a single structure where cuBLAS multiplies.
+        blend: (1, size), the weights of a single structure where cuBLAS multiplies.
+        rows: (Ê 3 W,), one network's rows of edges whose pairs of elements have no tables; None where all have.
     """
 
     capacity: Capacity
@@ -127,7 +126,6 @@ class Workspace:
     gradients: Tensor
     energies: Tensor
     packed: Tensor
-    opened: Tensor
     h: tuple[Tensor, ...]
     o: tuple[Tensor, ...]
     x: tuple[Tensor, ...]
@@ -142,6 +140,7 @@ class Workspace:
     shift_bar: Tensor
     tile_ptr: Tensor
     blend: Tensor | None
+    rows: Tensor | None
 
 
 class FastGpu:
@@ -149,7 +148,7 @@ class FastGpu:
 
     Args:
         model: on a CUDA device.
-        precision: "default".
+        precision: "default" or "high".
         tiles: how the kernels are tiled; default: by the size of the call.
 
     Raises:
@@ -158,12 +157,12 @@ class FastGpu:
 
     tuning: TuningSpace | None = None
     silent_conditions: tuple[int, int, int, int] | None = None
-    storage_dtype = torch.float16
     exchanges: int | None = None
 
     def __init__(self, model: EscnMd, precision: str = "default", tiles: Tiles | None = None) -> None:
         _check(model, precision)
         self.model, self.precision, self.tiles = model, precision, tiles
+        self.storage_dtype = torch.float16 if precision == "default" else torch.float32
         config = model.config
         self.device = model.sphere_embedding.weight.device
         self.mmax = config.mmax
@@ -174,7 +173,8 @@ class FastGpu:
         ]
         with torch.no_grad():
             memory = total_bytes(self.device)
-            self.slots, self.tables = BlendSlots(model, memory), PairTables(model, memory)
+            self.slots = BlendSlots(model, memory, self.storage_dtype)
+            self.tables = PairTables(model, memory, single=precision == "high")
             self.elements = model.sphere_embedding.weight.detach().float()
             blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
             self.norms = [
@@ -186,6 +186,8 @@ class FastGpu:
             ]
             self.atom_wise = [atom_wise_gpu.weights_of(b.norm_2, b.atom_wise) for b in blocks]
             self.head = _head(model)
+            networks = [model.edge_degree, *(block.radial for block in blocks)]
+            self.networks = [radial_network_gpu.weights_of(model, network) for network in networks]  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------------------------------------------------- conditions
 
@@ -201,13 +203,13 @@ class FastGpu:
         conditions.values[3] = held[0]
         return replace(conditions, lease=held[1])
 
-    def _tabulate(self, numbers: Tensor, system_index: Tensor, systems: int) -> None:
-        """Make the tables of all pairs of elements that stand in one structure."""
+    def _tabulate(self, numbers: Tensor, system_index: Tensor, systems: int) -> bool:
+        """Make the tables of all pairs of elements that stand in one structure; return whether there is room for all."""
         size = self.model.config.max_z
         there = np.zeros((systems, size), dtype=bool)
         there[system_index.cpu().numpy(), numbers.cpu().numpy()] = True
         pairs = np.einsum("sa,sb->ab", there.astype(np.int64), there.astype(np.int64))
-        self.tables.add((int(a), int(b)) for a, b in np.argwhere(pairs))
+        return self.tables.add((int(a), int(b)) for a, b in np.argwhere(pairs))
 
     # ---------------------------------------------------------------------------------------------------------- workspace
 
@@ -216,17 +218,22 @@ class FastGpu:
         if self.tiles is not None:
             return self.tiles
         few, many = capacity.atoms <= FEW, capacity.atoms >= MANY
+        single = self.storage_dtype == torch.float32
+        halved = 2 if self.model.config.channels >= 128 else 1
         return Tiles(
-            parts=2 if few and self.model.config.channels >= 128 else 1,
+            parts=halved if few else 1,
+            parts_back=halved if few or single else 1,
             split=16 if few else 4 if many else 8,
             splits=8 if few else 1 if many else 2,
             rows=128 if capacity.systems == 1 else 64,
+            depth=32 if single else 64,
+            warps=8 if single else 4,
             atoms=16 if few else 32,
         )
 
     def _dense(self, capacity: Capacity, tiles: Tiles) -> bool:
         """Whether cuBLAS multiplies: it does not know how many rows are in use, nor more than one blend."""
-        return capacity.systems == 1 and capacity.edges > tiles.dense
+        return capacity.systems == 1 and capacity.edges > tiles.dense and self.storage_dtype == torch.float16
 
     def workspace(self, capacity: Capacity) -> Workspace:
         """See `CapturedBackend`."""
@@ -246,7 +253,7 @@ class FastGpu:
             )
         return sum(x.numel() * x.element_size() for x in tensors)
 
-    def _workspace(self, capacity: Capacity, device: torch.device) -> Workspace:
+    def _workspace(self, capacity: Capacity, device: torch.device, networks: bool = False) -> Workspace:
         tiles, config = self.tiles_for(capacity), self.model.config
         atoms, edges, layers = capacity.atoms, capacity.edges, config.layers
         channels, hidden, rows = config.channels, config.hidden_channels, 5 + 2 * self.mmax
@@ -254,8 +261,8 @@ class FastGpu:
         def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        def half(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
-            return new(*shape, dtype=dtype)
+        def stored(*shape: int) -> Tensor:
+            return new(*shape, dtype=self.storage_dtype)
 
         def whole(*shape: int) -> Tensor:
             return new(*shape, dtype=torch.int32)
@@ -272,13 +279,12 @@ class FastGpu:
             knots=whole(edges),
             weights=new(edges),
             share=new(edges, 2),
-            gathered=new(tiles.parts, edges, 4),
+            gathered=new(tiles.parts_back, edges, 4),
             gradients=new(1, edges, 4),
             energies=new(atoms),
-            packed=half(edges * rows * 2 * widest),
-            opened=half(edges * (2 + rows) * widest),
-            h=tuple(half(edges, 2 + rows, hidden) for _ in range(layers)),
-            o=tuple(half(edges, rows, channels, dtype=tiles.output) for _ in range(layers)),
+            packed=stored(edges * rows * 2 * widest),
+            h=tuple(stored(edges, 2 + rows, hidden) for _ in range(layers)),
+            o=tuple(stored(edges, rows, channels) for _ in range(layers)),
             x=per_layer(),
             y=per_layer(),
             middle=per_layer(),
@@ -290,8 +296,14 @@ class FastGpu:
             shift=new(capacity.systems, channels),
             shift_bar=new(capacity.systems, channels),
             tile_ptr=whole(capacity.systems + 1),
-            blend=half(1, self.slots.weights.shape[1]) if self._dense(capacity, tiles) else None,
+            blend=stored(1, self.slots.weights.shape[1]) if self._dense(capacity, tiles) else None,
+            rows=new(edges * self._row_of_network, dtype=self.tables.first.dtype) if networks else None,
         )
+
+    @property
+    def _row_of_network(self) -> int:
+        """Numbers of an edge's row of a layer's network."""
+        return 3 * 2 * (4 + self.mmax) * self.model.config.channels
 
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
@@ -312,7 +324,7 @@ class FastGpu:
             BackendError: more unlike structures than there are slots for their weights.
         """
         kinds = kinds_of(self.model, graph)
-        self._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
+        whole = self._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
         held = self.slots.take(kinds)
         if held is None:
             raise BackendError(
@@ -324,7 +336,9 @@ class FastGpu:
             conditions.values.copy_(torch.stack([graph.charge, graph.spin, self.model.tasks_of(graph), graph.charge]))
             conditions.values[3] = torch.tensor(held[0], device=self.device)
             conditions.system_index.copy_(graph.system_index)
-            atomic = evaluate(self, padded, conditions, self.workspace(padded.capacity))
+            workspace = self._workspace(padded.capacity, self.device, networks=not whole)
+            _Call(self, padded, conditions, workspace).launch()
+            atomic = self.result(workspace)
             gradients = atomic.gradients[0, : graph.num_edges, :3].clone()
             energies = atomic.energies.clone()
             if self.device.type == "cuda":
@@ -336,7 +350,8 @@ class FastGpu:
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         capacity = Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), graph.num_atoms)
-        return self.bytes_of(capacity) + 64 * graph.num_edges
+        row = self._row_of_network * self.tables.first.element_size() if self.tables.full else 0
+        return self.bytes_of(capacity) + (64 + row) * graph.num_edges
 
 
 class _Call:
@@ -350,7 +365,9 @@ class _Call:
         self.rows = 5 + 2 * backend.mmax
         pinned = w.blend is not None and w.blend.is_cuda
         self.found = torch.zeros(1, dtype=torch.int32, pin_memory=pinned)
-        self.dense_rows = w.capacity.edges
+        self.dense_rows, self.rows_at = w.capacity.edges, 0
+        if w.rows is not None:
+            self.rows_at = (w.rows.data_ptr() - backend.tables.first.data_ptr()) // 4
 
     def launch(self) -> None:
         """Enqueue everything."""
@@ -368,11 +385,15 @@ class _Call:
             num_atoms=self.num_atoms,
             energies=w.energies,
             x_bar=w.x_bar,
+            status=self.graph.status,
+            bit=int(Status.RANGE),
             atoms=w.tiles.atoms,
         )
         for layer in reversed(range(layers)):
             self._backward(layer)
+        self._networks(0)
         edge_degrees_gpu.launch_bwd(
+            rows=self.rows_at,
             x_bar=w.x_bar,
             frames=w.frames,
             pages=w.pages,
@@ -384,6 +405,8 @@ class _Call:
             weights=w.weights,
             gathered=w.gathered,
             gradients=w.gradients,
+            status=self.graph.status,
+            bit=int(Status.RANGE),
             rescale=RESCALE,
             cutoff=b.model.cutoff,
             split=w.tiles.split,
@@ -395,14 +418,13 @@ class _Call:
         if w.blend is not None:
             torch.index_select(b.slots.weights, 0, conditions.slot[:1], out=w.blend)  # 13 MB, a few µs
             self._divide()
-        if w.blend is None or self.dense_rows < w.capacity.edges:
-            grouped_product_gpu.launch_tiles(
-                row_ptr=graph.row_ptr,
-                system_ptr=graph.system_ptr,
-                tile_ptr=w.tile_ptr,
-                rows=w.tiles.rows,
-                skip=0 if w.blend is None else self.dense_rows,
-            )
+        grouped_product_gpu.launch_tiles(
+            row_ptr=graph.row_ptr,
+            system_ptr=graph.system_ptr,
+            tile_ptr=w.tile_ptr,
+            rows=w.tiles.rows,
+            skip=0 if w.blend is None else self.dense_rows,
+        )
         neighbor_limit_gpu.launch(
             row_ptr=graph.row_ptr,
             num_atoms=self.num_atoms,
@@ -421,12 +443,16 @@ class _Call:
             weights=w.weights,
             radial_pages=b.tables.pages,
             cutoff=b.model.cutoff,
-            last_knot=KNOTS - 1,
+            last_knot=b.tables.knots - 1,
             frames=w.frames,
             pages=w.pages,
             knots=w.knots,
+            status=graph.status if w.rows is None else None,
+            bit=int(Status.SLOT),
         )
+        self._networks(0)
         edge_degrees_gpu.launch_fwd(
+            rows=self.rows_at,
             frames=w.frames,
             row_ptr=graph.row_ptr,
             pages=w.pages,
@@ -474,6 +500,7 @@ class _Call:
             y=w.y[layer],
         )
         packed = self._view(w.packed, self.rows, 2 * self.width)
+        self._networks(1 + layer)
         pack.launch_fwd(
             y=w.y[layer],
             **self._edges(),
@@ -483,7 +510,7 @@ class _Call:
             split=w.tiles.split,
         )
         self._product(first, packed, w.h[layer], backward=False)
-        gated = self._view(w.opened, self.rows, self.hidden)
+        gated = self._view(w.packed, self.rows, self.hidden)
         so2_gate_gpu.launch_fwd(
             h=w.h[layer],
             bias=b.biases[layer][0],
@@ -546,7 +573,7 @@ class _Call:
         )
         o_bar = self._view(w.packed, self.rows, self.width)
         q_bar = self._view(w.packed, self.rows, self.hidden, which=1)
-        h_bar = self._view(w.opened, 2 + self.rows, self.hidden)
+        h_bar = w.h[layer]
         packed_bar = self._view(w.packed, self.rows, 2 * self.width)
         unpack.launch_bwd(
             x_bar=w.x_bar,
@@ -574,6 +601,7 @@ class _Call:
             edges=w.tiles.gate_edges,
         )
         self._product(first, h_bar, packed_bar, backward=True)
+        self._networks(1 + layer)
         pack.launch_bwd(
             packed_bar=packed_bar,
             share=w.share,
@@ -607,8 +635,24 @@ class _Call:
             "pages": w.pages,
             "knots": w.knots,
             "tables": b.tables.first,
+            "rows": self.rows_at,
             "mmax": b.mmax,
         }
+
+    def _networks(self, number: int) -> None:
+        """One radial network at the distances of edges whose pairs have no tables, if there are any."""
+        w, graph = self.w, self.graph
+        if w.rows is not None:
+            radial_network_gpu.launch(
+                vectors=graph.vectors,
+                neighbors=graph.neighbors,
+                reverse=graph.reverse,
+                pages=w.pages,
+                atomic_numbers=graph.atomic_numbers,
+                num_edges=self.num_edges,
+                weights=self.backend.networks[number],
+                rows=w.rows,
+            )
 
     def _view(self, buffer: Tensor, rows: int, width: int, which: int = 0) -> Tensor:
         """(Ê, rows, width) of a temporary, the first or the second in it."""
@@ -636,8 +680,6 @@ class _Call:
         if w.blend is not None:
             skip = self.dense_rows
             _dense_product(parts, x[:skip], w.blend[0], y[:skip], backward)
-            if skip == len(x):
-                return
         grouped_product_gpu.launch(
             x=x,
             weights=self.backend.slots.weights,
@@ -664,12 +706,8 @@ def _dense_product(parts: Parts, x: Tensor, blend: Tensor, y: Tensor, backward: 
         if outputs:
             matrix = blend[at : at + outputs * inputs].view(outputs, inputs)
             wide, narrow = (outputs, inputs) if backward else (inputs, outputs)
-            given, made = x[:, x_at : x_at + wide], y[:, y_at : y_at + narrow]
             factor = matrix if backward else matrix.T
-            if made.dtype == given.dtype:
-                torch.mm(given, factor, out=made)
-            else:
-                torch.mm(given, factor, out_dtype=made.dtype, out=made)
+            torch.mm(x[:, x_at : x_at + wide], factor, out=y[:, y_at : y_at + narrow])
             at, x_at, y_at = at + outputs * inputs, x_at + wide, y_at + narrow
 
 
@@ -695,10 +733,8 @@ def _head(model: EscnMd) -> task_head_gpu.Weights:
 def _check(model: EscnMd, precision: str) -> None:
     """Say why the kernels do not serve."""
     config = model.config
-    if precision != "default":
-        raise BackendError(
-            f"backend 'fast_gpu' keeps features of edges in half precision; for precision {precision!r} use 'fast_pytorch'"
-        )
+    if precision == "float64":
+        raise BackendError("backend 'fast_gpu' computes in float32; for precision 'float64' use 'fast_pytorch'")
     if config.lmax != 2 or config.mmax not in (1, 2):
         raise BackendError(
             f"backend 'fast_gpu' is written for lmax 2 with mmax 1 or 2; this model has lmax {config.lmax} and mmax {config.mmax}: "

@@ -30,6 +30,9 @@ RUNS = 3
 LIMITS = {"uma_limit": 30, "esen_moe": 14, "esen": 30}
 """`max_neighbors` of the models with which it binds."""
 
+DENSE = ("esen", "esen_mmax1")
+"""Models of the backbone without experts."""
+
 
 def variant(name: str) -> dict:
     """What fairchem builds the model from; the variants differ where the released generations do."""
@@ -107,7 +110,7 @@ def variant(name: str) -> dict:
         backbone |= {"num_experts": 0, "charge_balanced_channels": []}
         backbone["dataset_mapping"] = head["dataset_mapping"] = {"omol": "omol", "omat": "omat"}
         del model["model_id"]
-    if name == "esen":  # the backbone that has no experts, no embedding of the dataset, one plain head
+    if name in DENSE:  # the backbone that has no experts, no embedding of the dataset, one plain head
         of_experts = (
             "moe_dropout",
             "moe_layer_type",
@@ -120,6 +123,8 @@ def variant(name: str) -> dict:
         backbone |= {"model": UMA + "escn_md.eSCNMDBackbone", "use_dataset_embedding": False}
         model["heads"] = {"efs": {"module": UMA + "escn_md.MLP_EFS_Head", "prefix": "omol"}}
         del model["model_id"]
+    if name == "esen_mmax1":  # as wide as the kernels of GPUs want
+        backbone |= {"sphere_channels": 16, "hidden_channels": 16, "edge_channels": 8, "mmax": 1, "num_layers": 1}
     return model
 
 
@@ -183,8 +188,10 @@ def write_checkpoint(name: str, seed: int, folder: Path = HERE) -> Path:
     state = {f"module.{key}": value.detach().clone() for key, value in model.state_dict().items()}
     state["n_averaged"] = torch.tensor(1)
     backbone = config["backbone"]
-    if name in LIMITS:
-        datasets = ["omol"] if name == "esen" else ["omol", "omat"]
+    if name in DENSE:
+        datasets = ["omol"]
+    elif name in LIMITS:
+        datasets = ["omol", "omat"]
     else:
         datasets = list(backbone["dataset_mapping"]) if "dataset_mapping" in backbone else backbone["dataset_list"]
     path = folder / f"{name}.pt"
@@ -257,6 +264,7 @@ CASES = {
         ("triclinic", "omat", 0, 0),
     ],
     "esen": [("ammonium", "omol", 1, 1), ("hydride", "omol", 0, 1), ("copper", "omol", -1, 3)],
+    "esen_mmax1": [("water", "omol", 0, 1), ("ammonium", "omol", 1, 1), ("chain", "omol", 0, 1)],
 }
 BATCH = [0, 4, 1, 8, 9, 12, 3]
 """Of the first model: unlike systems in one call."""
