@@ -543,8 +543,14 @@ class _Call:
         self._balance(after, w.shift, with_target=True)
 
     def _backward(self, layer: int) -> None:
-        b, w, graph, conditions = self.backend, self.w, self.graph, self.conditions
-        first, second = b.slots.parts[layer]
+        """Derivatives of a layer, in the opposite order."""
+        self._atoms_backward(layer)
+        self._messages_backward(layer)
+        self._norm_backward(layer)
+
+    def _atoms_backward(self, layer: int) -> None:
+        """What belongs to atoms alone, and the norm before it."""
+        b, w, conditions = self.backend, self.w, self.conditions
         shift = w.shift_bar if b.balanced else None
         self._balance(w.x_bar, w.shift_bar, with_target=False)
         atom_wise_gpu.launch_bwd(
@@ -571,6 +577,11 @@ class _Call:
             x_bar=w.x_bar,
             unit=w.unit,
         )
+
+    def _messages_backward(self, layer: int) -> None:
+        """Out of the edges' frames, through both convolutions and the gate between, and back into the atoms."""
+        b, w, graph = self.backend, self.w, self.graph
+        first, second = b.slots.parts[layer]
         o_bar = self._view(w.packed, self.rows, self.width)
         q_bar = self._view(w.packed, self.rows, self.hidden, which=1)
         h_bar = w.h[layer]
@@ -611,6 +622,10 @@ class _Call:
             y_bar=w.y_bar,
             gathered=w.gathered,
         )
+
+    def _norm_backward(self, layer: int) -> None:
+        """The norm of what edges gather."""
+        b, w = self.backend, self.w
         degree_norm_gpu.launch_bwd(
             y_bar=w.y_bar,
             more=None,
@@ -618,7 +633,7 @@ class _Call:
             shift=None,
             weight=b.norms[layer][0],
             residual=w.x_bar,
-            system_index=conditions.system_index,
+            system_index=self.conditions.system_index,
             num_atoms=self.num_atoms,
             x_bar=w.x_bar,
             unit=None,
