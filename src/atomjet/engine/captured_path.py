@@ -393,7 +393,7 @@ class CapturedPath:
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all() & (counts > 0).all()
         silent = (system.charge == 0).all() & (system.spin == 0).all()
         *counts, periodic, well, silent = torch.cat([counts, _first(system.pbc), served[None], silent[None]]).tolist()
-        silent = bool(silent) and self.admission.has_silent and not any(system.task)
+        silent = bool(silent) and self.admission.has_silent and not any(system.task) and not any(system.charge_given)
         if not (well and silent and counts):
             self.check(system)
         found = _KnownComposition(atoms, counts, _size(counts, bool(periodic)), silent)
