@@ -25,8 +25,8 @@ Correction = Callable[[float, Atoms], float]
 class FormationEnergyCalculator(Calculator):
     """Another calculator's energy, less the reference energies of its elements; forces and stress are the same.
 
-    What fairchem's calculator of this name gives: the energy, corrected if asked for, less the sum of one reference an atom. Energies
-    of single atoms, where the calculator has them, are taken less theirs.
+    What fairchem's calculator of this name gives: the energy, corrected if asked for, less the sum of one reference an atom. The
+    energies of single atoms, where the calculator has them, are taken less theirs.
 
     Args:
         calculator: computes total energies, eV.
