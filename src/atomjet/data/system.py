@@ -17,6 +17,9 @@ from torch import Tensor
 
 from atomjet.errors import StructureError
 
+LARGEST_CHARGE = 1_000_000
+"""Total charges and spin multiplicities beyond are slips of the pen; kernels hold them in 32 bits."""
+
 SINGULAR_CELL = 1e-6
 """Smallest volume of the periodic cell vectors relative to the product of their lengths: below it they are dependent."""
 
@@ -356,7 +359,9 @@ def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
             number = float(value)
         except (TypeError, ValueError):
             raise StructureError(f"structure {label}: info[{name!r}] is {value!r}; it must be a whole number") from None
-        if not np.isfinite(number) or abs(number - round(number)) > 1e-3:
-            raise StructureError(f"structure {label}: total {name} is {value}; it must be a whole number")
+        if not abs(number) <= LARGEST_CHARGE or abs(number - round(number)) > 1e-3:
+            raise StructureError(
+                f"structure {label}: total {name} is {value}; it must be a whole number, of at most {LARGEST_CHARGE} either way"
+            )
         values.append(round(number))
     return values[0], values[1]
