@@ -59,10 +59,11 @@ SERVED = {
     "vesin_torch": {"molecule", "box", "outside", "triclinic", "turned", "slab"},
     "torchmd_net": {"molecule", "molecules", "box", "outside", "triclinic", "boxes"},
 }
+SERVED["vesin_torch_pairs"] = SERVED["vesin_torch"]
 
 
 def installed(name):
-    if name == "vesin_torch":
+    if name in ("vesin_torch", "vesin_torch_pairs"):
         pytest.importorskip("vesin_torch", exc_type=ImportError)
     else:
         pytest.importorskip("torchmdnet.extensions.warp_ops.neighbors", exc_type=ImportError)
@@ -131,7 +132,7 @@ def test_a_race_with_others(engine, name):
     ]
     assert len({row["accuracy"]["edges"] for row in made.rows}) == 1
     assert "in no order" in tables(made)
-    assert [line.split(" | ")[1:3] for line in headlines(made)] == [["search", "vesin"], ["search", name]]
+    assert [row[1:3] for row in headlines(made)] == [["`search`", "`vesin`"], ["`search`", f"`{name}`"]]
 
 
 @pytest.mark.skipif(ON.type != "cuda", reason="needs a CUDA device")
@@ -163,6 +164,7 @@ def test_one_that_loses_edges_has_no_speed(engine):
     ("name", "module", "says"),
     [
         ("vesin_torch", "vesin_torch", "vesin-torch cannot be loaded .*; pip install vesin-torch"),
+        ("vesin_torch_pairs", "vesin_torch", "vesin-torch cannot be loaded .*; pip install vesin-torch"),
         (
             "torchmd_net",
             "torchmdnet",

@@ -88,6 +88,15 @@ def test_the_crystal_tutorial_runs_on_a_small_checkpoint(tmp_path: Path, monkeyp
     run_blocks(page, chosen, tmp_path, monkeypatch)
 
 
+def test_dispersion_and_formation_energies_in_the_reference_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("dftd3")
+    shutil.copy(SMALL_UMA, tmp_path / "uma-s-1p2p1.pt")
+    page = ROOT / "docs/reference/adapters.md"
+    chosen = blocks(page, "needs dftd3")
+    assert len(chosen) == 2
+    run_blocks(page, chosen, tmp_path, monkeypatch)
+
+
 @needs_student
 @pytest.mark.parametrize("package", ["openmmml", "torch_sim"])
 def test_the_tutorial_of_other_engines_runs(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -100,7 +109,7 @@ def test_the_tutorial_of_other_engines_runs(package: str, tmp_path: Path, monkey
 
 
 def test_every_block_of_the_pages_is_run_by_some_test():
-    marks = {"", "slow", "needs the checkpoint", "needs openmmml", "needs torch_sim", "four ranks"}
+    marks = {"", "slow", "needs the checkpoint", "needs openmmml", "needs torch_sim", "needs dftd3", "four ranks"}
     pages = [ROOT / name for name in PAGES] + [*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/reference/*.md")]
     for page in pages:
         for one in BLOCK.finditer(page.read_text(encoding="utf-8")):

@@ -125,6 +125,13 @@ def test_refusals(engine):
     charged.info["charge"], triplet.info["spin"] = -1, 3
     refused(engine, charged, "structure 0: charge -1, but this model knows only neutral")
     refused(engine, [molecule("H2O"), triplet], "structure 1: spin 3, but this model knows only singlets")
+    for value in (1e30, float("inf"), 0.5):
+        charged.info["charge"] = value
+        refused(
+            engine,
+            charged,
+            r"structure 0: total charge is .*; it must be a whole number, of at most 1000000 either way",
+        )
 
 
 def test_overlapping_atoms(engine):

@@ -160,6 +160,26 @@ def test_threads_and_streams_on_the_gpu(monkeypatch):
 
 @pytest.mark.gpu
 @gpu
+def test_results_on_the_device_stay_whoever_takes_the_buffers_next():
+    """A call returns while its result is still copied out of the buffers: the next must not write there before, on any stream."""
+    engine, atoms = gpu_engine(student()), water((6, 6, 6))
+    system = System.from_ase(atoms, device="cuda")
+    moved = [system.with_positions(system.positions + 0.01 * k * torch.sin(system.positions)) for k in range(6)]
+    alone = [engine.predict(one).forces.clone() for one in moved]
+    streams_ = [torch.cuda.Stream() for _ in range(3)]
+    for turn in range(30):
+        with torch.cuda.stream(streams_[turn % 3]):
+            first = engine.predict(moved[turn % 6])
+        frame = atoms.copy()
+        frame.positions[:] = moved[(turn + 1) % 6].positions.cpu()
+        second = engine.predict(frame)
+        torch.cuda.synchronize()
+        assert torch.equal(first.forces, alone[turn % 6])
+        assert torch.equal(second.forces.cuda(), alone[(turn + 1) % 6])
+
+
+@pytest.mark.gpu
+@gpu
 def test_memory_is_what_the_model_says():
     engine, atoms = gpu_engine(student()), water((12, 12, 12))
     torch.cuda.synchronize()

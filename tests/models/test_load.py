@@ -124,6 +124,16 @@ def test_a_pickle_never_runs(tmp_path):
 
 def test_no_such_file(tmp_path):
     refused(tmp_path / "none.safetensors", "no such file")
+    for name, file in (
+        ("uma-s-1p2p1", "facebook/UMA checkpoints/uma-s-1p2p1.pt"),
+        ("somewhere/UMA-M-1p1.pt", "facebook/UMA checkpoints/uma-m-1p1.pt"),
+        ("esen-sm-conserving-all-omol", "facebook/OMol25 checkpoints/esen_sm_conserving_all.pt"),
+    ):
+        with pytest.raises(
+            atomjet.AtomJetError,
+            match=rf"no model '{name}' here: .* page 'facebook/.*`hf download {file} --local-dir \.`",
+        ):
+            atomjet.load(name)
     with pytest.raises(atomjet.AtomJetError, match="no model 'nothing': not a file, and not packaged"):
         atomjet.load("nothing")
     with pytest.raises(atomjet.AtomJetError, match="not a file"):

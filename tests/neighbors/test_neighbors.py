@@ -158,6 +158,25 @@ def test_the_cpu_serves_a_gpu_where_kernels_cannot():
         neighbor_list(Atoms("H", cell=np.diag([0.01, 0.01, 0.01]), pbc=True), 5.0, device="cuda")
 
 
+@pytest.mark.parametrize("name", ["auto", "brute_force", "vesin"])
+def test_positions_that_are_not_finite_are_refused_by_the_search(name):
+    """On a GPU nobody asks before; here they are written into tensors that were checked."""
+    system = System.from_ase([molecule("H2O"), molecule("CH4")])
+    system.positions[5, 1] = torch.nan
+    with pytest.raises(atomjet.AtomJetError, match=r"structure 1, atom 2: position .*nan.* is not finite"):
+        neighbor_list(system, 5.0, neighbors=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_moved_positions_that_are_not_finite_are_refused_on_a_gpu():
+    system = System.from_ase([molecule("H2O"), molecule("CH4")], device="cuda")
+    moved = system.with_positions(system.positions.index_fill(0, torch.tensor(5, device="cuda"), torch.nan))
+    for refuse in (lambda: neighbor_list(moved, 5.0), lambda: atomjet.load("organic-xtb").predict(moved)):
+        with pytest.raises(atomjet.AtomJetError, match=r"structure 1, atom 2: position .*nan.* is not finite"):
+            refuse()
+
+
 def test_unknown_search():
     with pytest.raises(atomjet.AtomJetError, match="neighbors 'kd' is unknown; choose one of auto, brute_force, vesin"):
         neighbor_list(molecule("H2O"), 5.0, neighbors="kd")

@@ -29,7 +29,7 @@ def remarks_on(atoms: Atoms) -> Remarks:
             said = ", ".join(f"{symbol} {value}" for symbol, value in partial[0].items())
             return {
                 "occupancies": f"has occupancies other than one at {len(partial)} of {len(sites)} sites (the first: {said}); "
-                "each is computed as one whole atom"
+                "each place is computed as one whole atom, of one element where several share it"
             }
     for name in ("occupancy", "occupancies"):
         values = atoms.arrays.get(name)

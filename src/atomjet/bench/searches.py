@@ -23,7 +23,7 @@ def build(name: str, systems: list[System], cutoff: float) -> Search:
     Raises:
         Unavailable: not installed, or it does not serve such structures, so many atoms, or this device.
     """
-    if name in ("vesin_torch", "torchmd_net"):
+    if name in ("vesin_torch", "vesin_torch_pairs", "torchmd_net"):
         return getattr(import_module("atomjet.bench.peers.searches"), name)(systems, cutoff)
     if name == "captured":
         return _captured(systems, cutoff)

@@ -176,7 +176,7 @@ def _water(sizes: Iterable[tuple[int, int]], largest: int, seed: int, bonded: bo
     ]
 
 
-OTHER_SEARCHES = ("torch_cluster", "nvalchemi", "vesin_torch", "torchmd_net")
+OTHER_SEARCHES = ("torch_cluster", "nvalchemi", "vesin_torch", "vesin_torch_pairs", "torchmd_net")
 """Contenders of suite `neighbors` that are neighbor searches of other libraries, on the device."""
 
 SUITES = {

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from atomjet.errors import StructureError
 
+LARGEST_CHARGE = 1_000_000
+"""Total charges and spin multiplicities beyond are slips of the pen; kernels hold them in 32 bits."""
+
 SINGULAR_CELL = 1e-6
 """Smallest volume of the periodic cell vectors relative to the product of their lengths: below it they are dependent."""
 
@@ -133,7 +136,11 @@ class System:
         return replace(self, **changed) if changed else self
 
     def with_positions(self, positions: Tensor, cell: Tensor | None = None) -> System:
-        """Return the same atoms elsewhere, in the same or another cell."""
+        """Return the same atoms elsewhere, in the same or another cell.
+
+        In the same cell on a GPU nobody asks here whether all are finite, which would wait for the device: a search of neighbours
+        refuses those that are not (`check_positions`).
+        """
         if cell is not None or positions.dtype != self.dtype or positions.device != self.device:
             return replace(self, positions=positions, cell=self.cell if cell is None else cell)
         if positions.shape != self.positions.shape:
@@ -143,8 +150,25 @@ class System:
         # All else was checked, and stays the very tensors it was, by which an engine knows that nothing else is new.
         moved = copy.copy(self)
         object.__setattr__(moved, "positions", positions.contiguous())
-        _check_positions(moved)
+        if moved.positions.device.type == "cpu":
+            moved.check_positions()
         return moved
+
+    def check_positions(self) -> None:
+        """Refuse positions that are not finite.
+
+        Raises:
+            StructureError: names the first such atom.
+        """
+        if math.isfinite(
+            self.positions.detach().sum()
+        ):  # as all of them are then; it is the cheapest to ask of a device
+            return
+        finite = torch.isfinite(self.positions).all(1)
+        if not bool(finite.all()):
+            atom = int((~finite).nonzero()[0])
+            value = [round(x, 4) for x in self.positions[atom].tolist()]
+            raise StructureError(f"{self.place(atom)}: position {value} is not finite; repair or remove it")
 
     def part(self, first: int, last: int) -> System:
         """Return structures first ... last - 1, labelled as they are here."""
@@ -294,22 +318,12 @@ def _check(system: System) -> None:
         raise StructureError(f"system_index must lie in 0 ... {structures - 1}, the number of cells minus one")
     if bool((system.system_index[1:] < system.system_index[:-1]).any()):
         raise StructureError("system_index decreases; put the atoms of each structure together, structures in order")
-    _check_positions(system)
+    system.check_positions()
     if not bool((system.atomic_numbers >= 0).all()):
         atom = int((system.atomic_numbers < 0).nonzero()[0])
         raise StructureError(f"{system.place(atom)}: atomic number {int(system.atomic_numbers[atom])} is negative")
     if bool(system.pbc.any()):
         _check_cells(system)
-
-
-def _check_positions(system: System) -> None:
-    if math.isfinite(system.positions.detach().sum()):  # as all of them are then; it is the cheapest to ask of a device
-        return
-    finite = torch.isfinite(system.positions).all(1)
-    if not bool(finite.all()):
-        atom = int((~finite).nonzero()[0])
-        value = [round(x, 4) for x in system.positions[atom].tolist()]
-        raise StructureError(f"{system.place(atom)}: position {value} is not finite; repair or remove it")
 
 
 def _check_cells(system: System) -> None:
@@ -345,7 +359,9 @@ def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
             number = float(value)
         except (TypeError, ValueError):
             raise StructureError(f"structure {label}: info[{name!r}] is {value!r}; it must be a whole number") from None
-        if not np.isfinite(number) or abs(number - round(number)) > 1e-3:
-            raise StructureError(f"structure {label}: total {name} is {value}; it must be a whole number")
+        if not abs(number) <= LARGEST_CHARGE or abs(number - round(number)) > 1e-3:
+            raise StructureError(
+                f"structure {label}: total {name} is {value}; it must be a whole number, of at most {LARGEST_CHARGE} either way"
+            )
         values.append(round(number))
     return values[0], values[1]

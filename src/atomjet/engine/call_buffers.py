@@ -94,6 +94,9 @@ class CallBuffers:
         self._numbers = self._answer.numpy()
         self._staged = _Staged(SystemBuffers.over(self._sent, capacity), self._silent)
         self._contents: Contents | None = None
+        self._reader: torch.cuda.Stream | None = None  # where the last result on the device may still be read
+        self._home = torch.cuda.current_stream(stages.device) if on_gpu else None
+        self._known = torch.cuda.Event() if on_gpu else None
         self._systems = 0
         self._round_trip = Replayed(self._there_and_back, self.stream, capture)
         self._on_device = Replayed(self._stay_there, self.stream, capture)
@@ -111,6 +114,8 @@ class CallBuffers:
     def start(self, frames: Sequence[Any], counts: Sequence[int], conditions: Conditions | None) -> None:
         """Put `ase.Atoms` in and enqueue; returns at once. Without conditions they are those of what says nothing of itself."""
         self._staged.fill(frames, counts, conditions)
+        if self.stream is not None:
+            self._after_reader(self.stream)
         self._contents, self._systems = None, len(counts)
         self._round_trip.run()
         # Tensors for the result are made while the device computes.
@@ -131,7 +136,8 @@ class CallBuffers:
     @property
     def finite(self) -> bool:
         """Whether every number of a finished call is, if its status is zero."""
-        return math.isfinite(self._numbers[1 : 1 + self._systems].sum())
+        energies = self._numbers[1] if self._systems == 1 else self._numbers[1 : 1 + self._systems].sum()
+        return math.isfinite(energies)
 
     def take(self) -> Prediction:
         """The result of a finished call from the host, on the CPU; later calls leave it as it is."""
@@ -143,21 +149,39 @@ class CallBuffers:
     ) -> tuple[int, Prediction]:
         """`Status` bits and result of structures on the device, which stays there; enqueued on the caller's stream.
 
+        Status and energies are waited for. The result is copied from the buffers after them, in the order of that stream.
+
         Args:
             system: structures. atoms: their composition as it is now, the same object as long as it is the same.
             conditions: they were admitted with; None for those of what says nothing of itself.
         """
+        stream = None if self.stream is None else torch.cuda.current_stream(self.device)
+        if stream is not None:
+            self._after_reader(stream)
         self._put(system, atoms, conditions)
         self._systems = system.num_systems
         self._on_device.enqueue()
+        if stream is not None and self._known is not None:
+            self._known.record(stream)
         views = self.evaluation.prediction
         prediction = views.like(views.buffer.clone()).in_use(self._systems, system.system_index)
-        if self.stream is not None:
-            torch.cuda.current_stream(self.device).synchronize()
+        if stream is not None and self._known is not None:
+            self._reader = stream
+            if stream != self._home:
+                views.buffer.record_stream(stream)  # freed, it is not to be used anew before it has been read
+            self._known.synchronize()
         return int(self._numbers[0]), prediction
 
+    def _after_reader(self, stream: torch.cuda.Stream) -> None:
+        """What is enqueued on a stream from now on waits for the copy of the last result, if that is under way on another."""
+        if self._reader is not None and self._reader != stream:
+            stream.wait_stream(self._reader)
+        self._reader = None
+
     def drop(self) -> None:
-        """Give the graphs back."""
+        """Give the graphs back, and wait for whoever still reads the buffers."""
+        if self._reader is not None:
+            self._reader.synchronize()
         self._round_trip.drop()
         self._on_device.drop()
 

@@ -37,6 +37,9 @@ at most."""
 
 EVERYWHERE = [True, True, True]
 
+Size = tuple[int, int, int, bool]
+"""Structures, atoms of all, atoms of the largest, whether the first is periodic in three directions."""
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -70,11 +73,16 @@ class _Call:
 
 @dataclass(frozen=True)
 class _KnownComposition:
-    """What a `System`'s device has said of it, and of which atoms; `conditions` are those of its last call, if it is not silent."""
+    """What a `System`'s device has said of it, and of which atoms.
+
+    Attributes:
+        size: under which capacities are remembered.
+        conditions: those of its last call, if it is not silent.
+    """
 
     atoms: Composition | None
     counts: list[int]
-    periodic: list[bool]
+    size: Size
     silent: bool
     conditions: Conditions | None = None
 
@@ -116,7 +124,7 @@ class CapturedPath:
         self._known: _KnownComposition | None = None
         self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
-        self._capacities: dict[tuple[int, int, int, bool], Capacity] = {}
+        self._capacities: dict[Size, Capacity] = {}
         self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
 
     # ------------------------------------------------------------------ from the host
@@ -297,10 +305,9 @@ class CapturedPath:
         self, system: System, known: _KnownComposition, conditions: Conditions | None
     ) -> tuple[int, Prediction | None]:
         """Status and result; None where several structures are too many at once."""
-        key, capacity = self._size(known.counts, known.periodic[0])
+        key, capacity, several = known.size, self._capacities.get(known.size), len(known.counts) > 1
         if capacity is None:
             capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
-        several = len(known.counts) > 1
         buffers = self._try(capacity) if several else self.pool.acquire(capacity)
         if buffers is None:
             if not several:
@@ -340,9 +347,9 @@ class CapturedPath:
                 f"{system.num_systems} structures need more weights at once than can be held; give fewer"
             )
         try:
-            key, capacity = self._size(known.counts, known.periodic[0])
+            capacity = self._capacities.get(known.size)
             if capacity is None:
-                capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
+                capacity = self._likely(known.size, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
             self._afford(sum(known.counts), capacity)
             evaluation = self._evaluation(SystemBuffers.empty(capacity, self.stages.device), conditions)
             evaluation.compile()
@@ -373,7 +380,7 @@ class CapturedPath:
     # ------------------------------------------------------------------ sizes
 
     def _composition(self, system: System) -> _KnownComposition:
-        """Atoms of each structure, whether it is periodic in three directions and says nothing of itself; all else is checked.
+        """Atoms of each structure, the size of all, and whether they say nothing of themselves; all else is checked.
 
         One question to the device settles all of it, where the answer is that all is well. It is not asked again of the very
         tensors that it was asked of last, if nothing was written to them: new positions for the same atoms are the usual case.
@@ -386,29 +393,25 @@ class CapturedPath:
         counts = torch.searchsorted(system.system_index, bounds).diff()
         served = self._served_there[system.atomic_numbers.clamp(max=len(self._served) - 1)].all() & (counts > 0).all()
         silent = (system.charge == 0).all() & (system.spin == 0).all()
-        *numbers, well, silent = torch.cat([counts, system.pbc.all(1), served[None], silent[None]]).tolist()
-        silent = bool(silent) and self.admission.has_silent and not any(system.task)
-        if not (well and silent and numbers):
+        *counts, periodic, well, silent = torch.cat([counts, _first(system.pbc), served[None], silent[None]]).tolist()
+        silent = bool(silent) and self.admission.has_silent and not any(system.task) and not any(system.charge_given)
+        if not (well and silent and counts):
             self.check(system)
-        counts, periodic = numbers[: system.num_systems], [flag == 1 for flag in numbers[system.num_systems :]]
-        found = _KnownComposition(atoms, counts, periodic, silent)
+        found = _KnownComposition(atoms, counts, _size(counts, bool(periodic)), silent)
         self._known = found if atoms is not None else None
         return found
 
     def _capacity(self, batch: _Batch) -> Capacity:
         """Buffers for these structures: those that served this size before, or likely ones."""
-        key, capacity = self._size(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
+        key = _size_of(batch)
+        capacity = self._capacities.get(key)
         if capacity is not None:
             return capacity
         cell = torch.from_numpy(np.array([atoms.cell.array for atoms in batch.frames]))
         pbc = torch.from_numpy(np.array([atoms.pbc for atoms in batch.frames]))
         return self._likely(key, batch.counts, cell, pbc)
 
-    def _size(self, counts: list[int], periodic: bool) -> tuple[tuple[int, int, int, bool], Capacity | None]:
-        key = (len(counts), sum(counts), max(counts), periodic)
-        return key, self._capacities.get(key)
-
-    def _likely(self, key: tuple[int, int, int, bool], counts: list[int], cell: Tensor, pbc: Tensor) -> Capacity:
+    def _likely(self, key: Size, counts: list[int], cell: Tensor, pbc: Tensor) -> Capacity:
         """From cells (S, 3, 3) and periodic directions (S, 3) on the CPU: a GPU would load a library for the volumes."""
         volumes, periodic = torch.linalg.det(cell).abs().tolist(), pbc.all(1).tolist()
         edges = sum(
@@ -422,12 +425,24 @@ class CapturedPath:
         return capacity
 
     def _remember(self, batch: _Batch, capacity: Capacity) -> None:
-        key, _ = self._size(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
-        self._capacities[key] = capacity
+        self._capacities[_size_of(batch)] = capacity
 
     def _refusal(self, atoms: int, capacity: Capacity, labels: Sequence[int] | None = None) -> StructureError:
         needed = self.stages.bytes_of(capacity)
         return refusal(atoms, capacity.edges, needed, self.pool.free(), self.stages.device, labels)
+
+
+def _size(counts: list[int], periodic: bool) -> Size:
+    return len(counts), sum(counts), max(counts), periodic
+
+
+def _size_of(batch: _Batch) -> Size:
+    return _size(batch.counts, batch.frames[0].pbc.tolist() == EVERYWHERE)
+
+
+def _first(pbc: Tensor) -> Tensor:
+    """(1,) whether the first structure, if there is one, is periodic in three directions."""
+    return pbc[:1].all()[None]
 
 
 def _computed(found: Prediction | Callable[[], Prediction]) -> Prediction:

@@ -22,10 +22,12 @@ from atomjet.engine.fork import survive_forks
 from atomjet.engine.hessian import hessian
 from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
+from atomjet.engine.trained_at import TrainedAt
 from atomjet.engine.uncertainty import Bound
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import contract, registry, tensor_file
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
+from atomjet.models.card import card_to_json
 from atomjet.models.contract import CapturedBackend, Model
 from atomjet.models.ensemble import EnsembleBackend, members_of
 from atomjet.models.families import FAMILIES
@@ -91,13 +93,18 @@ class Engine:
         charge: int | None = None,
         spin: int | None = None,
     ) -> None:
-        """Take a model (copied, so that the caller's stays as it is), settings, card and defaults of structures."""
+        """Take a model (copied, so that the caller's stays as it is), settings, card and defaults of structures.
+
+        Raises:
+            BackendError, ConfigError: see `load`; also for a card with fields of wrong types (`atomjet.models.card`).
+        """
         survive_forks()
         self.settings = settings or Settings()
-        self.card = card or {}
+        self.card = _checked(card or {})
         self.task = model.check_task(task)
         self.charge, self.spin = _whole("charge", charge), _whole("spin", spin)
-        model.check_conditions(self.charge, self.spin)
+        self._trained_at = TrainedAt.of(self.card)
+        (self._trained_at or model).check_conditions(self.charge, self.spin)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
         self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
@@ -135,7 +142,7 @@ class Engine:
         """Evaluate through buffers of fixed size from now on; see `CapturedPath`."""
 
         def admit(system: System) -> Conditions | None:
-            return stages.backend.admit(system.with_defaults(self.charge, self.spin), self.task)
+            return stages.backend.admit(self._as_trained(system), self.task)
 
         self._path = CapturedPath(
             stages,
@@ -282,7 +289,12 @@ class Engine:
     def _check_inputs(self, system: System) -> System:
         """Refuse what the model does not know; fill in what the structures leave open."""
         self._check_system(system)
-        return self.model.complete(system.with_defaults(self.charge, self.spin), self.task)
+        return self.model.complete(self._as_trained(system), self.task)
+
+    def _as_trained(self, system: System) -> System:
+        """What the engine says of structures that say nothing; what they say that the model takes for granted is left out."""
+        system = system.with_defaults(self.charge, self.spin)
+        return system if self._trained_at is None else self._trained_at.complete(system)
 
     def _evaluate(self, system: System) -> Prediction:
         system = self._check_inputs(system)
@@ -399,6 +411,15 @@ class Engine:
         if self.settings.on_overlap == "error" or length == 0.0:
             raise StructureError(f"{message}; repair the structure, or pass on_overlap='warn' for distances above zero")
         warnings.warn(f"{message}; the result means little", stacklevel=3)
+
+
+def _checked(card: Any) -> dict[str, Any]:
+    """A card whose fields have the types that the program expects."""
+    try:
+        card_to_json(card)
+    except ValueError as error:
+        raise ConfigError(f"card: {tensor_file.first_line(error)}; see atomjet.models.card.Card") from None
+    return card
 
 
 def _whole(name: str, value: Any) -> int | None:

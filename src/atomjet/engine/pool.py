@@ -42,7 +42,10 @@ class BufferPool:
         """
         with self._changed:
             while True:
-                buffers = next((buffers for buffers in reversed(self._idle) if buffers.capacity == capacity), None)
+                buffers = next(
+                    (each for each in reversed(self._idle) if each.capacity is capacity or each.capacity == capacity),
+                    None,
+                )
                 if buffers is not None:
                     del self._idle[buffers]
                     break

@@ -32,15 +32,16 @@ SURELY_RESOLVED = 1e11
 
 
 def check_resolution(system: System, cutoff: float) -> None:
-    """Refuse coordinates so large that the numbers of their type are no finer than a fraction of the cutoff.
+    """Refuse coordinates that are not finite, or so large that numbers of their type are no finer than a fraction of the cutoff.
 
     Raises:
         StructureError: names the first such atom.
     """
     limit = RESOLVED * cutoff / torch.finfo(system.dtype).eps
-    far = system.positions.detach().abs().amax(1) > limit
+    far = ~(system.positions.detach().abs().amax(1) <= limit)
     if not bool(far.any()):
         return
+    system.check_positions()
     atom = int(far.nonzero()[0])
     position, dtype = [float(f"{x:.5g}") for x in system.positions[atom].tolist()], str(system.dtype)[6:]
     finer = ", or give float64" if system.dtype == torch.float32 else ""

@@ -104,11 +104,12 @@ class _Written:
             return None
         return cls(tensors, tuple(tensor._version for tensor in tensors))
 
-    def same(self, other: _Written | None) -> bool:
-        """Whether both are the same tensors, unchanged in between."""
-        if other is None or self.versions != other.versions:
-            return False
-        return all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+    def describes(self, *tensors: Tensor) -> bool:
+        """Whether these are the same tensors, unchanged since."""
+        for known, version, tensor in zip(self.tensors, self.versions, tensors, strict=True):
+            if tensor is not known or tensor._version != version:
+                return False
+        return True
 
 
 class _Buffers:
@@ -132,6 +133,7 @@ class _Buffers:
         self.replayed = Replayed(self._work, torch.cuda.Stream(device) if on_gpu else None)
         self.composition: _Written | None = None
         self.cell: _Written | None = None
+        self.positions = self.given.positions
         self.last = 0
         owners = (self, self.finder.graph, self.finder.route, self.given, self.starts)
         tensors = {id(x): x for owner in owners for x in vars(owner).values() if isinstance(x, Tensor)}
@@ -180,19 +182,23 @@ class _Buffers:
             # Copied into float64 nothing shows any more that digits are missing.
             limit = RESOLVED * self.finder.cutoff / torch.finfo(torch.float32).eps
             positions = torch.where(positions.abs() <= limit, positions, 1e30)
-        composition = _composition(system)
-        if composition is None or not composition.same(self.composition):
+        if not self.holds(system):
             self.given.fill(system)
-            self.composition = composition
-        elif self.cell is None or not self.cell.same(_Written.of(system.cell)):
+            self.composition, self.cell = _Written.of(*_composition(system)), _Written.of(system.cell)
+            self.positions = self.given.positions[: system.num_atoms]
+        elif self.cell is None or not self.cell.describes(system.cell):
             self.given.cell[: system.num_systems].copy_(system.cell)
-        self.cell = _Written.of(system.cell)
-        self.given.positions[: system.num_atoms].copy_(positions)
+            self.cell = _Written.of(system.cell)
+        self.positions.copy_(positions)
+
+    def holds(self, system: System) -> bool:
+        """Whether these very atoms stand in the buffers, wherever they were."""
+        return self.composition is not None and self.composition.describes(*_composition(system))
 
 
-def _composition(system: System) -> _Written | None:
+def _composition(system: System) -> tuple[Tensor, Tensor, Tensor]:
     """All of structures that a search depends on, but for positions and cells."""
-    return _Written.of(system.system_index, system.atomic_numbers, system.pbc)
+    return system.system_index, system.atomic_numbers, system.pbc
 
 
 def _key(device: torch.device, cutoff: float) -> tuple[object, ...]:
@@ -210,9 +216,9 @@ class _Kept(threading.local):
 
     def buffers_for(self, system: System, cutoff: float) -> _Buffers:
         """Those that served such structures before, or new ones for as many edges as there should be."""
-        composition, key = _composition(system), _key(system.device, cutoff)
+        key = _key(system.device, cutoff)
         for known in reversed(self.all):
-            if known.key == key and composition is not None and composition.same(known.composition):
+            if known.key == key and known.holds(system):
                 return self._used(known)
         asked = _likely(system, cutoff)
         for known in reversed(self.all):
@@ -229,7 +235,8 @@ class _Kept(threading.local):
         return self._keep(_Buffers(capacity, buffers.finder.cutoff, buffers.finder.device))
 
     def _used(self, buffers: _Buffers) -> _Buffers:
-        self.all.append(self.all.pop(self.all.index(buffers)))
+        if buffers is not self.all[-1]:
+            self.all.append(self.all.pop(self.all.index(buffers)))
         return buffers
 
     def _keep(self, buffers: _Buffers) -> _Buffers:

@@ -8,6 +8,7 @@ import torch
 from atomjet.data import Capacity, GraphBuffers, SystemBuffers
 from atomjet.errors import StructureError
 from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
+from atomjet.ops.compile_notice import announce_compilations
 
 ALL_PAIRS = 3000
 """Atoms of the largest structure up to which testing all pairs beats building cells."""
@@ -37,6 +38,8 @@ class PaddedSearch:
             )
         self.capacity, self.cutoff = capacity, float(cutoff)
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            announce_compilations()
         self.graph = GraphBuffers.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
             self.route = Cells(self.graph, cutoff)

@@ -123,3 +123,21 @@ def test_peer_of_the_benchmark(case):
     made = peer.call(peer.prepare(engine.model.complete(System.from_ase(frames[0]), None)))
     assert (made.forces - found[0]["forces"]).abs().max() < 1e-4
     assert abs(float(made.energy - found[0]["energy"])) < 1e-3
+
+
+def test_formation_energies(case):
+    """Its calculator of this name around ours, and ours."""
+    from fairchem.core.calculate.ase_calculator import FormationEnergyCalculator as Theirs
+
+    from atomjet.adapters.formation import FormationEnergyCalculator
+
+    _, path, frames, _ = case
+    references = {symbol: 0.1 * len(symbol) - number for number, symbol in enumerate(sorted({*frames[0].symbols}))}
+    total = atomjet.AtomJetCalculator(path, device="cpu", precision="float64")
+    found = []
+    for calculator in (Theirs(total, references), FormationEnergyCalculator(total, references)):
+        atoms = frames[0].copy()
+        atoms.calc = calculator
+        found.append((atoms.get_potential_energy(), atoms.get_forces()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-10)
+    assert abs(found[0][1] - found[1][1]).max() < 1e-10

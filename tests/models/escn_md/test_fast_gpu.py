@@ -152,3 +152,16 @@ def test_pairs_without_tables_have_their_networks():
     found = engine.predict(atoms)
     assert relative(found.forces, exact.forces) < BOUND["high"]
     assert relative(found.energy, exact.energy) < BOUND["high"]
+
+
+def test_a_binding_limit_on_neighbours_is_said_when_a_composition_is_admitted():
+    copper = bulk("Cu", cubic=True)
+    copper.rattle(0.1, seed=1)
+    system = System.from_ase([molecule("H2O"), copper])
+    enough, few = (
+        FastGpu(random_escn_md(**SIZES, **CONFIGS["mmax 1"], max_neighbors=limit).float().to(DEVICE))
+        for limit in (20, 4)
+    )
+    enough.admit(system, "omat")  # a warning would be an error here
+    with pytest.warns(UserWarning, match=r"structure 1: atom 0 has \d+ neighbours within 2.6 Å, of which .* nearest 4"):
+        few.admit(system, "omat")

@@ -101,6 +101,12 @@ def test_one_warning_for_each_structure():
     )
     copper.rattle(0.01)
     engine.predict(copper)  # warnings are errors here: a step further it is the same structure
+    for _ in range(4):  # and after several, far from where it began
+        copper.positions += 0.2
+        engine.predict([water, copper])
+    other = bulk("Cu", "bcc", a=2.3, cubic=True) * (2, 1, 1)  # as many atoms of copper, in another crystal
+    with pytest.warns(UserWarning, match=r"structure 1: atom 0 has \d+ neighbours within"):
+        engine.predict([copper, other])
     Engine(random_escn_md(max_neighbors=78), Settings("cpu"), task="omat").predict(copper)
 
 

@@ -24,8 +24,19 @@ how many pairs there are (1,), be there room for them or not.
 """
 
 
-def vesin_torch(systems: list[System], cutoff: float) -> Search:
+def vesin_torch_pairs(systems: list[System], cutoff: float) -> Search:
+    """vesin-torch 0.6 for less than `neighbor_list` returns: pairs and shifts, no vectors, no order; what it does at its fastest.
+
+    Raises:
+        Unavailable: see `vesin_torch`.
+    """
+    return vesin_torch(systems, cutoff, vectors=False)
+
+
+def vesin_torch(systems: list[System], cutoff: float, vectors: bool = True) -> Search:
     """vesin-torch 0.6, for what `neighbor_list` returns too: its vectors, or its pairs and vectors from those, whichever is faster.
+
+    Without `vectors` its pairs alone.
 
     Raises:
         Unavailable: not installed or not for this version of PyTorch; several structures.
@@ -43,22 +54,27 @@ def vesin_torch(systems: list[System], cutoff: float) -> Search:
         return finder.compute(system.positions, cell, pbc, "ijSD", copy=True)
 
     def vectors_from_pairs(system: System) -> list[Tensor]:
-        i, j, shifts = finder.compute(system.positions, cell, pbc, "ijS", copy=True)
+        i, j, shifts = pairs(system)
         x = system.positions
         return [i, j, shifts, torch.addmm(x.index_select(0, j) - x.index_select(0, i), shifts.to(x.dtype), cell)]
 
+    def pairs(system: System) -> list[Tensor]:
+        return finder.compute(system.positions, cell, pbc, "ijS", copy=True)
+
     ways = {"its own vectors": its_vectors, "pairs, and vectors worked out from them": vectors_from_pairs}
+    if not vectors:
+        ways = {"pairs alone": pairs}
     for way in ways.values():
         way(systems[0])
     chosen = min(ways, key=lambda way: _seconds(lambda: ways[way](systems[0]), systems[0].device))
 
     def graph(system: System) -> Graph:
-        centers, neighbors, shifts, _ = ways[chosen](system)
+        centers, neighbors, shifts = ways[chosen](system)[:3]
         return _graph(system, centers.long(), neighbors.long(), shifts.long(), cutoff)
 
     includes = (
-        f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts and vectors in tensors of "
-        "their own, in no order"
+        f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts{' and vectors' * vectors} "
+        "in tensors of their own, in no order"
     )
     return Search(ways[chosen], graph, includes)
 

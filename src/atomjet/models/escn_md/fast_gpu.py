@@ -38,6 +38,7 @@ from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
 from atomjet.models.escn_md.memory import total_bytes
 from atomjet.models.escn_md.neighbor_limit import DEGENERACY
 from atomjet.models.escn_md.pair_tables import PairTables
+from atomjet.neighbors import search
 from atomjet.ops import (
     atom_wise_gpu,
     channel_balance_gpu,
@@ -194,6 +195,8 @@ class FastGpu:
     def admit(self, system: System, task: str | None) -> Conditions | None:
         """See `CapturedBackend`; None where calls hold too many blends."""
         completed = self.model.complete(system, task)
+        if self.model.config.max_neighbors:  # the device says nothing of it; here it is asked once a composition
+            self.model.warn(completed, search(completed, self.model.cutoff))
         kinds = kinds_of(self.model, completed)
         self._tabulate(completed.atomic_numbers, completed.system_index, completed.num_systems)
         held = self.slots.take(kinds)

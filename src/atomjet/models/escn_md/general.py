@@ -204,6 +204,7 @@ class EscnMd(nn.Module):
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
         self.told: structures.Told = set()
+        self.bound = structures.Known()
 
     @property
     def cutoff(self) -> float:
@@ -236,7 +237,7 @@ class EscnMd(nn.Module):
 
     def warn(self, system: System, graph: Graph) -> None:
         """Warn of atoms with more neighbours than count; see `structures.warn_of_limit`."""
-        structures.warn_of_limit(self.config, system, graph, self.told)
+        structures.warn_of_limit(self.config, system, graph, self.bound)
 
     def references(self, graph: Graph) -> Tensor:
         """(N,) float64, eV: the energy of each atom by element and task, to be added to the learned energies."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from atomjet.data import Graph, System
 from atomjet.errors import ConfigError, StructureError
@@ -22,6 +24,12 @@ TAKEN = {
     "spin": "without a spin; taken as 1, a singlet (multiplicity 2S + 1)",
     "charge": "without a charge; taken as 0",
 }
+
+MOVED = 0.5
+"""Å that an atom may move between two calls for its structure to be known again: more than in a step of dynamics or relaxation."""
+
+REMEMBERED = 1000
+"""Structures that are known again."""
 
 Told = set[tuple[str, ...]]
 """What was said of which kinds of structures, so that each step of a simulation does not say it again."""
@@ -105,19 +113,42 @@ def warn_of_conditions(system: System, told: Told) -> None:
             )
 
 
-def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, told: Told) -> None:
-    """Say in which structures some atoms have more neighbours than count: once for each, and not again for others of its kind."""
+class Known:
+    """Structures as they were last, by which their next steps are recognised."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, list[Tensor]] = {}
+
+    def news(self, structures: list[tuple[Tensor, Tensor]]) -> list[bool]:
+        """Which are new, of structures of one call, each with numbers (n,) and positions (n, 3) Å; from now on they are known."""
+        found, places = [], []
+        for numbers, positions in structures:
+            key = numbers.numpy().tobytes()
+            alike = self._last.get(key, [])
+            place = next((k for k, last in enumerate(alike) if float((last - positions).abs().max()) < MOVED), None)
+            found.append(place is None)
+            places.append((key, place, positions))
+        for key, place, positions in places:
+            if place is not None:
+                self._last[key][place] = positions
+            else:
+                self._last.setdefault(key, []).append(positions)
+        while sum(map(len, self._last.values())) > REMEMBERED:
+            self._last.pop(next(iter(self._last)))
+        return found
+
+
+def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, known: Known) -> None:
+    """Say in which structures some atoms have more neighbours than count: once for each structure, however it moves on."""
     counted = neighbor_limit.weights(graph, config.max_neighbors)
     if counted is None or bool(counted.all()):
         return
     atoms = graph.centers[counted == 0]
     structures = graph.system_index[atoms]
-    compositions, found = _compositions(system), []
-    for structure in structures.unique().tolist():
-        kind = ("limit", compositions[structure])
-        found.append(kind)
-        if kind in told:
-            continue
+    bound, counts = structures.unique().tolist(), system.counts().tolist()
+    numbers, positions = (x.detach().cpu().split(counts) for x in (system.atomic_numbers, system.positions))
+    news = known.news([(numbers[structure], positions[structure]) for structure in bound])
+    for structure in itertools.compress(bound, news):
         atom = int(atoms[structures == structure][0])
         first = int((system.system_index < structure).sum())
         count = int(graph.row_ptr[atom + 1] - graph.row_ptr[atom])
@@ -127,7 +158,6 @@ def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, told: Told
             "where one neighbour takes another's place",
             stacklevel=6,
         )
-    told.update(found)
 
 
 def _compositions(system: System) -> list[str]:
