@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from atomjet.bench import contenders, geometries, racers, steps, suites
+from atomjet.bench import contenders, geometries, steps, suites, timed_calls
 from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import alone, compare, interval, student, table, verdict
 from atomjet.bench.contender import EngineContender, Unavailable, reference
@@ -254,7 +254,7 @@ def test_a_contender_that_fails_in_mid_race_keeps_its_rounds_and_has_no_figure(t
 
 
 def test_what_a_device_computed_wrong_has_no_figure(tmp_path, engine, monkeypatch):
-    enter = racers.Entrants.enter
+    enter = timed_calls.Contenders.enter
 
     def seconds(turn):
         if turn == 10 + 7:
@@ -266,7 +266,7 @@ def test_what_a_device_computed_wrong_has_no_figure(tmp_path, engine, monkeypatc
         racer.on_device = seconds if name == "fast_pytorch" else None
         return racer
 
-    monkeypatch.setattr(racers.Entrants, "enter", watched)
+    monkeypatch.setattr(timed_calls.Contenders, "enter", watched)
     good, bad = measured("latency", engine, ["general", "fast_pytorch"], None, suites.latency(10), runs=20).rows
     assert good["statistics"]["runs"] == 20
     assert (bad["status"], bad["reason"]) == (
@@ -428,7 +428,7 @@ def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
     def broken(engine, systems):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(racers, "parts_of_call", broken)
+    monkeypatch.setattr(timed_calls, "parts_of_call", broken)
     (row,) = measured("latency", engine, ["general"], cases=suites.latency(10), runs=20).rows
     assert row["status"] == "ok"
     assert row["statistics"]["runs"] == 20
@@ -437,9 +437,9 @@ def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
 
 
 def test_steps_on_the_device_are_timed_together(monkeypatch):
-    monkeypatch.setattr(racers, "TOGETHER", 2)
+    monkeypatch.setattr(timed_calls, "TOGETHER", 2)
     engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "general"))
-    racer = racers.Entrants(SUITES["md"], engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
+    racer = timed_calls.Contenders(SUITES["md"], engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
     racer.call(0)
     racer.call(1)
     assert racer.together == 2
@@ -462,14 +462,14 @@ def test_launches_are_those_of_one_step_and_memory_that_of_the_run():
                 torch.ones(1000).mul_(2.0).exp_()
 
         rows.append({})
-        _examine(racers.Racer(call, "nothing", lambda: None, {}, together=together, held=held), rows[-1], CPU)
+        _examine(timed_calls.TimedCall(call, "nothing", lambda: None, {}, together=together, held=held), rows[-1], CPU)
     assert rows[0]["launches"] == rows[1]["launches"] > 1
     assert rows[1]["memory_bytes"] - rows[0]["memory_bytes"] == pytest.approx(10**9, abs=1e5)
 
 
 def test_parts_of_a_call_in_buffers_of_fixed_size():
     engine = Engine(PaiNN(PaiNNConfig(features=32, layers=2)), Settings(str(ON), "fast_gpu"))
-    parts = parts_of_call(engine, racers.moved(geometries.molecules(10, 2).to(ON), 2))
+    parts = parts_of_call(engine, timed_calls.moved(geometries.molecules(10, 2).to(ON), 2))
     assert list(parts) == ["search", "energy and forces"]
     for part in parts.values():
         part(0)
@@ -631,7 +631,7 @@ def test_the_device_is_the_clock_of_steps(tmp_path):
     assert row["statistics"]["median"] == 2e-3
     assert row["ratio"]["estimate"] == 4.0
     assert row["throughput"]["edges/s"] == pytest.approx(1.65e6)
-    assert "2 ms  (10 runs)" in racers.spoken(row, back.clock)
+    assert "2 ms  (10 runs)" in timed_calls.spoken(row, back.clock)
     text = tables(back)
     assert "| 20 atoms x 1, 3,300 edges | 8 | 2, × 4 (4 ... 4) |" in text
     assert "Times are time on the device" in text

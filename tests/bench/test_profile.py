@@ -177,7 +177,7 @@ def test_a_stretch_without_kernels_is_idle():
 
 
 def test_positions_are_never_those_of_the_call_before():
-    from atomjet.bench.racers import moved
+    from atomjet.bench.timed_calls import moved
 
     system = molecules(10, 1)
     made = moved(system)

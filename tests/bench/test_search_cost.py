@@ -10,11 +10,11 @@ import triton.runtime.interpreter as interpreter
 
 from atomjet.bench.search_cost import SearchSizes, search_costs
 from atomjet.data import Capacity, PredictionBuffers, System, SystemBuffers
-from atomjet.models import edge_forces
+from atomjet.models import forces as edge_forces
 from atomjet.models.contract import Atomic
 from atomjet.models.cost import edge_forces as edge_forces_cost
-from atomjet.neighbors import brute_force, routes
-from atomjet.neighbors.padded import PaddedSearch
+from atomjet.neighbors import algorithms, brute_force
+from atomjet.neighbors.buffered_search import BufferedSearch
 from tests.neighbors.cases import ROUTES, batch, force_route
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,10 +27,10 @@ def take(monkeypatch):
 
     def route(name):
         force_route(monkeypatch, name)
-        monkeypatch.setattr(routes.OneKernel, "ALL", 256)
-        monkeypatch.setattr(routes.Cells, "LANES", 64)
-        monkeypatch.setattr(routes.Cells, "SCAN", 64)
-        monkeypatch.setattr(routes.Cells, "SHARED", (8, 1))
+        monkeypatch.setattr(algorithms.OneKernel, "ALL", 256)
+        monkeypatch.setattr(algorithms.Cells, "LANES", 64)
+        monkeypatch.setattr(algorithms.Cells, "SCAN", 64)
+        monkeypatch.setattr(algorithms.Cells, "SHARED", (8, 1))
 
     return route
 
@@ -90,7 +90,7 @@ def searched(system, cutoff):
     """In buffers that just hold it."""
     edges = brute_force(system, cutoff).num_edges
     capacity = Capacity(system.num_systems, system.num_atoms, edges, int(system.counts().max()))
-    search, given = PaddedSearch(capacity, cutoff, DEVICE), SystemBuffers.empty(capacity, DEVICE)
+    search, given = BufferedSearch(capacity, cutoff, DEVICE), SystemBuffers.empty(capacity, DEVICE)
     given.fill(system)
     graph = search.launch(given)
     assert int(graph.status) == 0
@@ -139,10 +139,10 @@ def test_words_hold_the_edges(route, take):
     search, _ = searched(system, 3.3)
     sizes = SearchSizes.of(search)
     assert (sizes.systems, sizes.atoms, sizes.edges) == (2, 64 + 27, brute_force(system, 3.3).num_edges)
-    bits = search.route.pool[: sizes.words, None] >> torch.arange(32, device=DEVICE) & 1
+    bits = search.algorithm.pool[: sizes.words, None] >> torch.arange(32, device=DEVICE) & 1
     assert int(bits.sum()) == sizes.edges
     assert int(bits.any(1).sum()) == sizes.hits
-    assert not bool(search.route.pool[sizes.words :].any())
+    assert not bool(search.algorithm.pool[sizes.words :].any())
     assert sizes.edges < sizes.tests <= 32 * sizes.words
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from atomjet.bench import geometries, racers, searches
+from atomjet.bench import geometries, searches, timed_calls
 from atomjet.bench.accuracy import same_edges
 from atomjet.bench.contender import Unavailable
 from atomjet.bench.page import headlines
@@ -88,7 +88,7 @@ def race(engine, names, system):
 @pytest.mark.parametrize("name", SERVED)
 def test_a_call_finds_the_definitions_edges_of_any_positions(name, kind):
     installed(name)
-    systems = racers.moved(SYSTEMS[kind]().to(ON), 3)
+    systems = timed_calls.moved(SYSTEMS[kind]().to(ON), 3)
     if kind not in SERVED[name]:
         with pytest.raises(Unavailable, match="one structure at a time|torchmd-net knows boxes"):
             searches.build(name, systems, CUTOFF)
@@ -105,7 +105,7 @@ def test_each_strategy_of_torchmd_net_finds_them(monkeypatch, strategy, kind):
     installed("torchmd_net")
     assert strategy in peers._strategies(SYSTEMS[kind]())
     monkeypatch.setattr(peers, "_strategies", lambda system: [strategy])
-    systems = racers.moved(SYSTEMS[kind]().to(ON), 2)
+    systems = timed_calls.moved(SYSTEMS[kind]().to(ON), 2)
     made = searches.build("torchmd_net", systems, CUTOFF)
     assert f"strategy {strategy} in float64" in made.includes
     assert same_edges(made.graph(systems[1]), brute_force(systems[1], CUTOFF))
@@ -206,7 +206,7 @@ def test_all_names_that_the_suite_knows_can_be_built_or_say_why_not():
     suite = SUITES["neighbors"]
     assert set(OTHER_SEARCHES) < set(suite.names)
     assert not set(OTHER_SEARCHES) & set(suite.default_names(torch.device("cuda")).split(","))
-    systems = racers.moved(geometries.molecules(10, 1).to(ON), 2)
+    systems = timed_calls.moved(geometries.molecules(10, 1).to(ON), 2)
     for name in suite.names:
         try:
             made = searches.build(name, systems, CUTOFF)

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from atomjet.bench import accuracy, captured_steps, contenders, geometries, racers, run
+from atomjet.bench import accuracy, captured_steps, contenders, geometries, run, timed_calls
 from atomjet.bench.accuracy import STEP_GATES
 from atomjet.bench.captured_steps import CapturedSteps, OwnStep
 from atomjet.bench.contender import EngineContender, Unavailable, reference
@@ -104,7 +104,7 @@ def test_a_long_replay_is_a_sample_by_itself(clock, monkeypatch):
 def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypatch):
     monkeypatch.setattr(capacity, "DENSITY", 0.001)
     monkeypatch.setattr(capacity, "MIN_EDGES", 1)
-    systems = racers.moved(geometries.molecules(12, 1).to(ON), 2)
+    systems = timed_calls.moved(geometries.molecules(12, 1).to(ON), 2)
     step = OwnStep(engine, systems)
     assert step.edges == engine.search(systems[-1]).num_edges
     assert step.held > 0 or not HAS_GPU
@@ -124,7 +124,7 @@ def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypat
 
 
 def test_structures_that_the_engine_refuses_are_refused_by_name(engine):
-    (system,) = racers.moved(geometries.molecules(10, 1).to(ON), 1)
+    (system,) = timed_calls.moved(geometries.molecules(10, 1).to(ON), 1)
     with pytest.raises(StructureError, match="atom 0 and atom 1 are"):
         OwnStep(engine, [system.with_positions(0.01 * system.positions)])
 
@@ -259,7 +259,7 @@ def judged(engine, told, system):
 @pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread has no context yet
 @pytest.mark.parametrize("make", [lambda: geometries.water(24), lambda: geometries.molecules(10, 3)])
 def test_the_baselines_step_follows_positions(engine, peer, make):
-    systems = racers.moved(make().to(ON), 3)[::-1]
+    systems = timed_calls.moved(make().to(ON), 3)[::-1]
     step = peer.step(systems)
     for system in systems:
         step.take(system.positions)
@@ -271,7 +271,7 @@ def test_the_baselines_step_follows_positions(engine, peer, make):
 
 
 def test_the_baselines_call_takes_other_edges(engine, peer):
-    systems = racers.moved(geometries.water(24).to(ON), 2)
+    systems = timed_calls.moved(geometries.water(24).to(ON), 2)
     systems.append(systems[0].with_positions(1.05 * systems[0].positions))
     assert len({engine.search(system).num_edges for system in systems}) > 1
     for system in systems:

@@ -11,8 +11,8 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import Engine, System
 from atomjet.bench.contender import EngineContender
-from atomjet.bench.racers import Entrants
 from atomjet.bench.suites import SUITES
+from atomjet.bench.timed_calls import Contenders
 from atomjet.data import Capacity
 from atomjet.engine import Settings, capacity, pool, streams
 from atomjet.engine.capacity import choose, likely_edges, size_class
@@ -228,11 +228,11 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
 
 def test_a_benchmark_has_contenders_give_their_buffers_back(padded):
     """So that the next case, whose sizes are others, has the memory."""
-    entrants = Entrants(SUITES["latency"], padded)
-    entrants.built["auto"] = EngineContender("auto", padded)
+    contenders = Contenders(SUITES["latency"], padded)
+    contenders.built["auto"] = EngineContender("auto", padded)
     before = padded.predict(frames()).energy
     assert padded._path.pool.kept()
-    entrants.forget()
+    contenders.forget()
     assert padded._path.pool.kept() == []
     assert torch.equal(padded.predict(frames()).energy, before)
 

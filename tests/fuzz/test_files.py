@@ -13,7 +13,7 @@ from ase.build import molecule
 
 from atomjet.engine import Engine, Settings
 from atomjet.models import load, tensor_file
-from atomjet.models.escn_md import checkpoint
+from atomjet.models.escn_md import fairchem_zip
 from tests.fuzz import cases, changed, damaged, served_or_refused, value
 from tests.models.escn_md.foreign import write
 from tests.potentials import random_painn
@@ -106,7 +106,7 @@ def test_damaged_checkpoints(tmp_path):
 
 
 def test_changed_checkpoints(tmp_path):
-    path, original = tmp_path / "x.pt", checkpoint.read(UMA)
+    path, original = tmp_path / "x.pt", fairchem_zip.read(UMA)
     for case, generator in cases("changed checkpoints", 200):
         model, tasks, weights = original.model, original.tasks, dict(original.weights)
         kind = generator.randrange(4)

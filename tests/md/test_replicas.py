@@ -283,7 +283,9 @@ def test_refusals(engine, tmp_path: Path):
     assert not (tmp_path / "b.traj").exists()
     fixed = ethanol()
     plain = Engine(engine.model, Settings("cpu"))
-    assert replicas.serves(plain, fixed, MDSettings(1)) == "backend fast_pytorch does not work in fixed buffers"
-    assert replicas.serves(engine, fixed, MDSettings(1, ensemble="npt")) == "npt has no integrator there"
-    assert replicas.serves(engine, fixed, MDSettings(1)) == ""
+    assert (
+        replicas.why_not_on_device(plain, fixed, MDSettings(1)) == "backend fast_pytorch does not work in fixed buffers"
+    )
+    assert replicas.why_not_on_device(engine, fixed, MDSettings(1, ensemble="npt")) == "npt has no integrator there"
+    assert replicas.why_not_on_device(engine, fixed, MDSettings(1)) == ""
     assert torch.is_grad_enabled()

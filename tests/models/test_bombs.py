@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from atomjet.models.escn_md import checkpoint
+from atomjet.models.escn_md import fairchem_zip
 from tests.models.escn_md.foreign import write
 
 SMALL = Path(__file__).parent / "escn_md" / "golden" / "uma_1p2.pt"
@@ -76,7 +76,7 @@ def refused(reader):
 
 
 def checkpoint_with(path, change):
-    content = checkpoint.read(SMALL)
+    content = fairchem_zip.read(SMALL)
     return write(path, *change(content.model, content.tasks, content.weights))
 
 

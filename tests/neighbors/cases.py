@@ -1,4 +1,4 @@
-"""Structures and routes that tests of the searches share."""
+"""Structures and algorithms that tests of the searches share."""
 
 import itertools
 
@@ -22,12 +22,14 @@ ROUTES = ("one kernel", "all pairs", "pieces", "cells")
 
 
 def force_route(monkeypatch, name):
-    """Have every `PaddedSearch` take one of `ROUTES`, whatever its capacity."""
-    from atomjet.neighbors import padded, routes
+    """Have every `BufferedSearch` take one of `ROUTES`, whatever its capacity."""
+    from atomjet.neighbors import algorithms, padded
 
-    monkeypatch.setattr(routes.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
+    monkeypatch.setattr(algorithms.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
     monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
-    monkeypatch.setattr(routes.AllPairs, "pieces_of", classmethod(lambda route, capacity: 2 if name == "pieces" else 1))
+    monkeypatch.setattr(
+        algorithms.AllPairs, "pieces_of", classmethod(lambda route, capacity: 2 if name == "pieces" else 1)
+    )
 
 
 def place(cell, count, spread, seed):

@@ -1,7 +1,7 @@
 """Compile the kernels of the search for GPUs, on any machine, which the interpreter does not; print their names."""
 
 from atomjet.neighbors import all_pairs, canonical, cell_list, cell_order, few_atoms, rows
-from atomjet.neighbors.routes import Cells
+from atomjet.neighbors.algorithms import Cells
 from tests.compiling import compiled
 
 WIDE = dict.fromkeys(("positions", "cell", "cutoff", "frames", "home", "scale", "given", "wrapped"), "*fp64")
@@ -13,8 +13,8 @@ TYPES = WIDE | LONG | dict.fromkeys(COUNTS, "i32") | {"vectors": "*fp32"}
 def name_of(kernel, capability, warps, registers=None, types=None, **constants):
     """The kernel's name, once it is compiled; pointers whose type is not given are to int32."""
     options = {"num_warps": warps, "enable_fp_fusion": False, "maxnreg": registers}
-    if "CHAINED" in kernel.arg_names:
-        constants["CHAINED"] = capability >= 90
+    if "PDL" in kernel.arg_names:
+        constants["PDL"] = capability >= 90
     return compiled(kernel, constants, TYPES | (types or {}), "*i32", capability, **options).metadata.name
 
 

@@ -1,4 +1,4 @@
-"""Both routes against each other, against ASE, and against loops over explicit images; then the properties of every list."""
+"""Both algorithms against each other, against ASE, and against loops over explicit images; then the properties of every list."""
 
 import itertools
 import sys

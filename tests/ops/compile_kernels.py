@@ -8,7 +8,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from atomjet.data import Capacity
 from atomjet.md import kernels as md
-from atomjet.models import edge_forces
+from atomjet.models import forces as edge_forces
 from atomjet.models.painn.fast_gpu import default_tiles
 from atomjet.ops import painn_message, painn_update, painn_update_hopper
 from tests.compiling import compiled
@@ -34,7 +34,7 @@ def update(part, rows):
     """One of the kernels for Hopper."""
     kernel = getattr(painn_update_hopper, f"painn_update_{part}_hopper_kernel")
     weights = f"tensordesc<fp16[{FEATURES}, {FEATURES}],{gl.NVMMASharedLayout(128, 16, 2)}>"
-    constants = {"F": FEATURES, "CHAINED": True, "ROWS": rows}
+    constants = {"F": FEATURES, "PDL": True, "ROWS": rows}
     types = TYPES | {"weights": weights}
     return compiled(kernel, constants, types, HALF, 90, GluonASTSource, num_warps=FEATURES // 16, launch_pdl=True)
 
@@ -49,7 +49,7 @@ def messages(atoms, capability):
         ]
         forms += [(painn_message.painn_message_bwd_kernel, tiles.message_back, True)] if first else []
         for kernel, cut, zbl in forms:
-            constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "CHAINED": capability >= 90}
+            constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "PDL": capability >= 90}
             constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels, "ZBL": zbl}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
             options = {"num_warps": cut.warps, "maxnreg": cut.registers or None, "launch_pdl": capability >= 90}
@@ -62,7 +62,7 @@ def plain_updates(capability, narrow):
     for part in ("fwd", "last", "bwd"):
         kernel = getattr(painn_update, f"painn_update_{part}_kernel")
         split = 0 if narrow == HALF else 7 if part == "last" else 11
-        constants = {"F": FEATURES, "SPLIT": split, "CHAINED": capability >= 90, "ROWS": 16}
+        constants = {"F": FEATURES, "SPLIT": split, "PDL": capability >= 90, "ROWS": 16}
         yield compiled(kernel, constants, types, narrow, capability, num_warps=8, launch_pdl=capability >= 90)
 
 
@@ -72,13 +72,13 @@ def sums(capability):
     types = dict.fromkeys(lines, "*i32") | dict.fromkeys(("vectors", "energies", "gradients"), "*fp32")
     types |= dict.fromkeys(("system_index", "task"), "*i32")
     types |= dict.fromkeys(("edges", "atoms", "elements", "reference_elements"), "i32")
-    chained = {"CHAINED": capability >= 90}
+    pdl = {"PDL": capability >= 90}
     for parts, rows, of_reverse in ((1, 1, True), (2, 1, True), (1, 5, False)):
-        constants = {"PARTS": parts, "EDGES": 32, "ROWS": rows, "OF_REVERSE": of_reverse, **chained}
+        constants = {"PARTS": parts, "EDGES": 32, "ROWS": rows, "OF_REVERSE": of_reverse, **pdl}
         yield compiled(edge_forces.edge_forces_kernel, constants, types, "*fp64", capability, num_warps=1)
     for atoms in (64, 1024):
         kernel = edge_forces.edge_forces_sums_kernel
-        yield compiled(kernel, {"ATOMS": atoms, **chained}, types, "*fp64", capability, num_warps=atoms // 128 or 1)
+        yield compiled(kernel, {"ATOMS": atoms, **pdl}, types, "*fp64", capability, num_warps=atoms // 128 or 1)
 
 
 def steps(capability):

@@ -150,7 +150,7 @@ def test_update_and_back(device):
     def poison(*shape):
         return torch.full(shape, NAN, device=device)
 
-    kept = painn_update.Kept(poison(room, 3, 2 * FEATURES), *(poison(room, FEATURES) for _ in range(4)))
+    kept = painn_update.Saved(poison(room, 3, 2 * FEATURES), *(poison(room, FEATURES) for _ in range(4)))
     c, sent = poison(room, 3 * FEATURES), poison(room, 3, FEATURES)
     count = torch.tensor([atoms], dtype=torch.int32, device=device)
     painn_update.launch_fwd(count, one, q, mu, kept, c, sent, painn_update.Tiles(16, 4), False)

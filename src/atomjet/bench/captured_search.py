@@ -9,8 +9,8 @@ from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, System, SystemBuffers
 from atomjet.data.buffers import has_images
 from atomjet.neighbors import search
+from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.gpu import to_graph
-from atomjet.neighbors.padded import PaddedSearch
 
 
 class CapturedSearch:
@@ -22,7 +22,7 @@ class CapturedSearch:
         images = bool(has_images(system.cell, system.pbc, cutoff))
         capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest, images)
         self.system, self.cutoff = system, cutoff
-        self.searcher = PaddedSearch(capacity, cutoff, system.device)
+        self.searcher = BufferedSearch(capacity, cutoff, system.device)
         self.given = SystemBuffers.empty(capacity, system.device)
         self.given.fill(system)
         self.searcher.launch(self.given)  # compiles

@@ -25,7 +25,7 @@ def room_for(edges: int) -> int:
     return int(SPARE * edges) + 64
 
 
-class Step(Protocol):
+class DeviceCall(Protocol):
     """One evaluation in buffers of its own.
 
     Attributes:
@@ -112,7 +112,7 @@ class CapturedSteps:
         together: steps in one call.
     """
 
-    def __init__(self, step: Step, every: Sequence[Tensor]) -> None:
+    def __init__(self, step: DeviceCall, every: Sequence[Tensor]) -> None:
         self.step, self.every, self.replays = step, every, 1
         self.replay = captured(self._take_all)
         self._watch = Stopwatch()

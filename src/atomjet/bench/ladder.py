@@ -38,7 +38,7 @@ class DoesNotBuild(Exception):
 
 
 @dataclass(frozen=True)
-class Step:
+class Revision:
     """One revision against the one before.
 
     Attributes:
@@ -162,7 +162,7 @@ def climb(
     precision: float = 0.01,
     max_rounds: int = 40,
     say: Callable[[str], None] = print,
-) -> list[Step]:
+) -> list[Revision]:
     """Measure each revision against the one before it, until every change is known to `precision` or rounds run out.
 
     Raises:
@@ -289,7 +289,7 @@ def hodges_lehmann(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(means)), float(means[cut]), float(means[-1 - cut])
 
 
-def table(steps: list[Step]) -> str:
+def table(steps: list[Revision]) -> str:
     """step | change | figure | delta | verdict."""
     lines = [f"{'step':10} {'change':50} {'figure':>11} {'delta':>8} {'interval':>18} verdict"]
     for step in steps:
@@ -303,25 +303,25 @@ def table(steps: list[Step]) -> str:
 
 def _steps(
     bench: Bench, commits: list[str], figures: dict[str, list[float]], broken: dict[str, str], precision: float
-) -> list[Step]:
-    steps: list[Step] = []
+) -> list[Revision]:
+    steps: list[Revision] = []
     before: str | None = None
     nan = float("nan")
     for commit in commits:
         made, short, subject = figures[commit], commit[:10], bench.subject(commit)
         if not made or (commit in broken and len(made) < FEWEST_ROUNDS):
-            steps.append(Step(short, subject, nan, nan, nan, nan, len(made), _unbuilt(broken.get(commit))))
+            steps.append(Revision(short, subject, nan, nan, nan, nan, len(made), _unbuilt(broken.get(commit))))
             continue
         failed = f"; failed in round {len(made) + 1}: {broken[commit]}" if commit in broken else ""
         figure = float(np.median(made))
         if before is None:
-            steps.append(Step(short, subject, figure, nan, nan, nan, len(made), failed.removeprefix("; ")))
+            steps.append(Revision(short, subject, figure, nan, nan, nan, len(made), failed.removeprefix("; ")))
         else:
             rounds = min(len(made), len(figures[before]))
             differences = np.log(made[:rounds]) - np.log(figures[before][:rounds])
             delta, low, high = (math.expm1(value) for value in hodges_lehmann(differences))
             said = _verdict(low, high, precision) if rounds >= FEWEST_ROUNDS else "cannot tell"
-            steps.append(Step(short, subject, figure, delta, low, high, rounds, said + failed))
+            steps.append(Revision(short, subject, figure, delta, low, high, rounds, said + failed))
         before = commit
     return steps
 
@@ -338,7 +338,7 @@ def _verdict(low: float, high: float, precision: float) -> str:
     return "same" if -precision <= low and high <= precision else "cannot tell"
 
 
-def _settled(step: Step, precision: float) -> bool:
+def _settled(step: Revision, precision: float) -> bool:
     """Known well enough: an interval no wider than the precision on either side; or nothing to know."""
     return math.isnan(step.delta) or (step.high - step.low) / 2 <= precision
 

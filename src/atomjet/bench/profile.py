@@ -18,7 +18,7 @@ from atomjet.bench.cost import cost_of, declared
 from atomjet.bench.measure import synchronize
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.provenance import provenance
-from atomjet.bench.racers import moved
+from atomjet.bench.timed_calls import moved
 from atomjet.bench.trace import events as traced
 from atomjet.bench.trace import is_kernel, is_outermost, trace
 from atomjet.data import System, SystemBuffers
@@ -275,10 +275,10 @@ def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
     decides which kernels run. Empty where the search runs out of room.
     """
     from atomjet.bench.search_cost import search_costs  # needs Triton, as the kernels do
-    from atomjet.neighbors.padded import PaddedSearch
+    from atomjet.neighbors.buffered_search import BufferedSearch
 
     capacity = choose(system.num_systems, system.num_atoms, int(system.counts().max()), edges)
-    finder, padded = PaddedSearch(capacity, cutoff, system.device), SystemBuffers.empty(capacity, system.device)
+    finder, padded = BufferedSearch(capacity, cutoff, system.device), SystemBuffers.empty(capacity, system.device)
     padded.fill(system)
     finder.launch(padded)
     return {} if int(finder.graph.status) else search_costs(finder)

@@ -20,9 +20,9 @@ import torch
 from atomjet.bench.contender import Unavailable
 from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave, synchronize
 from atomjet.bench.provenance import clocks
-from atomjet.bench.racers import Entrants, Racer, spoken
 from atomjet.bench.result import Result
 from atomjet.bench.suites import Case, Suite
+from atomjet.bench.timed_calls import Contenders, TimedCall, spoken
 from atomjet.bench.trace import launches, peak_bytes, trace
 from atomjet.bench.yardstick import Yardstick
 from atomjet.engine import Engine
@@ -79,7 +79,7 @@ def run_suite(
         engine: gives weights, device and precision.
         runs: rounds, instead of each case's own number.
     """
-    entrants = Entrants(suite, engine)
+    contenders = Contenders(suite, engine)
     rows: dict[str, dict[str, Any]] = {}
 
     def close(status: str, reason: str) -> None:
@@ -97,12 +97,12 @@ def run_suite(
                 wanted = runs or case.runs
                 rows = {name: _row(case.name, name, "stopped", "") for name in names}
                 try:
-                    _run_case(entrants, case, rows, share, budget, wanted, result.add)
+                    _run_case(contenders, case, rows, share, budget, wanted, result.add)
                 except (Exception, OutOfTime) as error:  # one case must not take the rest with it
                     close(_status(error), _reason(error))
                 else:
                     close("ok", "")
-                entrants.forget()
+                contenders.forget()
                 _forget(engine.device)
         except KeyboardInterrupt:
             heard()
@@ -111,7 +111,7 @@ def run_suite(
 
 
 def _run_case(
-    entrants: Entrants,
+    contenders: Contenders,
     case: Case,
     rows: dict[str, dict[str, Any]],
     seconds: float,
@@ -122,34 +122,34 @@ def _run_case(
     """Fill in the rows; those still `stopped` at the end were under way when something ended the case."""
     if seconds < 1:
         raise OutOfTime("nothing was left of --max-minutes")
-    started, device, patience = time.monotonic(), entrants.engine.device, entrants.suite.patience
+    started, device, patience = time.monotonic(), contenders.engine.device, contenders.suite.patience
     with _deadline(SHARE * seconds):
         system = case.make().to(device, torch.float64)
-    racing: dict[str, Racer] = {}
+    timed_calls: dict[str, TimedCall] = {}
     for name, row in rows.items():
         row |= {"atoms": system.num_atoms, "structures": system.num_systems}
-        new, began = name not in entrants.built, time.monotonic()
+        new, began = name not in contenders.built, time.monotonic()
         try:
-            if name in entrants.late:
-                raise OutOfTime(entrants.late[name])
+            if name in contenders.late:
+                raise OutOfTime(contenders.late[name])
             first = FIRST * budget.seconds if new else 0.0
             with _deadline(max(SHARE * seconds, first, patience * budget.left)):
-                racer = entrants.enter(name, system)
-                _examine(racer, row, device)
+                timed = contenders.enter(name, system)
+                _examine(timed, row, device)
         except (Exception, OutOfTime) as error:
             row.update(status=_status(error), reason=_reason(error))
             if new and row["status"] == "out of time":
-                entrants.late[name] = row["reason"]
+                contenders.late[name] = row["reason"]
             _forget(device)
         else:
             if row["status"] == "stopped":
-                racing[name] = racer
+                timed_calls[name] = timed
         if new:  # compiling for all cases takes none of this one's time
             started += time.monotonic() - began
         save(_settled(row, "stopped", "before it was timed", runs))
-    if racing:
+    if timed_calls:
         left = max(min(seconds - (time.monotonic() - started), budget.left), 1.0)
-        _time(racing, rows, Yardstick(device, system.num_atoms), device, left, runs, save)
+        _time(timed_calls, rows, Yardstick(device, system.num_atoms), device, left, runs, save)
 
 
 def _settled(row: dict[str, Any], status: str, reason: str, runs: int) -> dict[str, Any]:
@@ -162,30 +162,30 @@ def _settled(row: dict[str, Any], status: str, reason: str, runs: int) -> dict[s
     return row | {"status": status, "reason": reason}
 
 
-def _examine(racer: Racer, row: dict[str, Any], device: torch.device) -> None:
+def _examine(timed: TimedCall, row: dict[str, Any], device: torch.device) -> None:
     """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
-    row["includes"] = racer.includes
+    row["includes"] = timed.includes
     before = allocated(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    racer.call(0)
+    timed.call(0)
     synchronize(device)
     if device.type == "cuda":
-        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before + racer.held
-    accuracy = racer.judge()
+        row["memory_bytes"] = torch.cuda.max_memory_allocated(device) - before + timed.held
+    accuracy = timed.judge()
     if accuracy is not None:
         row["accuracy"] = accuracy
         if not accuracy["passed"]:
             row.update(status="inaccurate", reason="the result differs from the definition's beyond its gate: no speed")
             return
-    made = trace(lambda: racer.call(1), device, profile_memory=device.type == "cpu")
-    row["launches"] = round(launches(made, device) / racer.together)
+    made = trace(lambda: timed.call(1), device, profile_memory=device.type == "cpu")
+    row["launches"] = round(launches(made, device) / timed.together)
     if device.type == "cpu":
-        row["memory_bytes"] = peak_bytes(made) + racer.held
+        row["memory_bytes"] = peak_bytes(made) + timed.held
 
 
 def _time(
-    racing: dict[str, Racer],
+    timed_calls: dict[str, TimedCall],
     rows: dict[str, dict[str, Any]],
     yardstick: Yardstick,
     device: torch.device,
@@ -196,17 +196,17 @@ def _time(
     calls: dict[str, Callable[[int], Any]] = {"yardstick": yardstick}
     asked: dict[str, Callable[[int], float]] = {}
     lost: dict[str, tuple[Exception, int]] = {}
-    for name, racer in racing.items():
-        calls[name] = _guarded(name, racer.call, lost)
-        if racer.on_device is not None:
-            asked[name] = _guarded(name, racer.on_device, lost)
+    for name, timed in timed_calls.items():
+        calls[name] = _guarded(name, timed.call, lost)
+        if timed.on_device is not None:
+            asked[name] = _guarded(name, timed.on_device, lost)
     made: dict[str, Series] = {}
     saved = time.monotonic()
 
     def take() -> None:
         """Whole rounds only: an interrupted one has some contenders' calls and not the others'. What failed keeps those before."""
         whole = min(len(times) for series in made.values() for times in (series.wall, series.cpu))
-        for name, racer in racing.items():
+        for name, timed in timed_calls.items():
             rounds = whole
             if name in lost:
                 error, turn = lost[name]
@@ -214,38 +214,38 @@ def _time(
                 after = f"after {rounds} rounds: " if rounds else ""
                 rows[name].update(status=_status(error), reason=after + _reason(error))
             if rounds:
-                rows[name]["samples"] = [_samples(made[name], made["yardstick"], racer.together, rounds)]
-                rows[name]["per_call"] = racer.per_call
+                rows[name]["samples"] = [_samples(made[name], made["yardstick"], timed.together, rounds)]
+                rows[name]["per_call"] = timed.per_call
 
     def between() -> None:
         nonlocal saved
         if time.monotonic() - saved > SAVE_EVERY:
             take()
-            save(*(_settled(rows[name], "stopped", "killed", runs) for name in racing))
+            save(*(_settled(rows[name], "stopped", "killed", runs) for name in timed_calls))
             saved = time.monotonic()
 
     try:
         interleave(calls, device, runs, seconds=0.7 * seconds, made=made, between=between, on_device=asked)
     finally:
         take()
-    running = {name: racer for name, racer in racing.items() if name not in lost}
+    running = {name: timed for name, timed in timed_calls.items() if name not in lost}
     seen = clocks(device)  # while it is still at the clocks of the race
     for name in running:
         rows[name].update(status="ok", reason="", clocks=seen)
-    save(*(rows[name] for name in racing))
+    save(*(rows[name] for name in timed_calls))
     if len(made["yardstick"].wall) >= 20:
         _time_parts(running, rows, device, 0.2 * seconds)
 
 
 def _time_parts(
-    racing: dict[str, Racer], rows: dict[str, dict[str, Any]], device: torch.device, seconds: float
+    timed_calls: dict[str, TimedCall], rows: dict[str, dict[str, Any]], device: torch.device, seconds: float
 ) -> None:
     """Fill in where the time goes; one whose parts cannot be had keeps what was measured, and says why."""
     parts: dict[str, Callable[[int], Any]] = {}
     lost: dict[str, tuple[Exception, int]] = {}
-    for name, racer in racing.items():
+    for name, timed in timed_calls.items():
         try:
-            made = racer.parts()
+            made = timed.parts()
         except Exception as error:
             lost[name] = error, 0
             continue

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from atomjet.models.cost import Cost
+from atomjet.neighbors.algorithms import AllPairs, Cells, OneKernel
 from atomjet.neighbors.all_pairs import COUNTS
+from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.cell_list import INFO
 from atomjet.neighbors.cell_order import GRID
 from atomjet.neighbors.lattice import FRAME
-from atomjet.neighbors.padded import PaddedSearch
-from atomjet.neighbors.routes import AllPairs, Cells, OneKernel
 
 FRACTION = 5
 """Operations of a scalar product: a position along one axis of the lattice. One if lattice vectors lie along Cartesian axes."""
@@ -65,9 +65,9 @@ class SearchSizes:
     listed: int = 0
 
     @classmethod
-    def of(cls, search: PaddedSearch) -> SearchSizes:
+    def of(cls, search: BufferedSearch) -> SearchSizes:
         """Sizes of the last launch of a search, which must not have run out of room; waits for the device."""
-        route, ends = search.route, search.graph.system_ptr.long()
+        route, ends = search.algorithm, search.graph.system_ptr.long()
         atoms, edges = ends.diff(), search.graph.row_ptr[ends].long().diff()
         sizes = _of_pairs(route, atoms, edges) if isinstance(route, AllPairs) else _of_cells(route)
         # The words in use lie beside each other: 32 bits each and, above them, how many came before.
@@ -122,10 +122,10 @@ def _of_cells(route: Cells) -> dict[str, int]:
     }
 
 
-def search_costs(search: PaddedSearch) -> dict[str, Cost]:
+def search_costs(search: BufferedSearch) -> dict[str, Cost]:
     """Cost of the kernels of the last launch, by name."""
     sizes = SearchSizes.of(search)
-    return {kernel: cost(sizes) for kernel, cost in KERNELS[type(search.route)].items()}
+    return {kernel: cost(sizes) for kernel, cost in KERNELS[type(search.algorithm)].items()}
 
 
 def _pairs_count(s: SearchSizes) -> Cost:

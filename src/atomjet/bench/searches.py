@@ -1,4 +1,4 @@
-"""What competes in the search of neighbours: AtomJet's routes, and other libraries through its adapters or as they are."""
+"""What competes in the search of neighbours: AtomJet's algorithms, and other libraries through its adapters or as they are."""
 
 from __future__ import annotations
 

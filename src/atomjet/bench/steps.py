@@ -39,7 +39,7 @@ class HostSearch(Engine):
         return cpu.search(system.to("cpu"), self.cutoff).to(self.device)
 
 
-class Step(EngineContender):
+class DeviceCall(EngineContender):
     """One of `STEPS`."""
 
     includes = INCLUDES
@@ -64,7 +64,7 @@ class Step(EngineContender):
         return Prediction.join([self.engine.predict(frames) for frames in prepared])
 
 
-def build(name: str, engine: Engine) -> Step:
+def build(name: str, engine: Engine) -> DeviceCall:
     """Make a step; `engine` gives weights, device and precision.
 
     Raises:
@@ -80,11 +80,11 @@ def build(name: str, engine: Engine) -> Step:
     except BackendError as error:
         raise Unavailable(str(error)) from None
     if made.stages is None:
-        return Step(name, made)
+        return DeviceCall(name, made)
     if name != "fused_kernels" and made.device.type == "cpu":
         raise Unavailable("on a CPU there is nothing to capture and nothing to overlap with")
     if name != "tuned":
         made.use(replace(made.stages, tuning=None), capture=name != "fused_kernels")
     elif made.stages.tuning is None or not made.stages.tuning.entries:
         raise Unavailable("no table says how to cut kernels for this device and model; `atomjet tune` makes one")
-    return Step(name, made)
+    return DeviceCall(name, made)

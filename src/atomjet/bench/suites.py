@@ -31,7 +31,7 @@ class Suite:
         name: as on the command line and in results. help: one line.
         cases: makes its cases of at most so many atoms, from a seed.
         largest: atoms of the largest case by default, by type of device.
-        race: what contenders do there; `atomjet.bench.racers` has a way to race for each.
+        race: what contenders do there; `atomjet.bench.timed_calls` has a way to race for each.
         family: of models, where it is made for one.
         gpu_only: what makes it one for GPUs, where it is.
         baseline: contender that ratios are to, where none are named. beside: those that run beside it, by type of device.

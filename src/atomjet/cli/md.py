@@ -170,9 +170,9 @@ def _run(
 def _steps_on_device(engine: Engine, atoms: Atoms, settings: MDSettings, replicas: int) -> bool:
     """Whether the device steps itself; where a GPU does not, say why."""
     from atomjet.errors import ConfigError
-    from atomjet.md.replicas import serves
+    from atomjet.md.replicas import why_not_on_device
 
-    reason = serves(engine, atoms, settings)
+    reason = why_not_on_device(engine, atoms, settings)
     if reason and replicas != 1:
         raise ConfigError(
             f"replicas {replicas} need dynamics on a GPU, but {reason}; "

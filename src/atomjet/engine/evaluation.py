@@ -119,9 +119,9 @@ class Evaluation:
 
 def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stages:
     """Search and sums by Triton kernels; `closest` (Z, Z), Å, are the shortest distances allowed."""
-    from atomjet.models import edge_forces, ensemble_mean
+    from atomjet.models import ensemble_mean, forces
     from atomjet.models.skeleton import ShapesOnly
-    from atomjet.neighbors.padded import PaddedSearch
+    from atomjet.neighbors.buffered_search import BufferedSearch
 
     members, device = members_of(model), closest.device
     references = [torch.atleast_2d(member.reference_energies) for member in members]
@@ -130,7 +130,7 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
     def sums(capacity: Capacity) -> Sums:
         virials = torch.zeros(6, capacity.atoms, dtype=torch.float64, device=device)
         if not has_spread:
-            return lambda system, graph, atomic, out: edge_forces.launch(
+            return lambda system, graph, atomic, out: forces.launch(
                 system, graph, atomic, references[0], closest, virials, out
             )
         size = PredictionBuffers.bytes_of(capacity) // 8
@@ -139,7 +139,7 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
 
         def launch(system: SystemBuffers, graph: GraphBuffers, atomic: Atomic, out: PredictionBuffers) -> None:
             for own, table, part in zip((atomic, *atomic.others), references, parts, strict=True):
-                edge_forces.launch(system, graph, own, table, closest, virials, part)
+                forces.launch(system, graph, own, table, closest, virials, part)
             ensemble_mean.launch(graph, each, out)
 
         return launch
@@ -148,14 +148,14 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
         with ShapesOnly():
-            search = PaddedSearch(capacity, model.cutoff, "meta")
+            search = BufferedSearch(capacity, model.cutoff, "meta")
         owned = {
-            id(x): x for part in (search.graph, search.route) for x in vars(part).values() if isinstance(x, Tensor)
+            id(x): x for part in (search.graph, search.algorithm) for x in vars(part).values() if isinstance(x, Tensor)
         }
         each = len(members) * PredictionBuffers.bytes_of(capacity) if has_spread else 0
         return each + 48 * capacity.atoms + sum(x.numel() * x.element_size() for x in owned.values())
 
     def search(capacity: Capacity) -> Search:
-        return PaddedSearch(capacity, model.cutoff, device)
+        return BufferedSearch(capacity, model.cutoff, device)
 
     return Stages(search, backend, sums, device, bytes_beside, Tuning.of(backend, device), has_spread)

@@ -49,7 +49,7 @@ class ReplicasError(SimulationError):
         self.summary = summary
 
 
-def serves(engine: Engine, atoms: Atoms, settings: MDSettings) -> str:
+def why_not_on_device(engine: Engine, atoms: Atoms, settings: MDSettings) -> str:
     """Why this run cannot be stepped on the device; empty where it can."""
     if engine.stages is None:
         return f"backend {engine.backend} does not work in fixed buffers"
@@ -86,7 +86,7 @@ def simulate_replicas(
     """Run molecular dynamics on the device; `atoms` is left in the last state of the first replica.
 
     Args:
-        engine: one that `serves` this run.
+        engine: one that steps such a run itself, see `why_not_on_device`.
         atoms: start structure.
         settings: what to do; replica r draws velocities and noise of its own from the seed, the first as a single run does.
         replicas: copies that differ in their velocities and noise.

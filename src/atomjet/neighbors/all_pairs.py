@@ -37,7 +37,7 @@ from atomjet.neighbors.lattice import (
     reciprocal,
 )
 from atomjet.neighbors.rows import add_to_blocks
-from atomjet.ops.chaining import await_previous
+from atomjet.ops.pdl import pdl_wait
 
 # Whole numbers kept of each structure: images along b, along c, in all; words of a piece of a row; of which kind it is: periodic,
 # skewed, with several images.
@@ -333,10 +333,10 @@ def all_pairs_count_kernel(
     pool_size,
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """A piece of some rows of one structure a program; of a large one in a batch of small ones, some more."""
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     program = tl.program_id(0) // PIECES
     s = program // tiles
     number = (tl.load(system_ptr + s + 1) - tl.load(system_ptr + s) + ROWS - 1) // ROWS
@@ -379,10 +379,10 @@ def all_pairs_fill_kernel(
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     PIECES: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Some pieces of rows a program; leaves the counters at zero for the next launch."""
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     group = tl.program_id(0)
     if group == 0:
         tl.store(used, tl.zeros([], tl.int64))

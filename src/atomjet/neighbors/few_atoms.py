@@ -28,7 +28,7 @@ from atomjet.neighbors.all_pairs import (
 )
 from atomjet.neighbors.lattice import EDGES, MOST_SHIFT, SHIFTS, build_frame, is_near, load_lattice, pack
 from atomjet.neighbors.rows import EDGES_PER_WORD, place_rows, wanted_edges
-from atomjet.ops.chaining import await_previous
+from atomjet.ops.pdl import pdl_wait
 
 # One number counts a row's edges, those to atoms before the program's own, and those with shifts too far to be stored; a row has
 # fewer than BEFORE of each.
@@ -147,10 +147,10 @@ def all_pairs_kernel(
     ROWS: tl.constexpr,
     FILL_ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """A row a program, of at most ALL; the first also writes what all rows have in common."""
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     row = tl.program_id(0)
     radius = tl.load(cutoff)
     in_use = tl.load(system_ptr + systems)

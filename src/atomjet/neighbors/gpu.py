@@ -16,10 +16,10 @@ from triton.runtime import driver
 
 from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
 from atomjet.data.buffers import DENSITY, has_images
+from atomjet.neighbors.algorithms import Cells
 from atomjet.neighbors.brute_force import RESOLVED
+from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
-from atomjet.neighbors.padded import PaddedSearch
-from atomjet.neighbors.routes import Cells
 from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
 
@@ -61,9 +61,9 @@ def search(system: System, cutoff: float) -> Graph | None:
         return _graph(system, cutoff, Edges.of(result, room, system.num_atoms, needed))
 
 
-def to_graph(finder: PaddedSearch, given: SystemBuffers, system: System, edges: int) -> Graph:
+def to_graph(finder: BufferedSearch, given: SystemBuffers, system: System, edges: int) -> Graph:
     """What a search has left in its buffers, of these structures, as a `Graph`."""
-    starts = Starts(finder.graph, isinstance(finder.route, Cells))
+    starts = Starts(finder.graph, isinstance(finder.algorithm, Cells))
     starts.enqueue()
     result = buffer_for(system.num_atoms, even(edges), system.device)
     move_edges(starts, given, result, even(edges), system.num_atoms)
@@ -121,9 +121,9 @@ class _Buffers:
 
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device) -> None:
         on_gpu, self.key = device.type == "cuda", _key(device, cutoff)
-        self.finder = PaddedSearch(capacity, cutoff, device)
+        self.finder = BufferedSearch(capacity, cutoff, device)
         self.given = SystemBuffers.empty(capacity, device)
-        self.starts = Starts(self.finder.graph, isinstance(self.finder.route, Cells))
+        self.starts = Starts(self.finder.graph, isinstance(self.finder.algorithm, Cells))
         self.room = even(capacity.edges)
         self.result = buffer_for(capacity.atoms, self.room, device) if capacity.edges <= COPIED else None
         self.status = torch.zeros(1, dtype=torch.int32, pin_memory=on_gpu)
@@ -135,7 +135,7 @@ class _Buffers:
         self.cell: _Written | None = None
         self.positions = self.given.positions
         self.last = 0
-        owners = (self, self.finder.graph, self.finder.route, self.given, self.starts)
+        owners = (self, self.finder.graph, self.finder.algorithm, self.given, self.starts)
         tensors = {id(x): x for owner in owners for x in vars(owner).values() if isinstance(x, Tensor)}
         self.bytes = sum(tensor.nbytes for tensor in tensors.values())
 

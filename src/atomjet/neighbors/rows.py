@@ -1,6 +1,6 @@
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportReturnType=false
-"""From the degrees of atoms to rows of edges: what all routes share.
+"""From the degrees of atoms to rows of edges: what all algorithms share.
 
 A row of a `GraphBuffers` starts where the degrees before it end. Degrees were added up by blocks of `BLOCK` rows while they were
 counted (whole numbers: the order does not matter), so each program here adds the blocks before its own, and no program waits
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from atomjet.neighbors.lattice import EDGES
-from atomjet.ops.chaining import await_previous
+from atomjet.ops.pdl import pdl_wait
 
 BLOCK = tl.constexpr(1024)
 EDGES_PER_WORD = tl.constexpr(2)  # edges for each further word of the pool
@@ -93,10 +93,10 @@ def rows_kernel(
     table_size,
     table_free,
     PIECES: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One block of rows, or of PIECES of each, a program; the first moves what kernels before found to the status."""
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     block = tl.program_id(0)
     bad = tl.load(found, block == 0, 0)
     number = tl.arange(0, BLOCK)

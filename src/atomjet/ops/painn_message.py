@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from atomjet.ops import radial_table
-from atomjet.ops.chaining import await_previous
+from atomjet.ops.pdl import pdl_wait
 from atomjet.ops.radial_table import RadialTable
 from atomjet.ops.segment_sum import segment_sum
 from atomjet.ops.zbl import COULOMB
@@ -209,14 +209,14 @@ def painn_message_fwd_kernel(
     F: tl.constexpr,
     WORDS: tl.constexpr,
     FIRST: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
     EDGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
     """In the first layer context goes by element, q by embedding, and μ is zero."""
     i = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)
@@ -300,7 +300,7 @@ def painn_message_bwd_kernel(
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     ZBL: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
     EDGES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -312,7 +312,7 @@ def painn_message_bwd_kernel(
     i = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     count = tl.load(num_rows)
     first = tl.load(row_ptr + i)
     stop = tl.load(row_ptr + i + 1)
@@ -440,7 +440,7 @@ def launch_fwd(
     q: Tensor,
     mu: Tensor,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue: adds to q (N̂, F) and μ (N̂, 3, F); in the first layer (mu_sent is None) fills them."""
     features = q.shape[1]
@@ -461,12 +461,12 @@ def launch_fwd(
         F=features,
         WORDS=table.values.shape[1],
         FIRST=mu_sent is None,
-        CHAINED=chained,
+        PDL=pdl,
         EDGES=tiles.edges,
         CHANNELS=channels,
         num_warps=tiles.warps,
         maxnreg=tiles.registers or None,
-        launch_pdl=chained,
+        launch_pdl=pdl,
     )
 
 
@@ -482,7 +482,7 @@ def launch_bwd(
     last: bool,
     scale: float,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
     nuclei: Nuclei | None,
     energies: Tensor,
 ) -> None:
@@ -515,10 +515,10 @@ def launch_bwd(
         FIRST=mu_sent is None,
         LAST=last,
         ZBL=nuclei is not None,
-        CHAINED=chained,
+        PDL=pdl,
         EDGES=tiles.edges,
         CHANNELS=features // gradients.shape[0],
         num_warps=tiles.warps,
         maxnreg=tiles.registers or None,
-        launch_pdl=chained,
+        launch_pdl=pdl,
     )

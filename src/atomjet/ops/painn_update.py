@@ -33,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import silu
 
-from atomjet.ops.chaining import await_previous
+from atomjet.ops.pdl import pdl_wait
 
 ALIGNED = 32
 """Buffers have a multiple of so many rows; kernels that take so many need no masks."""
@@ -80,7 +80,7 @@ def halves(matrices: Tensor) -> Tensor:
     return torch.cat([high, ((matrices - high.to(matrices.dtype)) * LOWER.value).half()])
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the backward pass needs of a layer that is not the last: vu (N̂, 3, 2F); z, w, t and y (N̂, F)."""
 
     vu: Tensor
@@ -233,13 +233,13 @@ def painn_update_fwd_kernel(
     mu_sent,
     F: tl.constexpr,
     SPLIT: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Mixing of a layer and the context of the next one; q and μ in place, μ once more narrow for the next message."""
     m_v = _matrix(matrices, 0, F, SPLIT)
     m_u = _matrix(matrices, 1, F, SPLIT)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
@@ -301,13 +301,13 @@ def painn_update_last_kernel(
     seed,
     F: tl.constexpr,
     SPLIT: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Mixing of the last layer, readout, backward through both: q̄ takes q's place, μ̄ that of μ, both once more in storage type."""
     m_v = _matrix(matrices, 0, F, SPLIT)
     m_u = _matrix(matrices, 1, F, SPLIT)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
@@ -376,7 +376,7 @@ def painn_update_bwd_kernel(
     mu_bar,
     F: tl.constexpr,
     SPLIT: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Back through the context of the next layer and the mixing of this one; q holds q̄ and μ holds μ̄, both in place and once more
@@ -384,7 +384,7 @@ def painn_update_bwd_kernel(
     """
     c2_a = _matrix(transposed, 8, F, SPLIT)
     c2_b = _matrix(transposed, 9, F, SPLIT)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     row, channel, at, at3, here = _rows(num_atoms, F, ROWS)
     if tl.program_id(0).to(tl.int64) * ROWS >= tl.load(num_atoms):
         return
@@ -445,11 +445,11 @@ def launch_fwd(
     chain: Chain,
     q: Tensor,
     mu: Tensor,
-    kept: Kept,
+    saved: Saved,
     context: Tensor,
     mu_sent: Tensor,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue: q (N̂, F), μ (N̂, 3, F) in place; fills `kept`, context (N̂, 3F) and mu_sent (N̂, 3, F)."""
     painn_update_fwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
@@ -459,10 +459,10 @@ def launch_fwd(
         chain.epsilon,
         q,
         mu,
-        *kept,
+        *saved,
         context,
         mu_sent,
-        **_options(chain, tiles, chained),
+        **_options(chain, tiles, pdl),
     )
 
 
@@ -476,7 +476,7 @@ def launch_last(
     mu_bar: Tensor,
     seed: float,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue: energies (N̂,), and dE/dq, dE/dμ before the last mixing, times `seed`, into q, μ and q_bar, mu_bar."""
     painn_update_last_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
@@ -491,7 +491,7 @@ def launch_last(
         q_bar,
         mu_bar,
         seed,
-        **_options(chain, tiles, chained),
+        **_options(chain, tiles, pdl),
     )
 
 
@@ -500,12 +500,12 @@ def launch_bwd(
     chain: Chain,
     q: Tensor,
     mu: Tensor,
-    kept: Kept,
+    saved: Saved,
     context_bar: Tensor,
     q_bar: Tensor,
     mu_bar: Tensor,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue: q and μ hold dE/dq and dE/dμ after the layer, and shall hold those before its mixing; also into q_bar, mu_bar."""
     painn_update_bwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
@@ -514,21 +514,21 @@ def launch_bwd(
         chain.epsilon,
         q,
         mu,
-        *kept,
+        *saved,
         context_bar,
         q_bar,
         mu_bar,
-        **_options(chain, tiles, chained),
+        **_options(chain, tiles, pdl),
     )
 
 
-def _options(chain: Chain, tiles: Tiles, chained: bool) -> dict[str, Any]:
+def _options(chain: Chain, tiles: Tiles, pdl: bool) -> dict[str, Any]:
     """What the three kernels are compiled for, and how they are launched."""
     return {
         "F": chain.matrices.shape[1],
         "SPLIT": chain.split,
-        "CHAINED": chained,
+        "PDL": pdl,
         "ROWS": tiles.rows,
         "num_warps": tiles.warps,
-        "launch_pdl": chained,
+        "launch_pdl": pdl,
     }

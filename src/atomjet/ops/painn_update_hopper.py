@@ -39,7 +39,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from atomjet.ops import painn_update
-from atomjet.ops.painn_update import Kept, Tiles
+from atomjet.ops.painn_update import Saved, Tiles
 
 # Triton has renamed both: the barrier of a program's threads with 3.7, the copy by the copy engine with 3.8.
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
@@ -114,7 +114,7 @@ def why_not(device: torch.device) -> str:
             half(rows, 3 * channels),
             half(rows, 3, channels),
         )
-        kept = Kept(half(rows, 3, 2 * channels), *(half(rows, channels) for _ in range(4)))
+        kept = Saved(half(rows, 3, 2 * channels), *(half(rows, channels) for _ in range(4)))
         for matrices, biases in ((11, 8), (7, 6)):
             m = half(matrices, channels, channels)
             chain = Chain.of(painn_update.Chain(m, m, half(biases, channels).float(), 1e-8))
@@ -149,7 +149,7 @@ def _room(HEIGHT: gl.constexpr, WIDTH: gl.constexpr):
 
 
 @gluon.jit
-def _nought():
+def _opaque_zero():
     """Zero, which the compiler does not know. Descriptors of operands made with it are made anew for every product; else all of
     them would be made once and kept, in more registers than there are.
     """
@@ -214,7 +214,7 @@ def _release(ring, flags, weights, FIRST: gl.constexpr, COUNT: gl.constexpr, TOT
 
 
 @gluon.jit
-def _put(operand, x):
+def _store_operand(operand, x):
     """Store x, rounded to float16, as the operand of the next product."""
     operand.index(0).permute((1, 0)).store(x.to(gl.float16))
 
@@ -253,7 +253,7 @@ def _zeros(F: gl.constexpr, COLUMNS: gl.constexpr):
 @gluon.jit
 def _product(ring, NUMBER: gl.constexpr, operand, into, ADD: gl.constexpr):
     """Start matrix NUMBER times an operand."""
-    nought = _nought()
+    nought = _opaque_zero()
     matrix = ring[NUMBER % len(ring)].index(nought)
     return warpgroup_mma(matrix, operand.index(nought).permute((1, 0)), into, use_acc=ADD, is_async=True)
 
@@ -285,7 +285,7 @@ def _rows(F: gl.constexpr, ROWS: gl.constexpr):
 
 
 @gluon.constexpr_function
-def _line(F, numbers):
+def _flat_layout(F, numbers):
     """A tile as one line, in words of so many numbers, one a thread, again and again."""
     return gl.BlockedLayout([numbers], [32], [F // 16], [0])
 
@@ -297,7 +297,7 @@ def _keep(pointer, x, NUMBER: gl.constexpr):
     ROWS: gl.constexpr = x.shape[1]
     SIZE: gl.constexpr = F * ROWS
     GROUPS: gl.constexpr = min(32 // x.dtype.primitive_bitwidth, ROWS // 8)  # of eight columns, that share a word
-    layout: gl.constexpr = _line(F, 4 * GROUPS)
+    layout: gl.constexpr = _flat_layout(F, 4 * GROUPS)
     line = x.reshape([F // 16, 2, 8, ROWS // 8 // GROUPS, GROUPS, 4, 2]).permute((3, 0, 2, 5, 4, 1, 6)).reshape([SIZE])
     gl.store(pointer + NUMBER * SIZE + gl.arange(0, SIZE, layout), gl.convert_layout(line, layout, assert_trivial=True))
 
@@ -307,7 +307,7 @@ def _kept(pointer, NUMBER: gl.constexpr, F: gl.constexpr, ROWS: gl.constexpr):
     """What `_keep` stored."""
     SIZE: gl.constexpr = F * ROWS
     GROUPS: gl.constexpr = min(32 // pointer.dtype.element_ty.primitive_bitwidth, ROWS // 8)
-    line = gl.load(pointer + NUMBER * SIZE + gl.arange(0, SIZE, _line(F, 4 * GROUPS)))
+    line = gl.load(pointer + NUMBER * SIZE + gl.arange(0, SIZE, _flat_layout(F, 4 * GROUPS)))
     x = line.reshape([ROWS // 8 // GROUPS, F // 16, 8, 4, GROUPS, 2, 2]).permute((1, 5, 2, 0, 4, 3, 6))
     return gl.convert_layout(x.reshape([F, ROWS]), _tile(F, ROWS), assert_trivial=True)
 
@@ -321,7 +321,7 @@ def _pair(v, u):
 
 
 @gluon.jit
-def _parted(pair):
+def _unpack_half2(pair):
     """The two of `_pair`."""
     return gl.inline_asm_elementwise(
         "{ .reg .b16 v, u; mov.b32 {v, u}, $2; cvt.f32.f16 $0, v; cvt.f32.f16 $1, u; }",
@@ -340,7 +340,7 @@ def _wide(F, numbers):
 
 
 @gluon.jit
-def _send(pointer, operand, WIDTH: gl.constexpr):
+def _copy_to_rows(pointer, operand, WIDTH: gl.constexpr):
     """Copy what was put into shared memory to rows of WIDTH: in words of 16 bytes, where a thread's own numbers lie far apart."""
     ROWS: gl.constexpr = operand.shape[1]
     F: gl.constexpr = operand.shape[2]
@@ -361,7 +361,7 @@ def _places(ROWS: gl.constexpr, F: gl.constexpr):
 
 
 @gluon.jit
-def _send_axes(wide, narrow, before, at, axis, operand):
+def _copy_axes_to_rows(wide, narrow, before, at, axis, operand):
     """Three axes from an operand, added to what was there before, to memory twice: in float32 and narrow."""
     x = before + operand.index(0).load(_wide(operand.shape[2], 4)).to(gl.float32)
     gl.store(wide + at, x, axis < 3)
@@ -370,7 +370,7 @@ def _send_axes(wide, narrow, before, at, axis, operand):
 
 @gluon.jit
 def _receive(pointer, operand, WIDTH: gl.constexpr):
-    """The opposite of `_send`: rows, narrow or not, into shared memory, narrow, as an operand."""
+    """The opposite of `_copy_to_rows`: rows, narrow or not, into shared memory, narrow, as an operand."""
     ROWS: gl.constexpr = operand.shape[1]
     F: gl.constexpr = operand.shape[2]
     layout: gl.constexpr = _wide(F, 128 // pointer.dtype.element_ty.primitive_bitwidth)
@@ -415,7 +415,7 @@ def _mixed(ring, flags, weights, bias, epsilon, axes, a, b, TOTAL: gl.constexpr)
     v_x, v_y, v_z = _axes(v)
     u_x, u_y, u_z = _axes(u)
     n = gl.sqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    _put(b, n)
+    _store_operand(b, n)
     _ready(flags, 3, 1)
     pre = _product(ring, 3, b, pre, True)
     dot = v_x * u_x + v_y * u_y + v_z * u_z
@@ -442,7 +442,7 @@ def painn_update_fwd_hopper_kernel(
     context,
     mu_sent,
     F: gl.constexpr,
-    CHAINED: gl.constexpr,
+    PDL: gl.constexpr,
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_fwd_kernel`. What stands in memory is read twice where registers would not hold it."""
@@ -458,7 +458,7 @@ def painn_update_fwd_hopper_kernel(
     vu += row * (3 * F)
     context += row * (3 * F)
     mu_sent += row * (3 * F)
-    if CHAINED:
+    if PDL:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
@@ -467,7 +467,7 @@ def painn_update_fwd_hopper_kernel(
         _arrived(flags, 0, len(flags))  # in memory that is another program's soon
         return
     vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 11)
-    _put(c, pre * _sigmoid(pre))
+    _store_operand(c, pre * _sigmoid(pre))
     _ready(flags, 4, 3)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
     w = _product(ring, 5, c, _zeros(F, ROWS), False)
@@ -482,7 +482,7 @@ def painn_update_fwd_hopper_kernel(
     _release(ring, flags, weights, 4, 3, 11, F)
     w += d2_w
     q_ += s + d2_s + w * dot
-    _put(a, q_)
+    _store_operand(a, q_)
     _ready(flags, 7, 1)
     pre = _product(ring, 7, a, _zeros(F, ROWS), False)
     t += d2_t
@@ -492,28 +492,28 @@ def painn_update_fwd_hopper_kernel(
     c2_g = _bias(biases, 7, F, ROWS)
     _keep(w_kept + row * F, w.to(gl.float16), 0)
     _keep(t_kept + row * F, t.to(gl.float16), 0)
-    gl.store(q + _nought() + at, q_)
+    gl.store(q + _opaque_zero() + at, q_)
     pre = warpgroup_mma_wait(0, deps=(pre,))
     _release(ring, flags, weights, 7, 1, 11, F)
     pre += c1
-    _put(b, pre * _sigmoid(pre))
+    _store_operand(b, pre * _sigmoid(pre))
     _ready(flags, 8, 3)
     c_a = _product(ring, 8, b, _zeros(F, ROWS), False)
     c_b = _product(ring, 9, b, _zeros(F, ROWS), False)
     c_g = _product(ring, 10, b, _zeros(F, ROWS), False)
     _keep(y_kept + row * F, pre.to(gl.float16), 0)
-    _put_axes(axes, t * _parted(vu_x)[1], t * _parted(vu_y)[1], t * _parted(vu_z)[1])
+    _put_axes(axes, t * _unpack_half2(vu_x)[1], t * _unpack_half2(vu_y)[1], t * _unpack_half2(vu_z)[1])
     xyz = gl.load(mu + at3, axis < 3)
     c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
     _barrier()
-    _put(a, c_a + c2_a)
-    _put(b, c_b + c2_b)
-    _put(c, c_g + c2_g)
-    _send_axes(mu, mu_sent, xyz, at3, axis, axes)
+    _store_operand(a, c_a + c2_a)
+    _store_operand(b, c_b + c2_b)
+    _store_operand(c, c_g + c2_g)
+    _copy_axes_to_rows(mu, mu_sent, xyz, at3, axis, axes)
     _barrier()
-    _send(context, a, 3 * F)
-    _send(context + F, b, 3 * F)
-    _send(context + 2 * F, c, 3 * F)
+    _copy_to_rows(context, a, 3 * F)
+    _copy_to_rows(context + F, b, 3 * F)
+    _copy_to_rows(context + 2 * F, c, 3 * F)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -529,7 +529,7 @@ def painn_update_last_hopper_kernel(
     mu_bar,
     seed,
     F: gl.constexpr,
-    CHAINED: gl.constexpr,
+    PDL: gl.constexpr,
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_last_kernel`."""
@@ -541,7 +541,7 @@ def painn_update_last_hopper_kernel(
     at3, axis = _places(ROWS, F)
     q += row * F
     mu += row * (3 * F)
-    if CHAINED:
+    if PDL:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
@@ -550,7 +550,7 @@ def painn_update_last_hopper_kernel(
         _arrived(flags, 0, len(flags))
         return
     vu_x, vu_y, vu_z, dot, pre = _mixed(ring, flags, weights, d1, epsilon, axes, a, b, 14)
-    _put(c, pre * _sigmoid(pre))
+    _store_operand(c, pre * _sigmoid(pre))
     _ready(flags, 4, 2)
     s = _product(ring, 4, c, _zeros(F, ROWS), False)
     w = _product(ring, 5, c, _zeros(F, ROWS), False)
@@ -562,15 +562,15 @@ def painn_update_last_hopper_kernel(
     _release(ring, flags, weights, 4, 2, 14, F)
     w += d2_w
     q_ += s + d2_s + w * dot
-    _put(a, q_)
+    _store_operand(a, q_)
     _ready(flags, 6, 1)
     h = warpgroup_mma_wait(0, deps=(_product(ring, 6, a, _zeros(F, ROWS), False),))
     _release(ring, flags, weights, 6, 1, 14, F)
     h += r1
     h_bar = _silu_slope(h) * r2 * seed
-    _put(b, h_bar)
+    _store_operand(b, h_bar)
     # All else follows from this product: what rounding took from its operand goes in too.
-    _put(c, h_bar - h_bar.to(gl.float16).to(gl.float32))
+    _store_operand(c, h_bar - h_bar.to(gl.float16).to(gl.float32))
     _ready(flags, 7, 1)
     d_q = _product(ring, 7, b, _zeros(F, ROWS), False)
     d_q = _product(ring, 7, c, d_q, True)
@@ -578,32 +578,32 @@ def painn_update_last_hopper_kernel(
     gl.store(energies + column, gl.sum(h * _sigmoid(h) * r2, 0) + gl.load(biases + 5 * F))
     d_q = warpgroup_mma_wait(0, deps=(d_q,))
     _release(ring, flags, weights, 7, 1, 14, F)
-    _put(a, d_q)
-    _put(b, d_q * dot)
+    _store_operand(a, d_q)
+    _store_operand(b, d_q * dot)
     _ready(flags, 8, 2)
     z_bar = _product(ring, 8, a, _zeros(F, ROWS), False)
     z_bar = _product(ring, 9, b, z_bar, True)
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
     _release(ring, flags, weights, 8, 2, 14, F)
-    _put(c, z_bar * slope)
+    _store_operand(c, z_bar * slope)
     _ready(flags, 10, 2)
     n_bar = _product(ring, 10, c, _zeros(F, ROWS), False)
     d_q = _product(ring, 11, c, d_q, True)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
-    v_x, u_x = _parted(vu_x)
-    v_y, u_y = _parted(vu_y)
-    v_z, u_z = _parted(vu_z)
+    v_x, u_x = _unpack_half2(vu_x)
+    v_y, u_y = _unpack_half2(vu_y)
+    v_z, u_z = _unpack_half2(vu_z)
     n_bar *= gl.rsqrt(v_x * v_x + v_y * v_y + v_z * v_z + epsilon)
-    _put(a, d_q)
+    _store_operand(a, d_q)
     _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
     _ready(flags, 12, 1)
     xyz = _product(ring, 12, axes, _zeros(F, 4 * ROWS), False)
     gl.store(q + at, d_q)
-    _send(q_bar + row * F, a, F)
+    _copy_to_rows(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     _barrier()
-    _put_axes(axes, w * _parted(vu_x)[0], w * _parted(vu_y)[0], w * _parted(vu_z)[0])
+    _put_axes(axes, w * _unpack_half2(vu_x)[0], w * _unpack_half2(vu_y)[0], w * _unpack_half2(vu_z)[0])
     _ready(flags, 13, 1)
     xyz = _product(ring, 13, axes, xyz, True)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
@@ -611,7 +611,7 @@ def painn_update_last_hopper_kernel(
     x, y, z = _axes(xyz)
     _put_axes(axes, x, y, z)
     _barrier()
-    _send_axes(mu, mu_bar + row * (3 * F), 0.0, at3, axis, axes)
+    _copy_axes_to_rows(mu, mu_bar + row * (3 * F), 0.0, at3, axis, axes)
 
 
 @gluon.jit(do_not_specialize=["num_atoms"])
@@ -630,7 +630,7 @@ def painn_update_bwd_hopper_kernel(
     q_bar,
     mu_bar,
     F: gl.constexpr,
-    CHAINED: gl.constexpr,
+    PDL: gl.constexpr,
     ROWS: gl.constexpr,
 ):
     """See `painn_update.painn_update_bwd_kernel`. What stands in memory is read twice where registers would not hold it."""
@@ -641,7 +641,7 @@ def painn_update_bwd_hopper_kernel(
     mu += row * (3 * F)
     context_bar += row * (3 * F)
     vu += row * (3 * F)
-    if CHAINED:
+    if PDL:
         gdc_wait()
         gdc_launch_dependents()
     count = gl.load(num_atoms)
@@ -659,9 +659,9 @@ def painn_update_bwd_hopper_kernel(
     y_bar = _product(ring, 1, b, y_bar, True)
     y_bar = _product(ring, 2, c, y_bar, True)
     slope = _silu_slope(pre.to(gl.float32))
-    v_x, u_x = _parted(_kept(vu, 0, F, ROWS))
-    v_y, u_y = _parted(_kept(vu, 1, F, ROWS))
-    v_z, u_z = _parted(_kept(vu, 2, F, ROWS))
+    v_x, u_x = _unpack_half2(_kept(vu, 0, F, ROWS))
+    v_y, u_y = _unpack_half2(_kept(vu, 1, F, ROWS))
+    v_z, u_z = _unpack_half2(_kept(vu, 2, F, ROWS))
     square = v_x * v_x + v_y * v_y + v_z * v_z + epsilon
     dot = v_x * u_x + v_y * u_y + v_z * u_z
     x, y, z = _taken(axes)
@@ -669,8 +669,8 @@ def painn_update_bwd_hopper_kernel(
     d_q = gl.load(q + at)
     y_bar = warpgroup_mma_wait(0, deps=(y_bar,))
     _release(ring, flags, weights, 0, 3, 11, F)
-    _put(a, y_bar * slope)
-    _put(b, t_bar)
+    _store_operand(a, y_bar * slope)
+    _store_operand(b, t_bar)
     _ready(flags, 3, 2)
     d_q = _product(ring, 3, a, d_q, True)
     z_bar = _product(ring, 4, b, _zeros(F, ROWS), False)
@@ -679,8 +679,8 @@ def painn_update_bwd_hopper_kernel(
     t = _kept(t_kept + row * F, 0, F, ROWS)
     d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
     _release(ring, flags, weights, 3, 2, 11, F)
-    _put(a, d_q)
-    _put(b, d_q * dot)
+    _store_operand(a, d_q)
+    _store_operand(b, d_q * dot)
     _ready(flags, 5, 2)
     z_bar = _product(ring, 5, a, z_bar, True)
     z_bar = _product(ring, 6, b, z_bar, True)
@@ -688,7 +688,7 @@ def painn_update_bwd_hopper_kernel(
     w *= d_q
     z_bar = warpgroup_mma_wait(0, deps=(z_bar,))
     _release(ring, flags, weights, 5, 2, 11, F)
-    _put(c, z_bar * slope)
+    _store_operand(c, z_bar * slope)
     _ready(flags, 7, 2)
     n_bar = _product(ring, 7, c, _zeros(F, ROWS), False)
     d_q = _product(ring, 8, c, d_q, True)
@@ -697,21 +697,21 @@ def painn_update_bwd_hopper_kernel(
     vu_z = _kept(vu, 2, F, ROWS)
     n_bar, d_q = warpgroup_mma_wait(0, deps=(n_bar, d_q))
     n_bar *= gl.rsqrt(square)
-    _put(a, d_q)
+    _store_operand(a, d_q)
     x, y, z = _taken(axes)
-    x = w * _parted(vu_x)[0] + t * x
-    y = w * _parted(vu_y)[0] + t * y
-    z = w * _parted(vu_z)[0] + t * z
+    x = w * _unpack_half2(vu_x)[0] + t * x
+    y = w * _unpack_half2(vu_y)[0] + t * y
+    z = w * _unpack_half2(vu_z)[0] + t * z
     _put_axes(axes, x, y, z)
     _ready(flags, 9, 1)
     xyz = _product(ring, 9, axes, _zeros(F, 4 * ROWS), False)
     gl.store(q + at, d_q)
-    _send(q_bar + row * F, a, F)
+    _copy_to_rows(q_bar + row * F, a, F)
     xyz = warpgroup_mma_wait(0, deps=(xyz,))
     _barrier()
-    v_x, u_x = _parted(vu_x)
-    v_y, u_y = _parted(vu_y)
-    v_z, u_z = _parted(vu_z)
+    v_x, u_x = _unpack_half2(vu_x)
+    v_y, u_y = _unpack_half2(vu_y)
+    v_z, u_z = _unpack_half2(vu_z)
     _put_axes(axes, w * u_x + n_bar * v_x, w * u_y + n_bar * v_y, w * u_z + n_bar * v_z)
     _ready(flags, 10, 1)
     xyz = _product(ring, 10, axes, xyz, True)
@@ -721,7 +721,7 @@ def painn_update_bwd_hopper_kernel(
     x, y, z = _axes(xyz)
     _put_axes(axes, x, y, z)
     _barrier()
-    _send_axes(mu, mu_bar + row * (3 * F), before, at3, axis, axes)
+    _copy_axes_to_rows(mu, mu_bar + row * (3 * F), before, at3, axis, axes)
 
 
 # ------------------------------------------------------------------------------------------------------------------- launch
@@ -732,11 +732,11 @@ def launch_fwd(
     chain: Chain,
     q: Tensor,
     mu: Tensor,
-    kept: Kept,
+    saved: Saved,
     context: Tensor,
     mu_sent: Tensor,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_fwd` does."""
     rows = rows_of(q)
@@ -747,11 +747,11 @@ def launch_fwd(
         chain.epsilon,
         q,
         mu,
-        kept.vu.view(torch.int32),
-        *kept[1:],
+        saved.vu.view(torch.int32),
+        *saved[1:],
         context,
         mu_sent,
-        **_options(q.shape[1], rows, chained),
+        **_options(q.shape[1], rows, pdl),
     )
 
 
@@ -765,7 +765,7 @@ def launch_last(
     mu_bar: Tensor,
     seed: float,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_last` does."""
     rows = rows_of(q)
@@ -780,7 +780,7 @@ def launch_last(
         q_bar,
         mu_bar,
         seed,
-        **_options(q.shape[1], rows, chained),
+        **_options(q.shape[1], rows, pdl),
     )
 
 
@@ -789,12 +789,12 @@ def launch_bwd(
     chain: Chain,
     q: Tensor,
     mu: Tensor,
-    kept: Kept,
+    saved: Saved,
     context_bar: Tensor,
     q_bar: Tensor,
     mu_bar: Tensor,
     tiles: Tiles,
-    chained: bool,
+    pdl: bool,
 ) -> None:
     """Enqueue what `painn_update.launch_bwd` does."""
     rows = rows_of(q)
@@ -804,12 +804,12 @@ def launch_bwd(
         chain.epsilon,
         q,
         mu,
-        kept.vu.view(torch.int32),
-        *kept[1:],
+        saved.vu.view(torch.int32),
+        *saved[1:],
         context_bar,
         q_bar,
         mu_bar,
-        **_options(q.shape[1], rows, chained),
+        **_options(q.shape[1], rows, pdl),
     )
 
 
@@ -824,12 +824,12 @@ def rows_of(q: Tensor) -> int:
     return next((rows for rows in ROWS if q.shape[0] <= rows * at_once), ROWS[-1])
 
 
-def _options(channels: int, rows: int, chained: bool) -> dict[str, Any]:
+def _options(channels: int, rows: int, pdl: bool) -> dict[str, Any]:
     """What the kernels are compiled for, and how they are launched; how many warps there are follows from the channels."""
     return {
         "F": channels,
-        "CHAINED": chained,
+        "PDL": pdl,
         "ROWS": rows,
         "num_warps": channels // 16,
-        "launch_pdl": chained,
+        "launch_pdl": pdl,
     }

@@ -136,7 +136,7 @@ def sum_up(
     atomic: Atomic,
     prediction: PredictionBuffers,
 ) -> None:
-    """Energies, forces and stress from what the model left, by their definitions; see `models/edge_forces.py`."""
+    """Energies, forces and stress from what the model left, by their definitions; see `models/forces.py`."""
     prediction.buffer.fill_(torch.nan)
     status = int(graph.status)
     if status == 0:

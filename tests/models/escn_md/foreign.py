@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from atomjet.models.escn_md import checkpoint
+from atomjet.models.escn_md import fairchem_zip
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("uma_1p2p1", "uma_1p2", "uma_1p1", "uma_limit", "esen_moe", "esen", "esen_mmax1")
@@ -51,7 +51,7 @@ def pretended(*names):
 
 def write(path, model, tasks, weights):
     """A checkpoint as `torch.save` writes fairchem's."""
-    with pretended(checkpoint.CHECKPOINT) as (kind,):
+    with pretended(fairchem_zip.CHECKPOINT) as (kind,):
         content = kind()
         content.__dict__.update(model_config=model, model_state_dict={}, ema_state_dict=weights, tasks_config=tasks)
         torch.save(content, path)
@@ -61,7 +61,7 @@ def write(path, model, tasks, weights):
 def write_omegaconf(path, model, tasks, weights, root):
     """The same with configurations in OmegaConf's classes, whose nodes know their parents up to `root`."""
     kinds = ("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode")
-    with pretended(*kinds, "omegaconf.base.Metadata", checkpoint.CHECKPOINT) as (dictionary, array, leaf, data, kind):
+    with pretended(*kinds, "omegaconf.base.Metadata", fairchem_zip.CHECKPOINT) as (dictionary, array, leaf, data, kind):
 
         def wrapped(value, parent):
             node = (dictionary if isinstance(value, dict) else array if isinstance(value, list) else leaf)()

@@ -94,7 +94,7 @@ class Captured:
 
 
 class CompiledStep:
-    """One evaluation in buffers of fixed size; see `captured_steps.Step`.
+    """One evaluation in buffers of fixed size; see `captured_steps.DeviceCall`.
 
     Edges beyond those there are lead from the last atom to itself at 1.01 x the cutoff, where the envelope is zero.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import ModelFileError
 from atomjet.models import tensor_file
-from atomjet.models.escn_md import checkpoint
+from atomjet.models.escn_md import fairchem_zip
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.general import EscnMd
 from atomjet.models.skeleton import skeleton
@@ -70,7 +70,7 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     Raises:
         ModelFileError: damaged, not a fairchem inference checkpoint, another architecture, or an option that is not supported.
     """
-    content = checkpoint.read(path)
+    content = fairchem_zip.read(path)
     config = _config(path, content)
     tensors = _renamed(path, config, content)
     model = skeleton(lambda: EscnMd(config))
@@ -86,7 +86,7 @@ def load(path: Path) -> tuple[EscnMd, dict[str, Any]]:
     return tensor_file.filled(model, tensors), card
 
 
-def _config(path: Path, content: checkpoint.Checkpoint) -> EscnMdConfig:
+def _config(path: Path, content: fairchem_zip.Checkpoint) -> EscnMdConfig:
     backbone = _backbone(path, content)
     experts = _experts(backbone)
     model_id = _model_id(path, content.model, backbone)
@@ -118,7 +118,7 @@ def _config(path: Path, content: checkpoint.Checkpoint) -> EscnMdConfig:
         raise ModelFileError(f"{path}: {where}: {first['msg']}; no such model can be read") from None
 
 
-def _backbone(path: Path, content: checkpoint.Checkpoint) -> dict[str, Any]:
+def _backbone(path: Path, content: fairchem_zip.Checkpoint) -> dict[str, Any]:
     """The backbone's options, each of them known and of a value that is supported."""
     backbone = content.model.get("backbone")
     name = str(backbone.get("model", "nothing")) if isinstance(backbone, dict) else "nothing"
@@ -193,7 +193,7 @@ def _mapping(path: Path, options: dict[str, Any], deprecated: str) -> dict[str, 
     return names
 
 
-def _tasks(path: Path, content: checkpoint.Checkpoint) -> dict[str, dict[str, Any]]:
+def _tasks(path: Path, content: fairchem_zip.Checkpoint) -> dict[str, dict[str, Any]]:
     """The energy's task of every dataset, in the order of the file; forces and stress must be its derivatives."""
     backbone = content.model["backbone"]
     known = _mapping(path, backbone, "dataset_list") if backbone.get("use_dataset_embedding", True) else None
@@ -272,7 +272,7 @@ def _references(path: Path, task: dict[str, Any], max_z: int) -> Tensor:
     return numbers[:max_z].float().double() if target == "torch.FloatTensor" else numbers[:max_z]
 
 
-def _renamed(path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint) -> dict[str, Tensor]:
+def _renamed(path: Path, config: EscnMdConfig, content: fairchem_zip.Checkpoint) -> dict[str, Tensor]:
     """fairchem's tensors under our names."""
     weights = {name.removeprefix("module."): tensor for name, tensor in content.weights.items() if name != "n_averaged"}
     tasks = _tasks(path, content)
@@ -293,7 +293,7 @@ def _renamed(path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint) -
 
 
 def _task_embedding(
-    path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint, weights: dict[str, Tensor]
+    path: Path, config: EscnMdConfig, content: fairchem_zip.Checkpoint, weights: dict[str, Tensor]
 ) -> Tensor:
     """(tasks, C), of the dataset that each maps to."""
     datasets = _mapping(path, content.model["backbone"], "dataset_list")
@@ -340,7 +340,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _head(
-    path: Path, config: EscnMdConfig, content: checkpoint.Checkpoint, weights: dict[str, Tensor]
+    path: Path, config: EscnMdConfig, content: fairchem_zip.Checkpoint, weights: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The energy's network, one for each task: its own expert, or the one that all datasets share."""
     heads = content.model.get("heads")

@@ -11,7 +11,8 @@ The same function as `general.py`, rearranged. X̄ stands for dE/dX.
 - For m > 0 the product of the convolution is one matrix, [[W_1, -W_2], [W_2, W_1]] on (m, -m). Experts are always merged.
 - Radial networks: all layers together up to the last product (`unified_radial.py`), and back together.
 - A rotation is kept as its 35 numbers that are not zero by construction: blocks of 1, 9 and 25.
-- What belongs to edges is done by `matrix_edges.py`, or, in float32 on a GPU where functions can be compiled, by `fused_edges.py`;
+- What belongs to edges is done by `edges_dense.py`, or, in float32 on a GPU that functions can be compiled for, by
+  `edges_compiled.py`;
   there features of edges are kept and multiplied in half precision unless the precision asked for is higher.
 """
 
@@ -22,13 +23,13 @@ from torch import Tensor
 
 from atomjet.data import Graph
 from atomjet.errors import BackendError
-from atomjet.models.escn_md import memory, node_steps
+from atomjet.models.escn_md import memory, node_ops
+from atomjet.models.escn_md.chunks import Product, divide
 from atomjet.models.escn_md.compiled import can_compile
+from atomjet.models.escn_md.edges_compiled import FusedEdges, FusedWeights
+from atomjet.models.escn_md.edges_dense import MatrixEdges, MatrixWeights
 from atomjet.models.escn_md.experts import Blend, Blends, rows_of_systems
-from atomjet.models.escn_md.fused_edges import FusedEdges, FusedWeights
 from atomjet.models.escn_md.general import Block, EscnMd
-from atomjet.models.escn_md.matrix_edges import MatrixEdges, MatrixWeights
-from atomjet.models.escn_md.pieces import Product, cut
 
 EDGES_ON_A_CPU = 512
 """Edges processed together on a CPU: as many as the caches hold. A GPU takes as many as its memory does."""
@@ -87,12 +88,12 @@ class FastPyTorch:
             BackendError: a number beyond the range of half precision, where that is what features of edges are kept in.
         """
         model = self.model
-        pieces, embedding = cut(model, self.blends, graph, self._edges_at_once(graph))
+        chunks, embedding = divide(model, self.blends, graph, self._edges_at_once(graph))
         edges: FusedEdges | MatrixEdges
         if isinstance(self.weights, FusedWeights):
-            edges = FusedEdges(self.weights, graph, pieces)
+            edges = FusedEdges(self.weights, graph, chunks)
         else:
-            edges = MatrixEdges(self.weights, graph, pieces)
+            edges = MatrixEdges(self.weights, graph, chunks)
 
         system_ptr = rows_of_systems(graph)
         scalars = model.sphere_embedding(graph.atomic_numbers) + embedding
@@ -100,17 +101,17 @@ class FastPyTorch:
         x += edges.degrees()
         inputs: list[tuple[Tensor, Tensor]] = []
         for layer, block in enumerate(model.blocks):
-            y = node_steps.norm(block.norm_1, x)  # type: ignore[arg-type]
+            y = node_ops.norm(block.norm_1, x)  # type: ignore[arg-type]
             y[:, 0] += embedding
             middle = x + edges.messages(layer, y)
             inputs.append((x, middle))
-            x = middle + node_steps.atom_wise(block.atom_wise, node_steps.norm(block.norm_2, middle))  # type: ignore[arg-type]
+            x = middle + node_ops.atom_wise(block.atom_wise, node_ops.norm(block.norm_2, middle))  # type: ignore[arg-type]
             x = model.balance(x, graph, system_ptr)
-        energies, scalars_bar = node_steps.read_out(model, node_steps.norm(model.norm, x)[:, 0], graph)
+        energies, scalars_bar = node_ops.read_out(model, node_ops.norm(model.norm, x)[:, 0], graph)
 
         y_bar = torch.zeros_like(x)
         y_bar[:, 0] = scalars_bar
-        x_bar = node_steps.norm_backward(model.norm, x, y_bar)
+        x_bar = node_ops.norm_backward(model.norm, x, y_bar)
         for layer in reversed(range(len(inputs))):
             x_bar = self._layer_backward(layer, graph, edges, inputs[layer], embedding, x_bar, system_ptr)
         edges.degrees_backward(x_bar)
@@ -135,12 +136,12 @@ class FastPyTorch:
         """dE/dx after the layer to dE/dx before it."""
         block: Block = self.model.blocks[layer]  # type: ignore[assignment]
         x, middle = inputs
-        x_bar = node_steps.balance_backward(self.model.config, graph, x_bar, system_ptr)
-        inner_bar = node_steps.atom_wise_backward(block.atom_wise, node_steps.norm(block.norm_2, middle), x_bar)
-        x_bar = x_bar + node_steps.norm_backward(block.norm_2, middle, inner_bar)
-        y = node_steps.norm(block.norm_1, x)
+        x_bar = node_ops.balance_backward(self.model.config, graph, x_bar, system_ptr)
+        inner_bar = node_ops.atom_wise_backward(block.atom_wise, node_ops.norm(block.norm_2, middle), x_bar)
+        x_bar = x_bar + node_ops.norm_backward(block.norm_2, middle, inner_bar)
+        y = node_ops.norm(block.norm_1, x)
         y[:, 0] += embedding
-        return x_bar + node_steps.norm_backward(block.norm_1, x, edges.messages_backward(layer, y, x_bar))
+        return x_bar + node_ops.norm_backward(block.norm_1, x, edges.messages_backward(layer, y, x_bar))
 
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""

@@ -1,4 +1,4 @@
-"""Radial factors of edges for `fused_edges.py`: from the networks themselves, or from tables of them.
+"""Radial factors of edges for `edges_compiled.py`: from the networks themselves, or from tables of them.
 
 For a pair of elements a radial network is a function of the distance alone. In half precision it is tabulated: value, slope and
 curvature at each of `KNOTS` distances, made in float64; an edge takes the nearest knot and expands about it. That is closer to the
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import fused_steps
+from atomjet.models.escn_md import edge_ops
+from atomjet.models.escn_md.chunks import Chunk
 from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.general import EscnMd
-from atomjet.models.escn_md.pieces import Piece
 from atomjet.models.escn_md.unified_radial import UnifiedRadial
 
 KNOTS = 2048
@@ -34,9 +34,9 @@ STEP = 1e-3
 TABLE_BYTES = 2 * 1024**3
 """Tables are kept up to this size (UMA-S: 107 MB for a pair of elements)."""
 
-pack, pack_backward = Compiled(fused_steps.pack), Compiled(fused_steps.pack_backward)
-pack_tabulated = Compiled(fused_steps.pack_tabulated)
-pack_tabulated_backward = Compiled(fused_steps.pack_tabulated_backward)
+pack, pack_backward = Compiled(edge_ops.pack), Compiled(edge_ops.pack_backward)
+pack_tabulated = Compiled(edge_ops.pack_tabulated)
+pack_tabulated_backward = Compiled(edge_ops.pack_tabulated_backward)
 
 
 class Table(NamedTuple):
@@ -113,33 +113,33 @@ class TabulatedRadial:
         self.knots = pair * KNOTS + nearest.long()
         self.along_bar = torch.zeros_like(lengths)
 
-    def degree(self, piece: Piece) -> Tensor:
+    def degree(self, chunk: Chunk) -> Tensor:
         """The network of the edge degrees, (e, 3 C)."""
-        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges, None]
         values, changes = self.tables[0]
         return values[knots] + offsets * changes[knots, 0]
 
-    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+    def degree_backward(self, chunk: Chunk, bar: Tensor, share: Tensor) -> None:
         """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
-        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges, None]
+        knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges, None]
         changes = self.tables[0].changes
         slope = changes[knots, 0] + offsets * changes[knots, 1]
-        self.along_bar[piece.edges] += share * (bar * slope).sum(1)
+        self.along_bar[chunk.edges] += share * (bar * slope).sum(1)
 
-    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
-        """`fused_steps.pack` with the factors of a layer."""
-        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
-        return pack_tabulated(y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs)
+    def pack(self, layer: int, chunk: Chunk, y: Tensor, wigner: Tensor) -> Tensor:
+        """`edge_ops.pack` with the factors of a layer."""
+        knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges]
+        return pack_tabulated(y, wigner, *self.tables[layer + 1], knots, offsets, chunk.pairs)
 
     def pack_backward(
-        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+        self, layer: int, chunk: Chunk, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
         """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) and torques (2, e), all to be weighed by share (e,)."""
-        knots, offsets = self.knots[piece.edges], self.offsets[piece.edges]
+        knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges]
         y_bar, torque, along = pack_tabulated_backward(
-            bar, y, wigner, *self.tables[layer + 1], knots, offsets, piece.pairs
+            bar, y, wigner, *self.tables[layer + 1], knots, offsets, chunk.pairs
         )
-        self.along_bar[piece.edges] += share * along
+        self.along_bar[chunk.edges] += share * along
         return y_bar, torque
 
     def along(self) -> Tensor:
@@ -151,46 +151,46 @@ class NetworkRadial:
     """Radial factors of one call from the networks, in the type of the model."""
 
     def __init__(
-        self, model: EscnMd, networks: UnifiedRadial, graph: Graph, lengths: Tensor, pieces: list[Piece]
+        self, model: EscnMd, networks: UnifiedRadial, graph: Graph, lengths: Tensor, chunks: list[Chunk]
     ) -> None:
-        self.networks, self.lengths, self.numbers, self.pieces = networks, lengths, graph.atomic_numbers, pieces
+        self.networks, self.lengths, self.numbers, self.chunks = networks, lengths, graph.atomic_numbers, chunks
         self.last = [model.edge_degree[6], *(block.radial[6] for block in model.blocks)]  # type: ignore[index, union-attr]
         self.inner = lengths.new_empty(networks.count, graph.num_edges, model.config.edge_channels)
-        for piece in pieces:
-            self.inner[:, piece.edges] = networks.forward(lengths[piece.edges], *self._elements(piece))
+        for chunk in chunks:
+            self.inner[:, chunk.edges] = networks.forward(lengths[chunk.edges], *self._elements(chunk))
         self.inner_bar = torch.zeros_like(self.inner)
 
-    def degree(self, piece: Piece) -> Tensor:
+    def degree(self, chunk: Chunk) -> Tensor:
         """See `TabulatedRadial`."""
-        return self._last(0, piece)
+        return self._last(0, chunk)
 
-    def degree_backward(self, piece: Piece, bar: Tensor, share: Tensor) -> None:
+    def degree_backward(self, chunk: Chunk, bar: Tensor, share: Tensor) -> None:
         """See `TabulatedRadial`."""
-        self.inner_bar[0, piece.edges] = share[:, None] * (bar.to(share.dtype) @ self.last[0].weight)
+        self.inner_bar[0, chunk.edges] = share[:, None] * (bar.to(share.dtype) @ self.last[0].weight)
 
-    def pack(self, layer: int, piece: Piece, y: Tensor, wigner: Tensor) -> Tensor:
+    def pack(self, layer: int, chunk: Chunk, y: Tensor, wigner: Tensor) -> Tensor:
         """See `TabulatedRadial`."""
-        return pack(y, wigner, self._last(layer + 1, piece), piece.pairs)
+        return pack(y, wigner, self._last(layer + 1, chunk), chunk.pairs)
 
     def pack_backward(
-        self, layer: int, piece: Piece, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+        self, layer: int, chunk: Chunk, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `TabulatedRadial`."""
-        y_bar, torque, radial_bar = pack_backward(bar, y, wigner, self._last(layer + 1, piece), piece.pairs)
-        self.inner_bar[layer + 1, piece.edges] = share[:, None] * (radial_bar @ self.last[layer + 1].weight)
+        y_bar, torque, radial_bar = pack_backward(bar, y, wigner, self._last(layer + 1, chunk), chunk.pairs)
+        self.inner_bar[layer + 1, chunk.edges] = share[:, None] * (radial_bar @ self.last[layer + 1].weight)
         return y_bar, torque
 
     def along(self) -> Tensor:
         """See `TabulatedRadial`."""
         found = torch.empty_like(self.lengths)
-        for piece in self.pieces:
-            inner_bar = self.inner_bar[:, piece.edges]
-            found[piece.edges] = self.networks.backward(self.lengths[piece.edges], *self._elements(piece), inner_bar)
+        for chunk in self.chunks:
+            inner_bar = self.inner_bar[:, chunk.edges]
+            found[chunk.edges] = self.networks.backward(self.lengths[chunk.edges], *self._elements(chunk), inner_bar)
         return found
 
-    def _elements(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        return self.numbers[piece.neighbor], self.numbers[piece.center]
+    def _elements(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        return self.numbers[chunk.neighbor], self.numbers[chunk.center]
 
-    def _last(self, network: int, piece: Piece) -> Tensor:
+    def _last(self, network: int, chunk: Chunk) -> Tensor:
         last = self.last[network]
-        return torch.addmm(last.bias, self.inner[network, piece.edges], last.weight.T)
+        return torch.addmm(last.bias, self.inner[network, chunk.edges], last.weight.T)

@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atomjet.data import Graph, System
 from atomjet.data.halo import summed, with_ghosts
-from atomjet.models.escn_md import memory, neighbor_limit, structures
+from atomjet.models.escn_md import conditions, memory, neighbor_limit
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, rows_of_systems, runs
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
@@ -180,8 +180,8 @@ class EscnMd(nn.Module):
         self.config, self.exchanges = config, 2 * config.layers
         channels, edge, tasks = config.channels, config.edge_channels, len(config.tasks)
         self.sphere_embedding = nn.Embedding(config.max_z, channels)
-        self.charge_embedding = nn.Embedding(len(range(*structures.LIMITS["charge"])) + 1, channels)
-        self.spin_embedding = nn.Embedding(len(range(*structures.LIMITS["spin"])) + 1, channels)
+        self.charge_embedding = nn.Embedding(len(range(*conditions.LIMITS["charge"])) + 1, channels)
+        self.spin_embedding = nn.Embedding(len(range(*conditions.LIMITS["spin"])) + 1, channels)
         if config.task_embedding:
             self.task_embedding = nn.Embedding(tasks, channels)
         self.mix = nn.Linear((3 if config.task_embedding else 2) * channels, channels)
@@ -203,8 +203,8 @@ class EscnMd(nn.Module):
         self.register_buffer("reference_energies", torch.zeros(tasks, config.max_z, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
-        self.told: structures.Told = set()
-        self.bound = structures.Known()
+        self.told: conditions.Told = set()
+        self.bound = conditions.Known()
 
     @property
     def cutoff(self) -> float:
@@ -222,22 +222,22 @@ class EscnMd(nn.Module):
         return [module for module in self.modules() if isinstance(module, MixedLinear)]
 
     def check_task(self, task: str | None) -> str | None:
-        """The task of structures that name none; see `structures.check_task`."""
-        return structures.check_task(self.config, task)
+        """The task of structures that name none; see `conditions.check_task`."""
+        return conditions.check_task(self.config, task)
 
     def check_conditions(self, charge: int | None, spin: int | None) -> None:
-        """Refuse a charge or spin of structures that give none; see `structures.check_conditions`."""
-        structures.check_conditions(charge, spin)
+        """Refuse a charge or spin of structures that give none; see `conditions.check_conditions`."""
+        conditions.check_conditions(charge, spin)
 
     def complete(self, system: System, task: str | None) -> System:
-        """Fill in what a system leaves open (task, spin), or say what is wrong; see `structures.complete`."""
-        completed = structures.complete(self.config, system, task)
-        structures.warn_of_conditions(completed, self.told)
+        """Fill in what a system leaves open (task, spin), or say what is wrong; see `conditions.complete`."""
+        completed = conditions.complete(self.config, system, task)
+        conditions.warn_of_conditions(completed, self.told)
         return completed
 
     def warn(self, system: System, graph: Graph) -> None:
-        """Warn of atoms with more neighbours than count; see `structures.warn_of_limit`."""
-        structures.warn_of_limit(self.config, system, graph, self.bound)
+        """Warn of atoms with more neighbours than count; see `conditions.warn_of_limit`."""
+        conditions.warn_of_limit(self.config, system, graph, self.bound)
 
     def references(self, graph: Graph) -> Tensor:
         """(N,) float64, eV: the energy of each atom by element and task, to be added to the learned energies."""
@@ -251,7 +251,7 @@ class EscnMd(nn.Module):
     def system_embedding(self, charge: int, spin: int, task: str) -> Tensor:
         """(C,) float64 embedding of charge, spin and, where the model has embeddings of tasks, task."""
         parts = [
-            self.charge_embedding.weight[charge - structures.LIMITS["charge"][0]],
+            self.charge_embedding.weight[charge - conditions.LIMITS["charge"][0]],
             self.spin_embedding.weight[spin],
         ]
         if self.config.task_embedding:

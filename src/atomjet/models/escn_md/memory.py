@@ -94,7 +94,7 @@ def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges:
 
 
 def rows(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a run of atoms into pieces of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
+    """Cut a run of atoms into chunks of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
     if edges.stop - edges.start <= limit:
         yield atoms, edges
         return

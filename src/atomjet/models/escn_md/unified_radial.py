@@ -28,7 +28,7 @@ class Norm(NamedTuple):
     epsilon: float
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the backward pass needs of one step: the normalised values, and one over the deviation."""
 
     normalised: Tensor
@@ -65,7 +65,7 @@ class UnifiedRadial:
         basis_bar = h_bar.transpose(0, 1).flatten(1) @ self.by_distance.T
         return (basis_bar * self.basis_slope(lengths)).sum(1)
 
-    def _steps(self, lengths: Tensor, source: Tensor, target: Tensor) -> tuple[Kept, Kept, Tensor]:
+    def _steps(self, lengths: Tensor, source: Tensor, target: Tensor) -> tuple[Saved, Saved, Tensor]:
         h = self.model.radial_basis(lengths) @ self.by_distance
         h += self.by_source.index_select(0, source)
         h += self.by_target.index_select(0, target)
@@ -87,18 +87,18 @@ def _stacked(norms: list[nn.LayerNorm]) -> Norm:
     return Norm(weight, bias, norms[0].eps)
 
 
-def _norm_forward(norm: Norm, h: Tensor) -> tuple[Kept, Tensor]:
+def _norm_forward(norm: Norm, h: Tensor) -> tuple[Saved, Tensor]:
     """silu of the normalised (P, e, width)."""
     centered = h - h.mean(2, keepdim=True)
     inverse = torch.rsqrt(centered.square().mean(2, keepdim=True) + norm.epsilon)
     normalised = centered * inverse
-    return Kept(normalised, inverse), silu(torch.addcmul(norm.bias, normalised, norm.weight))
+    return Saved(normalised, inverse), silu(torch.addcmul(norm.bias, normalised, norm.weight))
 
 
-def _norm_backward(norm: Norm, kept: Kept, a_bar: Tensor) -> Tensor:
-    n_bar = a_bar * silu_derivative(torch.addcmul(norm.bias, kept.normalised, norm.weight)) * norm.weight
-    along = (n_bar * kept.normalised).mean(2, keepdim=True)
-    return (n_bar - n_bar.mean(2, keepdim=True) - kept.normalised * along) * kept.inverse
+def _norm_backward(norm: Norm, saved: Saved, a_bar: Tensor) -> Tensor:
+    n_bar = a_bar * silu_derivative(torch.addcmul(norm.bias, saved.normalised, norm.weight)) * norm.weight
+    along = (n_bar * saved.normalised).mean(2, keepdim=True)
+    return (n_bar - n_bar.mean(2, keepdim=True) - saved.normalised * along) * saved.inverse
 
 
 def silu_derivative(x: Tensor) -> Tensor:

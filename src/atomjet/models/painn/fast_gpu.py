@@ -38,7 +38,7 @@ from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.painn.tuning import Tiles
 from atomjet.ops import painn_message, painn_update
-from atomjet.ops.chaining import can_chain
+from atomjet.ops.pdl import has_pdl
 from atomjet.ops.radial_table import RadialTable, tabulate
 
 MOST_FEATURES = 128
@@ -68,7 +68,7 @@ class Workspace:
     mu_bar: Tensor
     context: tuple[Tensor, ...]
     mu_sent: tuple[Tensor, ...]
-    kept: tuple[painn_update.Kept, ...]
+    saved: tuple[painn_update.Saved, ...]
     energies: Tensor
     gradients: Tensor
     tiles: Tiles
@@ -101,7 +101,7 @@ class FastGpu:
         self.storage_dtype = torch.float16 if precision == "default" else torch.float32
         # Hopper and later start a kernel while the one before still runs; it fetches its weights and waits for the rest.
         device = model.embedding.weight.device
-        self.chained = can_chain(device)
+        self.pdl = has_pdl(device)
         self.channels = max(32, 1 << (model.config.features - 1).bit_length())
         self.update: Any
         self.update, self.note = _updates(device, self.storage_dtype, self.channels)
@@ -205,8 +205,8 @@ class FastGpu:
             mu_bar=stored(atoms, 3, features),
             context=tuple(stored(atoms, 3 * features) for _ in range(layers - 1)),
             mu_sent=tuple(stored(atoms, 3, features) for _ in range(layers - 1)),
-            kept=tuple(
-                painn_update.Kept(stored(atoms, 3, 2 * features), *(stored(atoms, features) for _ in range(4)))
+            saved=tuple(
+                painn_update.Saved(stored(atoms, 3, 2 * features), *(stored(atoms, features) for _ in range(4)))
                 for _ in range(layers - 1)
             ),
             energies=wide(atoms)[: capacity.atoms],
@@ -243,7 +243,7 @@ class FastGpu:
                 w.q,
                 w.mu,
                 w.tiles.message,
-                self.chained,
+                self.pdl,
             )
             self._update_forward(layer, graph.owned, w)
 
@@ -260,7 +260,7 @@ class FastGpu:
                 layer == last,
                 1.0 / self.seed,
                 w.tiles.message_back,
-                self.chained,
+                self.pdl,
                 self.nuclei if layer == 0 else None,
                 w.energies,
             )
@@ -287,11 +287,11 @@ class FastGpu:
                 self.chains[layer],
                 w.q,
                 w.mu,
-                w.kept[layer],
+                w.saved[layer],
                 w.context[layer],
                 w.mu_sent[layer],
                 w.tiles.update,
-                self.chained,
+                self.pdl,
             )
         else:
             self.update.launch_last(
@@ -304,7 +304,7 @@ class FastGpu:
                 w.mu_bar,
                 self.seed,
                 w.tiles.update,
-                self.chained,
+                self.pdl,
             )
 
     def _update_backward(self, layer: int, num_atoms: Tensor, w: Workspace) -> None:
@@ -313,12 +313,12 @@ class FastGpu:
             self.chains[layer],
             w.q,
             w.mu,
-            w.kept[layer],
+            w.saved[layer],
             w.context[layer],
             w.q_bar,
             w.mu_bar,
             w.tiles.update,
-            self.chained,
+            self.pdl,
         )
 
     @torch.no_grad()

@@ -74,7 +74,7 @@ class Rows(NamedTuple):
     neighbor: Tensor  # (e,)
 
 
-class Room(NamedTuple):
+class Scratch(NamedTuple):
     """Where what is computed of a run's edges stands, one run after the other."""
 
     filters: Tensor  # (e, 3F); (e, 2F) in layer 0, as the next two
@@ -91,9 +91,9 @@ class Rooms:
     def __init__(self, edges: int, features: int, like: Tensor) -> None:
         self.edges, self.features = edges, features
         self.flat = [like.new_empty(width * edges * features) for width in (3, 3, 3, 3, 3, 1)]
-        self.views: dict[tuple[int, int], Room] = {}
+        self.views: dict[tuple[int, int], Scratch] = {}
 
-    def of(self, edges: int, width: int) -> Room:
+    def of(self, edges: int, width: int) -> Scratch:
         """Views for so many edges and rows of a filter; remembered, as every layer asks for them twice."""
         if (edges, width) not in self.views:
             if len(self.views) >= MOST_VIEWS:
@@ -101,7 +101,7 @@ class Rooms:
             wide, vectors = (edges, width), (edges, 3, self.features)
             shapes = (wide, wide, wide, vectors, vectors, (edges, self.features))
             views = (flat[: math.prod(shape)].view(shape) for flat, shape in zip(self.flat, shapes, strict=True))
-            self.views[edges, width] = Room(*views)
+            self.views[edges, width] = Scratch(*views)
         return self.views[edges, width]
 
 
@@ -125,7 +125,7 @@ class Edges(NamedTuple):
     rooms: Rooms
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the backward pass of one layer needs from the forward pass: 18 F numbers per atom."""
 
     c: Tensor  # (N, 3F) context; in layer 0 (N, 2F)
@@ -190,7 +190,7 @@ class FastPyTorch:
         own = graph.num_owned
         q = self.model.embedding(graph.atomic_numbers[:own])
         mu: Tensor | None = None
-        kept: list[Kept] = []
+        saved_layers: list[Saved] = []
         for index, layer in enumerate(self.layers):
             if index == 0:
                 y, c = None, self.first_context[graph.atomic_numbers]
@@ -202,17 +202,17 @@ class FastPyTorch:
             mu_in = mu
             q, mu = self._message(layer, edges, q, mu_in, c)
             q, mu, mixed = self._mix(layer, q, mu)
-            kept.append(Kept(c, y, mu_in, *mixed))
+            saved_layers.append(Saved(c, y, mu_in, *mixed))
         hidden = self.model.readout[0](q)
         energies = self.model.readout[2](silu(hidden)).squeeze(1)
 
         q_bar = (silu_derivative(hidden) * self.model.readout[2].weight) @ self.model.readout[0].weight  # type: ignore[operator]
-        return energies, self._backward(graph, edges, kept, q_bar)  # type: ignore[arg-type]
+        return energies, self._backward(graph, edges, saved_layers, q_bar)  # type: ignore[arg-type]
 
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph.
 
-        Per atom what `Kept` holds and the temporaries of one layer; per edge what `Edges` holds and the gradient.
+        Per atom what `Saved` holds and the temporaries of one layer; per edge what `Edges` holds and the gradient.
         """
         size = self.model.embedding.weight.element_size()
         at_once = min(graph.num_edges, EDGES_AT_ONCE.get(graph.row_ptr.device.type, EDGES_AT_ONCE["cpu"]))
@@ -276,10 +276,10 @@ class FastPyTorch:
 
     # ----------------------------------------------------------------- backward
 
-    def _backward(self, graph: Graph, edges: Edges, kept: list[Kept], q_bar: Tensor) -> Tensor:
+    def _backward(self, graph: Graph, edges: Edges, saved_layers: list[Saved], q_bar: Tensor) -> Tensor:
         mu_bar: Tensor | None = None
         d_bar, u_bar = torch.zeros_like(edges.length), torch.zeros_like(edges.direction)
-        for layer, saved in zip(reversed(self.layers), reversed(kept), strict=True):
+        for layer, saved in zip(reversed(self.layers), reversed(saved_layers), strict=True):
             q_bar, mu_bar = self._mix_backward(layer, saved, q_bar, mu_bar)
             # A row walks what its atom sent, so it reads derivatives of the receivers: a copy again, and no sum over processes.
             received = with_ghosts(graph.halo, q_bar, mu_bar)
@@ -294,7 +294,7 @@ class FastPyTorch:
         # What counts is the sum over a pair's two edges, so either may carry it: with a halo this one, turned round.
         return -gradients if graph.halo else gradients[graph.reverse]
 
-    def _mix_backward(self, layer: Layer, saved: Kept, q_bar: Tensor, mu_bar: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _mix_backward(self, layer: Layer, saved: Saved, q_bar: Tensor, mu_bar: Tensor | None) -> tuple[Tensor, Tensor]:
         v, u = saved.vu.split(self.features, dim=2)
         s_w_t = [q_bar, q_bar * (v * u).sum(1)]
         if mu_bar is not None:
@@ -312,7 +312,7 @@ class FastPyTorch:
     def _message_backward(
         self,
         layer: Layer,
-        saved: Kept,
+        saved: Saved,
         edges: Edges,
         q_bar: Tensor,
         mu_bar: Tensor,

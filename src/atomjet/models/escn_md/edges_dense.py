@@ -15,8 +15,8 @@ from torch.nn.functional import silu
 
 from atomjet.data import Graph
 from atomjet.models.escn_md import memory, neighbor_limit
+from atomjet.models.escn_md.chunks import Chunk, Product
 from atomjet.models.escn_md.general import RESCALE, EscnMd
-from atomjet.models.escn_md.pieces import Piece, Product
 from atomjet.models.escn_md.unified_radial import UnifiedRadial, silu_derivative
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
 from atomjet.ops.permute_wigner_inv_edge_to_node import permute_wigner_inv_edge_to_node_backward
@@ -54,8 +54,8 @@ class MatrixWeights:
 class MatrixEdges:
     """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
 
-    def __init__(self, weights: MatrixWeights, graph: Graph, pieces: list[Piece]) -> None:
-        self.weights, self.model, self.graph, self.pieces = weights, weights.model, graph, pieces
+    def __init__(self, weights: MatrixWeights, graph: Graph, chunks: list[Chunk]) -> None:
+        self.weights, self.model, self.graph, self.chunks = weights, weights.model, graph, chunks
         config, networks = self.model.config, weights.radial
         length = torch.linalg.vector_norm(graph.vectors, dim=1)
         self.length = length
@@ -67,9 +67,9 @@ class MatrixEdges:
             self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
         self.radial = length.new_empty(networks.count, len(length), config.edge_channels)  # b of every network
         numbers = graph.atomic_numbers
-        for piece in pieces:
-            self.radial[:, piece.edges] = networks.forward(
-                length[piece.edges], numbers[piece.neighbor], numbers[piece.center]
+        for chunk in chunks:
+            self.radial[:, chunk.edges] = networks.forward(
+                length[chunk.edges], numbers[chunk.neighbor], numbers[chunk.center]
             )
         self.keep = memory.keeps(config, length.device, length.dtype, graph.num_edges)
         self.kept: list[list[Outputs | None]] = [[] for _ in self.model.blocks]
@@ -82,42 +82,42 @@ class MatrixEdges:
     def degrees(self) -> Tensor:
         """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
         sums = []
-        for piece in self.pieces:
-            values = self._last(0, piece).unflatten(1, (3, -1)) / RESCALE
-            matrices = self._matrices(piece)[:, :3] * self.envelope[piece.edges, None, None]
-            sums.append(segment_sum(torch.bmm(matrices.mT, values), piece.row_ptr, piece.rows))
+        for chunk in self.chunks:
+            values = self._last(0, chunk).unflatten(1, (3, -1)) / RESCALE
+            matrices = self._matrices(chunk)[:, :3] * self.envelope[chunk.edges, None, None]
+            sums.append(segment_sum(torch.bmm(matrices.mT, values), chunk.row_ptr, chunk.rows))
         return torch.cat(sums)
 
     def messages(self, layer: int, y: Tensor) -> Tensor:
         """Sums over each row (N, 9, C) of the messages of a layer."""
         sums = []
-        for piece in self.pieces:
-            matrices = self._matrices(piece)
-            packed = node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center).flatten(1)
-            outputs = self._convolve(layer, piece, packed)
-            weighed = matrices * self.envelope[piece.edges, None, None]
-            sums.append(segment_sum(torch.bmm(weighed.mT, outputs.o), piece.row_ptr, piece.rows))
+        for chunk in self.chunks:
+            matrices = self._matrices(chunk)
+            packed = node_to_edge_wigner_permute(y, matrices, chunk.neighbor, chunk.center).flatten(1)
+            outputs = self._convolve(layer, chunk, packed)
+            weighed = matrices * self.envelope[chunk.edges, None, None]
+            sums.append(segment_sum(torch.bmm(weighed.mT, outputs.o), chunk.row_ptr, chunk.rows))
             self.kept[layer].append(outputs if self.keep else None)
         return torch.cat(sums)
 
-    def _matrices(self, piece: Piece) -> Tensor:
+    def _matrices(self, chunk: Chunk) -> Tensor:
         """(e, 35) to (e, 9, 9), rows in m-major order."""
-        compact = self.wigner[piece.edges]
+        compact = self.wigner[chunk.edges]
         return compact.new_zeros(len(compact), 81).index_copy_(1, self.weights.places, compact).unflatten(1, (9, 9))
 
     def _last_weights(self, network: int) -> tuple[Tensor, Tensor]:
         last = self.model.edge_degree[6] if network == 0 else self.model.blocks[network - 1].radial[6]  # type: ignore[index, union-attr]
         return last.weight, last.bias  # type: ignore[return-value]
 
-    def _last(self, network: int, piece: Piece) -> Tensor:
+    def _last(self, network: int, chunk: Chunk) -> Tensor:
         """The last product of a radial network, (e, outputs)."""
         weight, bias = self._last_weights(network)
-        return torch.addmm(bias, self.radial[network, piece.edges], weight.T)
+        return torch.addmm(bias, self.radial[network, chunk.edges], weight.T)
 
-    def _convolve(self, layer: int, piece: Piece, packed: Tensor) -> Outputs:
+    def _convolve(self, layer: int, chunk: Chunk, packed: Tensor) -> Outputs:
         """Scale features (e, 18 C) by their radial factors, in place; both convolutions of them."""
-        first, second = piece.products[layer]
-        radial = self._last(layer + 1, piece)
+        first, second = chunk.products[layer]
+        radial = self._last(layer + 1, chunk)
         _scale_(packed, radial)
         h = _multiply(first, packed)
         q = _gate(h)
@@ -129,57 +129,57 @@ class MatrixEdges:
 
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
-        for piece in self.pieces:
-            values = self._last(0, piece).unflatten(1, (3, -1)) / RESCALE
+        for chunk in self.chunks:
+            values = self._last(0, chunk).unflatten(1, (3, -1)) / RESCALE
             padded = torch.cat([values, values.new_zeros(len(values), 6, values.shape[2])], dim=1)
-            o_bar = self._returned_backward(piece, self._matrices(piece), padded, x_bar)
-            self.radial_bar[0, piece.edges] = o_bar[:, :3].flatten(1) / RESCALE @ self._last_weights(0)[0]
+            o_bar = self._returned_backward(chunk, self._matrices(chunk), padded, x_bar)
+            self.radial_bar[0, chunk.edges] = o_bar[:, :3].flatten(1) / RESCALE @ self._last_weights(0)[0]
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
         """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""
         y_bar = torch.zeros_like(y)
-        for piece, outputs in zip(self.pieces, self.kept[layer], strict=True):
-            self._piece_backward(layer, piece, y, outputs, x_bar, y_bar)
+        for chunk, outputs in zip(self.chunks, self.kept[layer], strict=True):
+            self._piece_backward(layer, chunk, y, outputs, x_bar, y_bar)
         self.kept[layer] = []
         return y_bar
 
-    def _returned_backward(self, piece: Piece, matrices: Tensor, o: Tensor, x_bar: Tensor) -> Tensor:
-        envelope = self.envelope[piece.edges]
-        o_bar, envelope_bar, turn = permute_wigner_inv_edge_to_node_backward(x_bar, o, matrices, envelope, piece.center)
-        self.envelope_bar[piece.edges] += envelope_bar
-        self.torque[piece.edges] += turn.flatten(1) @ self.weights.turns
+    def _returned_backward(self, chunk: Chunk, matrices: Tensor, o: Tensor, x_bar: Tensor) -> Tensor:
+        envelope = self.envelope[chunk.edges]
+        o_bar, envelope_bar, turn = permute_wigner_inv_edge_to_node_backward(x_bar, o, matrices, envelope, chunk.center)
+        self.envelope_bar[chunk.edges] += envelope_bar
+        self.torque[chunk.edges] += turn.flatten(1) @ self.weights.turns
         return o_bar
 
     def _piece_backward(
-        self, layer: int, piece: Piece, y: Tensor, outputs: Outputs | None, x_bar: Tensor, y_bar: Tensor
+        self, layer: int, chunk: Chunk, y: Tensor, outputs: Outputs | None, x_bar: Tensor, y_bar: Tensor
     ) -> None:
-        """Backward of a piece's messages: x̄ (N, 9, C) of their sums in; adds to ȳ (N, 9, C) and to the gradients of edges."""
-        matrices = self._matrices(piece)
-        features = node_to_edge_wigner_permute(y, matrices, piece.neighbor, piece.center)
+        """Backward of a chunk's messages: x̄ (N, 9, C) of their sums in; adds to ȳ (N, 9, C) and to the gradients of edges."""
+        matrices = self._matrices(chunk)
+        features = node_to_edge_wigner_permute(y, matrices, chunk.neighbor, chunk.center)
         if outputs is None:
-            outputs = self._convolve(layer, piece, features.flatten(1).clone())
-        first, second = piece.products[layer]
-        o_bar = self._returned_backward(piece, matrices, outputs.o, x_bar)
+            outputs = self._convolve(layer, chunk, features.flatten(1).clone())
+        first, second = chunk.products[layer]
+        o_bar = self._returned_backward(chunk, matrices, outputs.o, x_bar)
         h_bar = _gate_backward(
             outputs.h, _multiply_backward(second, o_bar.flatten(1).split(_widths(o_bar.shape[2]), 1))
         )
         packed_bar = _multiply_backward(first, h_bar)
         radial_bar = _scale_backward_(packed_bar, features.flatten(1), outputs.radial)
-        self.radial_bar[layer + 1, piece.edges] = radial_bar @ self._last_weights(layer + 1)[0]
+        self.radial_bar[layer + 1, chunk.edges] = radial_bar @ self._last_weights(layer + 1)[0]
         features_bar = packed_bar.unflatten(1, (9, -1))
-        self.torque[piece.edges] += torch.bmm(features_bar, features.mT).flatten(1) @ self.weights.turns
+        self.torque[chunk.edges] += torch.bmm(features_bar, features.mT).flatten(1) @ self.weights.turns
         to_neighbor, to_center = features_bar.chunk(2, dim=2)
-        scatter_add_(y_bar, torch.bmm(matrices.mT, to_neighbor), piece.neighbor)
-        y_bar[piece.atoms] += segment_sum(torch.bmm(matrices.mT, to_center), piece.row_ptr, piece.rows)
+        scatter_add_(y_bar, torch.bmm(matrices.mT, to_neighbor), chunk.neighbor)
+        y_bar[chunk.atoms] += segment_sum(torch.bmm(matrices.mT, to_center), chunk.row_ptr, chunk.rows)
 
     def gradients(self) -> Tensor:
         """dE/d(edge vectors) (E, 3) from all that was gathered."""
         numbers = self.graph.atomic_numbers
         along = torch.empty_like(self.length)
-        for piece in self.pieces:
-            source, target = numbers[piece.neighbor], numbers[piece.center]
-            along[piece.edges] = self.weights.radial.backward(
-                self.length[piece.edges], source, target, self.radial_bar[:, piece.edges]
+        for chunk in self.chunks:
+            source, target = numbers[chunk.neighbor], numbers[chunk.center]
+            along[chunk.edges] = self.weights.radial.backward(
+                self.length[chunk.edges], source, target, self.radial_bar[:, chunk.edges]
             )
         along = along + self.envelope_bar * self.envelope_slope
         x, y, z = self.rotation.unbind(1)

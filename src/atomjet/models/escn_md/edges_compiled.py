@@ -1,7 +1,7 @@
 """The edges of an eSCN-MD, forward and backward, on a GPU: steps that are each one pass over memory, and products between them.
 
 With half precision as storage type the products run on tensor cores, with ten bits of mantissa and sums in float32. What a product
-reads never leaves the range of the type: features are normalised by the model itself, and derivatives by `fused_steps.normalised`.
+reads never leaves the range of the type: features are normalised by the model itself, and derivatives by `edge_ops.normalised`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import fused_steps, memory, neighbor_limit
+from atomjet.models.escn_md import edge_ops, memory, neighbor_limit
+from atomjet.models.escn_md.chunks import Chunk, Product
 from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.fused_radial import NetworkRadial, Tables, TabulatedRadial
 from atomjet.models.escn_md.general import RESCALE, EscnMd
-from atomjet.models.escn_md.pieces import Piece, Product
 from atomjet.models.escn_md.unified_radial import UnifiedRadial
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks
 
-gate, gate_backward = Compiled(fused_steps.gate), Compiled(fused_steps.gate_backward)
-messages, messages_backward = Compiled(fused_steps.messages), Compiled(fused_steps.messages_backward)
-normalised, gathered = Compiled(fused_steps.normalised), Compiled(fused_steps.gathered)
+gate, gate_backward = Compiled(edge_ops.gate), Compiled(edge_ops.gate_backward)
+messages, messages_backward = Compiled(edge_ops.messages), Compiled(edge_ops.messages_backward)
+normalised, gathered = Compiled(edge_ops.normalised), Compiled(edge_ops.gathered)
 
 
 class Outputs(NamedTuple):
@@ -54,8 +54,8 @@ class FusedWeights:
 class FusedEdges:
     """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
 
-    def __init__(self, weights: FusedWeights, graph: Graph, pieces: list[Piece]) -> None:
-        self.kind, self.graph, self.pieces = weights.kind, graph, pieces
+    def __init__(self, weights: FusedWeights, graph: Graph, chunks: list[Chunk]) -> None:
+        self.kind, self.graph, self.chunks = weights.kind, graph, chunks
         self.model = model = weights.model
         self.lengths = lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
         self.rotation = rotations_to_y(graph.vectors / lengths[:, None])
@@ -73,7 +73,7 @@ class FusedEdges:
         tables = weights.tables.of(elements) if weights.tables else None
         self.radial: TabulatedRadial | NetworkRadial
         if tables is None:
-            self.radial = NetworkRadial(model, weights.networks, graph, lengths, pieces)
+            self.radial = NetworkRadial(model, weights.networks, graph, lengths, chunks)
         else:
             self.radial = TabulatedRadial(model, tables, elements, graph, lengths)
         self.envelope_bar = torch.zeros_like(lengths)
@@ -83,35 +83,35 @@ class FusedEdges:
 
     def degrees(self) -> Tensor:
         """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
-        return torch.cat([self._summed(piece, *self._degree(piece), RESCALE) for piece in self.pieces])
+        return torch.cat([self._summed(chunk, *self._degree(chunk), RESCALE) for chunk in self.chunks])
 
     def messages(self, layer: int, y: Tensor) -> Tensor:
         """Sums over each row (N, 9, C) of the messages of a layer."""
         y = y.to(self.kind)
         sums = []
-        for piece in self.pieces:
-            outputs = self._convolve(layer, piece, y)
-            sums.append(self._summed(piece, outputs.o, piece.products[layer][1].bias))
+        for chunk in self.chunks:
+            outputs = self._convolve(layer, chunk, y)
+            sums.append(self._summed(chunk, outputs.o, chunk.products[layer][1].bias))
             self.kept[layer].append(outputs if self.keep else None)
         return torch.cat(sums)
 
-    def _degree(self, piece: Piece) -> tuple[Tensor, Tensor]:
+    def _degree(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The radial network of the edge degrees (e, 3, C), and no bias."""
-        values = self.radial.degree(piece)
+        values = self.radial.degree(chunk)
         return values.unflatten(1, (3, -1)), values.new_zeros(values.shape[1])
 
-    def _convolve(self, layer: int, piece: Piece, y: Tensor) -> Outputs:
-        first, second = piece.products[layer]
-        h = _multiply(first, self.radial.pack(layer, piece, y, self.wigner[piece.edges]))
+    def _convolve(self, layer: int, chunk: Chunk, y: Tensor) -> Outputs:
+        first, second = chunk.products[layer]
+        h = _multiply(first, self.radial.pack(layer, chunk, y, self.wigner[chunk.edges]))
         o = _multiply(second, gate(h, first.bias), self.lengths.dtype)
         return Outputs(h, o.unflatten(1, (9, -1)))
 
-    def _summed(self, piece: Piece, o: Tensor, bias: Tensor, rescale: float = 1.0) -> Tensor:
+    def _summed(self, chunk: Chunk, o: Tensor, bias: Tensor, rescale: float = 1.0) -> Tensor:
         if not len(o):
-            return self.envelope.new_zeros(len(piece.row_ptr) - 1, 9, o.shape[2])
-        envelope = self.envelope[piece.edges] / rescale
-        starts, stops = piece.row_ptr[:-1], piece.row_ptr[1:]
-        return messages(o, bias, self.wigner[piece.edges], envelope, starts, stops, self.count)
+            return self.envelope.new_zeros(len(chunk.row_ptr) - 1, 9, o.shape[2])
+        envelope = self.envelope[chunk.edges] / rescale
+        starts, stops = chunk.row_ptr[:-1], chunk.row_ptr[1:]
+        return messages(o, bias, self.wigner[chunk.edges], envelope, starts, stops, self.count)
 
     # ------------------------------------------------------------------ backward
 
@@ -124,14 +124,14 @@ class FusedEdges:
         x_bar, largest = normalised(x_bar, self.kind)
         share = self.envelope * largest[graph.centers]
         given = []
-        for piece, outputs in zip(self.pieces, self.kept[layer], strict=True):
-            outputs = outputs or self._convolve(layer, piece, y)
-            first, second = piece.products[layer]
-            q_bar = _multiply_backward(second, self._returned(piece, outputs.o, second.bias, x_bar, largest))
+        for chunk, outputs in zip(self.chunks, self.kept[layer], strict=True):
+            outputs = outputs or self._convolve(layer, chunk, y)
+            first, second = chunk.products[layer]
+            q_bar = _multiply_backward(second, self._returned(chunk, outputs.o, second.bias, x_bar, largest))
             packed_bar = _multiply_backward(first, gate_backward(q_bar, outputs.h, first.bias))
-            weight = share[piece.edges]
-            y_bar, torque = self.radial.pack_backward(layer, piece, packed_bar, y, self.wigner[piece.edges], weight)
-            self.torque[:, piece.edges] += torque * weight
+            weight = share[chunk.edges]
+            y_bar, torque = self.radial.pack_backward(layer, chunk, packed_bar, y, self.wigner[chunk.edges], weight)
+            self.torque[:, chunk.edges] += torque * weight
             given.append(y_bar)
         self.kept[layer] = []
         starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
@@ -143,17 +143,17 @@ class FusedEdges:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
         x_bar, largest = normalised(x_bar, self.kind)
         share = self.envelope * largest[self.graph.centers] / RESCALE
-        for piece in self.pieces:
-            t = self._returned(piece, *self._degree(piece), x_bar, largest, RESCALE)
-            self.radial.degree_backward(piece, t, share[piece.edges])
+        for chunk in self.chunks:
+            t = self._returned(chunk, *self._degree(chunk), x_bar, largest, RESCALE)
+            self.radial.degree_backward(chunk, t, share[chunk.edges])
 
     def _returned(
-        self, piece: Piece, o: Tensor, bias: Tensor, x_bar: Tensor, largest: Tensor, rescale: float = 1.0
+        self, chunk: Chunk, o: Tensor, bias: Tensor, x_bar: Tensor, largest: Tensor, rescale: float = 1.0
     ) -> Tensor:
         """ō without the envelope, normalised by atom; adds to the derivatives by the envelope and by turns of the frame."""
-        edges = piece.edges
-        t, along, torque = messages_backward(x_bar, o, bias, self.wigner[edges], piece.center)
-        scale = largest[piece.center] / rescale
+        edges = chunk.edges
+        t, along, torque = messages_backward(x_bar, o, bias, self.wigner[edges], chunk.center)
+        scale = largest[chunk.center] / rescale
         self.envelope_bar[edges] += along * scale
         self.torque[:, edges] += torque * (scale * self.envelope[edges])
         return t

@@ -10,7 +10,7 @@ from atomjet.data import Capacity, Conditions, GraphBuffers, PredictionBuffers, 
 from atomjet.models.contract import Atomic
 
 pytest.importorskip("triton")
-from atomjet.models import edge_forces
+from atomjet.models import forces as edge_forces
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")

@@ -7,7 +7,7 @@ import torch
 
 from atomjet.data import Capacity, GraphBuffers, SystemBuffers
 from atomjet.errors import StructureError
-from atomjet.neighbors.routes import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
+from atomjet.neighbors.algorithms import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
 from atomjet.ops.compile_notice import announce_compilations
 
 ALL_PAIRS = 3000
@@ -17,7 +17,7 @@ MOST = 2**31 - 1
 """Edges, and numbers in a buffer, are counted in 32 bits."""
 
 
-class PaddedSearch:
+class BufferedSearch:
     """Finds all pairs closer than the cutoff, again and again, in the same buffers.
 
     `launch` leaves in `graph.status` what went wrong in it, whatever stood there before. If `Status.EDGES` is set, all rows are
@@ -42,11 +42,11 @@ class PaddedSearch:
             announce_compilations()
         self.graph = GraphBuffers.empty(capacity, device)
         if capacity.atoms_per_system > ALL_PAIRS:
-            self.route = Cells(self.graph, cutoff)
+            self.algorithm = Cells(self.graph, cutoff)
         elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
-            self.route = OneKernel(self.graph, cutoff)
+            self.algorithm = OneKernel(self.graph, cutoff)
         else:
-            self.route = AllPairs(self.graph, cutoff)
+            self.algorithm = AllPairs(self.graph, cutoff)
 
     def launch(self, system: SystemBuffers) -> GraphBuffers:
         """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.
@@ -56,5 +56,5 @@ class PaddedSearch:
         """
         if system.capacity != self.capacity:
             raise ValueError(f"a search for {self.capacity} was given a system of {system.capacity}")
-        self.route.launch(system)
+        self.algorithm.launch(system)
         return self.graph

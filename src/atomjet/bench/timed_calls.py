@@ -12,7 +12,7 @@ import torch
 from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structures import to_ase
 from atomjet.bench import accuracy, contenders, searches
-from atomjet.bench.captured_steps import CapturedSteps, Step
+from atomjet.bench.captured_steps import CapturedSteps, DeviceCall
 from atomjet.bench.contender import Contender, EngineContender, Unavailable, reference
 from atomjet.bench.measure import Stopwatch, allocated, synchronize
 from atomjet.bench.parts import Parts, parts_of_call
@@ -22,7 +22,7 @@ from atomjet.engine import Engine
 from atomjet.errors import SimulationError
 from atomjet.md.device import Replicas
 from atomjet.md.dynamics import build_dynamics, take_step
-from atomjet.md.replicas import serves
+from atomjet.md.replicas import why_not_on_device
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import degrees_of_freedom, draw_velocities
 from atomjet.neighbors import brute_force, cpu, search
@@ -53,7 +53,7 @@ SMALL_ENOUGH = 400
 
 
 @dataclass
-class Racer:
+class TimedCall:
     """What the race needs to know of a contender on a case.
 
     Attributes:
@@ -76,8 +76,8 @@ class Racer:
     on_device: Callable[[int], float] | None = None
 
 
-class Entrants:
-    """Makes racers; contenders are built once for a suite, so that what they compile serves all its cases.
+class Contenders:
+    """Makes timed calls; contenders are built once for a suite, so that what they compile serves all its cases.
 
     Attributes:
         built: contenders by name. late: those whose very first calls were not done in time, and what was said.
@@ -90,7 +90,7 @@ class Entrants:
         self.judged: tuple[System, System | None, Prediction | None] | None = None
         self.searched: tuple[System, System, Graph] | None = None
 
-    def enter(self, name: str, system: System) -> Racer:
+    def enter(self, name: str, system: System) -> TimedCall:
         """Make a contender ready for a case.
 
         Raises:
@@ -149,15 +149,15 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
     return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]
 
 
-def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
-    contender, engine = entrants.contender(name), entrants.engine
+def _prediction_call(name: str, system: System, contenders: Contenders) -> TimedCall:
+    contender, engine = contenders.contender(name), contenders.engine
     own = contender.engine if isinstance(contender, EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
     turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
     prepared = [contender.prepare(other) for other in moved(system, turns)]
 
     def judge() -> dict[str, Any] | None:
-        few, exact = entrants.reference(system)
+        few, exact = contenders.reference(system)
         if few is None or exact is None:
             return None
         kind = accuracy.gate_of(own)
@@ -166,24 +166,24 @@ def _prediction_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     plain = edges and turns == TURNS and type(contender) is EngineContender
-    racer = Racer(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call)
+    timed = TimedCall(lambda turn: contender.call(prepared[turn % turns]), contender.includes, judge, per_call)
     if plain:
-        racer.parts = lambda: parts_of_call(own, moved(system, 2))
-    return racer
+        timed.parts = lambda: parts_of_call(own, moved(system, 2))
+    return timed
 
 
-def _dynamics_racer(name: str, system: System, entrants: Entrants) -> Racer:
-    contender = entrants.contender(name)
+def _dynamics_call(name: str, system: System, contenders: Contenders) -> TimedCall:
+    contender = contenders.contender(name)
     if not isinstance(contender, EngineContender):
         raise Unavailable("takes part in predictions only, not in dynamics")
-    judge = _prediction_racer(name, system, entrants).judge
+    judge = _prediction_call(name, system, contenders).judge
     atoms = to_ase(system)
     atoms.calc = AtomJetCalculator(contender.engine)
     generator, settings = np.random.default_rng(0), MDSettings(steps=1, timestep=TIMESTEP)
     draw_velocities(atoms, KELVIN, "nve", generator)
     per_call = {"structures": 1.0, "atoms": float(len(atoms)), "fs": TIMESTEP}
-    if not serves(contender.engine, atoms, settings):
-        return _replica_racer(contender.engine, atoms, settings, judge, per_call)
+    if not why_not_on_device(contender.engine, atoms, settings):
+        return _replica_call(contender.engine, atoms, settings, judge, per_call)
     dynamics = build_dynamics(atoms, settings, generator)
     includes = (
         "one velocity Verlet step as `atomjet md` takes it, through ASE: integration, ase.Atoms to the device, checks, "
@@ -195,12 +195,12 @@ def _dynamics_racer(name: str, system: System, entrants: Entrants) -> Racer:
         nonlocal forces
         forces = take_step(dynamics, forces)
 
-    return Racer(step, includes, judge, per_call)
+    return TimedCall(step, includes, judge, per_call)
 
 
-def _replica_racer(
+def _replica_call(
     engine: Engine, atoms: Any, settings: MDSettings, judge: Callable[[], Any], per_call: dict[str, float]
-) -> Racer:
+) -> TimedCall:
     """Steps on the device, as `atomjet md` takes them where it can."""
     before = allocated(engine.device)
     replicas = Replicas(engine, [atoms], settings, [degrees_of_freedom(atoms, "nve")], TOGETHER)
@@ -217,23 +217,23 @@ def _replica_racer(
         f"one velocity Verlet step as `atomjet md` takes it on the device: integration, neighbour search, energy, forces, stress; "
         f"{TOGETHER} steps enqueued and synchronised together, observables kept there"
     )
-    return Racer(step, includes, judge, per_call, together=TOGETHER, held=held)
+    return TimedCall(step, includes, judge, per_call, together=TOGETHER, held=held)
 
 
-def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
+def _step_call(name: str, system: System, contenders: Contenders) -> TimedCall:
     """Steps on the device, timed by it; the last is judged."""
-    contender = entrants.contender(name)
+    contender = contenders.contender(name)
     systems = moved(system, TURNS if system.num_atoms < MANY_ATOMS else 2)[::-1]
     own = contender.engine if isinstance(contender, EngineContender) else None
-    made: Step = contender.step(systems)  # type: ignore[attr-defined]  # those that the suite knows have it
+    made: DeviceCall = contender.step(systems)  # type: ignore[attr-defined]  # those that the suite knows have it
     steps = CapturedSteps(made, [one.positions for one in systems])
 
     def judge() -> dict[str, Any] | None:
-        few, exact = entrants.reference(system)
+        few, exact = contenders.reference(system)
         if few is None or exact is None:
             return None
         steps.replay()
-        kind, gates = accuracy.gate_of(own or entrants.engine), accuracy.STEP_GATES if own else accuracy.GATES
+        kind, gates = accuracy.gate_of(own or contenders.engine), accuracy.STEP_GATES if own else accuracy.GATES
         return accuracy.compare_predictions(made.prediction(few), exact, few, kind, gates).to_json()
 
     per_call = {
@@ -241,17 +241,17 @@ def _step_racer(name: str, system: System, entrants: Entrants) -> Racer:
         "atoms": float(system.num_atoms),
         "edges": float(made.edges),
     }
-    return Racer(
+    return TimedCall(
         steps, made.includes, judge, per_call, together=steps.together, held=made.held, on_device=steps.seconds
     )
 
 
-def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
-    cutoff, systems = entrants.suite.cutoff or entrants.engine.cutoff, moved(system)
+def _search_call(name: str, system: System, contenders: Contenders) -> TimedCall:
+    cutoff, systems = contenders.suite.cutoff or contenders.engine.cutoff, moved(system)
     made = searches.build(name, systems, cutoff)
 
     def judge() -> dict[str, Any]:
-        other, exact = entrants.edges(system, cutoff)
+        other, exact = contenders.edges(system, cutoff)
         return {
             "passed": accuracy.same_edges(made.graph(other.to(system.device)), exact),
             "edges": exact.num_edges,
@@ -259,7 +259,7 @@ def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     if system.device.type != "cuda":
-        return Racer(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
+        return TimedCall(lambda turn: made.call(systems[turn % TURNS]), made.includes, judge, per_call)
     # What the host takes to launch the first of several calls is lost in the others.
     together, watch = TURNS if made.enqueues else 1, Stopwatch()
 
@@ -268,8 +268,8 @@ def _search_racer(name: str, system: System, entrants: Entrants) -> Racer:
             for one in systems if made.enqueues else [systems[turn % TURNS]]:
                 made.call(one)
 
-    return Racer(call, made.includes, judge, per_call, together=together, on_device=lambda turn: watch.seconds)
+    return TimedCall(call, made.includes, judge, per_call, together=together, on_device=lambda turn: watch.seconds)
 
 
-RACES = {"predict": _prediction_racer, "move": _dynamics_racer, "step": _step_racer, "search": _search_racer}
+RACES = {"predict": _prediction_call, "move": _dynamics_call, "step": _step_call, "search": _search_call}
 """By what a suite has contenders do."""

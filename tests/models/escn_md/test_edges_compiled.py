@@ -9,9 +9,9 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import System
 from atomjet.models.base import General, forces_from_gradients
-from atomjet.models.escn_md import fast_pytorch, fused_edges, fused_radial
+from atomjet.models.escn_md import edges_compiled, fast_pytorch, fused_radial
+from atomjet.models.escn_md.chunks import divide
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch
-from atomjet.models.escn_md.pieces import cut
 from atomjet.neighbors import search
 from tests.potentials import random_escn_md
 
@@ -59,8 +59,8 @@ def test_in_pieces(fused, monkeypatch, keep):
     whole = FastPyTorch(model).energies_and_gradients(graph)
     monkeypatch.setattr("atomjet.models.escn_md.memory.edges_at_once", lambda *_, **__: 37)
     monkeypatch.setattr("atomjet.models.escn_md.memory.keeps", lambda *_: keep)
-    pieces = FastPyTorch(model).energies_and_gradients(graph)
-    for one, other in zip(whole, pieces, strict=True):
+    chunks = FastPyTorch(model).energies_and_gradients(graph)
+    for one, other in zip(whole, chunks, strict=True):
         close(one, other, 1e-12)
 
 
@@ -74,7 +74,7 @@ def test_no_edges_at_all(fused):
 @pytest.fixture
 def half(fused, monkeypatch):
     """Products of half precision on a CPU as a GPU makes them: sums in float32."""
-    monkeypatch.setattr(fused_edges, "_product", lambda x, weight, out: out.copy_(x.float() @ weight.float()))
+    monkeypatch.setattr(edges_compiled, "_product", lambda x, weight, out: out.copy_(x.float() @ weight.float()))
 
 
 def share_of_error(model, precision, frames):
@@ -114,8 +114,8 @@ def test_tables_are_the_networks(half):
         ],
         dim=1,
     )
-    pieces, _ = cut(model, FastPyTorch(model).blends, graph, 10**6)
-    values = torch.cat([radial.degree(piece) for piece in pieces])
+    chunks, _ = divide(model, FastPyTorch(model).blends, graph, 10**6)
+    values = torch.cat([radial.degree(chunk) for chunk in chunks])
     assert (values - network(z)).abs().max() < 1e-5
 
 

@@ -1,4 +1,4 @@
-"""The search in fixed buffers, all its routes against the definition; in Triton's interpreter where there is no GPU."""
+"""The search in fixed buffers, all its algorithms against the definition; in Triton's interpreter where there is no GPU."""
 
 import itertools
 from functools import partial
@@ -19,10 +19,10 @@ from atomjet import System
 from atomjet.data import Capacity, GraphBuffers, Status, SystemBuffers
 from atomjet.data.buffers import has_images, unpack_shifts
 from atomjet.errors import StructureError
-from atomjet.neighbors import brute_force, gpu, routes
+from atomjet.neighbors import algorithms, brute_force, gpu
 from atomjet.neighbors.all_pairs import COUNTS
+from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.lattice import divide, reciprocal
-from atomjet.neighbors.padded import PaddedSearch
 from tests.compiling import printed
 from tests.neighbors import cases
 from tests.neighbors.cases import CELLS, PBC, ROUTES, empty_between, force_route, no_structures, place
@@ -36,9 +36,9 @@ batch = partial(cases.batch, device=DEVICE)
 def small_kernels(monkeypatch):
     """Tiles for a few atoms, so that there are many of them."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(routes.Cells, "LANES", 16)
-        monkeypatch.setattr(routes.Cells, "SCAN", 32)
-        monkeypatch.setattr(routes.Cells, "SHARED", (4, 2))
+        monkeypatch.setattr(algorithms.Cells, "LANES", 16)
+        monkeypatch.setattr(algorithms.Cells, "SCAN", 32)
+        monkeypatch.setattr(algorithms.Cells, "SHARED", (4, 2))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def launch(system, cutoff, search=None, edges=None):
     """Search in fresh, exactly large enough buffers, or again in those at hand."""
     if search is None:
         edges = brute_force(system, cutoff).num_edges if edges is None else edges
-        search = PaddedSearch(room_for(system, edges), cutoff, DEVICE)
+        search = BufferedSearch(room_for(system, edges), cutoff, DEVICE)
     given = SystemBuffers.empty(search.capacity, DEVICE)
     given.fill(system)
     return poisoned(search).launch(given), search
@@ -162,7 +162,7 @@ def test_other_contents_in_the_same_buffers(route, take):
 
 def went_alone(search):
     """Whether one program took all phases of the only kernel: nothing else makes words."""
-    return bool(search.route.counts.view(-1, COUNTS.value)[:, 3].any())
+    return bool(search.algorithm.counts.view(-1, COUNTS.value)[:, 3].any())
 
 
 def check_same(ours, theirs):
@@ -225,7 +225,7 @@ def test_one_kernel_either_way_in_the_same_buffers(take):
     searches = []
     for route in ("one kernel", "all pairs"):
         take(route)
-        searches.append(PaddedSearch(Capacity(4, 21, 250, 21), 2.0, DEVICE))
+        searches.append(BufferedSearch(Capacity(4, 21, 250, 21), 2.0, DEVICE))
     for n, (system, spoiled, alone, status) in enumerate(cases):
         given = SystemBuffers.empty(searches[0].capacity, DEVICE)
         given.fill(system)
@@ -259,7 +259,7 @@ def test_exactly_full_and_one_over(route, cutoff, take):
 @pytest.mark.parametrize("route", ["all pairs", "cells"])
 def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch):
     take(route)
-    monkeypatch.setattr(routes, "FREE_WORDS", -1000)
+    monkeypatch.setattr(algorithms, "FREE_WORDS", -1000)
     system = batch((np.random.default_rng(1).uniform(0, 12, (33, 3)), np.eye(3), (False,) * 3))
     graph, search = launch(system, 1.5)
     assert Status(int(graph.status)) == Status.EDGES
@@ -288,7 +288,7 @@ def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit,
     take(route)
     x = np.random.default_rng(2).uniform(0, 3, (6, 3))
     good = batch((x, np.eye(3) * 4, (True, False, True)), (x, np.eye(3) * 3, (True,) * 3), (x, np.eye(3), (False,) * 3))
-    search = PaddedSearch(room_for(good, 1000), 2.0, DEVICE)
+    search = BufferedSearch(room_for(good, 1000), 2.0, DEVICE)
     given = SystemBuffers.empty(search.capacity, DEVICE)
     given.fill(good)
     if "position" in what:
@@ -399,14 +399,14 @@ def test_kernels_compile():
 
 def test_more_edges_than_can_be_counted():
     with pytest.raises(StructureError, match="more than one search can hold"):
-        PaddedSearch(Capacity(1, 10**6, 2**33, 10**6), 5.0, DEVICE)
+        BufferedSearch(Capacity(1, 10**6, 2**33, 10**6), 5.0, DEVICE)
 
 
 def test_routes_by_capacity():
     """One kernel for few atoms without images; rows in pieces where one would be long, whole ones in large batches."""
 
     def route(*capacity):
-        found = PaddedSearch(Capacity(*capacity), 5.0, DEVICE).route
+        found = BufferedSearch(Capacity(*capacity), 5.0, DEVICE).algorithm
         return type(found).__name__, found.pieces
 
     assert route(1, 20, 380, 20) == ("OneKernel", 1)
@@ -454,7 +454,7 @@ def test_images_are_expected_where_cells_are_narrow(kind):
 @pytest.mark.parametrize("route", ROUTES[1:])
 def test_what_a_search_can_hold_is_that_of_its_route(route, take):
     take(route)
-    PaddedSearch(Capacity(1, 2902, 152_790, 2900), 5.0, "meta")
+    BufferedSearch(Capacity(1, 2902, 152_790, 2900), 5.0, "meta")
 
 
 def liquid(count, seed=0):
@@ -499,7 +499,7 @@ class TestOnGPU:
             batch((x + 0.3, np.eye(3) * 3, (True,) * 3), (x[:9] * 1.1, CELLS["sheared"], (True, True, False))),
             batch((x[:11], np.eye(3), (False,) * 3)),
         ]
-        search = PaddedSearch(room_for(systems[0], 100_000), 3.0, DEVICE)
+        search = BufferedSearch(room_for(systems[0], 100_000), 3.0, DEVICE)
         given = SystemBuffers.empty(search.capacity, DEVICE)
         given.fill(systems[0])
         search.launch(given)

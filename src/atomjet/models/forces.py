@@ -23,7 +23,7 @@ from triton.language.extra.cuda import gdc_wait
 
 from atomjet.data import GraphBuffers, PredictionBuffers, Status, SystemBuffers
 from atomjet.models.contract import Atomic
-from atomjet.ops.chaining import await_previous, can_chain
+from atomjet.ops.pdl import has_pdl, pdl_wait
 
 OVERLAP = tl.constexpr(int(Status.OVERLAP))
 
@@ -62,11 +62,11 @@ def edge_forces_kernel(
     OF_REVERSE: tl.constexpr,
     PARTS: tl.constexpr,
     EDGES: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One row a program: force, atomic energy and the six numbers of its virial."""
     i = tl.program_id(0).to(tl.int64)
-    await_previous(CHAINED)
+    pdl_wait(PDL)
     if i >= tl.load(num_atoms):
         return
     number = tl.load(atomic_numbers + i).to(tl.int64)
@@ -151,11 +151,11 @@ def edge_forces_sums_kernel(
     status_out,
     atoms,
     ATOMS: tl.constexpr,
-    CHAINED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One structure a program: sums over its atoms."""
     s = tl.program_id(0)
-    if CHAINED:
+    if PDL:
         gdc_wait()  # the last of a step: none is there to be let start
     flags = tl.load(status)
     if s == 0:
@@ -235,7 +235,7 @@ def launch(
         out: filled; NaN energies where any status bit is set.
     """
     capacity, gradients = graph.capacity, atomic.gradients
-    chained = capacity.atoms <= FEW and can_chain(graph.vectors.device)
+    pdl = capacity.atoms <= FEW and has_pdl(graph.vectors.device)
     edge_forces_kernel[(capacity.atoms,)](
         row_ptr=graph.row_ptr,
         neighbors=graph.neighbors,
@@ -262,9 +262,9 @@ def launch(
         OF_REVERSE=atomic.of_reverse,
         PARTS=gradients.shape[0],
         EDGES=32,
-        CHAINED=chained,
+        PDL=pdl,
         num_warps=1,
-        launch_pdl=chained,
+        launch_pdl=pdl,
     )
     _sum(system, graph, virials, out)
 
@@ -272,7 +272,7 @@ def launch(
 def _sum(system: SystemBuffers, graph: GraphBuffers, virials: Tensor, out: PredictionBuffers) -> None:
     """Enqueue the sums over the atoms of each structure."""
     capacity = graph.capacity
-    chained = capacity.atoms <= FEW and can_chain(graph.vectors.device)
+    pdl = capacity.atoms <= FEW and has_pdl(graph.vectors.device)
     tile = min(1024, max(64, triton.next_power_of_2(capacity.atoms_per_system)))
     edge_forces_sums_kernel[(capacity.systems,)](
         system_ptr=graph.system_ptr,
@@ -286,9 +286,9 @@ def _sum(system: SystemBuffers, graph: GraphBuffers, virials: Tensor, out: Predi
         status_out=out.status,
         atoms=virials.shape[1],
         ATOMS=tile,
-        CHAINED=chained,
+        PDL=pdl,
         num_warps=tile // 128 or 1,
-        launch_pdl=chained,
+        launch_pdl=pdl,
     )
 
 

@@ -1,5 +1,5 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
-"""The routes of the search: their buffers, made once, and the kernels that they enqueue."""
+"""The algorithms of the search: their buffers, made once, and the kernels that they enqueue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atomjet.neighbors.cell_list import INFO, LIST_PER_ATOM
 from atomjet.neighbors.cell_order import ATOMS_PER_CELL, GRID, ONE_TABLE, PLACE, SCALE, TABLE_PER_ATOM
 from atomjet.neighbors.lattice import FRAME
 from atomjet.neighbors.rows import BLOCK, EDGES_PER_NUMBER, EDGES_PER_WORD, rows_kernel
-from atomjet.ops.chaining import can_chain
+from atomjet.ops.pdl import has_pdl
 
 FREE_WORDS = 16
 """Words of 32 candidates each that the pool holds for every atom, beside one for every two edges; with all pairs also words for all
@@ -32,7 +32,7 @@ def groups(number: int, size: int) -> int:
     return -(-number // size) if size else 0
 
 
-class Route:
+class Algorithm:
     """Buffers that every route needs besides the graph's own."""
 
     MOST_SLOTS = 128
@@ -48,8 +48,8 @@ class Route:
         self.table_size = self.table_free + capacity.edges // EDGES_PER_NUMBER.value
         self.used, self.found = self.zeros(2, torch.int64), self.zeros(1)
         self.pieces = pieces
-        # Whether kernels let the next one start early, and the one that places rows is such a one; see `atomjet.ops.chaining`.
-        self.chained = self.early = False
+        # Whether kernels let the next one start early, and the one that places rows is such a one; see `atomjet.ops.pdl`.
+        self.pdl = self.pdl_release = False
         self.degrees = self.zeros(capacity.atoms * pieces)
         self.piece_ptr = graph.row_ptr if pieces == 1 else self.zeros(capacity.atoms * pieces + 1)
         self.blocks = groups(capacity.atoms * pieces, BLOCK.value)
@@ -96,27 +96,27 @@ class Route:
             table_size=self.table_size,
             table_free=self.table_free,
             PIECES=self.pieces,
-            CHAINED=self.chained,
+            PDL=self.pdl,
             num_warps=4,
-            launch_pdl=self.early,
+            launch_pdl=self.pdl_release,
         )
 
 
-class AllPairs(Route):
+class AllPairs(Algorithm):
     """Three kernels: count, place, fill."""
 
     PIECES, FEW = 8, 8000
     """Pieces of a row, at most, that different programs count, and up to how many atoms, so that all of the device has work."""
 
-    CHAINED = 512
+    PDL_ATOMS = 512
     """Atoms up to which rows are placed by programs that start while others still count (Hopper and later): with more, those that
     wait take the place of those that work."""
 
     def __init__(self, graph: GraphBuffers, cutoff: float) -> None:
         capacity = graph.capacity
         super().__init__(graph, cutoff, self.words(capacity), self.pieces_of(capacity))
-        self.chained = can_chain(self.device)
-        self.early = self.chained and (capacity.atoms <= self.CHAINED or self.pieces == 1)
+        self.pdl = has_pdl(self.device)
+        self.pdl_release = self.pdl and (capacity.atoms <= self.PDL_ATOMS or self.pieces == 1)
         self.rows = 4 if capacity.atoms <= 256 else 8
         self.fill_rows, self.fill_warps = (8, 4) if self.pieces == 1 else (2, 1)
         # Programs for the largest structure, but not so many for every structure that most find nothing to do.
@@ -173,7 +173,7 @@ class AllPairs(Route):
                 pool_size=self.pool_size,
                 ROWS=self.rows,
                 PIECES=self.pieces,
-                CHAINED=self.chained,
+                PDL=self.pdl,
                 num_warps=1,
                 enable_fp_fusion=False,
             )
@@ -195,9 +195,9 @@ class AllPairs(Route):
             ROWS=self.fill_rows,
             SLOTS=self.slots,
             PIECES=self.pieces,
-            CHAINED=self.chained,
+            PDL=self.pdl,
             num_warps=self.fill_warps,
-            launch_pdl=self.chained,
+            launch_pdl=self.pdl,
             enable_fp_fusion=False,
         )
 
@@ -250,13 +250,13 @@ class OneKernel(AllPairs):
             ROWS=self.rows,
             FILL_ROWS=self.fill_rows,
             SLOTS=self.slots,
-            CHAINED=self.chained,
+            PDL=self.pdl,
             num_warps=self.WARPS,
             enable_fp_fusion=False,
         )
 
 
-class Cells(Route):
+class Cells(Algorithm):
     """Eleven kernels: lattices, boxes, grids; bin, scan, scatter, order; tables, count, place, fill."""
 
     LANES, SCAN = 256, 4096

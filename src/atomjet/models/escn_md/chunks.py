@@ -1,4 +1,4 @@
-"""The graph of a call cut into pieces: whole rows of one kind of system, as many edges as are taken together."""
+"""The graph of a call divided into chunks: whole rows of one kind of system, as many edges as are taken together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Product(NamedTuple):
     bias: Tensor
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A run of whole rows and its edges, all of one kind of system."""
 
     atoms: slice
@@ -33,9 +33,9 @@ class Piece(NamedTuple):
     products: list[tuple[Product, Product]]  # of each layer
 
 
-def cut(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[Piece], Tensor]:
-    """The graph in pieces of about `limit` edges, and the embedding (N, C) of each atom's system."""
-    pieces, embeddings = [], []
+def divide(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[Chunk], Tensor]:
+    """The graph in chunks of about `limit` edges, and the embedding (N, C) of each atom's system."""
+    chunks, embeddings = [], []
     for run in runs(model, graph):
         embedding, products = blends.of(model, run.kind)
         embeddings.append(embedding.expand(run.atoms.stop - run.atoms.start, -1))
@@ -43,5 +43,5 @@ def cut(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[P
             center, neighbor = graph.centers[edges], graph.neighbors[edges]
             pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
-            pieces.append(Piece(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
-    return pieces, torch.cat(embeddings)
+            chunks.append(Chunk(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
+    return chunks, torch.cat(embeddings)

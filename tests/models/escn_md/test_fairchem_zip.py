@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import atomjet
-from atomjet.models.escn_md import checkpoint, fairchem
+from atomjet.models.escn_md import fairchem, fairchem_zip
 from atomjet.models.escn_md.experts import Kind
 from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden, pretended, write, write_omegaconf
 
@@ -18,7 +18,7 @@ SMALL = GOLDEN / "uma_1p2.pt"
 @pytest.fixture
 def parts():
     """A fresh copy of what a checkpoint holds: model, tasks, weights."""
-    content = checkpoint.read(SMALL)
+    content = fairchem_zip.read(SMALL)
     return content.model, content.tasks, content.weights
 
 
@@ -202,7 +202,7 @@ def test_no_limit_on_neighbours(parts, tmp_path):
 
 
 def test_head_of_another_dataset(tmp_path):
-    content = checkpoint.read(GOLDEN / "uma_1p1.pt")
+    content = fairchem_zip.read(GOLDEN / "uma_1p1.pt")
     head = content.model["heads"]["energyandforcehead"]
     heads = {"energyandforcehead": head | {"dataset_names": ["omol"]}}
     path = write(tmp_path / "x.pt", content.model | {"heads": heads}, content.tasks, content.weights)
