@@ -84,13 +84,13 @@ def launch(graph: GraphBuffers, each: Tensor, out: PredictionBuffers) -> None:
     capacity, (members, length) = out.capacity, each.shape
     programs = triton.cdiv(length, BLOCK) + triton.cdiv(capacity.atoms, BLOCK) + triton.cdiv(capacity.systems, BLOCK)
     ensemble_mean_kernel[(programs,)](
-        each,
-        out.buffer,
-        graph.system_ptr,
-        length,
-        capacity.systems,
-        capacity.atoms,
-        each.stride(0),
+        each=each,
+        out=out.buffer,
+        system_ptr=graph.system_ptr,
+        length=length,
+        systems=capacity.systems,
+        atoms=capacity.atoms,
+        stride=each.stride(0),
         MEMBERS=members,
         BLOCK=BLOCK,
         num_warps=4,

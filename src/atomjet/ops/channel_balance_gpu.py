@@ -73,11 +73,11 @@ def launch(
     start, stop = channels
     tile = max(32, min(1024, triton.next_power_of_2(atoms)))
     channel_balance_kernel[(shift.shape[0],)](
-        x,
-        system_ptr,
-        system_ptr if target is None else target,
-        shift,
-        less,
+        x=x,
+        system_ptr=system_ptr,
+        target=system_ptr if target is None else target,
+        shift=shift,
+        less=less,
         START=start,
         STOP=stop,
         WIDTH=triton.next_power_of_2(stop - start),

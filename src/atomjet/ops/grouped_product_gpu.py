@@ -134,7 +134,14 @@ def launch_tiles(*, row_ptr: Tensor, system_ptr: Tensor, tile_ptr: Tensor, rows:
     systems = system_ptr.shape[0] - 1
     block = min(1024, max(16, triton.next_power_of_2(systems)))
     grouped_product_tiles_kernel[(1,)](
-        row_ptr, system_ptr, tile_ptr, systems, skip, ROWS=rows, BLOCK=block, num_warps=max(1, block // 128)
+        row_ptr=row_ptr,
+        system_ptr=system_ptr,
+        tile_ptr=tile_ptr,
+        systems=systems,
+        skip=skip,
+        ROWS=rows,
+        BLOCK=block,
+        num_warps=max(1, block // 128),
     )
 
 
@@ -170,16 +177,16 @@ def launch(
     depth = min(depth, *(width & -width for width in given if width))
     tiles = triton.cdiv(x.shape[0] - skip, rows) + systems - 1
     grouped_product_kernel[(tiles * (sum(made) // columns),)](
-        x,
-        weights,
-        y,
-        row_ptr,
-        system_ptr,
-        tile_ptr,
-        slots,
-        systems,
-        parts.start // ALIGNED_TO,
-        skip,
+        x=x,
+        weights=weights,
+        y=y,
+        row_ptr=row_ptr,
+        system_ptr=system_ptr,
+        tile_ptr=tile_ptr,
+        slots=slots,
+        systems=systems,
+        start=parts.start // ALIGNED_TO,
+        skip=skip,
         SIZE=parts.size,
         X_0=given[0],
         X_1=given[1],

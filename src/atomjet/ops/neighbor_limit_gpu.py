@@ -57,7 +57,14 @@ def neighbor_limit_kernel(row_ptr, num_atoms, vectors, weights, limit, slack, ED
 def launch(*, row_ptr: Tensor, num_atoms: Tensor, vectors: Tensor, weights: Tensor, limit: int, slack: float) -> None:
     """Enqueue: rows of edges and how many are in use, vectors (Ê, 3) float32 to weights (Ê,) float32; slack is Δ, Å²."""
     neighbor_limit_kernel[(row_ptr.shape[0] - 1,)](
-        row_ptr, num_atoms, vectors, weights, limit, slack, EDGES=64, num_warps=1
+        row_ptr=row_ptr,
+        num_atoms=num_atoms,
+        vectors=vectors,
+        weights=weights,
+        limit=limit,
+        slack=slack,
+        EDGES=64,
+        num_warps=1,
     )
 
 

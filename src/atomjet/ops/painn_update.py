@@ -225,10 +225,10 @@ def painn_update_fwd_kernel(
     q,
     mu,
     vu,
-    z_kept,
-    w_kept,
-    t_kept,
-    y_kept,
+    z_saved,
+    w_saved,
+    t_saved,
+    y_saved,
     context,
     mu_sent,
     F: tl.constexpr,
@@ -255,20 +255,20 @@ def painn_update_fwd_kernel(
     tl.store(vu + at6 + 4 * F, v_z, here)
     tl.store(vu + at6 + 5 * F, u_z, here)
     d2_s = _matrix(matrices, 4, F, SPLIT)
-    tl.store(z_kept + at, pre, here)
+    tl.store(z_saved + at, pre, here)
     a = pre * tl.sigmoid(pre)
     w = _product(a, d2_w, SPLIT) + tl.load(biases + 2 * F + channel)[None, :]
     d2_t = _matrix(matrices, 6, F, SPLIT)
-    tl.store(w_kept + at, w, here)
+    tl.store(w_saved + at, w, here)
     q_ += w * dot + tl.load(biases + F + channel)[None, :]
     q_ += _product(a, d2_s, SPLIT)
     c1 = _matrix(matrices, 7, F, SPLIT)
     tl.store(q + at, q_, here)
     t = _product(a, d2_t, SPLIT) + tl.load(biases + 3 * F + channel)[None, :]
-    tl.store(t_kept + at, t, here)
+    tl.store(t_saved + at, t, here)
     c2_a = _matrix(matrices, 8, F, SPLIT)
     pre = _product(q_, c1, SPLIT) + tl.load(biases + 4 * F + channel)[None, :]
-    tl.store(y_kept + at, pre, here)
+    tl.store(y_saved + at, pre, here)
     h = pre * tl.sigmoid(pre)
     c2_b = _matrix(matrices, 9, F, SPLIT)
     tl.store(context + at3, _product(h, c2_a, SPLIT) + tl.load(biases + 5 * F + channel)[None, :], here)
@@ -367,10 +367,10 @@ def painn_update_bwd_kernel(
     q,
     mu,
     vu,
-    z_kept,
-    w_kept,
-    t_kept,
-    y_kept,
+    z_saved,
+    w_saved,
+    t_saved,
+    y_saved,
     context_bar,
     q_bar,
     mu_bar,
@@ -409,7 +409,7 @@ def painn_update_bwd_kernel(
         dot += v * u
         t_bar += tl.load(mu + at3 + axis * F, here, 0.0) * u
     d2_t = _matrix(transposed, 6, F, SPLIT)
-    y_bar *= _silu_slope(_narrow(y_kept + at, here))
+    y_bar *= _silu_slope(_narrow(y_saved + at, here))
     d_q += _product(y_bar, c1, SPLIT)
     d2_s = _matrix(transposed, 4, F, SPLIT)
     z_bar = _product(t_bar, d2_t, SPLIT)
@@ -417,12 +417,12 @@ def painn_update_bwd_kernel(
     z_bar += _product(d_q, d2_s, SPLIT)
     d1_n = _matrix(transposed, 3, F, SPLIT)
     z_bar += _product(d_q * dot, d2_w, SPLIT)
-    z_bar *= _silu_slope(_narrow(z_kept + at, here))
+    z_bar *= _silu_slope(_narrow(z_saved + at, here))
     d1_q = _matrix(transposed, 2, F, SPLIT)
     n_bar = _product(z_bar, d1_n, SPLIT) / tl.sqrt(square)
     m_v = _matrix(transposed, 0, F, SPLIT)
-    w = d_q * _narrow(w_kept + at, here)
-    t = _narrow(t_kept + at, here)
+    w = d_q * _narrow(w_saved + at, here)
+    t = _narrow(t_saved + at, here)
     d_q += _product(z_bar, d1_q, SPLIT)
     m_u = _matrix(transposed, 1, F, SPLIT)
     tl.store(q + at, d_q, here)
@@ -451,17 +451,21 @@ def launch_fwd(
     tiles: Tiles,
     pdl: bool,
 ) -> None:
-    """Enqueue: q (N̂, F), μ (N̂, 3, F) in place; fills `kept`, context (N̂, 3F) and mu_sent (N̂, 3, F)."""
+    """Enqueue: q (N̂, F), μ (N̂, 3, F) in place; fills `saved`, context (N̂, 3F) and mu_sent (N̂, 3, F)."""
     painn_update_fwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
-        num_atoms,
-        chain.matrices,
-        chain.biases,
-        chain.epsilon,
-        q,
-        mu,
-        *saved,
-        context,
-        mu_sent,
+        num_atoms=num_atoms,
+        matrices=chain.matrices,
+        biases=chain.biases,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        vu=saved.vu,
+        z_saved=saved.z,
+        w_saved=saved.w,
+        t_saved=saved.t,
+        y_saved=saved.y,
+        context=context,
+        mu_sent=mu_sent,
         **_options(chain, tiles, pdl),
     )
 
@@ -480,17 +484,17 @@ def launch_last(
 ) -> None:
     """Enqueue: energies (N̂,), and dE/dq, dE/dμ before the last mixing, times `seed`, into q, μ and q_bar, mu_bar."""
     painn_update_last_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
-        num_atoms,
-        chain.matrices,
-        chain.transposed,
-        chain.biases,
-        chain.epsilon,
-        q,
-        mu,
-        energies,
-        q_bar,
-        mu_bar,
-        seed,
+        num_atoms=num_atoms,
+        matrices=chain.matrices,
+        transposed=chain.transposed,
+        biases=chain.biases,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        energies=energies,
+        q_bar=q_bar,
+        mu_bar=mu_bar,
+        seed=seed,
         **_options(chain, tiles, pdl),
     )
 
@@ -509,15 +513,19 @@ def launch_bwd(
 ) -> None:
     """Enqueue: q and μ hold dE/dq and dE/dμ after the layer, and shall hold those before its mixing; also into q_bar, mu_bar."""
     painn_update_bwd_kernel[(triton.cdiv(q.shape[0], tiles.rows),)](
-        num_atoms,
-        chain.transposed,
-        chain.epsilon,
-        q,
-        mu,
-        *saved,
-        context_bar,
-        q_bar,
-        mu_bar,
+        num_atoms=num_atoms,
+        transposed=chain.transposed,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        vu=saved.vu,
+        z_saved=saved.z,
+        w_saved=saved.w,
+        t_saved=saved.t,
+        y_saved=saved.y,
+        context_bar=context_bar,
+        q_bar=q_bar,
+        mu_bar=mu_bar,
         **_options(chain, tiles, pdl),
     )
 

@@ -435,10 +435,10 @@ def painn_update_fwd_hopper_kernel(
     q,
     mu,
     vu,
-    z_kept,
-    w_kept,
-    t_kept,
-    y_kept,
+    z_saved,
+    w_saved,
+    t_saved,
+    y_saved,
     context,
     mu_sent,
     F: gl.constexpr,
@@ -476,7 +476,7 @@ def painn_update_fwd_hopper_kernel(
     _keep(vu, vu_x, 0)
     _keep(vu, vu_y, 1)
     _keep(vu, vu_z, 2)
-    _keep(z_kept + row * F, pre.to(gl.float16), 0)
+    _keep(z_saved + row * F, pre.to(gl.float16), 0)
     q_ = gl.load(q + at)
     s, w, t = warpgroup_mma_wait(0, deps=(s, w, t))
     _release(ring, flags, weights, 4, 3, 11, F)
@@ -490,8 +490,8 @@ def painn_update_fwd_hopper_kernel(
     c2_a = _bias(biases, 5, F, ROWS)
     c2_b = _bias(biases, 6, F, ROWS)
     c2_g = _bias(biases, 7, F, ROWS)
-    _keep(w_kept + row * F, w.to(gl.float16), 0)
-    _keep(t_kept + row * F, t.to(gl.float16), 0)
+    _keep(w_saved + row * F, w.to(gl.float16), 0)
+    _keep(t_saved + row * F, t.to(gl.float16), 0)
     gl.store(q + _opaque_zero() + at, q_)
     pre = warpgroup_mma_wait(0, deps=(pre,))
     _release(ring, flags, weights, 7, 1, 11, F)
@@ -501,7 +501,7 @@ def painn_update_fwd_hopper_kernel(
     c_a = _product(ring, 8, b, _zeros(F, ROWS), False)
     c_b = _product(ring, 9, b, _zeros(F, ROWS), False)
     c_g = _product(ring, 10, b, _zeros(F, ROWS), False)
-    _keep(y_kept + row * F, pre.to(gl.float16), 0)
+    _keep(y_saved + row * F, pre.to(gl.float16), 0)
     _put_axes(axes, t * _unpack_half2(vu_x)[1], t * _unpack_half2(vu_y)[1], t * _unpack_half2(vu_z)[1])
     xyz = gl.load(mu + at3, axis < 3)
     c_a, c_b, c_g = warpgroup_mma_wait(0, deps=(c_a, c_b, c_g))
@@ -622,10 +622,10 @@ def painn_update_bwd_hopper_kernel(
     q,
     mu,
     vu,
-    z_kept,
-    w_kept,
-    t_kept,
-    y_kept,
+    z_saved,
+    w_saved,
+    t_saved,
+    y_saved,
     context_bar,
     q_bar,
     mu_bar,
@@ -650,7 +650,7 @@ def painn_update_bwd_hopper_kernel(
     _receive(context_bar + F, b, 3 * F)
     _receive(context_bar + 2 * F, c, 3 * F)
     axes.index(0).store(xyz.to(gl.float16))
-    pre = _kept(y_kept + row * F, 0, F, ROWS)
+    pre = _kept(y_saved + row * F, 0, F, ROWS)
     if row >= count:
         _arrived(flags, 0, len(flags))
         return
@@ -674,9 +674,9 @@ def painn_update_bwd_hopper_kernel(
     _ready(flags, 3, 2)
     d_q = _product(ring, 3, a, d_q, True)
     z_bar = _product(ring, 4, b, _zeros(F, ROWS), False)
-    pre = _kept(z_kept + row * F, 0, F, ROWS)
-    w = _kept(w_kept + row * F, 0, F, ROWS).to(gl.float32)
-    t = _kept(t_kept + row * F, 0, F, ROWS)
+    pre = _kept(z_saved + row * F, 0, F, ROWS)
+    w = _kept(w_saved + row * F, 0, F, ROWS).to(gl.float32)
+    t = _kept(t_saved + row * F, 0, F, ROWS)
     d_q, z_bar = warpgroup_mma_wait(0, deps=(d_q, z_bar))
     _release(ring, flags, weights, 3, 2, 11, F)
     _store_operand(a, d_q)
@@ -741,16 +741,19 @@ def launch_fwd(
     """Enqueue what `painn_update.launch_fwd` does."""
     rows = rows_of(q)
     painn_update_fwd_hopper_kernel[(q.shape[0] // rows,)](
-        num_atoms,
-        chain.there,
-        chain.biases,
-        chain.epsilon,
-        q,
-        mu,
-        saved.vu.view(torch.int32),
-        *saved[1:],
-        context,
-        mu_sent,
+        num_atoms=num_atoms,
+        weights=chain.there,
+        biases=chain.biases,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        vu=saved.vu.view(torch.int32),
+        z_saved=saved.z,
+        w_saved=saved.w,
+        t_saved=saved.t,
+        y_saved=saved.y,
+        context=context,
+        mu_sent=mu_sent,
         **_options(q.shape[1], rows, pdl),
     )
 
@@ -770,16 +773,16 @@ def launch_last(
     """Enqueue what `painn_update.launch_last` does."""
     rows = rows_of(q)
     painn_update_last_hopper_kernel[(q.shape[0] // rows,)](
-        num_atoms,
-        chain.there,
-        chain.biases,
-        chain.epsilon,
-        q,
-        mu,
-        energies,
-        q_bar,
-        mu_bar,
-        seed,
+        num_atoms=num_atoms,
+        weights=chain.there,
+        biases=chain.biases,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        energies=energies,
+        q_bar=q_bar,
+        mu_bar=mu_bar,
+        seed=seed,
         **_options(q.shape[1], rows, pdl),
     )
 
@@ -799,16 +802,19 @@ def launch_bwd(
     """Enqueue what `painn_update.launch_bwd` does."""
     rows = rows_of(q)
     painn_update_bwd_hopper_kernel[(q.shape[0] // rows,)](
-        num_atoms,
-        chain.back,
-        chain.epsilon,
-        q,
-        mu,
-        saved.vu.view(torch.int32),
-        *saved[1:],
-        context_bar,
-        q_bar,
-        mu_bar,
+        num_atoms=num_atoms,
+        weights=chain.back,
+        epsilon=chain.epsilon,
+        q=q,
+        mu=mu,
+        vu=saved.vu.view(torch.int32),
+        z_saved=saved.z,
+        w_saved=saved.w,
+        t_saved=saved.t,
+        y_saved=saved.y,
+        context_bar=context_bar,
+        q_bar=q_bar,
+        mu_bar=mu_bar,
         **_options(q.shape[1], rows, pdl),
     )
 

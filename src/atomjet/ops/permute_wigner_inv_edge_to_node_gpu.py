@@ -221,7 +221,17 @@ def launch_fwd(
     width = x.shape[2]
     block = min(channels, width)
     permute_wigner_inv_edge_to_node_fwd_kernel[(x.shape[0], width // block, 2)](
-        o, bias, frames, row_ptr, num_atoms, x, out, C=width, CHANNELS=block, MMAX=mmax, num_warps=1
+        o=o,
+        bias=bias,
+        frames=frames,
+        row_ptr=row_ptr,
+        num_atoms=num_atoms,
+        x=x,
+        out=out,
+        C=width,
+        CHANNELS=block,
+        MMAX=mmax,
+        num_warps=1,
     )
 
 
@@ -252,18 +262,18 @@ def launch_bwd(
     """
     width, parts = x_bar.shape[2], gathered.shape[0]
     permute_wigner_inv_edge_to_node_bwd_kernel[(x_bar.shape[0], parts, split)](
-        x_bar,
-        unit,
-        o,
-        bias,
-        frames,
-        row_ptr,
-        reverse,
-        num_atoms,
-        o_bar,
-        share,
-        gathered,
-        gathered.shape[1],
+        x_bar=x_bar,
+        unit=unit,
+        o=o,
+        bias=bias,
+        frames=frames,
+        row_ptr=row_ptr,
+        reverse=reverse,
+        num_atoms=num_atoms,
+        o_bar=o_bar,
+        share=share,
+        gathered=gathered,
+        edges=gathered.shape[1],
         C=width,
         CHANNELS=width // parts,
         MMAX=mmax,

@@ -116,7 +116,7 @@ def launch_fwd(
     width = h.shape[2]
     block = min(channels, width)
     so2_gate_fwd_kernel[(triton.cdiv(h.shape[0], edges), width // block)](
-        h, bias, num_edges, q, H=width, CHANNELS=block, EDGES=edges, MMAX=mmax, num_warps=4
+        h=h, bias=bias, num_edges=num_edges, q=q, H=width, CHANNELS=block, EDGES=edges, MMAX=mmax, num_warps=4
     )
 
 
@@ -135,5 +135,14 @@ def launch_bwd(
     width = h.shape[2]
     block = min(channels, width)
     so2_gate_bwd_kernel[(triton.cdiv(h.shape[0], edges), width // block)](
-        q_bar, h, bias, num_edges, h_bar, H=width, CHANNELS=block, EDGES=edges, MMAX=mmax, num_warps=4
+        q_bar=q_bar,
+        h=h,
+        bias=bias,
+        num_edges=num_edges,
+        h_bar=h_bar,
+        H=width,
+        CHANNELS=block,
+        EDGES=edges,
+        MMAX=mmax,
+        num_warps=4,
     )
