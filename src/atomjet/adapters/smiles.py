@@ -60,7 +60,7 @@ class Embedded:
 def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int = A_FEW) -> Embedded:
     """Conformers by ETKDGv3, of several a third without its preferred torsions, each relaxed with MMFF94 (else UFF).
 
-    Preferred torsions are those of crystals. Hydrogen bonds within a molecule, which rule its shape in a vacuum, are rare among them.
+    Preferred torsions are those of crystals. Hydrogen bonds in a molecule, which rule its shape in a vacuum, are rare among them.
 
     Args:
         molecule: of RDKit, see `from_smiles`, `from_molfile`, `from_structure`.
