@@ -3,13 +3,14 @@ run."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.arguments import Backend, Precision
+from atomjet.cli.arguments import Backend, Precision, grouped
 
 if TYPE_CHECKING:
     from atomjet.distill.recipe import Recipe
@@ -27,42 +28,48 @@ EXAMPLES = """Examples:
 """
 
 Config = Annotated[Path, typer.Argument(help="The recipe, YAML.", metavar="CONFIG.yaml", show_default=False)]
-RecipeSeed = Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's seed.", show_default=False)]
-RecipeDevice = Annotated[
-    str | None, typer.Option("--device", help="Where to train: cpu, cuda or cuda:N.", metavar="DEVICE")
-]
-RecipeModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Instead of the recipe's name for the student.", metavar="NAME")
-]
 Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse a molecule or structure that cannot be used, instead of leaving it out."),
 ]
-Trust = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust",
-        help="A Python file beside the recipe that its teacher may come from, as file.py:function. Read it first.",
-        metavar="FILE.py",
-        show_default=False,
-    ),
-]
-
 Seeds = Annotated[
     str | None,
     typer.Option("--seeds", help="Only the students of these seeds, e.g. 0,1.", metavar="K,...", show_default=False),
 ]
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What the command line says otherwise than the recipe, and whose code may run."""
+
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Instead of the recipe's name for the student.", metavar="NAME")
+    ] = None
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to train: cpu, cuda or cuda:N.", metavar="DEVICE")
+    ] = None
+    backend: Backend = "auto"
+    precision: Precision = "default"
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's seed.", show_default=False)] = None
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trust",
+            help="A Python file beside the recipe that its teacher may come from, as file.py:function. Read it first.",
+            metavar="FILE.py",
+            show_default=False,
+        ),
+    ] = None
+
+
+CHANGES = Changes()
+
+
+@grouped
 def sample(
     config: Config,
-    model: RecipeModel = None,
-    device: RecipeDevice = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: RecipeSeed = None,
     strict: Strict = False,
-    trust: Trust = None,
+    changes: Changes = CHANGES,
     embed_only: Annotated[
         bool,
         typer.Option(
@@ -71,54 +78,43 @@ def sample(
     ] = False,
 ) -> None:
     """Make the structures that a recipe asks for."""
-    recipe = _recipe("sample", config, model, device, backend, precision, seed, trust)
+    recipe = _recipe("sample", config, changes)
     _sample(recipe, strict, embed_only=embed_only)
 
 
+@grouped
 def label(
     config: Config,
-    model: RecipeModel = None,
-    device: RecipeDevice = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: RecipeSeed = None,
-    trust: Trust = None,
+    changes: Changes = CHANGES,
 ) -> None:
     """Label the sampled structures with the teacher.
 
     That is, compute its energies and forces of them.
     """
-    recipe = _recipe("label", config, model, device, backend, precision, seed, trust)
+    recipe = _recipe("label", config, changes)
     _label(recipe)
 
 
+@grouped
 def rounds(
     config: Config,
-    model: RecipeModel = None,
-    device: RecipeDevice = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: RecipeSeed = None,
     seeds: Seeds = None,
-    trust: Trust = None,
+    changes: Changes = CHANGES,
 ) -> None:
     """Let students lead and label where they disagree.
 
     They train for a while, drive MD and relaxations, and the frames on which they differ most are labelled for all to learn
     from. As many rounds as the recipe says; goes on where an earlier run was stopped.
     """
-    recipe = _recipe("rounds", config, model, device, backend, precision, seed, trust)
-    _rounds(_with_seeds(recipe, seeds), device)
+    recipe = _recipe("rounds", config, changes)
+    _rounds(_with_seeds(recipe, seeds), changes.device)
 
 
+@grouped
 def train(
     config: Config,
-    model: RecipeModel = None,
-    device: RecipeDevice = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: RecipeSeed = None,
     seeds: Seeds = None,
+    changes: Changes = CHANGES,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -131,12 +127,13 @@ def train(
 
     Goes on where an earlier run was stopped.
     """
-    recipe = _with_seeds(_recipe("train", config, model, device, backend, precision, seed), seeds)
+    recipe = _with_seeds(_recipe("train", config, changes), seeds)
     if minutes is not None:
         recipe = recipe.changed(train=recipe.train.model_copy(update={"max_minutes": minutes}))
-    _train(recipe, device, resume=not restart)
+    _train(recipe, changes.device, resume=not restart)
 
 
+@grouped
 def distill(
     config: Annotated[
         Path | None, typer.Argument(help="The recipe, YAML.", metavar="[CONFIG.yaml]", show_default=False)
@@ -160,13 +157,8 @@ def distill(
         Path | None,
         typer.Option("--output", "-o", help="Folder of the recipe that is written.", show_default=False),
     ] = None,
-    model: RecipeModel = None,
-    device: RecipeDevice = None,
-    backend: Backend = "auto",
-    precision: Precision = "default",
-    seed: RecipeSeed = None,
     strict: Strict = False,
-    trust: Trust = None,
+    changes: Changes = CHANGES,
 ) -> None:
     """Sample, label, do the rounds and train in one resumable run.
 
@@ -183,38 +175,31 @@ def distill(
         print(f"recipe in {config}")
     elif molecule or structure or output:
         raise ConfigError(f"{config} says what to do: leave --molecule, --structure and -o out")
-    recipe = _recipe("distill", config, model, device, backend, precision, seed, trust)
+    recipe = _recipe("distill", config, changes)
     _sample(recipe, strict, to_train=True)
     _label(recipe)
     if recipe.rounds:
-        _rounds(recipe, device)
-    _train(recipe, device, resume=True)
+        _rounds(recipe, changes.device)
+    _train(recipe, changes.device, resume=True)
 
 
-def _recipe(
-    command: str,
-    config: Path,
-    model: str | None,
-    device: str | None,
-    backend: str,
-    precision: str,
-    seed: int | None,
-    trust: list[Path] | None = None,
-) -> Recipe:
+def _recipe(command: str, config: Path, changes: Changes) -> Recipe:
     """Read the recipe, change what the command line says otherwise, and print what runs."""
     from atomjet.distill.recipe import load_recipe
     from atomjet.errors import ConfigError
 
-    recipe = load_recipe(config, trust or ())
-    if seed is not None and seed < 0:
-        raise ConfigError(f"seed {seed} is negative; give 0 or more")
-    changes = {"name": model, "seed": seed}
-    recipe = recipe.changed(**{name: value for name, value in changes.items() if value is not None})
+    recipe = load_recipe(config, changes.trust or ())
+    if changes.seed is not None and changes.seed < 0:
+        raise ConfigError(f"seed {changes.seed} is negative; give 0 or more")
+    said = {"name": changes.model, "seed": changes.seed}
+    recipe = recipe.changed(**{name: value for name, value in said.items() if value is not None})
     if command in ("sample", "label"):
-        options.say_unused(command, device=(device, None))
-    options.say_unused(command, backend=(backend, "auto"), precision=(precision, "default"))
-    said = f"{command} {recipe.name}: teacher {recipe.teacher.calculator}, seed {recipe.seed}, into {recipe.output}"
-    print(said, flush=True)
+        options.say_unused(command, device=(changes.device, None))
+    options.say_unused(command, backend=(changes.backend, "auto"), precision=(changes.precision, "default"))
+    print(
+        f"{command} {recipe.name}: teacher {recipe.teacher.calculator}, seed {recipe.seed}, into {recipe.output}",
+        flush=True,
+    )
     return recipe
 
 
