@@ -415,13 +415,13 @@ def test_unlike_molecules_and_alloys():
 def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine, monkeypatch):
     monkeypatch.setattr("atomjet.engine.streams.ATOMS_AT_ONCE", 20)
     system = geometries.molecules(10, 5)
-    prepared = steps.Step("cuda_graph", engine).prepare(system)
+    prepared = steps.DeviceCall("cuda_graph", engine).prepare(system)
     assert sorted(len(batch) for batch in prepared) == [1, 2, 2]
-    assert [len(batch) for batch in steps.Step("streams", engine).prepare(system)] == [5]
-    made = steps.Step("cuda_graph", engine).call(prepared)
+    assert [len(batch) for batch in steps.DeviceCall("streams", engine).prepare(system)] == [5]
+    made = steps.DeviceCall("cuda_graph", engine).call(prepared)
     assert compare_predictions(made, reference(engine).predict(system), system, "float32").passed
     with pytest.raises(Unavailable, match="10 atoms are one batch, with nothing to overlap"):
-        steps.Step("streams", engine).prepare(geometries.molecules(10, 1))
+        steps.DeviceCall("streams", engine).prepare(geometries.molecules(10, 1))
 
 
 def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):

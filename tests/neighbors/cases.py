@@ -23,10 +23,10 @@ ROUTES = ("one kernel", "all pairs", "pieces", "cells")
 
 def force_route(monkeypatch, name):
     """Have every `BufferedSearch` take one of `ROUTES`, whatever its capacity."""
-    from atomjet.neighbors import algorithms, padded
+    from atomjet.neighbors import algorithms, buffered_search
 
     monkeypatch.setattr(algorithms.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
-    monkeypatch.setattr(padded, "ALL_PAIRS", -1 if name == "cells" else 10**6)
+    monkeypatch.setattr(buffered_search, "ALL_PAIRS", -1 if name == "cells" else 10**6)
     monkeypatch.setattr(
         algorithms.AllPairs, "pieces_of", classmethod(lambda route, capacity: 2 if name == "pieces" else 1)
     )
