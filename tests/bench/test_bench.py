@@ -839,7 +839,8 @@ def test_the_pictures_are_those_of_the_committed_results():
     assert {searches.about["suite"], searches.clock} == {"neighbors", "device"}
     shown["front"] = [(steps, front_rows(steps)), (searches, front_rows(searches))]
     pictures = {path.stem: path for path in (root / "docs" / "pictures").glob("*.svg")}
-    assert set(pictures) == set(shown), "run `atomjet bench report`"
+    of_students = {name for name in pictures if name.startswith("organic-xtb-")}  # made by `atomjet validate --read`
+    assert set(pictures) - of_students == set(shown), "run `atomjet bench report`"
     for name, sources in shown.items():
         assert digest(sources) in pictures[name].read_text(), (
             f"{name}.svg is of other figures; run `atomjet bench report`"

@@ -43,7 +43,7 @@ sample:
   workers: 1
   free_atoms: false
   split: {{validation: 0, test: 0, in_distribution: 0.1}}
-  structures: {{files: [start.extxyz], frames: 10, displacement: 0.08, strain: 0.03}}
+  structures: {{files: [start.extxyz], frames: 10, displacement: 0.08, strain: 0.03, supercells: null}}
 label: {{workers: 1{label}}}
 student: {{features: 8, layers: 1, num_radial: 6, cutoff: 4.0}}
 train: {{epochs: 20, batch_size: 8, seeds: [0, 1], learning_rate: 0.01{train}}}

@@ -239,6 +239,7 @@ def test_card_has_every_field(tmp_path):
             "data",
             "training",
             "errors",
+            "force_mae_meV_A",
             "hardest_molecules",
             "shortest_distances",
             "closest_pairs",

@@ -90,7 +90,7 @@ def test_memory_is_known():
     capacity = Capacity(2, 50, 700, 25)
     workspace = fast.workspace(capacity)
     tensors = [workspace.q, workspace.mu, workspace.q_bar, workspace.mu_bar, workspace.energies, workspace.gradients]
-    tensors += [*workspace.context, *workspace.mu_sent, *(tensor for kept in workspace.kept for tensor in kept)]
+    tensors += [*workspace.context, *workspace.mu_sent, *(tensor for kept in workspace.saved for tensor in kept)]
     assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == fast.bytes_of(capacity)
 
 

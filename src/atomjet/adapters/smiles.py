@@ -58,9 +58,7 @@ class Embedded:
 
 
 def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int = A_FEW) -> Embedded:
-    """Conformers by ETKDGv3, of several a third without its preferred torsions, each relaxed with MMFF94 (else UFF).
-
-    Preferred torsions are those of crystals. Hydrogen bonds in a molecule, which rule its shape in a vacuum, are rare among them.
+    """Conformers by ETKDGv3, each relaxed with MMFF94 (else UFF).
 
     Args:
         molecule: of RDKit, see `from_smiles`, `from_molfile`, `from_structure`.
@@ -72,7 +70,7 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
         StructureError: a wildcard atom, too large, or no conformer found.
     """
     from rdkit import Chem, rdBase
-    from rdkit.Chem import rdForceFieldHelpers
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     name = molecule.GetProp("_Name")
     with rdBase.BlockLogs():
@@ -82,8 +80,14 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
             raise StructureError(f"{name} has {len(numbers)} atoms; 1 to {MOST_ATOMS} can be embedded")
         if 0 in numbers:
             raise StructureError(f"{name}: atom {numbers.index(0)} is a wildcard; replace it by an element")
-        places = _embed(molecule, number, seed)
-        if not places:
+        parameters = rdDistGeom.ETKDGv3()
+        # RDKit's conformers take multiples of the seed: those of 0 are all one, and those of 2 would be among those of 1.
+        parameters.randomSeed = int(np.random.default_rng(seed % 2**64).integers(1, 2**31))
+        for random in (False, True):
+            parameters.useRandomCoords = random
+            if len(places := list(rdDistGeom.EmbedMultipleConfs(molecule, number, parameters))):
+                break
+        else:
             raise StructureError(f"{name}: RDKit finds no geometry; give a file with one")
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
             rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, maxIters=force_field_steps)
@@ -105,27 +109,6 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
             _open_centres(molecule),
             len(Chem.GetMolFrags(molecule)),
         )
-
-
-def _embed(molecule: Any, number: int, seed: int) -> list[int]:
-    """Give a molecule so many geometries, or fewer; return their places in it."""
-    from rdkit.Chem import rdDistGeom
-
-    parameters = rdDistGeom.ETKDGv3()
-    # RDKit's conformers take multiples of the seed: those of 0 are all one, and those of 2 would be among those of 1.
-    draw = np.random.default_rng(seed % 2**64)
-    parameters.randomSeed = int(draw.integers(1, 2**31))
-    for random in (False, True):
-        parameters.useRandomCoords = random
-        if places := list(rdDistGeom.EmbedMultipleConfs(molecule, number - number // 3, parameters)):
-            break
-    else:
-        return []
-    if number // 3:
-        parameters.useExpTorsionAnglePrefs, parameters.clearConfs = False, False
-        parameters.randomSeed = int(draw.integers(1, 2**31))
-        places += list(rdDistGeom.EmbedMultipleConfs(molecule, number // 3, parameters))
-    return places
 
 
 def from_smiles(text: str) -> Any:

@@ -348,7 +348,9 @@ class Trainer:
         self.seconds = self.saved_at = header["seconds"]
         self.reached = header.get("reached", False) and self.config.target_force_mae is not None
         if self.ranks.first and self.log_path.exists():
-            lines = [line for line in self._log_lines() if json.loads(line)["step"] <= self.step]
+            # A checkpoint of an epoch's last step stands before the line of that step, which comes once more.
+            first = self.step if self.batch == self.batches_per_epoch else self.step + 1
+            lines = [line for line in self._log_lines() if json.loads(line)["step"] < first]
             write_atomically(self.log_path, "".join(line + "\n" for line in lines).encode())
         self.ranks.wait()
 
