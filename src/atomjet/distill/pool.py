@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -112,13 +113,22 @@ class _Queue:
         return self.again.popleft() if self.again else next(self.fresh, None)
 
 
+A_MOMENT = 0.5
+"""Seconds in which a process that was interrupted is gone."""
+
+
 def _start(function: Callable[..., Record], directory: Path) -> _Worker:
     context = get_context("forkserver")
     context.set_forkserver_preload([getattr(function, "func", function).__module__])
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, directory, theirs), daemon=True)
     with _one_thread():
-        process.start()
+        try:
+            process.start()
+        except ConnectionRefusedError:  # ctrl-C took the server along an instant ago; it is born again once it is gone
+            time.sleep(A_MOMENT)
+            process = context.Process(target=_work, args=(function, directory, theirs), daemon=True)
+            process.start()
     theirs.close()
     return _Worker(process, ours)
 
