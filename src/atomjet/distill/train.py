@@ -80,9 +80,10 @@ def run_train(
         if trainer.reached:
             target = recipe.train.target_force_mae
             _say(ranks, f"train.target_force_mae {target:g} meV/Å reached at epoch {trainer.epoch}: training ends")
-        if stage.until < 1:
-            return write_student(recipe, trainer)
-        return finish(recipe, sources, frames, trainer)
+        written = write_student(recipe, trainer) if stage.until < 1 else finish(recipe, sources, frames, trainer)
+        if trainer.asked:  # in the last step: this student is done, but whoever asked wants no other one to begin
+            raise KeyboardInterrupt
+        return written
 
 
 def write_student(recipe: Recipe, trainer: Trainer) -> Path:
