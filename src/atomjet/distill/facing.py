@@ -42,7 +42,7 @@ def face(first: Member, second: Member, rng: np.random.Generator) -> tuple[Membe
 
 
 def _seen_from(first: Member, second: Member, moved_first: Array, direction: Array) -> tuple[Member, Array]:
-    """The same pair with the first molecule where it was: the second is carried along, and pushed the other way."""
+    """A pair with the first molecule where it was: the second is carried along, and pushed the other way."""
     before, after = moved_first - moved_first.mean(0), first.positions - first.positions.mean(0)
     left, _, right = np.linalg.svd(before.T @ after)
     flip = np.diag([1, 1, np.linalg.det(left @ right)])

@@ -31,7 +31,7 @@ class Member:
     bonds: Array
 
     def moved(self, positions: Array) -> Member:
-        """The same molecule elsewhere."""
+        """A copy of the molecule elsewhere."""
         return Member(self.smiles, self.numbers, positions, self.bonds)
 
 

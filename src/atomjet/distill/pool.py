@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -121,13 +122,14 @@ def _start(function: Callable[..., Record], directory: Path) -> _Worker:
     context = get_context("forkserver")
     context.set_forkserver_preload([getattr(function, "func", function).__module__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(function, directory, theirs), daemon=True)
+    make = partial(context.Process, target=_work, args=(function, directory, theirs), daemon=True)
+    process = make()
     with _one_thread():
         try:
             process.start()
         except ConnectionRefusedError:  # ctrl-C took the server along an instant ago; it is born again once it is gone
             time.sleep(A_MOMENT)
-            process = context.Process(target=_work, args=(function, directory, theirs), daemon=True)
+            process = make()
             process.start()
     theirs.close()
     return _Worker(process, ours)

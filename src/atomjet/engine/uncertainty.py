@@ -146,7 +146,7 @@ class Watch:
 
     @property
     def share(self) -> float:
-        """Of what was looked at, how much was beyond the bound; NaN where nothing was."""
+        """Share of what was looked at that was beyond the bound; NaN where nothing was."""
         return self.beyond / self.looked if self.looked else float("nan")
 
     def look(

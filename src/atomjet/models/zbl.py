@@ -52,7 +52,7 @@ class ZBL(nn.Module):
         return self.switch[1] * min(self.longest, 2 * float(self.table[list(elements), 2].max()))
 
     def pairs(self, graph: Graph) -> Pairs:
-        """Of every edge by its two elements."""
+        """Values for every edge by its two elements."""
         rows = self.table.index_select(0, graph.atomic_numbers)
         first, second = rows.index_select(0, graph.centers), rows.index_select(0, graph.neighbors)
         _, screening, radii = (first + second).unbind(1)

@@ -41,7 +41,7 @@ PAGE = 256
 """Size of a page, bytes: tables begin at whole pages."""
 
 MISSING_PAGE = -(2**62)
-"""Of pairs without tables: each of their edges has a row of its own, at its very distance."""
+"""Stands for pairs without tables: each of their edges has a row of its own, at its very distance."""
 
 
 def knots_for(functions: Sequence[Callable[[Tensor], Tensor]], cutoff: float, device: torch.device) -> int:

@@ -28,7 +28,7 @@ RELAXED = 0.005
 RELAX_STEPS = 500
 
 STRAIN = 0.005
-"""Of each of the six components, to both sides."""
+"""Strain of each of the six components, to both sides."""
 
 
 @dataclass(frozen=True)

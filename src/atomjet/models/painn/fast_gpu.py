@@ -57,7 +57,7 @@ class Workspace:
         q_bar, mu_bar: the same in the storage type, for the gathers of the backward pass.
         context, mu_sent: of layers 1 ... L-1, (N̂, 3F), (N̂, 3, F) in the storage type; in the backward pass dE/dc takes the place
             of c.
-        kept: of layers 0 ... L-2.
+        saved: of layers 0 ... L-2.
         energies: (N̂,) float32. gradients: (parts, Ê, 4) float32, the fourth number zero.
         tiles: how the kernels are cut.
     """

@@ -24,7 +24,7 @@ DEPTH, DEPTH_SHARE, DISTANCE = 0.3, 0.15, 0.1
 """kcal/mol, share of the depth, Å: largest errors of a minimum."""
 
 SHARES = np.geomspace(0.65, 0.36, 7)
-"""Of the sum of the van der Waals radii of the closest pair of atoms."""
+"""Distances as shares of the sum of the van der Waals radii of the closest pair of atoms."""
 
 TOO_SOFT = 2.0
 """eV below the teacher."""

@@ -46,7 +46,7 @@ ORDER, DRIFT = 0.05, 0.005
 """Deviation of the time-step order's ratio / 4 from 1; meV/atom/ps."""
 
 SLOWEST = 1 / 3
-"""Of the teacher's time for a step, on one core."""
+"""Share of the teacher's time for a step, on one core."""
 
 TIMED_ATOMS = 42
 """Size of the peptide whose steps are timed, or as near to it as there is."""
