@@ -1,16 +1,14 @@
 """Rounds in which students lead: whole runs with a real teacher, interrupted, with a failing one, with students that explode."""
 
 import contextlib
+import itertools
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -23,8 +21,10 @@ from ase.cluster import Octahedron
 from safetensors.torch import load_file
 
 import atomjet
+from atomjet.distill import label, trainer
 from atomjet.distill import rounds as module
 from atomjet.distill.dataset import read_dataset
+from atomjet.distill.journal import Journal, JournalWriter
 from atomjet.distill.label import run_label
 from atomjet.distill.recipe import Recipe, load_recipe
 from atomjet.distill.round_summary import summaries
@@ -141,49 +141,49 @@ def test_a_second_call_does_nothing(undisturbed, capsys):
     assert capsys.readouterr().out == ""
 
 
-def interrupted_when(condition: Callable[[], bool], run: Callable[[], object]) -> bool:
-    """Run, send ctrl-C once the condition holds; whether that ended the run, which may be over before it is heard.
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, nth: int) -> None:
+    """Send ctrl-C once a function has been called for the n-th time."""
+    function, calls = getattr(owner, name), itertools.count(1)
 
-    Where multiprocessing itself is interrupted, it leaves a socket open: a process that ends does not mind.
-    """
-    over = threading.Event()
+    def counted(*arguments, **options):
+        result = function(*arguments, **options)
+        if next(calls) == nth:
+            signal.raise_signal(signal.SIGINT)
+        return result
 
-    def watch() -> None:
-        while not over.wait(0.005):
-            if condition():
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        run()
-        over.set()
-        thread.join()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        over.set()
-        thread.join()
-    return False
+    monkeypatch.setattr(owner, name, counted)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupted_in_each_phase_it_ends_as_undisturbed(undisturbed, tmp_path):
+def test_interrupted_in_each_phase_it_ends_as_undisturbed(undisturbed, tmp_path, monkeypatch):
     recipe = begun(undisturbed, tmp_path / "run")
-    explored = recipe.round_frames / "explored"
+    explored, summary = recipe.round_frames / "explored", recipe.round_frames / "round-1.json"
+    chosen = explored / "round-1-chosen.h5"
+    stages = [[recipe.output / f"seed-{s}/training/stage-{k}.safetensors" for s in (0, 1)] for k in (0, 1)]
 
     def rounds() -> None:
         run_rounds(recipe, "cpu", quiet=True)
 
-    phases = [
-        lambda: (recipe.output / "seed-0" / "training" / "stage-0.safetensors").exists(),
-        lambda: any(explored.glob("*.journal")),
-        (explored / "round-1-chosen.h5").exists,
-        lambda: (recipe.output / "seed-0" / "training" / "stage-1.safetensors").exists(),
-    ]
-    # On a busy machine a phase can be over before the signal comes, and then the next one is interrupted.
-    assert sum(interrupted_when(phase, rounds) for phase in phases) >= 2
+    def interrupted(owner: object, name: str, nth: int) -> None:
+        with monkeypatch.context() as patched:
+            interrupt_at(patched, owner, name, nth)
+            with pytest.raises(KeyboardInterrupt):
+                rounds()
+
+    interrupted(trainer, "losses", 20)  # each student takes 18 steps
+    assert [path.exists() for path in stages[0]] == [True, False]
+    interrupted(JournalWriter, "append", 1)
+    assert [path.exists() for path in stages[0]] == [True, True]
+    with Journal(explored) as journal:
+        assert len(journal) == 1
+    assert not chosen.exists()
+    interrupted(label, "Task", 8)
+    with Journal(recipe.output / "labels") as journal:
+        assert 0 < len(journal) < 12
+    assert chosen.exists()
+    assert not summary.exists()
+    interrupted(trainer, "losses", 32)  # from step 18 to 48
+    assert summary.exists()
+    assert [path.exists() for path in stages[1]] == [True, False]
     rounds()
     train_to_the_end(recipe, device="cpu", quiet=True)
     assert content(recipe) == content(undisturbed)
