@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import System
 from atomjet.models.base import General, forces_from_gradients
-from atomjet.models.escn_md import edges_compiled, fast_pytorch, fused_radial
+from atomjet.models.escn_md import edges_compiled, fast_pytorch, radial_factors
 from atomjet.models.escn_md.chunks import divide
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch
 from atomjet.neighbors import search
@@ -90,7 +90,7 @@ def share_of_error(model, precision, frames):
 
 @pytest.mark.parametrize("table_bytes", [2**31, 0], ids=["tables", "networks"])
 def test_half_precision(half, monkeypatch, table_bytes):
-    monkeypatch.setattr(fused_radial, "TABLE_BYTES", table_bytes)
+    monkeypatch.setattr(radial_factors, "TABLE_BYTES", table_bytes)
     model = random_escn_md(channels=32, hidden_channels=32, edge_channels=32, layers=3, num_radial=16)
     assert 1e-5 < share_of_error(model, "default", frames()[:2]) < HALF
 
@@ -99,11 +99,11 @@ def test_tables_are_the_networks(half):
     """In float32 nothing but the expansion about a knot is left."""
     model = random_escn_md()
     graph = graph_of(model, bulk("NaCl", "rocksalt", a=5.6))
-    tables = fused_radial.Tables(model, torch.float32)
+    tables = radial_factors.Tables(model, torch.float32)
     elements = (11, 17)
     made = tables.of(elements)
     assert made is tables.of(elements)
-    radial = fused_radial.TabulatedRadial(model, made, elements, graph, graph.lengths)
+    radial = radial_factors.TabulatedRadial(model, made, elements, graph, graph.lengths)
     network = model.edge_degree
     numbers = graph.atomic_numbers
     z = torch.cat(

@@ -15,7 +15,7 @@ from atomjet.data import Graph
 from atomjet.models.escn_md import edge_ops, memory, neighbor_limit
 from atomjet.models.escn_md.chunks import Chunk, Product
 from atomjet.models.escn_md.compiled import Compiled
-from atomjet.models.escn_md.fused_radial import NetworkRadial, Tables, TabulatedRadial
+from atomjet.models.escn_md.radial_factors import NetworkRadial, Tables, TabulatedRadial
 from atomjet.models.escn_md.general import RESCALE, EscnMd
 from atomjet.models.escn_md.unified_radial import UnifiedRadial
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks
