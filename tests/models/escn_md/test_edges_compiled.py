@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import System
 from atomjet.models.base import General, forces_from_gradients
-from atomjet.models.escn_md import edges_compiled, fast_pytorch, radial_factors
+from atomjet.models.escn_md import edges, edges_compiled, radial_factors
 from atomjet.models.escn_md.chunks import divide
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch
 from atomjet.neighbors import search
@@ -20,9 +20,9 @@ HALF = 1e-3  # force error of half precision as a share of the root mean square
 
 
 @pytest.fixture
-def fused(monkeypatch):
-    """Choose the fused edges where nothing is compiled."""
-    monkeypatch.setattr(fast_pytorch, "fuses", lambda weight: True)
+def compiled_edges(monkeypatch):
+    """Choose the compiled edges where nothing is compiled."""
+    monkeypatch.setattr(edges, "compiles", lambda weight: True)
 
 
 def graph_of(model, frames, task="omat"):
@@ -43,7 +43,7 @@ def close(a, b, relative=EXACT):
     assert float((a - b).abs().max()) <= relative * float(b.abs().max())
 
 
-def test_equals_autograd(fused):
+def test_equals_autograd(compiled_edges):
     model = random_escn_md(charge_channels=(0, 3))
     graph = graph_of(model, frames())
     energies, gradients = FastPyTorch(model).energies_and_gradients(graph)
@@ -53,18 +53,18 @@ def test_equals_autograd(fused):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_in_pieces(fused, monkeypatch, keep):
+def test_in_chunks(compiled_edges, monkeypatch, keep):
     model = random_escn_md()
     graph = graph_of(model, frames())
     whole = FastPyTorch(model).energies_and_gradients(graph)
     monkeypatch.setattr("atomjet.models.escn_md.memory.edges_at_once", lambda *_, **__: 37)
-    monkeypatch.setattr("atomjet.models.escn_md.memory.keeps", lambda *_: keep)
+    monkeypatch.setattr("atomjet.models.escn_md.memory.saves_outputs", lambda *_: keep)
     chunks = FastPyTorch(model).energies_and_gradients(graph)
     for one, other in zip(whole, chunks, strict=True):
         close(one, other, 1e-12)
 
 
-def test_no_edges_at_all(fused):
+def test_no_edges_at_all(compiled_edges):
     model = random_escn_md()
     energies, gradients = FastPyTorch(model).energies_and_gradients(graph_of(model, molecule("H")))
     close(energies, General(model).energies_and_gradients(graph_of(model, molecule("H")))[0])
@@ -72,7 +72,7 @@ def test_no_edges_at_all(fused):
 
 
 @pytest.fixture
-def half(fused, monkeypatch):
+def half(compiled_edges, monkeypatch):
     """Products of half precision on a CPU as a GPU makes them: sums in float32."""
     monkeypatch.setattr(edges_compiled, "_product", lambda x, weight, out: out.copy_(x.float() @ weight.float()))
 

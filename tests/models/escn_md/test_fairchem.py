@@ -256,12 +256,12 @@ def test_more_kinds_of_systems_than_are_kept(monkeypatch, backend):
         agrees(prediction, entry, structure)
 
 
-def test_in_pieces_where_memory_is_small(monkeypatch, case):
+def test_in_chunks_where_memory_is_small(monkeypatch, case):
     expected, engine = case
     atoms = [atoms_of(entry) for entry in expected["structures"]]
     whole = engine.predict(atoms)
     monkeypatch.setattr("atomjet.models.escn_md.memory.edges_at_once", lambda *_, **__: 37)
-    monkeypatch.setattr("atomjet.models.escn_md.memory.keeps", lambda *_: False)
+    monkeypatch.setattr("atomjet.models.escn_md.memory.saves_outputs", lambda *_: False)
     chunks = engine.predict(atoms)
     assert torch.allclose(chunks.energy, whole.energy, rtol=1e-13, atol=1e-12)
     assert torch.allclose(chunks.forces, whole.forces, rtol=0, atol=1e-12)

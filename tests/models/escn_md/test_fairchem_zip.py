@@ -9,7 +9,7 @@ import torch
 
 import atomjet
 from atomjet.models.escn_md import fairchem, fairchem_zip
-from atomjet.models.escn_md.experts import Kind
+from atomjet.models.escn_md.experts import MixtureKey
 from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden, pretended, write, write_omegaconf
 
 SMALL = GOLDEN / "uma_1p2.pt"
@@ -215,7 +215,7 @@ def test_dense_models_share_one_map_as_it_is():
     assert (model.config.experts, model.config.composition, model.config.task_embedding) == (0, "none", True)
     plain, _ = fairchem.load(GOLDEN / "esen.pt")
     assert (plain.config.experts, plain.config.task_embedding, plain.config.tasks) == (0, False, ("omol",))
-    blend = model.blends.of(model, Kind((), 0, 1, "omol"))
+    blend = model.blends.of(model, MixtureKey((), 0, 1, "omol"))
     for number, layer in enumerate(model.mixed_linears):
         assert blend.weights[number].data_ptr() == layer.weights.data_ptr()
 

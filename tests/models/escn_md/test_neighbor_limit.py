@@ -11,7 +11,7 @@ import atomjet
 from atomjet import Engine, System
 from atomjet.engine import Settings
 from atomjet.models.base import General
-from atomjet.models.escn_md import fast_pytorch, neighbor_limit
+from atomjet.models.escn_md import edges, neighbor_limit
 from atomjet.models.escn_md.fast_pytorch import FastPyTorch
 from atomjet.neighbors import search
 from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden
@@ -76,7 +76,7 @@ def test_where_it_cannot_bind(graph):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_backends_agree(monkeypatch, compiled):
     """The definition differentiated by autograd, and both ways of `fast_pytorch`: sums over rows and over reverse edges too."""
-    monkeypatch.setattr(fast_pytorch, "fuses", lambda weight: compiled)
+    monkeypatch.setattr(edges, "compiles", lambda weight: compiled)
     model = random_escn_md(charge_channels=(0, 3), max_neighbors=25)
     graph = search(model.complete(System.from_ase(frames()), "omat"), model.cutoff)
     exact = General(model).energies_and_gradients(graph)

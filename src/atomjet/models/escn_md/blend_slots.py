@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from atomjet.models.escn_md.experts import Kind
+from atomjet.models.escn_md.experts import MixtureKey
 from atomjet.ops.grouped_product_gpu import Parts
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Lease:
     """Some slots, each with what it must hold."""
 
     slots: BlendSlots
-    taken: dict[int, Kind]
+    taken: dict[int, MixtureKey]
 
     def renew(self) -> bool:
         """See `conditions.Lease`."""
@@ -65,49 +65,49 @@ class BlendSlots:
         device = model.sphere_embedding.weight.device
         self.weights = torch.zeros(number, size, dtype=dtype, device=device)
         self.embeddings = torch.zeros(number, model.config.channels, dtype=torch.float32, device=device)
-        self._loaded: OrderedDict[Kind, int] = OrderedDict()
+        self._loaded: OrderedDict[MixtureKey, int] = OrderedDict()
         self._held = [0] * number
         self._lock = RLock()
 
-    def take(self, kinds: Sequence[Kind]) -> tuple[list[int], Lease] | None:
-        """A slot for each kind, loaded, and a lease of all; None where calls hold too many."""
+    def take(self, keys: Sequence[MixtureKey]) -> tuple[list[int], Lease] | None:
+        """A slot for each key, loaded, and a lease of all; None where calls hold too many."""
         with self._lock:
-            taken = {self._loaded[kind]: kind for kind in kinds if kind in self._loaded}
-            new = [kind for kind in dict.fromkeys(kinds) if kind not in self._loaded]
+            taken = {self._loaded[key]: key for key in keys if key in self._loaded}
+            new = [key for key in dict.fromkeys(keys) if key not in self._loaded]
             places = self._free(len(new), taken)
             if places is None:
                 return None
-            for kind in [kind for kind, slot in self._loaded.items() if slot in set(places)]:
-                del self._loaded[kind]
+            for key in [key for key, slot in self._loaded.items() if slot in set(places)]:
+                del self._loaded[key]
             for first in range(0, len(new), AT_ONCE):
                 self._load(new[first : first + AT_ONCE], places[first : first + AT_ONCE])
             if new and self.weights.is_cuda:
                 torch.cuda.current_stream(self.weights.device).synchronize()  # they are read on other streams
             self._loaded.update(zip(new, places, strict=True))
-            for kind in kinds:
-                self._loaded.move_to_end(kind)
-                taken[self._loaded[kind]] = kind
+            for key in keys:
+                self._loaded.move_to_end(key)
+                taken[self._loaded[key]] = key
             for slot in taken:
                 self._held[slot] += 1
-            return [self._loaded[kind] for kind in kinds], Lease(self, taken)
+            return [self._loaded[key] for key in keys], Lease(self, taken)
 
-    def renew(self, taken: dict[int, Kind]) -> bool:
+    def renew(self, taken: dict[int, MixtureKey]) -> bool:
         """Hold these once more, if they are still there."""
         with self._lock:
-            there = all(self._loaded.get(kind) == slot for slot, kind in taken.items())
+            there = all(self._loaded.get(key) == slot for slot, key in taken.items())
             if there:
-                for slot, kind in taken.items():
+                for slot, key in taken.items():
                     self._held[slot] += 1
-                    self._loaded.move_to_end(kind)
+                    self._loaded.move_to_end(key)
             return there
 
-    def release(self, taken: dict[int, Kind]) -> None:
+    def release(self, taken: dict[int, MixtureKey]) -> None:
         """Give up one hold of each."""
         with self._lock:
             for slot in taken:
                 self._held[slot] -= 1
 
-    def _free(self, count: int, taken: dict[int, Kind]) -> list[int] | None:
+    def _free(self, count: int, taken: dict[int, MixtureKey]) -> list[int] | None:
         """So many slots that nothing holds: empty ones, then the least recently used."""
         if not count:
             return []
@@ -117,10 +117,10 @@ class BlendSlots:
         return free[:count] if len(free) >= count else None
 
     @torch.no_grad()
-    def _load(self, kinds: list[Kind], places: list[int]) -> None:
+    def _load(self, keys: list[MixtureKey], places: list[int]) -> None:
         """Make blends; in float64 up to the coefficients, which are few and decide everything."""
         model, config = self.model, self.model.config
-        embeddings, alpha = coefficients(model, kinds)
+        embeddings, alpha = coefficients(model, keys)
         index = torch.tensor(places, device=self.weights.device)
         self.embeddings[index] = embeddings.float()
         found = []
@@ -135,19 +135,19 @@ class BlendSlots:
         self.weights[index] = torch.cat(found, dim=1)
 
 
-def coefficients(model: EscnMd, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, C) and how much of each expert (B, K) kinds of systems take; float64."""
-    said = {kind[1:] for kind in kinds}  # mostly few, however many compositions
+def coefficients(model: EscnMd, keys: Sequence[MixtureKey]) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, C) and how much of each expert (B, K) keys of systems take; float64."""
+    said = {key[1:] for key in keys}  # mostly few, however many compositions
     known = {one: model.system_embedding(*one) for one in said}
-    embedding = torch.stack([known[kind[1:]] for kind in kinds])
+    embedding = torch.stack([known[key[1:]] for key in keys])
     if not model.config.experts:  # one map for all systems, as it is
-        return embedding, embedding.new_ones(len(kinds), 1)
+        return embedding, embedding.new_ones(len(keys), 1)
     x = embedding
     if model.config.composition != "none":
-        shares = torch.zeros(len(kinds), model.config.max_z, dtype=torch.float64)
-        for row, kind in zip(shares, kinds, strict=True):
-            total = sum(count for _, count in kind.composition) + (model.config.composition == "mean_with_zero")
-            for number, count in kind.composition:
+        shares = torch.zeros(len(keys), model.config.max_z, dtype=torch.float64)
+        for row, key in zip(shares, keys, strict=True):
+            total = sum(count for _, count in key.composition) + (model.config.composition == "mean_with_zero")
+            for number, count in key.composition:
                 row[number] = count / total
         x = torch.cat([shares.to(x.device) @ model.composition_embedding.weight.double(), x], dim=1)
     for layer in model.routing:

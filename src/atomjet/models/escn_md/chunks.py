@@ -1,4 +1,4 @@
-"""The graph of a call divided into chunks: whole rows of one kind of system, as many edges as are taken together."""
+"""The graph of a call divided into chunks: whole rows of systems with one blend, as many edges as are taken together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Product(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A run of whole rows and its edges, all of one kind of system."""
+    """A run of whole rows and its edges, all of systems with one blend."""
 
     atoms: slice
     edges: slice
@@ -37,9 +37,9 @@ def divide(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[lis
     """The graph in chunks of about `limit` edges, and the embedding (N, C) of each atom's system."""
     chunks, embeddings = [], []
     for run in runs(model, graph):
-        embedding, products = blends.of(model, run.kind)
+        embedding, products = blends.of(model, run.key)
         embeddings.append(embedding.expand(run.atoms.stop - run.atoms.start, -1))
-        for atoms, edges in memory.rows(graph, run.atoms, run.edges, limit):
+        for atoms, edges in memory.chunks(graph, run.atoms, run.edges, limit):
             center, neighbor = graph.centers[edges], graph.neighbors[edges]
             pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start

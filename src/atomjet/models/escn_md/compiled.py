@@ -41,7 +41,7 @@ def _tools() -> bool:
 
 
 class Compiled:
-    """A function of tensors, compiled when it is first called with tensors on a GPU, and again for each kind of them.
+    """A function of tensors, compiled when it is first called with tensors on a GPU, and again for other types and shapes.
 
     That takes seconds each time, so a line on standard error says what is being compiled.
     """
@@ -50,16 +50,16 @@ class Compiled:
         self.function = function
         self.varying = [not name.startswith("weight") for name in inspect.signature(function).parameters]
         self.made: Callable[..., Any] | None = None
-        self.kinds: set[tuple[Any, ...]] = set()
+        self.signatures: set[tuple[Any, ...]] = set()
 
     def __call__(self, *values: Any) -> Any:
         """Call it; positional arguments only."""
         tensors = [x for x, varies in zip(values, self.varying, strict=True) if varies and isinstance(x, Tensor)]
         if not can_compile(tensors[0].device) or min(len(x) for x in tensors) < 2:
             return self.function(*values)
-        kind = tuple((x.dtype, x.shape[1:]) for x in tensors)
-        if kind not in self.kinds:
-            self.kinds.add(kind)
+        signature = tuple((x.dtype, x.shape[1:]) for x in tensors)
+        if signature not in self.signatures:
+            self.signatures.add(signature)
             name = self.function.__name__.strip("_")
             print(
                 f"compiling eSCN-MD's {name} for {tensors[0].device}, once for this process",

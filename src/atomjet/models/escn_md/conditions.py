@@ -20,19 +20,20 @@ LIMITS = {"charge": (-100, 100), "spin": (0, 100)}
 MOLECULES = "omol"
 """The dataset whose energies depend on charge and spin: the one task for which a spin that was not given becomes a singlet."""
 
-TAKEN = {
+ASSUMED = {
     "spin": "without a spin; taken as 1, a singlet (multiplicity 2S + 1)",
     "charge": "without a charge; taken as 0",
 }
 
-MOVED = 0.5
-"""Å that an atom may move between two calls for its structure to be known again: more than in a step of dynamics or relaxation."""
+LARGEST_MOVE = 0.5
+"""Distance, Å, that atoms may move between two calls for their structure to be known again: more than in a step of dynamics or
+relaxation."""
 
-REMEMBERED = 1000
-"""Structures that are known again."""
+MOST_KNOWN = 1000
+"""Structures that are remembered, the oldest forgotten first."""
 
-Told = set[tuple[str, ...]]
-"""What was said of which kinds of structures, so that each step of a simulation does not say it again."""
+Warned = set[tuple[str, ...]]
+"""Names of what was assumed, each with the composition that was warned of, so that the next step of a simulation is silent."""
 
 
 def complete(config: EscnMdConfig, system: System, task: str | None) -> System:
@@ -95,25 +96,25 @@ def _spins(system: System, tasks: tuple[str, ...]) -> torch.Tensor:
     return torch.where(torch.tensor(singlets, device=system.device), 1, system.spin)
 
 
-def warn_of_conditions(system: System, told: Told) -> None:
-    """Say which molecules give no spin or no charge, and what is taken instead: once for each kind, by its first structure."""
+def warn_of_conditions(system: System, warned: Warned) -> None:
+    """Say which molecules give no spin or no charge, and what is assumed instead: once a composition, by its first structure."""
     molecules = [structure for structure, task in enumerate(system.task) if task == MOLECULES]
     given = {"spin": system.spin_given, "charge": system.charge_given}
     missing = {structure: [name for name in given if not given[name][structure]] for structure in molecules}
     compositions = _compositions(system) if any(missing.values()) else []
     for structure, names in missing.items():
-        news = [name for name in names if (name, compositions[structure]) not in told]
-        told.update((name, compositions[structure]) for name in news)
+        news = [name for name in names if (name, compositions[structure]) not in warned]
+        warned.update((name, compositions[structure]) for name in news)
         if news:
-            taken = "; ".join(TAKEN[name] for name in news)
+            assumed = "; ".join(ASSUMED[name] for name in news)
             remedy = " and ".join(f"info[{name!r}]" for name in news)
             warnings.warn(
-                f"{system.name(structure)}: task {MOLECULES!r} {taken}; here and for its like. Set {remedy}",
+                f"{system.name(structure)}: task {MOLECULES!r} {assumed}; here and for its like. Set {remedy}",
                 stacklevel=7,
             )
 
 
-class Known:
+class KnownStructures:
     """Structures as they were last, by which their next steps are recognised."""
 
     def __init__(self) -> None:
@@ -125,7 +126,9 @@ class Known:
         for numbers, positions in structures:
             key = numbers.numpy().tobytes()
             alike = self._last.get(key, [])
-            place = next((k for k, last in enumerate(alike) if float((last - positions).abs().max()) < MOVED), None)
+            place = next(
+                (k for k, last in enumerate(alike) if float((last - positions).abs().max()) < LARGEST_MOVE), None
+            )
             found.append(place is None)
             places.append((key, place, positions))
         for key, place, positions in places:
@@ -133,12 +136,12 @@ class Known:
                 self._last[key][place] = positions
             else:
                 self._last.setdefault(key, []).append(positions)
-        while sum(map(len, self._last.values())) > REMEMBERED:
+        while sum(map(len, self._last.values())) > MOST_KNOWN:
             self._last.pop(next(iter(self._last)))
         return found
 
 
-def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, known: Known) -> None:
+def warn_of_limit(config: EscnMdConfig, system: System, graph: Graph, known: KnownStructures) -> None:
     """Say in which structures some atoms have more neighbours than count: once for each structure, however it moves on."""
     counted = neighbor_limit.weights(graph, config.max_neighbors)
     if counted is None or bool(counted.all()):

@@ -220,10 +220,10 @@ def _edges_of_rows(starts: Tensor, stops: Tensor, count: Tensor) -> tuple[Tensor
     return torch.where(inside, places, 0), inside
 
 
-def normalised(x_bar: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+def normalised(x_bar: Tensor, storage_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x̄ (N, 9, C) divided by the largest value of each atom, in storage type, and that value (N,)."""
     largest = x_bar.abs().amax((1, 2)).clamp(min=1e-30)
-    return (x_bar / largest[:, None, None]).to(kind), largest
+    return (x_bar / largest[:, None, None]).to(storage_dtype), largest
 
 
 def messages_backward(

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import edge_ops, memory, neighbor_limit
+from atomjet.models.escn_md import edge_ops, memory
 from atomjet.models.escn_md.chunks import Chunk, Product
 from atomjet.models.escn_md.compiled import Compiled
-from atomjet.models.escn_md.radial_factors import NetworkRadial, Tables, TabulatedRadial
 from atomjet.models.escn_md.general import RESCALE, EscnMd
-from atomjet.models.escn_md.unified_radial import UnifiedRadial
-from atomjet.ops.wigner import rotations_to_y, wigner_blocks
+from atomjet.models.escn_md.geometry import EdgeGeometry
+from atomjet.models.escn_md.radial_factors import NetworkRadial, RadialFactors, Tables, TabulatedRadial
+from atomjet.models.escn_md.unified_radial import NetworkFactors, UnifiedRadial
 
 gate, gate_backward = Compiled(edge_ops.gate), Compiled(edge_ops.gate_backward)
 messages, messages_backward = Compiled(edge_ops.messages), Compiled(edge_ops.messages_backward)
@@ -32,13 +32,13 @@ class Outputs(NamedTuple):
     o: Tensor  # (e, 9, C)
 
 
-class FusedWeights:
-    """What calls share: the type in which features of edges are kept, and the radial networks or their tables."""
+class CompiledWeights:
+    """What calls share, see `EdgeWeights`: the radial networks or, where features are stored in half precision, their tables."""
 
-    def __init__(self, model: EscnMd, kind: torch.dtype) -> None:
-        self.model, self.kind = model, kind
+    def __init__(self, model: EscnMd, storage_dtype: torch.dtype) -> None:
+        self.model, self.storage_dtype = model, storage_dtype
         self.networks = UnifiedRadial(model)
-        self.tables = Tables(model, kind) if kind == torch.float16 else None
+        self.tables = Tables(model, storage_dtype) if storage_dtype == torch.float16 else None
 
     def elements(self, graph: Graph) -> tuple[int, ...]:
         """Those in a graph."""
@@ -46,36 +46,40 @@ class FusedWeights:
         present = numbers.new_zeros(self.model.config.max_z, dtype=torch.bool).index_fill_(0, numbers, True)
         return tuple(number for number, there in enumerate(present.tolist()) if there)
 
-    def bytes_of_tables(self, graph: Graph) -> int:
-        """Memory of the tables that a call needs."""
-        return self.tables.bytes_of(self.elements(graph)) if self.tables else 0
+    def edges(self, graph: Graph, chunks: list[Chunk]) -> CompiledEdges:
+        """See `EdgeWeights`."""
+        return CompiledEdges(self, graph, chunks)
+
+    def bytes_needed(self, graph: Graph, at_once: int) -> int:
+        """See `EdgeWeights`; with the tables that the call needs."""
+        tables = self.tables.bytes_of(self.elements(graph)) if self.tables else 0
+        dtype = next(self.model.parameters()).dtype
+        edges = memory.bytes_compiled(self.model.config, graph, dtype, self.storage_dtype, at_once, tables > 0)
+        return edges + tables
+
+    def radial_factors(self, graph: Graph, lengths: Tensor, chunks: list[Chunk]) -> RadialFactors:
+        """From tables, or from the networks where there are none or too many elements."""
+        elements = self.elements(graph)
+        tables = self.tables.of(elements) if self.tables else None
+        if tables is None:
+            return NetworkRadial(NetworkFactors(self.networks, graph, lengths, chunks))
+        return TabulatedRadial(self.model, tables, elements, graph, lengths)
 
 
-class FusedEdges:
-    """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
+class CompiledEdges:
+    """One call, see `Edges`: what the forward pass saved of its edges, what the backward pass accumulates."""
 
-    def __init__(self, weights: FusedWeights, graph: Graph, chunks: list[Chunk]) -> None:
-        self.kind, self.graph, self.chunks = weights.kind, graph, chunks
-        self.model = model = weights.model
-        self.lengths = lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
-        self.rotation = rotations_to_y(graph.vectors / lengths[:, None])
-        self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
-        self.envelope, self.envelope_slope = model.envelope(lengths), model.envelope_slope(lengths)
-        counted = neighbor_limit.weights(graph, model.config.max_neighbors)
-        if counted is not None:
-            self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
+    def __init__(self, weights: CompiledWeights, graph: Graph, chunks: list[Chunk]) -> None:
+        self.storage_dtype, self.graph, self.chunks = weights.storage_dtype, graph, chunks
+        model = weights.model
+        self.geometry = EdgeGeometry.of(model, graph)
+        self.wigner, self.envelope, lengths = self.geometry.wigner, self.geometry.envelope, self.geometry.lengths
         # Found now, with what else makes the host wait, and not in the middle of the backward pass.
         self.reverse = graph.reverse
         self.count = torch.arange(max(graph.longest_row, 2), device=lengths.device)
-        self.keep = memory.keeps(model.config, lengths.device, weights.kind, graph.num_edges)
-        self.kept: list[list[Outputs | None]] = [[] for _ in model.blocks]
-        elements = weights.elements(graph)
-        tables = weights.tables.of(elements) if weights.tables else None
-        self.radial: TabulatedRadial | NetworkRadial
-        if tables is None:
-            self.radial = NetworkRadial(model, weights.networks, graph, lengths, chunks)
-        else:
-            self.radial = TabulatedRadial(model, tables, elements, graph, lengths)
+        self.saves = memory.saves_outputs(model.config, lengths.device, weights.storage_dtype, graph.num_edges)
+        self.saved: list[list[Outputs | None]] = [[] for _ in model.blocks]
+        self.radial = weights.radial_factors(graph, lengths, chunks)
         self.envelope_bar = torch.zeros_like(lengths)
         self.torque = lengths.new_zeros(2, graph.num_edges)  # about x and z
 
@@ -87,12 +91,12 @@ class FusedEdges:
 
     def messages(self, layer: int, y: Tensor) -> Tensor:
         """Sums over each row (N, 9, C) of the messages of a layer."""
-        y = y.to(self.kind)
+        y = y.to(self.storage_dtype)
         sums = []
         for chunk in self.chunks:
             outputs = self._convolve(layer, chunk, y)
             sums.append(self._summed(chunk, outputs.o, chunk.products[layer][1].bias))
-            self.kept[layer].append(outputs if self.keep else None)
+            self.saved[layer].append(outputs if self.saves else None)
         return torch.cat(sums)
 
     def _degree(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -103,7 +107,7 @@ class FusedEdges:
     def _convolve(self, layer: int, chunk: Chunk, y: Tensor) -> Outputs:
         first, second = chunk.products[layer]
         h = _multiply(first, self.radial.pack(layer, chunk, y, self.wigner[chunk.edges]))
-        o = _multiply(second, gate(h, first.bias), self.lengths.dtype)
+        o = _multiply(second, gate(h, first.bias), self.wigner.dtype)
         return Outputs(h, o.unflatten(1, (9, -1)))
 
     def _summed(self, chunk: Chunk, o: Tensor, bias: Tensor, rescale: float = 1.0) -> Tensor:
@@ -120,11 +124,11 @@ class FusedEdges:
         graph = self.graph
         if not graph.num_edges:
             return torch.zeros_like(y)
-        y = y.to(self.kind)
-        x_bar, largest = normalised(x_bar, self.kind)
+        y = y.to(self.storage_dtype)
+        x_bar, largest = normalised(x_bar, self.storage_dtype)
         share = self.envelope * largest[graph.centers]
         given = []
-        for chunk, outputs in zip(self.chunks, self.kept[layer], strict=True):
+        for chunk, outputs in zip(self.chunks, self.saved[layer], strict=True):
             outputs = outputs or self._convolve(layer, chunk, y)
             first, second = chunk.products[layer]
             q_bar = _multiply_backward(second, self._returned(chunk, outputs.o, second.bias, x_bar, largest))
@@ -133,7 +137,7 @@ class FusedEdges:
             y_bar, torque = self.radial.pack_backward(layer, chunk, packed_bar, y, self.wigner[chunk.edges], weight)
             self.torque[:, chunk.edges] += torque * weight
             given.append(y_bar)
-        self.kept[layer] = []
+        self.saved[layer] = []
         starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
         return gathered(
             given[0] if len(given) == 1 else torch.cat(given), share, self.reverse, starts, stops, self.count
@@ -141,7 +145,7 @@ class FusedEdges:
 
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
-        x_bar, largest = normalised(x_bar, self.kind)
+        x_bar, largest = normalised(x_bar, self.storage_dtype)
         share = self.envelope * largest[self.graph.centers] / RESCALE
         for chunk in self.chunks:
             t = self._returned(chunk, *self._degree(chunk), x_bar, largest, RESCALE)
@@ -160,17 +164,14 @@ class FusedEdges:
 
     def gradients(self) -> Tensor:
         """dE/d(edge vectors) (E, 3) from all that was gathered."""
-        along = self.radial.along() + self.envelope_bar * self.envelope_slope
-        x, y, z = self.rotation.unbind(1)
-        across = self.torque[1, :, None] * x - self.torque[0, :, None] * z
-        return along[:, None] * y + across / self.lengths[:, None]
+        return self.geometry.gradients(self.radial.along(), self.envelope_bar, *self.torque)
 
 
-def _multiply(product: Product, x: Tensor, kind: torch.dtype | None = None) -> Tensor:
+def _multiply(product: Product, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """(e, 9 in) to the three products side by side, in the type of x or that given."""
     width = x.shape[1] // 9
     sizes = [weight.shape[1] for weight in product.weights]
-    out = x.new_empty(len(x), sum(sizes), dtype=kind)
+    out = x.new_empty(len(x), sum(sizes), dtype=dtype)
     parts = x.split([3 * width, 4 * width, 2 * width], dim=1)
     for part, weight, place in zip(parts, product.weights, out.split(sizes, dim=1), strict=True):
         _product(part, weight, place)

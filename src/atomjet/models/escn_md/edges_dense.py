@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import memory, neighbor_limit
+from atomjet.models.escn_md import memory
 from atomjet.models.escn_md.chunks import Chunk, Product
 from atomjet.models.escn_md.general import RESCALE, EscnMd
-from atomjet.models.escn_md.unified_radial import UnifiedRadial, silu_derivative
+from atomjet.models.escn_md.geometry import EdgeGeometry
+from atomjet.models.escn_md.unified_radial import NetworkFactors, UnifiedRadial, silu_derivative
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
 from atomjet.ops.permute_wigner_inv_edge_to_node import permute_wigner_inv_edge_to_node_backward
 from atomjet.ops.segment_sum import scatter_add_, segment_sum
-from atomjet.ops.wigner import generators, m_major, rotations_to_y, wigner_blocks
+from atomjet.ops.wigner import generators, m_major
 
 
 class Outputs(NamedTuple):
@@ -32,13 +33,14 @@ class Outputs(NamedTuple):
     o: Tensor  # (e, 9, C)
 
 
-class MatrixWeights:
-    """What calls share: the radial networks, and how the numbers of a rotation and of a turn are laid out."""
+class DenseWeights:
+    """What calls share, see `EdgeWeights`: the radial networks, and how the numbers of a rotation and of a turn are laid out."""
 
     def __init__(self, model: EscnMd) -> None:
         self.model, self.radial = model, UnifiedRadial(model)
         order = m_major(2, 2)
         weight = next(model.parameters())
+        self.storage_dtype = weight.dtype
         turns = generators(2, weight.dtype, weight.device)[[0, 2]][:, order][:, :, order]
         self.turns = turns.reshape(2, 81).T.contiguous()
         # Where each of the 35 numbers stands in the 9 x 9 matrix with rows in m-major order.
@@ -50,32 +52,27 @@ class MatrixWeights:
         ]
         self.places = torch.tensor(places, device=weight.device)
 
+    def edges(self, graph: Graph, chunks: list[Chunk]) -> DenseEdges:
+        """See `EdgeWeights`."""
+        return DenseEdges(self, graph, chunks)
 
-class MatrixEdges:
-    """One call: its edges, what the forward pass saved of them, what the backward pass accumulates."""
+    def bytes_needed(self, graph: Graph, at_once: int) -> int:
+        """See `EdgeWeights`."""
+        return memory.bytes_dense(self.model.config, graph, self.storage_dtype, at_once)
 
-    def __init__(self, weights: MatrixWeights, graph: Graph, chunks: list[Chunk]) -> None:
+
+class DenseEdges:
+    """One call, see `Edges`: what the forward pass saved of its edges, what the backward pass accumulates."""
+
+    def __init__(self, weights: DenseWeights, graph: Graph, chunks: list[Chunk]) -> None:
         self.weights, self.model, self.graph, self.chunks = weights, weights.model, graph, chunks
-        config, networks = self.model.config, weights.radial
-        length = torch.linalg.vector_norm(graph.vectors, dim=1)
-        self.length = length
-        self.rotation = rotations_to_y(graph.vectors / length[:, None])
-        self.wigner = torch.cat([block.flatten(1) for block in wigner_blocks(self.rotation, 2)], dim=1)
-        self.envelope, self.envelope_slope = self.model.envelope(length), self.model.envelope_slope(length)
-        counted = neighbor_limit.weights(graph, config.max_neighbors)
-        if counted is not None:
-            self.envelope, self.envelope_slope = self.envelope * counted, self.envelope_slope * counted
-        self.radial = length.new_empty(networks.count, len(length), config.edge_channels)  # b of every network
-        numbers = graph.atomic_numbers
-        for chunk in chunks:
-            self.radial[:, chunk.edges] = networks.forward(
-                length[chunk.edges], numbers[chunk.neighbor], numbers[chunk.center]
-            )
-        self.keep = memory.keeps(config, length.device, length.dtype, graph.num_edges)
-        self.kept: list[list[Outputs | None]] = [[] for _ in self.model.blocks]
-        self.envelope_bar = torch.zeros_like(length)
-        self.torque = length.new_zeros(graph.num_edges, 2)  # about x and z
-        self.radial_bar = torch.zeros_like(self.radial)
+        self.geometry = EdgeGeometry.of(self.model, graph)
+        self.wigner, self.envelope, lengths = self.geometry.wigner, self.geometry.envelope, self.geometry.lengths
+        self.radial = NetworkFactors(weights.radial, graph, lengths, chunks)
+        self.saves = memory.saves_outputs(self.model.config, lengths.device, lengths.dtype, graph.num_edges)
+        self.saved: list[list[Outputs | None]] = [[] for _ in self.model.blocks]
+        self.envelope_bar = torch.zeros_like(lengths)
+        self.torque = lengths.new_zeros(graph.num_edges, 2)  # about x and z
 
     # ------------------------------------------------------------------ forward
 
@@ -83,7 +80,7 @@ class MatrixEdges:
         """Σ f Dᵀ radial / 5 over each row with the columns of m = 0 only; (N, 9, C)."""
         sums = []
         for chunk in self.chunks:
-            values = self._last(0, chunk).unflatten(1, (3, -1)) / RESCALE
+            values = self.radial.values(0, chunk).unflatten(1, (3, -1)) / RESCALE
             matrices = self._matrices(chunk)[:, :3] * self.envelope[chunk.edges, None, None]
             sums.append(segment_sum(torch.bmm(matrices.mT, values), chunk.row_ptr, chunk.rows))
         return torch.cat(sums)
@@ -97,7 +94,7 @@ class MatrixEdges:
             outputs = self._convolve(layer, chunk, packed)
             weighed = matrices * self.envelope[chunk.edges, None, None]
             sums.append(segment_sum(torch.bmm(weighed.mT, outputs.o), chunk.row_ptr, chunk.rows))
-            self.kept[layer].append(outputs if self.keep else None)
+            self.saved[layer].append(outputs if self.saves else None)
         return torch.cat(sums)
 
     def _matrices(self, chunk: Chunk) -> Tensor:
@@ -105,19 +102,10 @@ class MatrixEdges:
         compact = self.wigner[chunk.edges]
         return compact.new_zeros(len(compact), 81).index_copy_(1, self.weights.places, compact).unflatten(1, (9, 9))
 
-    def _last_weights(self, network: int) -> tuple[Tensor, Tensor]:
-        last = self.model.edge_degree[6] if network == 0 else self.model.blocks[network - 1].radial[6]  # type: ignore[index, union-attr]
-        return last.weight, last.bias  # type: ignore[return-value]
-
-    def _last(self, network: int, chunk: Chunk) -> Tensor:
-        """The last product of a radial network, (e, outputs)."""
-        weight, bias = self._last_weights(network)
-        return torch.addmm(bias, self.radial[network, chunk.edges], weight.T)
-
     def _convolve(self, layer: int, chunk: Chunk, packed: Tensor) -> Outputs:
         """Scale features (e, 18 C) by their radial factors, in place; both convolutions of them."""
         first, second = chunk.products[layer]
-        radial = self._last(layer + 1, chunk)
+        radial = self.radial.values(layer + 1, chunk)
         _scale_(packed, radial)
         h = _multiply(first, packed)
         q = _gate(h)
@@ -130,17 +118,17 @@ class MatrixEdges:
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
         for chunk in self.chunks:
-            values = self._last(0, chunk).unflatten(1, (3, -1)) / RESCALE
+            values = self.radial.values(0, chunk).unflatten(1, (3, -1)) / RESCALE
             padded = torch.cat([values, values.new_zeros(len(values), 6, values.shape[2])], dim=1)
             o_bar = self._returned_backward(chunk, self._matrices(chunk), padded, x_bar)
-            self.radial_bar[0, chunk.edges] = o_bar[:, :3].flatten(1) / RESCALE @ self._last_weights(0)[0]
+            self.radial.backward(0, chunk, o_bar[:, :3].flatten(1) / RESCALE)
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
         """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""
         y_bar = torch.zeros_like(y)
-        for chunk, outputs in zip(self.chunks, self.kept[layer], strict=True):
-            self._piece_backward(layer, chunk, y, outputs, x_bar, y_bar)
-        self.kept[layer] = []
+        for chunk, outputs in zip(self.chunks, self.saved[layer], strict=True):
+            self._chunk_backward(layer, chunk, y, outputs, x_bar, y_bar)
+        self.saved[layer] = []
         return y_bar
 
     def _returned_backward(self, chunk: Chunk, matrices: Tensor, o: Tensor, x_bar: Tensor) -> Tensor:
@@ -150,7 +138,7 @@ class MatrixEdges:
         self.torque[chunk.edges] += turn.flatten(1) @ self.weights.turns
         return o_bar
 
-    def _piece_backward(
+    def _chunk_backward(
         self, layer: int, chunk: Chunk, y: Tensor, outputs: Outputs | None, x_bar: Tensor, y_bar: Tensor
     ) -> None:
         """Backward of a chunk's messages: x̄ (N, 9, C) of their sums in; adds to ȳ (N, 9, C) and to the gradients of edges."""
@@ -165,7 +153,7 @@ class MatrixEdges:
         )
         packed_bar = _multiply_backward(first, h_bar)
         radial_bar = _scale_backward_(packed_bar, features.flatten(1), outputs.radial)
-        self.radial_bar[layer + 1, chunk.edges] = radial_bar @ self._last_weights(layer + 1)[0]
+        self.radial.backward(layer + 1, chunk, radial_bar)
         features_bar = packed_bar.unflatten(1, (9, -1))
         self.torque[chunk.edges] += torch.bmm(features_bar, features.mT).flatten(1) @ self.weights.turns
         to_neighbor, to_center = features_bar.chunk(2, dim=2)
@@ -174,17 +162,7 @@ class MatrixEdges:
 
     def gradients(self) -> Tensor:
         """dE/d(edge vectors) (E, 3) from all that was gathered."""
-        numbers = self.graph.atomic_numbers
-        along = torch.empty_like(self.length)
-        for chunk in self.chunks:
-            source, target = numbers[chunk.neighbor], numbers[chunk.center]
-            along[chunk.edges] = self.weights.radial.backward(
-                self.length[chunk.edges], source, target, self.radial_bar[:, chunk.edges]
-            )
-        along = along + self.envelope_bar * self.envelope_slope
-        x, y, z = self.rotation.unbind(1)
-        across = self.torque[:, 1:] * x - self.torque[:, :1] * z
-        return along[:, None] * y + across / self.length[:, None]
+        return self.geometry.gradients(self.radial.along(), self.envelope_bar, *self.torque.unbind(1))
 
 
 def _widths(channels: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Mixtures of linear experts: which blend of them each system uses, made once and kept.
+"""Mixtures of linear experts: which blend of them each system uses, made once and cached.
 
 A `MixedLinear` holds K weight matrices W_k and one bias. A system with composition, charge, spin and task uses
 
@@ -25,7 +25,7 @@ from atomjet.data import Graph, System
 from atomjet.models.escn_md.config import EscnMdConfig
 
 CACHE_BYTES = 1024**3
-"""Blends are kept up to this size (UMA-S in float32: 21 MB each)."""
+"""Bytes of all cached blends together (UMA-S in float32: 21 MB each)."""
 
 
 class MixedLinear(nn.Module):
@@ -37,7 +37,7 @@ class MixedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
 
-class Kind(NamedTuple):
+class MixtureKey(NamedTuple):
     """What decides a blend."""
 
     composition: tuple[tuple[int, int], ...]  # (atomic number, how many), in lowest terms where only proportions matter
@@ -48,16 +48,16 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Blend:
-    """The linear maps of one kind of system, and its embedding."""
+    """The linear maps of systems with one key, and their embedding."""
 
     embedding: Tensor  # (C,) of charge, spin and task
     weights: dict[int, Tensor]  # (out, in) by the number of the MixedLinear
 
 
 class Run(NamedTuple):
-    """Consecutive systems of one kind; their atoms and edges are consecutive too."""
+    """Consecutive systems with one key; their atoms and edges are consecutive too."""
 
-    kind: Kind
+    key: MixtureKey
     systems: slice
     atoms: slice
     edges: slice
@@ -86,9 +86,9 @@ class Blends:
     """The blends used lately, least recently used first out."""
 
     def __init__(self, prepare: Callable[[Blend], Any] = lambda blend: blend) -> None:
-        """`prepare` turns a new blend into what shall be kept of it."""
+        """`prepare` turns a new blend into what is cached of it."""
         self._prepare = prepare
-        self._kept: OrderedDict[Kind, Any] = OrderedDict()
+        self._cached: OrderedDict[MixtureKey, Any] = OrderedDict()
         self._lock = Lock()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Blends:
@@ -97,25 +97,25 @@ class Blends:
     def clear(self) -> None:
         """Forget all: the weights have moved or changed type."""
         with self._lock:
-            self._kept.clear()
+            self._cached.clear()
 
     def capacity(self, model: Mixture) -> int:
-        """How many are kept; a call should not need more at once."""
+        """How many the cache holds; a call should not need more at once."""
         return max(1, CACHE_BYTES // self.bytes_of_one(model))
 
     def bytes_of_one(self, model: Mixture) -> int:
         """Memory of one blend."""
         return sum(layer.weights[0].numel() * layer.weights.element_size() for layer in model.mixed_linears)
 
-    def of(self, model: Mixture, kind: Kind) -> Any:
-        """The blend of one kind of system, or what was prepared from it; made if it is new."""
+    def of(self, model: Mixture, key: MixtureKey) -> Any:
+        """The blend of systems with this key, or what was prepared from it; made if it is new."""
         with self._lock:
-            if kind not in self._kept:
-                while len(self._kept) >= self.capacity(model):
-                    self._kept.popitem(last=False)
-                self._kept[kind] = self._prepare(_made(model, kind))
-            self._kept.move_to_end(kind)
-            return self._kept[kind]
+            if key not in self._cached:
+                while len(self._cached) >= self.capacity(model):
+                    self._cached.popitem(last=False)
+                self._cached[key] = self._prepare(_made(model, key))
+            self._cached.move_to_end(key)
+            return self._cached[key]
 
 
 def rows_of_systems(graph: Graph) -> Tensor:
@@ -125,21 +125,21 @@ def rows_of_systems(graph: Graph) -> Tensor:
 
 
 def runs(model: Mixture, graph: Graph) -> list[Run]:
-    """Cut a batch into runs of systems of one kind. Looks at the host copy of what the systems are made of."""
-    kinds = kinds_of(model, graph)
+    """Divide a batch into runs of systems with one key. Looks at the host copy of what the systems are made of."""
+    keys = mixture_keys(model, graph)
     atom_ptr = rows_of_systems(graph)
-    # Every look at the device waits for it: one for all numbers of a kind.
+    # Every look at the device waits for it: one for all these numbers.
     atom_stops, edge_stops = torch.stack([atom_ptr, graph.row_ptr[atom_ptr]]).tolist()
     found, first = [], 0
-    for system in range(1, len(kinds) + 1):
-        if system == len(kinds) or kinds[system] != kinds[first]:
+    for system in range(1, len(keys) + 1):
+        if system == len(keys) or keys[system] != keys[first]:
             spans = (slice(stops[first], stops[system]) for stops in (atom_stops, edge_stops))
-            found.append(Run(kinds[first], slice(first, system), *spans))
+            found.append(Run(keys[first], slice(first, system), *spans))
             first = system
     return found
 
 
-def kinds_of(model: Mixture, graph: Graph | System) -> list[Kind]:
+def mixture_keys(model: Mixture, graph: Graph | System) -> list[MixtureKey]:
     """What decides the blend of each system. Waits for the device."""
     size = model.config.max_z
     owned, halo = (graph.num_owned, graph.halo) if isinstance(graph, Graph) else (graph.num_atoms, None)
@@ -148,9 +148,9 @@ def kinds_of(model: Mixture, graph: Graph | System) -> list[Kind]:
     flat = place.new_zeros(graph.num_systems * size).scatter_add_(0, place, torch.ones_like(place))
     if halo is not None:
         halo.sum(flat)
-    told = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
-    kinds = []
-    for (*counts, charge, spin), task in zip(told, graph.task, strict=True):
+    counted = torch.cat([flat.reshape(-1, size), graph.charge[:, None], graph.spin[:, None]], dim=1).tolist()
+    keys = []
+    for (*counts, charge, spin), task in zip(counted, graph.task, strict=True):
         present = [number for number, count in enumerate(counts) if count]
         numbers = [counts[number] for number in present]
         if model.config.composition == "none":  # dense models too
@@ -158,18 +158,18 @@ def kinds_of(model: Mixture, graph: Graph | System) -> list[Kind]:
         elif model.config.composition == "mean":
             common = gcd(*numbers)
             numbers = [number // common for number in numbers]
-        kinds.append(Kind(tuple(zip(present, numbers, strict=True)), charge, spin, task))
-    return kinds
+        keys.append(MixtureKey(tuple(zip(present, numbers, strict=True)), charge, spin, task))
+    return keys
 
 
 @torch.no_grad()
-def _made(model: Mixture, kind: Kind) -> Blend:
+def _made(model: Mixture, key: MixtureKey) -> Blend:
     """In float64 up to the coefficients: they are few, and decide everything."""
-    embedding = model.system_embedding(kind.charge, kind.spin, kind.task)
+    embedding = model.system_embedding(key.charge, key.spin, key.task)
     layers = model.mixed_linears
     if not model.config.experts:
         whole = {number: layer.weights[0] for number, layer in enumerate(layers)}
         return Blend(embedding.to(layers[0].weights.dtype), whole)
-    alpha = model.expert_coefficients(kind.composition, embedding).to(layers[0].weights.dtype)
+    alpha = model.expert_coefficients(key.composition, embedding).to(layers[0].weights.dtype)
     weights = {number: torch.tensordot(alpha, layer.weights, dims=1) for number, layer in enumerate(layers)}
     return Blend(embedding.to(layers[0].weights.dtype), weights)

@@ -33,7 +33,7 @@ from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuf
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace
 from atomjet.models.escn_md.blend_slots import BlendSlots
-from atomjet.models.escn_md.experts import kinds_of
+from atomjet.models.escn_md.experts import mixture_keys
 from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
 from atomjet.models.escn_md.memory import total_bytes
 from atomjet.models.escn_md.neighbor_limit import DEGENERACY
@@ -197,9 +197,9 @@ class FastGpu:
         completed = self.model.complete(system, task)
         if self.model.config.max_neighbors:  # the device says nothing of it; here it is asked once a composition
             self.model.warn(completed, search(completed, self.model.cutoff))
-        kinds = kinds_of(self.model, completed)
+        keys = mixture_keys(self.model, completed)
         self._tabulate(completed.atomic_numbers, completed.system_index, completed.num_systems)
-        held = self.slots.take(kinds)
+        held = self.slots.take(keys)
         if held is None:
             return None
         conditions = Conditions.of(completed, self.model.config.tasks)
@@ -326,12 +326,12 @@ class FastGpu:
         Raises:
             BackendError: more unlike structures than there are slots for their weights.
         """
-        kinds = kinds_of(self.model, graph)
+        keys = mixture_keys(self.model, graph)
         whole = self._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
-        held = self.slots.take(kinds)
+        held = self.slots.take(keys)
         if held is None:
             raise BackendError(
-                f"{len(set(kinds))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer"
+                f"{len(set(keys))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer"
             )
         try:
             padded = GraphBuffers.from_graph(graph)

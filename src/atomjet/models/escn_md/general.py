@@ -203,8 +203,8 @@ class EscnMd(nn.Module):
         self.register_buffer("reference_energies", torch.zeros(tasks, config.max_z, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
         self.blends = Blends()
-        self.told: conditions.Told = set()
-        self.bound = conditions.Known()
+        self.warned: conditions.Warned = set()
+        self.known = conditions.KnownStructures()
 
     @property
     def cutoff(self) -> float:
@@ -232,12 +232,12 @@ class EscnMd(nn.Module):
     def complete(self, system: System, task: str | None) -> System:
         """Fill in what a system leaves open (task, spin), or say what is wrong; see `conditions.complete`."""
         completed = conditions.complete(self.config, system, task)
-        conditions.warn_of_conditions(completed, self.told)
+        conditions.warn_of_conditions(completed, self.warned)
         return completed
 
     def warn(self, system: System, graph: Graph) -> None:
         """Warn of atoms with more neighbours than count; see `conditions.warn_of_limit`."""
-        conditions.warn_of_limit(self.config, system, graph, self.bound)
+        conditions.warn_of_limit(self.config, system, graph, self.known)
 
     def references(self, graph: Graph) -> Tensor:
         """(N,) float64, eV: the energy of each atom by element and task, to be added to the learned energies."""
@@ -297,7 +297,7 @@ class EscnMd(nn.Module):
 
     def atomic_energies(self, graph: Graph) -> Tensor:
         """(N,) float64 learned energies, eV, without references; differentiable with respect to `graph.vectors` only."""
-        parts = [(run, self.blends.of(self, run.kind)) for run in runs(self, graph)]
+        parts = [(run, self.blends.of(self, run.key)) for run in runs(self, graph)]
         lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
         rotations = rotations_to_y(graph.vectors / lengths[:, None])
         wigner = wigner_matrices(wigner_blocks(rotations, self.config.lmax), self.config.mmax)
@@ -353,7 +353,7 @@ class EscnMd(nn.Module):
         for run, blend in parts:
             first = [blend.weights[start + m] for m in range(number)]
             second = [blend.weights[start + number + m] for m in range(number)]
-            for atoms, edges in memory.rows(graph, run.atoms, run.edges, limit):
+            for atoms, edges in memory.chunks(graph, run.atoms, run.edges, limit):
 
                 def message(y: Tensor, z: Tensor, wigner: Tensor, envelope: Tensor, first=first, second=second,
                             atoms=atoms, edges=edges) -> Tensor:  # fmt: skip
@@ -409,8 +409,8 @@ class EscnMd(nn.Module):
         return memory.bytes_by_autograd(self.config, graph, self.norm.affine_bias.dtype) + self.bytes_of_blends(graph)
 
     def bytes_of_blends(self, graph: Graph) -> int:
-        """What the blends of all kinds of systems in a graph take."""
-        return len({run.kind for run in runs(self, graph)}) * self.blends.bytes_of_one(self)
+        """What the blends of all unlike systems in a graph take."""
+        return len({run.key for run in runs(self, graph)}) * self.blends.bytes_of_one(self)
 
     def forward(self, graph: Graph) -> Tensor:
         """Same as `atomic_energies`: the name that PyTorch's wrappers call."""

@@ -1,4 +1,4 @@
-"""How many edges fit into memory at once, and how a graph is cut where they do not."""
+"""How many edges fit into memory at once, and how a graph is divided where they do not."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from atomjet.data import Graph
 from atomjet.models.escn_md.config import EscnMdConfig
 
 SHARE = {"cpu": 0.25, "cuda": 0.6}
-"""Part of the memory that one evaluation may take."""
+"""Share of the memory that one evaluation may take, by type of device."""
 
 SMALLEST = 1024
-"""Edges that are taken together even where memory seems to be full."""
+"""Edges that are taken together even where memory seems to be full; below, launches cost more than work."""
 
 
 def total_bytes(device: torch.device) -> int:
-    """Memory of the GPU or of the machine. Not what is free of it now: equal calls shall be cut, and round, equally."""
+    """Memory of the GPU or of the machine. Not what is free of it now: equal calls shall be divided, and round, equally."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def bytes_per_edge(config: EscnMdConfig, dtype: torch.dtype) -> int:
-    """What autograd keeps of one edge in one layer: inputs, products and outputs of every step, counted from their shapes."""
+    """What autograd saves of one edge in one layer: inputs, products and outputs of every step, counted from their shapes."""
     counts = [config.lmax + 1 - m for m in range(config.mmax + 1)]
     rows = 2 * sum(counts) - counts[0]
     pair, hidden = 2 * config.channels, config.hidden_channels
@@ -55,11 +55,11 @@ def bytes_by_autograd(config: EscnMdConfig, graph: Graph, dtype: torch.dtype) ->
     )
 
 
-def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_once: int) -> int:
+def bytes_dense(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_once: int) -> int:
     """Upper estimate of the bytes that `fast_pytorch` takes, with `at_once` edges together."""
     networks = 1 + config.layers
     lasting = 2 * networks * config.edge_channels + 120
-    if keeps(config, graph.row_ptr.device, dtype, graph.num_edges):
+    if saves_outputs(config, graph.row_ptr.device, dtype, graph.num_edges):
         lasting += config.layers * (11 * config.hidden_channels + 21 * config.channels)
     passing = 6 * 18 * config.channels + 4 * 11 * config.hidden_channels + 6 * networks * config.edge_channels
     per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * config.channels
@@ -67,34 +67,34 @@ def bytes_by_hand(config: EscnMdConfig, graph: Graph, dtype: torch.dtype, at_onc
     return dtype.itemsize * (lasting * graph.num_edges + passing * at_once + per_atom * graph.num_atoms)
 
 
-def bytes_fused(
-    config: EscnMdConfig, graph: Graph, dtype: torch.dtype, kind: torch.dtype, at_once: int, tables: bool
+def bytes_compiled(
+    config: EscnMdConfig, graph: Graph, dtype: torch.dtype, storage_dtype: torch.dtype, at_once: int, tables: bool
 ) -> int:
     """Upper estimate of the bytes that `fast_pytorch` takes where its steps are compiled: features of edges are of the storage type
-    `kind`, and none is saved but h and o; radial factors come from `tables`, or from the networks.
+    `storage_dtype`, and none is saved but h and o; radial factors come from `tables`, or from the networks.
     """
-    wide, narrow, edges = dtype.itemsize, kind.itemsize, graph.num_edges
+    computed, stored, edges = dtype.itemsize, storage_dtype.itemsize, graph.num_edges
     hidden, channels = config.hidden_channels, config.channels
-    lasting = 150 * wide + 18 * channels * narrow  # what every edge gives its atoms, of one layer
+    lasting = 150 * computed + 18 * channels * stored  # what every edge gives its atoms, of one layer
     if not tables:
-        lasting += 2 * (1 + config.layers) * config.edge_channels * wide
-    if keeps(config, graph.row_ptr.device, kind, edges):
-        lasting += config.layers * (11 * hidden * narrow + 9 * channels * wide)
-    passing = (36 * channels + 31 * hidden) * narrow + 9 * channels * wide
+        lasting += 2 * (1 + config.layers) * config.edge_channels * computed
+    if saves_outputs(config, graph.row_ptr.device, storage_dtype, edges):
+        lasting += config.layers * (11 * hidden * stored + 9 * channels * computed)
+    passing = (36 * channels + 31 * hidden) * stored + 9 * channels * computed
     if not tables:
-        passing += (24 * channels + 6 * (1 + config.layers) * config.edge_channels) * wide
-    per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * channels * wide
+        passing += (24 * channels + 6 * (1 + config.layers) * config.edge_channels) * computed
+    per_atom = (2 * config.layers + 24) * (config.lmax + 1) ** 2 * channels * computed
     return lasting * edges + passing * min(at_once, edges) + per_atom * graph.num_atoms
 
 
-def keeps(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
+def saves_outputs(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
     """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
     numbers = 11 * config.hidden_channels + 21 * config.channels
     return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)
 
 
-def rows(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a run of atoms into chunks of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
+def chunks(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Divide a run of atoms into chunks of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
     if edges.stop - edges.start <= limit:
         yield atoms, edges
         return

@@ -5,7 +5,7 @@ curvature at each of `KNOTS` distances, made in float64; an edge takes the neare
 network than a network of half precision would be (its errors are the same for all edges, and add up), and no product is needed,
 neither forward nor backward. Above some number of elements, and in any other type, the networks themselves are evaluated.
 
-Both forms answer the same calls; what they gather in the backward pass becomes dE/dd in `along`.
+Both are `RadialFactors`; what they accumulate in the backward pass becomes dE/dd in `along`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,20 +23,46 @@ from atomjet.models.escn_md import edge_ops
 from atomjet.models.escn_md.chunks import Chunk
 from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.general import EscnMd
-from atomjet.models.escn_md.unified_radial import UnifiedRadial
+from atomjet.models.escn_md.unified_radial import NetworkFactors
 
 KNOTS = 2048
-"""From 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
+"""Points of a table, even from 0 to the cutoff: with 6 Å, no distance is further than 0.0015 Å from one."""
 
 STEP = 1e-3
-"""Å, of the differences that give slopes and curvatures: in float64, of fourth order, exact to nine digits."""
+"""Step of the differences that give slopes and curvatures, Å: in float64, of fourth order, exact to nine digits."""
 
 TABLE_BYTES = 2 * 1024**3
-"""Tables are kept up to this size (UMA-S: 107 MB for a pair of elements)."""
+"""Bytes of all cached tables together (UMA-S: 107 MB for a pair of elements)."""
 
 pack, pack_backward = Compiled(edge_ops.pack), Compiled(edge_ops.pack_backward)
 pack_tabulated = Compiled(edge_ops.pack_tabulated)
 pack_tabulated_backward = Compiled(edge_ops.pack_tabulated_backward)
+
+
+class RadialFactors(Protocol):
+    """Radial factors of the edges of one call."""
+
+    def degree(self, chunk: Chunk) -> Tensor:
+        """The network of the edge degrees, (e, 3 C)."""
+        ...
+
+    def degree_backward(self, chunk: Chunk, bar: Tensor, share: Tensor) -> None:
+        """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
+        ...
+
+    def pack(self, layer: int, chunk: Chunk, y: Tensor, wigner: Tensor) -> Tensor:
+        """`edge_ops.pack` with the factors of a layer."""
+        ...
+
+    def pack_backward(
+        self, layer: int, chunk: Chunk, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) and torques (2, e), all to be weighed by share (e,)."""
+        ...
+
+    def along(self) -> Tensor:
+        """dE/dd (E,) through the radial factors."""
+        ...
 
 
 class Table(NamedTuple):
@@ -49,12 +75,12 @@ class Table(NamedTuple):
 class Tables:
     """Radial networks tabulated for sets of elements, least recently used first out."""
 
-    def __init__(self, model: EscnMd, kind: torch.dtype) -> None:
-        self.model, self.kind = model, kind
+    def __init__(self, model: EscnMd, storage_dtype: torch.dtype) -> None:
+        self.model, self.storage_dtype = model, storage_dtype
         self.networks = [model.edge_degree, *(block.radial for block in model.blocks)]
         outputs = sum(network[6].out_features for network in self.networks)  # type: ignore[index, union-attr]
-        self.bytes_of_pair = KNOTS * outputs * (4 + 2 * kind.itemsize)  # type: ignore[operator]
-        self._kept: OrderedDict[tuple[int, ...], list[Table]] = OrderedDict()
+        self.bytes_of_pair = KNOTS * outputs * (4 + 2 * storage_dtype.itemsize)  # type: ignore[operator]
+        self._cached: OrderedDict[tuple[int, ...], list[Table]] = OrderedDict()
         self._lock = Lock()
 
     def bytes_of(self, elements: tuple[int, ...]) -> int:
@@ -67,13 +93,13 @@ class Tables:
         if not self.bytes_of(elements):
             return None
         with self._lock:
-            if elements not in self._kept:
-                kept = sum(self.bytes_of(key) for key in self._kept)
-                while self._kept and kept + self.bytes_of(elements) > TABLE_BYTES:
-                    kept -= self.bytes_of(self._kept.popitem(last=False)[0])
-                self._kept[elements] = [self._made(network, elements) for network in self.networks]  # type: ignore[arg-type]
-            self._kept.move_to_end(elements)
-            return self._kept[elements]
+            if elements not in self._cached:
+                total = sum(self.bytes_of(key) for key in self._cached)
+                while self._cached and total + self.bytes_of(elements) > TABLE_BYTES:
+                    total -= self.bytes_of(self._cached.popitem(last=False)[0])
+                self._cached[elements] = [self._made(network, elements) for network in self.networks]  # type: ignore[arg-type]
+            self._cached.move_to_end(elements)
+            return self._cached[elements]
 
     def _made(self, network: torch.nn.Module, elements: tuple[int, ...]) -> Table:
         model, network = self.model, copy.deepcopy(network).double()
@@ -93,7 +119,7 @@ class Tables:
                 curvatures = (16 * (at[1] + at[3]) - 30 * at[2] - at[0] - at[4]) / (12 * STEP**2)
                 found.append((values, torch.stack([slopes, curvatures], dim=1)))
         values, changes = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Table(values.to(model.source_embedding.weight.dtype), changes.to(self.kind))
+        return Table(values.to(model.source_embedding.weight.dtype), changes.to(self.storage_dtype))
 
 
 class TabulatedRadial:
@@ -114,27 +140,27 @@ class TabulatedRadial:
         self.along_bar = torch.zeros_like(lengths)
 
     def degree(self, chunk: Chunk) -> Tensor:
-        """The network of the edge degrees, (e, 3 C)."""
+        """See `RadialFactors`."""
         knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges, None]
         values, changes = self.tables[0]
         return values[knots] + offsets * changes[knots, 0]
 
     def degree_backward(self, chunk: Chunk, bar: Tensor, share: Tensor) -> None:
-        """dE/dnetwork (e, 3 C), to be weighed by share (e,)."""
+        """See `RadialFactors`."""
         knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges, None]
         changes = self.tables[0].changes
         slope = changes[knots, 0] + offsets * changes[knots, 1]
         self.along_bar[chunk.edges] += share * (bar * slope).sum(1)
 
     def pack(self, layer: int, chunk: Chunk, y: Tensor, wigner: Tensor) -> Tensor:
-        """`edge_ops.pack` with the factors of a layer."""
+        """See `RadialFactors`."""
         knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges]
         return pack_tabulated(y, wigner, *self.tables[layer + 1], knots, offsets, chunk.pairs)
 
     def pack_backward(
         self, layer: int, chunk: Chunk, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """dE/dpacked (e, 18 C) to ȳ of neighbor and center (e, 9, 2, C) and torques (2, e), all to be weighed by share (e,)."""
+        """See `RadialFactors`."""
         knots, offsets = self.knots[chunk.edges], self.offsets[chunk.edges]
         y_bar, torque, along = pack_tabulated_backward(
             bar, y, wigner, *self.tables[layer + 1], knots, offsets, chunk.pairs
@@ -143,54 +169,37 @@ class TabulatedRadial:
         return y_bar, torque
 
     def along(self) -> Tensor:
-        """dE/dd (E,) through the radial factors."""
+        """See `RadialFactors`."""
         return self.along_bar
 
 
 class NetworkRadial:
     """Radial factors of one call from the networks, in the type of the model."""
 
-    def __init__(
-        self, model: EscnMd, networks: UnifiedRadial, graph: Graph, lengths: Tensor, chunks: list[Chunk]
-    ) -> None:
-        self.networks, self.lengths, self.numbers, self.chunks = networks, lengths, graph.atomic_numbers, chunks
-        self.last = [model.edge_degree[6], *(block.radial[6] for block in model.blocks)]  # type: ignore[index, union-attr]
-        self.inner = lengths.new_empty(networks.count, graph.num_edges, model.config.edge_channels)
-        for chunk in chunks:
-            self.inner[:, chunk.edges] = networks.forward(lengths[chunk.edges], *self._elements(chunk))
-        self.inner_bar = torch.zeros_like(self.inner)
+    def __init__(self, factors: NetworkFactors) -> None:
+        self.factors = factors
 
     def degree(self, chunk: Chunk) -> Tensor:
-        """See `TabulatedRadial`."""
-        return self._last(0, chunk)
+        """See `RadialFactors`."""
+        return self.factors.values(0, chunk)
 
     def degree_backward(self, chunk: Chunk, bar: Tensor, share: Tensor) -> None:
-        """See `TabulatedRadial`."""
-        self.inner_bar[0, chunk.edges] = share[:, None] * (bar.to(share.dtype) @ self.last[0].weight)
+        """See `RadialFactors`."""
+        self.factors.backward(0, chunk, bar.to(share.dtype), share)
 
     def pack(self, layer: int, chunk: Chunk, y: Tensor, wigner: Tensor) -> Tensor:
-        """See `TabulatedRadial`."""
-        return pack(y, wigner, self._last(layer + 1, chunk), chunk.pairs)
+        """See `RadialFactors`."""
+        return pack(y, wigner, self.factors.values(layer + 1, chunk), chunk.pairs)
 
     def pack_backward(
         self, layer: int, chunk: Chunk, bar: Tensor, y: Tensor, wigner: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `TabulatedRadial`."""
-        y_bar, torque, radial_bar = pack_backward(bar, y, wigner, self._last(layer + 1, chunk), chunk.pairs)
-        self.inner_bar[layer + 1, chunk.edges] = share[:, None] * (radial_bar @ self.last[layer + 1].weight)
+        """See `RadialFactors`."""
+        values = self.factors.values(layer + 1, chunk)
+        y_bar, torque, values_bar = pack_backward(bar, y, wigner, values, chunk.pairs)
+        self.factors.backward(layer + 1, chunk, values_bar, share)
         return y_bar, torque
 
     def along(self) -> Tensor:
-        """See `TabulatedRadial`."""
-        found = torch.empty_like(self.lengths)
-        for chunk in self.chunks:
-            inner_bar = self.inner_bar[:, chunk.edges]
-            found[chunk.edges] = self.networks.backward(self.lengths[chunk.edges], *self._elements(chunk), inner_bar)
-        return found
-
-    def _elements(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        return self.numbers[chunk.neighbor], self.numbers[chunk.center]
-
-    def _last(self, network: int, chunk: Chunk) -> Tensor:
-        last = self.last[network]
-        return torch.addmm(last.bias, self.inner[network, chunk.edges], last.weight.T)
+        """See `RadialFactors`."""
+        return self.factors.along()

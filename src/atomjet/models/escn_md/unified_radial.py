@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from atomjet.data import Graph
+from atomjet.models.escn_md.chunks import Chunk
 from atomjet.models.escn_md.general import EscnMd, RadialNetwork
 
 
@@ -58,7 +60,7 @@ class UnifiedRadial:
         return self._steps(lengths, source, target)[2]
 
     def backward(self, lengths: Tensor, source: Tensor, target: Tensor, b_bar: Tensor) -> Tensor:
-        """(P, e, width) to dE/dd (e,); computes the way there anew."""
+        """(P, e, width) to dE/dd (e,); computes the forward pass anew."""
         first, second, _ = self._steps(lengths, source, target)
         a_bar = torch.bmm(_norm_backward(self.norms[1], second, b_bar), self.second.mT)
         h_bar = _norm_backward(self.norms[0], first, a_bar)
@@ -80,6 +82,43 @@ class UnifiedRadial:
         centers = torch.linspace(0, config.cutoff, config.num_radial, dtype=torch.float64).to(lengths)
         width = 2 * config.cutoff / (config.num_radial - 1)
         return (centers - lengths[:, None]) / width**2 * self.model.radial_basis(lengths)
+
+
+class NetworkFactors:
+    """The radial networks at the edges of one call: values forward, and what is accumulated of their derivatives."""
+
+    def __init__(self, networks: UnifiedRadial, graph: Graph, lengths: Tensor, chunks: list[Chunk]) -> None:
+        model = networks.model
+        self.networks, self.lengths, self.numbers, self.chunks = networks, lengths, graph.atomic_numbers, chunks
+        self.last = [model.edge_degree[6], *(block.radial[6] for block in model.blocks)]  # type: ignore[index, union-attr]
+        self.inner = lengths.new_empty(
+            networks.count, graph.num_edges, model.config.edge_channels
+        )  # b of every network
+        for chunk in chunks:
+            self.inner[:, chunk.edges] = networks.forward(lengths[chunk.edges], *self._elements(chunk))
+        self.inner_bar = torch.zeros_like(self.inner)
+
+    def values(self, network: int, chunk: Chunk) -> Tensor:
+        """What a network gives, (e, outputs); 0 is that of the edge degrees, layers follow."""
+        last = self.last[network]
+        return torch.addmm(last.bias, self.inner[network, chunk.edges], last.weight.T)
+
+    def backward(self, network: int, chunk: Chunk, values_bar: Tensor, share: Tensor | None = None) -> None:
+        """dE/dvalues (e, outputs), to be weighed by share (e,), to what is accumulated; once for each network and chunk."""
+        inner_bar = values_bar @ self.last[network].weight
+        self.inner_bar[network, chunk.edges] = inner_bar if share is None else share[:, None] * inner_bar
+
+    def along(self) -> Tensor:
+        """dE/dd (E,) through all networks."""
+        found = torch.empty_like(self.lengths)
+        for chunk in self.chunks:
+            inner_bar = self.inner_bar[:, chunk.edges]
+            found[chunk.edges] = self.networks.backward(self.lengths[chunk.edges], *self._elements(chunk), inner_bar)
+        return found
+
+    def _elements(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Atomic numbers (e,) of neighbor and center."""
+        return self.numbers[chunk.neighbor], self.numbers[chunk.center]
 
 
 def _stacked(norms: list[nn.LayerNorm]) -> Norm:
