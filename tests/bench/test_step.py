@@ -102,7 +102,7 @@ def test_a_long_replay_is_a_sample_by_itself(clock, monkeypatch):
 
 
 def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypatch):
-    monkeypatch.setattr(capacity, "DENSITY", 0.001)
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.001)
     monkeypatch.setattr(capacity, "MIN_EDGES", 1)
     systems = timed_calls.moved(geometries.molecules(12, 1).to(ON), 2)
     step = OwnStep(engine, systems)

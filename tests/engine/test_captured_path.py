@@ -14,8 +14,9 @@ from atomjet.bench.contender import EngineContender
 from atomjet.bench.suites import SUITES
 from atomjet.bench.timed_calls import Contenders
 from atomjet.data import Capacity
-from atomjet.engine import Settings, capacity, pool, streams
-from atomjet.engine.capacity import choose, likely_edges, size_class
+from atomjet.data.capacity import likely_edges
+from atomjet.engine import Settings, pool, streams
+from atomjet.engine.capacity import MARGIN, choose, size_class
 from tests.engine import standins
 from tests.potentials import random_painn
 
@@ -115,7 +116,7 @@ def test_buffers_serve_several_sizes(padded):
 
 
 def test_overflow_finds_a_larger_buffer(plain, monkeypatch):
-    monkeypatch.setattr(capacity, "DENSITY", 0.002)
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.002)
     padded = engine_through_buffers()
     crowd = Atoms("H" * 60, np.random.default_rng(0).permutation(125)[:60, None] // [25, 5, 1] % 5 * 1.0)
     same(padded.predict(crowd), plain.predict(crowd))
@@ -186,7 +187,7 @@ def test_long_lists_are_packed_and_put_back_in_order(plain, padded, monkeypatch)
 
 
 def test_overflow_in_a_long_list_does_not_wait_for_itself(plain, monkeypatch):
-    monkeypatch.setattr(capacity, "DENSITY", 0.002)
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.002)
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 24)
     padded = engine_through_buffers()
     # Memory for two batches as they seem at first, and not for both of them as they are.
@@ -210,7 +211,7 @@ def test_bad_structure_in_a_long_list_leaves_the_buffers_whole(padded, monkeypat
 
 
 def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypatch):
-    needs = padded.stages.bytes_of(choose(1, 12, 12, likely_edges(12, None, padded.cutoff)))
+    needs = padded.stages.bytes_of(choose(1, 12, 12, likely(molecule("C6H6"), padded.cutoff)))
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs)
     many = [molecule("C6H6") for _ in range(6)]
     with pytest.raises(
@@ -338,10 +339,18 @@ def test_size_classes_grow_with_the_size(first):
         assert size_class(size_class(number)) == size_class(number)
 
 
+def likely(atoms, cutoff):
+    system = System.from_ase(atoms)
+    return int(likely_edges(system.counts(), system.cell, system.pbc, cutoff, MARGIN))
+
+
 def test_likely_edges():
-    assert likely_edges(20, None, 5.0) == 380
+    assert likely(Atoms(20 * "H"), 5.0) == 380
     dense = bulk("Cu", cubic=True) * (3, 3, 3)
     found = atomjet.neighbor_list(dense, 5.0).num_edges
-    assert found < likely_edges(len(dense), dense.get_volume(), 5.0) < 1.3 * found
-    assert likely_edges(10_000, None, 5.0) < 10_000 * 64
+    assert found < likely(dense, 5.0) < 1.3 * found
+    assert likely(Atoms(10_000 * "H"), 5.0) < 10_000 * 64
+    thin = bulk("Cu")
+    thin.pbc = [True, True, False]  # one atom, whose neighbours are its own images
+    assert likely(thin, 5.0) >= atomjet.neighbor_list(thin, 5.0).num_edges
     assert choose(1, 20, 20, 380) == Capacity(1, 24, 512, 24)

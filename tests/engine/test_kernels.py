@@ -12,7 +12,7 @@ from ase.io import read
 
 import atomjet
 from atomjet import Engine, System
-from atomjet.engine import Settings, capacity, streams
+from atomjet.engine import Settings, streams
 from atomjet.md import MDSettings, simulate_replicas
 from atomjet.md.device import Replicas
 from atomjet.md.motion import HALTED
@@ -103,7 +103,7 @@ def test_accuracy_on_the_gpu(precision):
 @gpu
 def test_captured_equals_eager_along_a_trajectory(monkeypatch):
     model, rng = student(), np.random.default_rng(0)
-    monkeypatch.setattr(capacity, "DENSITY", 0.02)  # overflows on the way
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.02)  # overflows on the way
     captured, eager = gpu_engine(model), gpu_engine(model, capture=False)
     every = [molecule("CH3CH2OH"), water((2, 2, 3)), water((1, 1, 1)), water((7, 7, 7))]
     for turn in range(12):

@@ -7,7 +7,7 @@ import torch
 
 from atomjet import Engine
 from atomjet.data import Capacity
-from atomjet.data.buffers import LONG_ROW
+from atomjet.data.capacity import LONG_ROW
 from atomjet.engine import Settings, tuner, tuning
 from atomjet.errors import AtomJetError, BackendError, ConfigError
 from atomjet.models.contract import Segment

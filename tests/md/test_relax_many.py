@@ -49,7 +49,7 @@ def by_ase(engine, atoms, fmax, steps=500):
 
 @pytest.mark.parametrize("at_once", [2000, 12], ids=["together", "refilled"])
 def test_each_goes_the_way_of_ases_fire(engine, monkeypatch, at_once):
-    monkeypatch.setattr(module, "ATOMS_AT_ONCE_ON_CPU", at_once)
+    monkeypatch.setitem(module.ATOMS_AT_ONCE, "cpu", at_once)
     given = frames()
     found = {result.index: result for result in relax_many(engine, given, fmax=0.02)}
     assert sorted(found) == list(range(len(given)))

@@ -222,7 +222,6 @@ def test_a_temperature_at_which_nothing_stays_bound_is_said_to_explode(engine, t
 
 def test_too_few_edges_are_found_out_on_the_way(tmp_path: Path, monkeypatch):
     # Eight atoms gather: more pairs come within the cutoff than the first buffer has room for.
-    from atomjet.engine import capacity
 
     engine = engine_through_buffers()
     corners = 3.2 * np.array([[i, j, k] for i in range(4) for j in range(3) for k in range(3)], dtype=float)
@@ -230,7 +229,7 @@ def test_too_few_edges_are_found_out_on_the_way(tmp_path: Path, monkeypatch):
     cloud.set_velocities((corners.mean(0) - corners) * 0.02 / units.fs)
     straight = run(engine, tmp_path / "wide.traj", 30, cloud.copy(), keep_velocities=True, timestep=1.0)
     grown = []
-    monkeypatch.setattr(capacity, "DENSITY", 0.001)
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.001)
     tight = engine_through_buffers()
     enlarge = tight.enlarge
     monkeypatch.setattr(tight, "enlarge", lambda evaluation: grown.append(1) or enlarge(evaluation))

@@ -17,7 +17,8 @@ import triton.language as tl
 
 from atomjet import System
 from atomjet.data import Capacity, GraphBuffers, Status, SystemBuffers
-from atomjet.data.buffers import has_images, unpack_shifts
+from atomjet.data.buffers import unpack_shifts
+from atomjet.data.capacity import has_images
 from atomjet.errors import StructureError
 from atomjet.neighbors import algorithms, brute_force, gpu
 from atomjet.neighbors.all_pairs import COUNTS
@@ -380,7 +381,7 @@ def test_search_keeps_its_room(take):
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
     take("all pairs")
-    monkeypatch.setattr(gpu, "DENSITY", 0.0)
+    monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.0)
     system = batch((np.random.default_rng(4).uniform(0, 2, (30, 3)), np.eye(3), (False,) * 3))
     graph = gpu.search(system, 2.5)
     assert graph is not None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atomjet.bench.captured_steps import captured, room_for
 from atomjet.data import Capacity, Graph, System, SystemBuffers
-from atomjet.data.buffers import has_images
+from atomjet.data.capacity import has_images
 from atomjet.neighbors import search
 from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.gpu import to_graph

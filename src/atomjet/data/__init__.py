@@ -1,6 +1,7 @@
 """Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
 
-from atomjet.data.buffers import Capacity, GraphBuffers, PredictionBuffers, Status, SystemBuffers
+from atomjet.data.buffers import GraphBuffers, PredictionBuffers, Status, SystemBuffers
+from atomjet.data.capacity import Capacity
 from atomjet.data.conditions import CONDITIONS, ConditionBuffers, Conditions, Lease
 from atomjet.data.graph import Graph
 from atomjet.data.halo import ExchangeHalo, Halo, Transport

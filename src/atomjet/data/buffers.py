@@ -15,6 +15,7 @@ from enum import IntFlag
 import torch
 from torch import Tensor
 
+from atomjet.data.capacity import Capacity
 from atomjet.data.conditions import CONDITIONS, Conditions
 from atomjet.data.graph import Graph
 from atomjet.data.prediction import Prediction
@@ -40,47 +41,6 @@ class Status(IntFlag):
     OVERLAP = 64  # atoms nearer than the model allows
     SLOT = 128  # the weights of a structure are in no slot
     RANGE = 256  # a number left the range of its type in the model
-
-
-LONG_ROW = 40
-"""Edges of an atom, from which on programs that take several edges at a time find enough of them."""
-
-DENSITY = 0.12
-"""Atoms per Å³ of liquids and of compact molecules with their hydrogens: what is expected where no cell says."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """How much room there is, and what the search should be ready for.
-
-    Attributes:
-        systems, atoms, edges: of all structures together.
-        atoms_per_system: bounds the atoms of any one structure.
-        images: whether cells are so narrow that several images of an atom may be neighbors. Either way the search finds all of
-            them, but how it sets out decides how fast it is where atoms are few.
-    """
-
-    systems: int
-    atoms: int
-    edges: int
-    atoms_per_system: int
-    images: bool = False
-
-    @property
-    def dense(self) -> bool:
-        """Whether rows are long, as in liquids and crystals; those of molecules are short."""
-        return self.edges >= LONG_ROW * self.atoms
-
-
-def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
-    """Whether a periodic lattice vector of any structure is shorter than two cutoffs, as `Capacity.images` has it.
-
-    Args:
-        cell: (S, 3, 3), Å, rows.
-        pbc: (S, 3), bool.
-        cutoff: Å.
-    """
-    return ((cell.norm(dim=2) < 2 * cutoff) & pbc).any()
 
 
 @dataclass(frozen=True, eq=False)

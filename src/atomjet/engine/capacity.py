@@ -1,4 +1,4 @@
-"""How much room a call needs, and whether there is as much: known before it is computed, not found out by running out of it."""
+"""How much memory a call needs, and whether there is as much: known before it is computed, not found out by running out of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 
 from atomjet.data import Capacity
-from atomjet.data.buffers import DENSITY
 from atomjet.errors import StructureError
 
 SHARE = 0.9
 """Share of the free memory that a call may take."""
 
 MARGIN = 1.06
-"""Room for more edges than were counted, or than a mean density says: distances fluctuate."""
+"""Edges that buffers are made for, as a multiple of those counted, or of those that a mean density says: distances fluctuate."""
 
 MIN_EDGES, FEW_EDGES = 64, 32768
 """Buffers for edges grow by doubling between these."""
@@ -66,21 +65,6 @@ def size_class(number: int, small: int = 256) -> int:
     parts = 2 if number <= small else 4 if number <= 32 * small else 8
     step = max(1, (1 << ((number - 1).bit_length() - 1)) // parts)
     return -(-number // step) * step
-
-
-def likely_edges(atoms: int, volume: float | None, cutoff: float) -> int:
-    """Edges of one structure: at most all ordered pairs of a molecule; else by its density, with a margin. What is denser than
-    expected overflows once, and then has its count.
-
-    Args:
-        atoms: N.
-        volume: Å³ of a cell that is periodic in three directions; None for anything else.
-        cutoff: Å.
-    """
-    sphere = 4.0 / 3.0 * math.pi * cutoff**3
-    if volume is None:
-        return min(atoms * (atoms - 1), math.ceil(atoms * DENSITY * sphere))
-    return math.ceil(MARGIN * atoms * (atoms / max(volume, 1e-3)) * sphere)
 
 
 def choose(systems: int, atoms: int, largest: int, edges: int, images: bool = False) -> Capacity:

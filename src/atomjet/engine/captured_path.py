@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Capacity, Conditions, Prediction, Status, System, SystemBuffers, frames_of
-from atomjet.data.buffers import has_images
+from atomjet.data.capacity import has_images, likely_edges
 from atomjet.engine import streams
 from atomjet.engine.admission import Admission, Admit
 from atomjet.engine.call_buffers import CallBuffers, Composition
-from atomjet.engine.capacity import choose, fits, grown, likely_edges, refusal
+from atomjet.engine.capacity import MARGIN, choose, fits, grown, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
 from atomjet.engine.pool import BufferPool
 from atomjet.errors import BackendError, StructureError
@@ -412,13 +412,9 @@ class CapturedPath:
         return self._likely(key, batch.counts, cell, pbc)
 
     def _likely(self, key: Size, counts: list[int], cell: Tensor, pbc: Tensor) -> Capacity:
-        """From cells (S, 3, 3) and periodic directions (S, 3) on the CPU: a GPU would load a library for the volumes."""
-        volumes, periodic = torch.linalg.det(cell).abs().tolist(), pbc.all(1).tolist()
-        edges = sum(
-            likely_edges(n, volume if flag else None, self.cutoff)
-            for n, volume, flag in zip(counts, volumes, periodic, strict=True)
-        )
-        capacity = choose(key[0], key[1], key[2], edges, bool(has_images(cell, pbc, self.cutoff)))
+        """From cells (S, 3, 3) and periodic directions (S, 3) on the CPU."""
+        edges = likely_edges(torch.tensor(counts), cell, pbc, self.cutoff, MARGIN).sum()
+        capacity = choose(key[0], key[1], key[2], int(edges), bool(has_images(cell, pbc, self.cutoff)))
         if len(self._capacities) >= REMEMBERED:
             self._capacities.clear()
         self._capacities[key] = capacity

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Conditions, Graph, Prediction, System
+from atomjet.data.capacity import DENSITY
 from atomjet.data.elements import SYMBOLS
-from atomjet.engine.capacity import DENSITY, SHARE, fits, free_bytes, refusal
+from atomjet.engine.capacity import SHARE, fits, free_bytes, refusal
 from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.fork import survive_forks

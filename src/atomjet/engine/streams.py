@@ -1,20 +1,66 @@
-"""Many structures of mixed sizes: packed into batches, two in flight, so that the host packs while the device computes."""
+"""Many structures of mixed sizes: divided into calls, packed into batches, two in flight, so that the host packs while the device
+computes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from atomjet.data import Prediction
+from atomjet.errors import AtomJetError
 
 ATOMS_AT_ONCE = 16384
 """Atoms of one batch: enough to fill a GPU, few enough that a long list makes several batches that overlap."""
 
+ATOMS_OF_A_CALL = {"cpu": 2_000, "cuda": 100_000}
+"""Atoms of the structures that are given to an engine in one call where there are many, by type of device: on a CPU few, which
+bounds the memory; on a GPU many, which the engine divides further."""
+
 IN_FLIGHT = 2
 """Batches that are under way at a time, each on a stream and in buffers of its own."""
+
+
+def groups(counts: Sequence[int], most: int) -> Iterator[range]:
+    """Consecutive structures, with so many atoms each, that have at most `most` atoms together; a larger one stands alone."""
+    first, atoms = 0, 0
+    for place, number in enumerate(counts):
+        if place > first and atoms + number > most:
+            yield range(first, place)
+            first, atoms = place, 0
+        atoms += number
+    if counts:
+        yield range(first, len(counts))
+
+
+def predicted(
+    predict: Callable[[list[Any]], Prediction], structures: Sequence[Any], most: int
+) -> Iterator[tuple[range, Prediction | AtomJetError]]:
+    """All structures in groups of at most `most` atoms. A group of which one is refused is halved, and halved again, until that one
+    stands alone with its refusal.
+
+    Args:
+        predict: of several structures, such as `Engine.predict`.
+        structures: `ase.Atoms`.
+        most: atoms of a call.
+    """
+
+    def part(which: range) -> Iterator[tuple[range, Prediction | AtomJetError]]:
+        try:
+            found: Prediction | AtomJetError = predict([structures[k] for k in which])
+        except AtomJetError as error:
+            if len(which) > 1:
+                yield from part(which[: len(which) // 2])
+                yield from part(which[len(which) // 2 :])
+                return
+            found = error
+        yield which, found
+
+    for which in groups([len(atoms) for atoms in structures], most):
+        yield from part(which)
 
 
 def pack(counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:

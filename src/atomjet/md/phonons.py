@@ -11,6 +11,7 @@ from ase import Atoms
 
 from atomjet.adapters.phonopy import Crystal
 from atomjet.data import Prediction
+from atomjet.engine.streams import ATOMS_OF_A_CALL, groups
 from atomjet.errors import ConfigError, StructureError
 from atomjet.units import HBAR, INVERSE_CM
 
@@ -28,9 +29,6 @@ IMAGINARY = 0.05
 
 INVERSE_CM_PER_THZ = 2e-3 * np.pi * HBAR / INVERSE_CM
 """1 THz in cm⁻¹."""
-
-ATOMS_AT_ONCE = 50_000
-"""Supercells are computed together up to this many atoms."""
 
 POINTS_OF_BANDS = 200
 
@@ -131,10 +129,14 @@ def long_enough(atoms: Atoms) -> tuple[int, int, int]:
 
 
 def _forces(predict: Callable[[list[Atoms]], Prediction], frames: list[Atoms]) -> np.ndarray:
-    """(F, N, 3) eV/Å, in as few batches as there can be."""
+    """(F, N, 3) eV/Å, in as few calls as there can be."""
     size = len(frames[0])
-    each = max(1, ATOMS_AT_ONCE // size)
-    parts = [predict(frames[k : k + each]).forces.double().cpu().numpy() for k in range(0, len(frames), each)]
+    parts = [
+        predict(frames[some.start : some.stop]).forces.double().cpu().numpy()
+        for some in groups(
+            [size] * len(frames), ATOMS_OF_A_CALL["cuda"]
+        )  # of any device: larger calls are divided by the engine
+    ]
     return np.concatenate(parts).reshape(len(frames), size, 3)
 
 

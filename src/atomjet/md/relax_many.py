@@ -19,6 +19,7 @@ from torch import Tensor
 
 from atomjet.data import System
 from atomjet.engine import Engine
+from atomjet.engine.streams import ATOMS_OF_A_CALL
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import AtomJetError, StructureError
 from atomjet.ops.segment_sum import segment_sum
@@ -28,10 +29,8 @@ FASTER, SLOWER, MIX, LESS_MIX, PATIENCE = 1.1, 0.5, 0.1, 0.99, 5
 """FIRE as in ASE: time steps in ASE's unit with masses of 1, the longest move of a whole structure in Å, factors of time step and
 mixing, steps of positive power before the time step grows."""
 
-ATOMS_AT_ONCE = 200_000
-"""Atoms that a batch holds on a GPU, at most, unless one structure has more: enough to fill it."""
-
-ATOMS_AT_ONCE_ON_CPU = 2_000
+ATOMS_AT_ONCE = ATOMS_OF_A_CALL | {"cuda": 200_000}
+"""Atoms that a batch holds at most, unless one structure has more, by type of device: enough to fill a GPU."""
 
 RESTING = 0.1
 """Share of a batch that may rest, computed for nothing, before those that are done are taken out, which costs too."""
@@ -85,7 +84,7 @@ def relax_many(
     """
     for index, atoms in enumerate(frames):
         _check_constraints(index, atoms)
-    limit = ATOMS_AT_ONCE if engine.device.type == "cuda" else ATOMS_AT_ONCE_ON_CPU
+    limit = ATOMS_AT_ONCE[engine.device.type]
     waiting = list(range(len(frames)))[::-1]
     batch = _Batch(engine)
     while waiting or batch.running:

@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
-from atomjet.data.buffers import DENSITY, has_images
+from atomjet.data.capacity import has_images, likely_edges
 from atomjet.neighbors.algorithms import Cells
 from atomjet.neighbors.brute_force import RESOLVED
 from atomjet.neighbors.buffered_search import BufferedSearch
@@ -27,8 +27,10 @@ KEPT_SHARE, KEPT_ON_CPU = 0.05, 256 << 20
 """Memory that a thread's cached buffers may take, least recently used first out: a share of a GPU's memory; bytes on a CPU."""
 
 SPARE = 1.02
-"""Room for edges in a result, over those of the last search of its size."""
+"""Edges that a result has room for, as a multiple of those of the last search of its size."""
 
+MARGIN, SPARE_NEIGHBORS = 1.1, 8
+"""Factor on the edges that a cell's density says, and neighbours more for each atom: with a short cutoff they come in shells."""
 
 COPIED = 200_000
 """Edges up to which the result is made in buffers that are kept, by the CUDA graph, and copied from there: the host is quicker with
@@ -270,16 +272,10 @@ def _rounded(number: int) -> int:
 
 def _likely(system: System, cutoff: float) -> Capacity:
     """What structures will take: atoms of the largest, rather more edges than there should be, whether there are images."""
-    counts = system.counts()
-    cell = system.cell.detach().double()
-    a, b, c = cell.unbind(1)
-    volumes = (torch.linalg.cross(a, b) * c).sum(1).abs()
-    density = torch.where(system.pbc.all(1), counts / volumes.clamp(min=1e-9), DENSITY)
-    degrees = 1.1 * (4 / 3 * math.pi * cutoff**3) * density + 8
-    # Without images there are no more neighbors than other atoms.
-    degrees = torch.where(system.pbc.any(1), degrees, degrees.minimum(counts - 1.0))
     if not system.num_systems:
         return Capacity(0, 0, 0, 0, False)
-    found = counts.max().double(), (counts * degrees).sum(), has_images(cell, system.pbc, cutoff).double()
+    counts = system.counts()
+    edges = likely_edges(counts, system.cell, system.pbc, cutoff, MARGIN, SPARE_NEIGHBORS)
+    found = counts.max().double(), edges.sum(), has_images(system.cell.detach(), system.pbc, cutoff).double()
     largest, edges, images = torch.stack(found).tolist()
     return Capacity(system.num_systems, system.num_atoms, int(edges), int(largest), bool(images))

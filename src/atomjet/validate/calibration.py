@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from atomjet.engine import Engine
+from atomjet.engine.streams import ATOMS_OF_A_CALL, groups
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import ConfigError
 
@@ -30,8 +31,6 @@ BINS = 10
 
 WORST = 0.05
 """Share of the atoms, those of largest error, that a warning should find."""
-
-ATOMS_AT_ONCE = 2000
 
 Array = NDArray[np.float64]
 
@@ -71,7 +70,7 @@ def compare(engine: Engine, structures: Sequence[tuple[Atoms, Array]]) -> Compar
             f"{len(structures)} labelled structures; a calibration needs {FEWEST} or more, held out from training"
         )
     errors, spreads, counts = [], [], [len(atoms) for atoms, _ in structures]
-    for group in _groups(counts):
+    for group in groups(counts, ATOMS_OF_A_CALL[engine.device.type]):
         with watched():
             found = engine.predict([structures[k][0] for k in group])
         if found.spread is None:
@@ -149,16 +148,3 @@ def plot(compared: Compared, found: dict[str, Any], title: str, picture: Path) -
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture, dpi=120)
-
-
-def _groups(counts: Sequence[int]) -> list[list[int]]:
-    """Structures to be computed together."""
-    groups: list[list[int]] = [[]]
-    atoms = 0
-    for place, number in enumerate(counts):
-        if groups[-1] and atoms + number > ATOMS_AT_ONCE:
-            groups.append([])
-            atoms = 0
-        groups[-1].append(place)
-        atoms += number
-    return groups

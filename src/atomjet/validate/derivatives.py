@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from atomjet.data import System
+from atomjet.engine.streams import ATOMS_OF_A_CALL
 from atomjet.validate.check import Check
 from atomjet.validate.potential import Potential, repeated, system_of
 
@@ -26,8 +27,6 @@ adds an error in proportion to the step."""
 
 POINTS = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
 """Multiples of the step, and their weights."""
-
-ATOMS_AT_ONCE = 4000
 
 
 def force_differences(potential: Potential, atoms: Atoms, name: str, generator: np.random.Generator) -> Check:
@@ -91,7 +90,7 @@ def _slopes(potential: Potential, moved: Callable[..., System], number: int, ato
     """Change of the energy per step along each of `number` moves; `moved(factors, first, stop)` makes the structures."""
     factors = torch.tensor([factor for factor, _ in POINTS], dtype=torch.float64, device=potential.device)
     weights = torch.tensor([weight for _, weight in POINTS], dtype=torch.float64, device=potential.device)
-    slopes, together = [], max(1, ATOMS_AT_ONCE // (4 * atoms))
+    slopes, together = [], max(1, ATOMS_OF_A_CALL[potential.device.type] // (4 * atoms))
     for first in range(0, number, together):
         energies = potential.predict(moved(factors, first, min(number, first + together))).energy.reshape(-1, 4)
         # Differences of the four energies before the sum: totals are thousands of eV.

@@ -14,12 +14,10 @@ from atomjet.distill.label import label_frame
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.distill.teacher import build_teacher, describe
+from atomjet.engine.streams import ATOMS_OF_A_CALL, predicted
 from atomjet.errors import AtomJetError
 from atomjet.progress import track
 from atomjet.validate.potential import Potential
-
-ATOMS_AT_ONCE = {"cpu": 2_000, "cuda": 100_000}
-"""Atoms of one call of the student, by device."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +92,13 @@ class Answers:
 
 def student_labels(potential: Potential, frames: Sequence[Atoms]) -> Labels:
     """What the student says of structures, in batches; NaN for those that it refuses."""
-    energies, forces, first = np.full(len(frames), np.nan), [np.full((len(a), 3), np.nan) for a in frames], 0
-    most = ATOMS_AT_ONCE[potential.device.type]
-    while first < len(frames):
-        last, atoms = first + 1, len(frames[first])
-        while last < len(frames) and atoms + len(frames[last]) <= most:
-            atoms, last = atoms + len(frames[last]), last + 1
-        _predict(potential, frames, range(first, last), energies, forces)
-        first = last
+    energies, forces = np.full(len(frames), np.nan), [np.full((len(a), 3), np.nan) for a in frames]
+    for chosen, found in predicted(potential.predict, frames, ATOMS_OF_A_CALL[potential.device.type]):
+        if not isinstance(found, AtomJetError):
+            energies[chosen.start : chosen.stop] = found.energy.double().cpu().numpy()
+            ends = np.cumsum([len(frames[k]) for k in chosen])[:-1]
+            forces[chosen.start : chosen.stop] = np.split(found.forces.double().cpu().numpy(), ends)
     return Labels(energies, forces)
-
-
-def _predict(
-    potential: Potential, frames: Sequence[Atoms], chosen: range, energies: np.ndarray, forces: list[np.ndarray]
-) -> None:
-    """Fill in what is known of the chosen structures: of all together, or, where that is refused, of each half."""
-    try:
-        found = potential.predict([frames[k] for k in chosen])
-    except AtomJetError:
-        if len(chosen) > 1:
-            middle = (chosen.start + chosen.stop) // 2
-            _predict(potential, frames, range(chosen.start, middle), energies, forces)
-            _predict(potential, frames, range(middle, chosen.stop), energies, forces)
-        return
-    energies[chosen.start : chosen.stop] = found.energy.double().cpu().numpy()
-    ends = np.cumsum([len(frames[k]) for k in chosen])[:-1]
-    forces[chosen.start : chosen.stop] = np.split(found.forces.double().cpu().numpy(), ends)
 
 
 def _content(atoms: Atoms) -> tuple[np.ndarray, ...]:
