@@ -113,7 +113,7 @@ class TestEscnMd(CapturedConformance):
     def engine(cls, model):
         engine = Engine(model, Settings(ON, "fast_gpu"))
         if not cls.thorough:
-            from atomjet.models.escn_md.fast_gpu import Tiles
+            from atomjet.models.escn_md.workspace import Tiles
 
             engine.evaluator.tiles = Tiles(split=2, splits=2, rows=32)  # empty programs take the interpreter's time
         return engine

@@ -16,7 +16,9 @@ from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden
 from tests.potentials import random_escn_md
 
 pytest.importorskip("triton")
-from atomjet.models.escn_md.fast_gpu import FastGpu, Tiles, _Call
+from atomjet.models.escn_md.edges_gpu import GpuEdges
+from atomjet.models.escn_md.fast_gpu import FastGpu
+from atomjet.models.escn_md.workspace import Tiles
 
 # Of the norm: half precision, of models that are random, rough and small, so that little of it averages out; and single precision.
 BOUND = {"default": 5e-3, "high": 1e-5}
@@ -86,7 +88,7 @@ def test_what_is_not_served_is_said(config, precision, said):
         FastGpu(random_escn_md(**(SIZES | config)).float().to(DEVICE), precision)
 
 
-def test_a_single_structure_by_dense_products():
+def test_a_single_structure_by_dense_products(monkeypatch):
     """cuBLAS, and the kernel for the rows beyond those that it was told of, give what the kernel alone gives."""
     model = model_of("one expert, one layer").float().to(DEVICE)
     fast = FastGpu(model, tiles=TILES)
@@ -98,9 +100,9 @@ def test_a_single_structure_by_dense_products():
         conditions = ConditionBuffers.empty(1, graph.num_atoms, DEVICE)
         conditions.values[2] = model.tasks_of(graph)
         workspace = fast.workspace(buffers.capacity)
-        call = _Call(fast, buffers, conditions, workspace)
-        call._divide = lambda call=call, rows=rows: setattr(call, "dense_rows", rows)
-        call.launch()
+        monkeypatch.setattr(GpuEdges, "divide", lambda edges, rows=rows: setattr(edges, "dense_rows", rows))
+        for segment in fast.segments(buffers, conditions, workspace):
+            segment.launch()
         assert relative(workspace.energies, found.double()) < 1e-3
         assert relative(workspace.gradients[0, :, :3], gradients.double()) < BOUND["default"]
 
