@@ -965,6 +965,13 @@ def test_uma(tmp_path, capsys):
         assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
 
 
+def test_a_peer_without_our_radial_basis_does_not_race():
+    model = PaiNN(PaiNNConfig(features=16, layers=1))
+    model.config = model.config.model_copy(update={"radial_basis": "sinc"})
+    with pytest.raises(Unavailable, match="SchNetPack has no radial basis 'sinc'"):
+        contenders.build("schnetpack", Engine(model, Settings("cpu", "general")))
+
+
 def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, capsys, monkeypatch):
     with pytest.raises(Unavailable, match="not a file, and not packaged"):
         startup(str(tmp_path / "none.safetensors"), "cpu", "default", times=1)
