@@ -1,6 +1,7 @@
 """What tests of several rooms share."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ if not torch.cuda.is_available():
 
 from atomjet.models import tensor_file
 from atomjet.models.painn import PaiNN, PaiNNConfig
+from tests.killing import Runs
 
 
 def take_any_mask() -> None:
@@ -63,3 +65,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     tensor_file.write(path, model, card)
     return path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Starts commands, and kills them."""
+    started = Runs(tmp_path_factory.mktemp("runs"))
+    yield started
+    started.close()

@@ -103,8 +103,8 @@ def test_a_call_finds_the_definitions_edges_of_any_positions(name, kind):
 @pytest.mark.parametrize("kind", ["molecule", "molecules", "box", "outside"])
 def test_each_strategy_of_torchmd_net_finds_them(monkeypatch, strategy, kind):
     installed("torchmd_net")
-    assert strategy in peers._strategies(SYSTEMS[kind]())
-    monkeypatch.setattr(peers, "_strategies", lambda system: [strategy])
+    assert strategy in peers.strategies_for(SYSTEMS[kind]())
+    monkeypatch.setattr(peers, "strategies_for", lambda system: [strategy])
     systems = timed_calls.moved(SYSTEMS[kind]().to(ON), 2)
     made = searches.build("torchmd_net", systems, CUTOFF)
     assert f"strategy {strategy} in float64" in made.includes
@@ -195,11 +195,11 @@ def test_a_replay_leaves_its_results_where_the_capture_put_them(monkeypatch):
 
 def test_what_torchmd_net_does_not_serve(monkeypatch):
     monkeypatch.setattr(peers, "ALL_PAIRS", 100)
-    assert peers._strategies(box()) == ["brute", "cell"]
-    assert peers._strategies(geometries.molecules(20, 10)) == ["cell"]
+    assert peers.strategies_for(box()) == ["brute", "cell"]
+    assert peers.strategies_for(geometries.molecules(20, 10)) == ["cell"]
     for system in (box(copies=2), box(triclinic=True, copies=2)):
         with pytest.raises(Unavailable, match="serve one rectangular box or none; all pairs of more than 100 atoms"):
-            peers._strategies(system)
+            peers.strategies_for(system)
 
 
 def test_all_names_that_the_suite_knows_can_be_built_or_say_why_not():

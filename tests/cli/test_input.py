@@ -319,5 +319,5 @@ def test_a_pipe_that_is_named_is_read(call, tmp_path: Path):
     write(tmp_path / "in.xyz", molecule("H2O"))
     feeder = subprocess.Popen(["cp", str(tmp_path / "in.xyz"), str(tmp_path / "pipe")])
     status, out, _ = call("predict", tmp_path / "pipe")
-    assert feeder.wait(10) == 0
+    assert feeder.wait() == 0
     assert (status, "  H2O" in out) == (0, True)

@@ -11,7 +11,7 @@ COMMANDS = ("info", "predict", "relax", "md", "sample", "label", "rounds", "trai
 
 def atomjet(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "atomjet", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
 def assert_one_line(stderr: str, text: str) -> None:
@@ -43,7 +43,7 @@ def test_help_imports_nothing_heavy():
         "import sys; from atomjet.cli.main import main; main(['md', '--help']);"
         "print([name for name in ('torch', 'ase', 'numpy', 'matplotlib', 'scipy') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_line(call, ethanol: Path):
 
 def test_a_closed_pipe_is_quiet(ethanol: Path, small_model: Path):
     command = f"{sys.executable} -m atomjet predict {ethanol} --model {small_model} | head -c 1"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600)
     assert result.stderr == ""
 
 

@@ -3,10 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +14,7 @@ from atomjet.engine import Settings
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.observables import COLUMNS, read_log
 from atomjet.md.run import checkpoint_path
+from tests.killing import Point, Runs
 
 COLD = ("--temperature", "20")  # the small model does not hold a molecule together
 
@@ -66,27 +63,24 @@ def test_seed_decides_the_run(call, ethanol: Path, tmp_path: Path):
     assert a == b != c
 
 
+SAVED = "atomjet.md.checkpoint:Checkpoint.save"
+
+
 @pytest.mark.parametrize("ensemble", ["nve", "nvt"])
 def test_kill_9_and_resume_loses_and_doubles_nothing(
-    call, ethanol: Path, small_model: Path, tmp_path: Path, ensemble: str
+    call, runs: Runs, ethanol: Path, small_model: Path, tmp_path: Path, ensemble: str
 ):
-    words = f"md {ethanol} --steps 400 --ensemble {ensemble} --temperature 20 --timestep 0.2 --device cpu"
-    words += " --log-interval 3 --traj-interval 4 --checkpoint-seconds 0.1"
+    words = f"md {ethanol} --steps 60 --ensemble {ensemble} --temperature 20 --timestep 0.2 --device cpu"
+    words += " --log-interval 3 --traj-interval 4 --checkpoint-seconds 0"  # after every step
     assert call(*words.split(), "-o", tmp_path / "whole.traj")[0] == 0
     again = [*words.split(), "--resume", "-o", str(tmp_path / "cut.traj")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "atomjet", *again, "--model", str(small_model)], stderr=subprocess.PIPE, text=True
-    )
-    checkpoint = checkpoint_path(tmp_path / "cut.traj")
-    deadline = time.monotonic() + 100
-    while not (checkpoint.exists() and Checkpoint.load(checkpoint).step >= 20):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    resumed_at = Checkpoint.load(checkpoint).step
-    assert 20 <= resumed_at < 400
+    for nth, calls in ((1, 0), (21, 300), (12, 3000)):  # in that file, and soon behind it, wherever that is
+        assert (
+            runs.run([*again, "--model", small_model], Point(signal.SIGKILL, SAVED, nth, calls)).status
+            == -signal.SIGKILL
+        )
+    resumed_at = Checkpoint.load(checkpoint_path(tmp_path / "cut.traj")).step
+    assert 20 <= resumed_at < 60
     status, out, _ = call(*again)
     assert status == 0
     assert f"resumed at step  {resumed_at}" in out
@@ -94,27 +88,12 @@ def test_kill_9_and_resume_loses_and_doubles_nothing(
     assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_interrupt_is_status_130_with_the_way_on(ethanol: Path, small_model: Path, tmp_path: Path):
-    output = tmp_path / "a.traj"
-    words = (
-        f"md {ethanol} --steps 100000 --temperature 1 --timestep 0.01 --checkpoint-seconds 0.1 --model {small_model}"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "atomjet", *words.split(), "-o", str(output)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
-    )
-    deadline = time.monotonic() + 60
-    while not (checkpoint_path(output).exists() and Checkpoint.load(checkpoint_path(output)).step > 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "repeat the command with --resume\ninterrupted\n" in err
-    assert "Traceback" not in err
+def test_interrupt_is_status_130_with_the_way_on(runs: Runs, ethanol: Path, small_model: Path, tmp_path: Path):
+    words = f"md {ethanol} --steps 1000 --temperature 1 --timestep 0.01 --checkpoint-seconds 0 --model {small_model}"
+    ended = runs.run([*words.split(), "-o", tmp_path / "a.traj"], Point(signal.SIGINT, SAVED, 5, 200))
+    assert ended.status == 130
+    assert "repeat the command with --resume\ninterrupted\n" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_resume_says_what_it_does_and_refuses_what_differs(call, ethanol: Path, tmp_path: Path):
@@ -152,28 +131,18 @@ def test_resume_by_another_spelling_of_the_same_paths(
     assert "resumed at step  10" in out
 
 
-def test_a_second_run_on_one_output_is_refused(call, ethanol: Path, small_model: Path, tmp_path: Path):
+def test_a_second_run_on_one_output_is_refused(call, runs: Runs, ethanol: Path, small_model: Path, tmp_path: Path):
     output = tmp_path / "a.traj"
-    words = (
-        f"md {ethanol} --steps 1000000 --temperature 1 --timestep 0.01 --checkpoint-seconds 0.1 --model {small_model}"
-    )
-    first = subprocess.Popen(
-        [sys.executable, "-m", "atomjet", *words.split(), "-o", str(output)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not checkpoint_path(output).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    words = f"md {ethanol} --steps 1000 --temperature 1 --timestep 0.01 --checkpoint-seconds 0 --model {small_model}"
+    first = runs.run([*words.split(), "-o", output], Point(signal.SIGSTOP, SAVED, 4))
+    assert first.status == -signal.SIGSTOP, first.err
     for how in ("--resume", "--overwrite"):
         status, _, err = call(*words.split(), "-o", output, how)
         assert status == 2
         assert re.search(rf"^error: another run is working on .*a\.traj \(process {first.pid} on .+\); wait", err, re.M)
-    first.kill()
-    first.wait()
+    runs.kill(first)
     step = Checkpoint.load(checkpoint_path(output)).step
-    status, _, _ = call(*words.replace("1000000", str(step + 3)).split(), "-o", output, "--resume")
+    status, _, _ = call(*words.replace("1000", str(step + 3)).split(), "-o", output, "--resume")
     assert status == 0
     assert len(read(output, ":"))
     assert not output.with_name("a.traj.lock").exists()

@@ -19,7 +19,7 @@ print("IMPORTED", *found)
 
 def imported(watched: tuple[str, ...], *arguments: object) -> list[str]:
     command = [sys.executable, "-c", PROGRAM, ",".join(watched), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.rpartition("IMPORTED")[2].split()
 

@@ -1,6 +1,7 @@
 """The family of `examples/lennard_jones.py`: through every suite that is there for families, and through what users hold."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from ase.build import bulk
 import atomjet
 from atomjet import Engine
 from atomjet.engine import Settings
+from atomjet.errors import AtomJetError
 from atomjet.models import tensor_file
-from atomjet.models.families import FAMILIES
+from atomjet.models.base import General
+from atomjet.models.families import FAMILIES, BackendChoice
 from atomjet.testing import CapturedConformance, Conformance, plain_stages
 from atomjet.validate import Effort, validate
 
@@ -66,6 +69,20 @@ def test_with_the_search_and_the_sums_that_engines_use(model, exact):
     expected = exact.predict(atoms)
     torch.testing.assert_close(found.energy.cpu(), expected.energy, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.stress.cpu(), expected.stress, rtol=1e-5, atol=1e-9)
+
+
+def test_a_backend_has_whatever_name_its_family_gives_it(model, exact, monkeypatch):
+    family = FAMILIES["lennard_jones"]
+    backends = {"by_hand": BackendChoice(General, ()), **family.backends}
+    with pytest.raises(AtomJetError, match="backend 'by_hand' is unknown"):
+        Settings("cpu", "by_hand")
+    monkeypatch.setitem(FAMILIES, "lennard_jones", replace(family, backends=backends))
+    engine = Engine(model, Settings("cpu", "by_hand", "float64"))
+    assert engine.backend == "by_hand"
+    atoms = bulk("C", "fcc", a=3.6)
+    torch.testing.assert_close(engine.predict(atoms).energy, exact.predict(atoms).energy, rtol=1e-12, atol=0)
+    with pytest.raises(AtomJetError, match=r"choose one of auto, general, .*, by_hand"):
+        Settings("cpu", "by_foot")
 
 
 def test_file_calculator_and_checks(example, model, tmp_path):

@@ -157,13 +157,13 @@ def bomb(levels: int, width: int) -> str:
 def test_a_recipe_that_would_blow_up_is_one_short_line_at_once(tmp_path, text, complaint):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as error:
         load_recipe(path)
     assert complaint in str(error.value)
     assert len(str(error.value)) < 400 + len(str(path))
     assert str(error.value).isprintable()
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("field", ["recipe", "molecules", "structures", "data"])

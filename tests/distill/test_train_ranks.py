@@ -42,7 +42,7 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 process(es)" in done.stdout

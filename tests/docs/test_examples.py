@@ -30,6 +30,6 @@ def test_an_example_runs(script, tmp_path):
     missing = sorted(name for name in imported(script) if find_spec(name) is None)
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
-    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.strip(), "an example prints what it found"

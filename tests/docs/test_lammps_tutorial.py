@@ -26,7 +26,7 @@ def test_the_lammps_tutorial_runs_on_four_ranks(tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=300,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Loop time of" in ran.stdout

@@ -38,7 +38,7 @@ print("as many as asked:", len(there))
 def test_a_pool_by_fork_after_a_prediction_with_two_threads():
     command = [sys.executable, "-c", POOL, "organic-xtb"]
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "2"}
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "2"}
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "as many as asked: 4\n"

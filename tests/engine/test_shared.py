@@ -24,7 +24,7 @@ def rows(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks") / "rows.json"
     script = Path(__file__).with_name("shared_by_ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), str(script), str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     return json.loads(out.read_text())
 
 

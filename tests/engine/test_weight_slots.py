@@ -196,7 +196,7 @@ def test_threads_wait_for_a_slot(engine, slots):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert not wrong
     assert slots.held == [0, 0]
 

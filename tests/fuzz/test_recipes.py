@@ -13,6 +13,7 @@ from atomjet.distill.teacher import make_teacher
 from atomjet.errors import AtomJetError
 
 SECONDS, MEGABYTES = 5.0, 1000
+"""Seconds of the processor: what others do meanwhile is not counted."""
 ROUNDS = 1500
 
 RECIPE = """
@@ -160,11 +161,11 @@ def test_a_recipe_is_read_or_refused_in_one_line(tmp_path: Path, seed: int):
     for number in range(ROUNDS):
         text = mutated(RECIPE, drawn)
         path.write_text(text, encoding="utf-8")
-        started = time.monotonic()
+        started = time.process_time()
         error = refusal(path)
         assert error is None or one_line(error), (seed, number, error)
         accepted += error is None
-        assert time.monotonic() - started < SECONDS, (seed, number)
+        assert time.process_time() - started < SECONDS, (seed, number)
     assert megabytes() - before < MEGABYTES
     assert ROUNDS // 20 < accepted < ROUNDS  # neither all nor nothing passes
 
@@ -195,7 +196,7 @@ def test_molecules_are_read_or_left_out_for_a_reason(tmp_path: Path, seed: int):
             lines.append("".join(smiles) * drawn.choice([1, 1, 1, 1, 200]))
         drawn.shuffle(lines)
         (tmp_path / "molecules.smi").write_text("\n".join(lines))
-        left_out, started = [], time.monotonic()
+        left_out, started = [], time.process_time()
         molecules = read_molecules(recipe, left_out)
         assert molecules
         named = [failure["reason"] for failure in left_out]
@@ -203,7 +204,7 @@ def test_molecules_are_read_or_left_out_for_a_reason(tmp_path: Path, seed: int):
             seed,
             number,
         )
-        assert time.monotonic() - started < SECONDS, (seed, number)
+        assert time.process_time() - started < SECONDS, (seed, number)
     assert megabytes() - before < MEGABYTES
 
 

@@ -22,7 +22,7 @@ EACH = 120
 """Damaged copies of each file."""
 
 SLOWEST = 5.0
-"""Seconds."""
+"""Seconds of the processor: what others do meanwhile is not counted."""
 
 SDF = """ethanoate
      made     3D
@@ -142,7 +142,7 @@ def test_damaged_files_are_read_or_refused(originals: list[Path], tmp_path: Path
 
 def refused_in_time(path: Path, which: str) -> bool:
     """Whether the file, or a structure in it, is refused; in one line and in time."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         frames = read_frames(path)
         lines = [frame.refusal for frame in frames if frame.atoms is None]
@@ -152,7 +152,7 @@ def refused_in_time(path: Path, which: str) -> bool:
         lines = [str(error)]
     except OSError as error:
         lines = [error.strerror or ""]
-    assert time.perf_counter() - started < SLOWEST, which
+    assert time.process_time() - started < SLOWEST, which
     assert all(line and "\n" not in line and len(line) < 1000 for line in lines), which
     return bool(lines)
 
@@ -188,14 +188,14 @@ def refused_in_time(path: Path, which: str) -> bool:
 )
 def test_files_that_claim_or_take_too_much(tmp_path: Path, name: str, content: bytes, says: str):
     (tmp_path / name).write_bytes(content)
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         frames = read_frames(tmp_path / name)
         refusal = " ".join(frame.refusal for frame in frames)
     except AtomJetError as error:
         refusal = str(error)
     assert says in refusal
-    assert time.perf_counter() - started < SLOWEST
+    assert time.process_time() - started < SLOWEST
 
 
 def test_any_info_is_written_as_it_reads_back(tmp_path: Path):

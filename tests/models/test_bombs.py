@@ -1,4 +1,4 @@
-"""Small files that ask for much: each is refused in one line, within 5 s and 1 GB, by a process that may not have more."""
+"""Small files that ask for much: each is refused in one line, within 5 s of the processor and 1 GB, in a process with no more."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from atomjet.models.painn import schnetpack
 resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 1024**3,) * 2)
 for line in sys.stdin:
     path, config = json.loads(line)
-    signal.alarm(60)
+    signal.setitimer(signal.ITIMER_PROF, 60)  # of the processor, as below
     start, said = time.process_time(), "nothing: it was accepted"
     try:
         load.convert(Path(path), None if config is None else Path(config), Path(path + ".out.safetensors"))

@@ -24,7 +24,7 @@ print(*[name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 
 
 def test_neither_loading_nor_sizing_imports_the_compiler():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
 

@@ -10,8 +10,9 @@ from atomjet.bench.suites import Suite
 from atomjet.engine import Engine
 from atomjet.engine.settings import Precision
 from atomjet.errors import AtomJetError, ConfigError
+from atomjet.models.families import backend_names
 
-OURS = ("general", "fast_pytorch", "fast_gpu", "auto")
+OURS = (*backend_names(), "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
 LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
@@ -64,8 +65,8 @@ def _check_name(name: str) -> None:
 
 def _unknown(name: str) -> ConfigError:
     return ConfigError(
-        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first four also as NAME@high or "
-        "NAME@float64), ladder or peers"
+        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first {len(OURS)} also as "
+        "NAME@high or NAME@float64), ladder or peers"
     )
 
 

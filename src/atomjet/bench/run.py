@@ -135,7 +135,7 @@ def _run_case(
             first = FIRST * budget.seconds if new else 0.0
             with _deadline(max(SHARE * seconds, first, patience * budget.left)):
                 timed = contenders.enter(name, system)
-                _examine(timed, row, device)
+                examine(timed, row, device)
         except (Exception, OutOfTime) as error:
             row.update(status=_status(error), reason=_reason(error))
             if new and row["status"] == "out of time":
@@ -162,7 +162,7 @@ def _settled(row: dict[str, Any], status: str, reason: str, runs: int) -> dict[s
     return row | {"status": status, "reason": reason}
 
 
-def _examine(timed: TimedCall, row: dict[str, Any], device: torch.device) -> None:
+def examine(timed: TimedCall, row: dict[str, Any], device: torch.device) -> None:
     """Fill in what a call includes, its accuracy, memory and launches; a red gate ends it."""
     row["includes"] = timed.includes
     before = allocated(device)
@@ -214,7 +214,7 @@ def _time(
                 after = f"after {rounds} rounds: " if rounds else ""
                 rows[name].update(status=_status(error), reason=after + _reason(error))
             if rounds:
-                rows[name]["samples"] = [_samples(made[name], made["yardstick"], timed.together, rounds)]
+                rows[name]["samples"] = [samples(made[name], made["yardstick"], timed.together, rounds)]
                 rows[name]["per_call"] = timed.per_call
 
     def between() -> None:
@@ -274,7 +274,7 @@ def _guarded(name: str, work: Callable[[int], Any], lost: dict[str, tuple[Except
     return call
 
 
-def _samples(own: Series, yardstick: Series, together: int, rounds: int) -> dict[str, list[float]]:
+def samples(own: Series, yardstick: Series, together: int, rounds: int) -> dict[str, list[float]]:
     """Seconds, in the first rounds, of what happens `together` times in one call of `own`."""
     parts = {"wall": (own.wall, together), "cpu": (own.cpu, together)}
     parts |= {"device": (own.device, together)} if own.device else {}

@@ -21,7 +21,7 @@ from atomjet.engine.captured_path import CapturedPath
 from atomjet.engine.evaluation import Evaluation, Stages, gpu_stages
 from atomjet.engine.fork import survive_forks
 from atomjet.engine.hessian import hessian
-from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, Backend, OnOverlap, Precision, Settings
+from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, OnOverlap, Precision, Settings
 from atomjet.engine.streams import halved
 from atomjet.engine.trained_at import TrainedAt
 from atomjet.engine.uncertainty import Bound
@@ -41,7 +41,7 @@ NOTHING_TO_DO = nullcontext()
 def load(
     model: str | Path | Sequence[str | Path],
     device: str | torch.device | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
     precision: Precision = "default",
     task: str | None = None,
     on_overlap: OnOverlap = "error",

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import torch
 
 from atomjet.errors import BackendError, ConfigError
-from atomjet.models.contract import BackendName
+from atomjet.models.families import backend_names
 from atomjet.neighbors import check_search
 
-Backend = Literal["auto"] | BackendName
 Precision = Literal["default", "high", "float64"]
 OnOverlap = Literal["error", "warn"]
 
@@ -31,7 +30,7 @@ class Settings:
 
     Args:
         device: "cpu", "cuda", "cuda:1"; None picks CUDA where there is one.
-        backend: "auto" takes the fastest that serves this model, device and precision.
+        backend: a name in `models/families.py`; "auto" takes the fastest that serves this model, device and precision.
         precision: "default" (CPU: float32; GPU: products with 10 mantissa bits or better), "high" (float32), "float64".
         on_overlap: what to do about atoms nearer than 0.3 Å, or than 0.9 of the shortest such distance in the model's
             training data: "error", or "warn" and go on.
@@ -44,7 +43,7 @@ class Settings:
     """
 
     device: str | torch.device | None = None
-    backend: Backend = "auto"
+    backend: str = "auto"
     precision: Precision = "default"
     on_overlap: OnOverlap = "error"
     neighbors: str = "auto"
@@ -52,7 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field; settle the device."""
         for name, choices in (
-            ("backend", ("auto", *get_args(BackendName))),
+            ("backend", ("auto", *backend_names())),
             ("precision", get_args(Precision)),
             ("on_overlap", get_args(OnOverlap)),
         ):

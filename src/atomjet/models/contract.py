@@ -22,15 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
-
-BackendName = Literal["general", "fast_pytorch", "fast_gpu"]
-"""The definition; the same without autograd on any device; kernels of a GPU. A family has some of them."""
 
 
 class Definition(Protocol):

@@ -126,6 +126,12 @@ def _by_members(name: str) -> Callable[[Ensemble, str], Backend]:
     return make
 
 
+def backend_names() -> tuple[str, ...]:
+    """Names of all families' backends; the definition, which every family has, first."""
+    known = [name for family in FAMILIES.values() for name in reversed(list(family.backends))]
+    return tuple(dict.fromkeys(known))
+
+
 _ANY = {name: choice.devices for family in FAMILIES.values() for name, choice in family.backends.items()}
 
 FAMILIES["ensemble"] = Family(

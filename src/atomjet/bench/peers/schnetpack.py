@@ -12,6 +12,9 @@ from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 from atomjet.neighbors import search
 
+RADIAL_BASES = {"gaussian": "GaussianRBF", "bessel": "BesselRBF"}
+"""Our names and SchNetPack's."""
+
 
 class SchNetPack:
     """The modules of schnetpack 2.x in the order of its NeuralNetworkPotential."""
@@ -22,7 +25,7 @@ class SchNetPack:
     def __init__(self, engine: Engine, library: Any) -> None:
         self.engine, self.properties = engine, library.properties
         config = engine.model.config
-        basis = library.nn.GaussianRBF if config.radial_basis == "gaussian" else library.nn.BesselRBF
+        basis = getattr(library.nn, RADIAL_BASES[config.radial_basis])
         self.modules = torch.nn.ModuleList(
             [
                 library.atomistic.PairwiseDistances(),
@@ -96,6 +99,8 @@ def build(engine: Engine) -> Any:
     """SchNetPack 2.x must be importable."""
     if engine.model.family != "painn":
         raise Unavailable(f"SchNetPack has no {engine.model.family}")
+    if engine.model.config.radial_basis not in RADIAL_BASES:
+        raise Unavailable(f"SchNetPack has no radial basis {engine.model.config.radial_basis!r}")
     try:
         import schnetpack
     except ImportError as error:

@@ -93,7 +93,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
         said = f"torchmd-net cannot be imported ({error}); pip install --no-deps torchmd-net warp-lang"
         raise Unavailable(said) from None
     first = systems[0]
-    strategies, periodic = _strategies(first), bool(first.pbc.any())
+    strategies, periodic = strategies_for(first), bool(first.pbc.any())
     box = _box(first, cutoff)
     cells = int(get_cell_dimensions(*box[0].diagonal(), cutoff).prod())
     room = room_for(search(first, cutoff).num_edges)
@@ -132,7 +132,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
     return Search(call, graph, includes, enqueues=True)
 
 
-def _strategies(system: System) -> list[str]:
+def strategies_for(system: System) -> list[str]:
     """Names of torchmd-net's strategies that serve such structures."""
     periodic, cell = system.pbc.any(), system.cell
     if periodic and not system.pbc.all():

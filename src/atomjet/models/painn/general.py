@@ -74,6 +74,10 @@ class BesselBasis(nn.Module):
         return phi, (self.frequencies * torch.cos(length * self.frequencies)).sub_(phi).div_(length)
 
 
+RADIAL_BASES = {"gaussian": GaussianBasis, "bessel": BesselBasis}
+"""By the configuration's name; each takes the number of functions and the cutoff, Å."""
+
+
 def cosine_cutoff(lengths: Tensor, cutoff: float) -> Tensor:
     """½ (cos(π d / r_c) + 1) below the cutoff, zero beyond."""
     return 0.5 * (torch.cos(lengths * (math.pi / cutoff)) + 1.0) * (lengths < cutoff)
@@ -133,8 +137,7 @@ class PaiNN(nn.Module):
         self.config = config
         self.exchanges = 2 * (config.layers - 1)
         features, layers = config.features, config.layers
-        basis = GaussianBasis if config.radial_basis == "gaussian" else BesselBasis
-        self.basis = basis(config.num_radial, config.cutoff)
+        self.basis = RADIAL_BASES[config.radial_basis](config.num_radial, config.cutoff)
         self.embedding = nn.Embedding(config.max_z, features)
         self.filters = nn.Linear(config.num_radial, 3 * features * (1 if config.shared_filters else layers))
         own = 1 if config.shared_interactions else layers
