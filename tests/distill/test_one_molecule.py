@@ -115,6 +115,16 @@ def test_one_line_makes_a_student_of_one_molecule_better_than_its_start(tmp_path
     assert card["training"]["start_from"] == "organic-xtb"
 
 
+@pytest.mark.slow
+def test_paracetamol_as_the_page_has_it(tmp_path, monkeypatch):
+    """The line of docs/recipes.md with all its frames, for four passes instead of four minutes, which depend on the machine."""
+    monkeypatch.setattr(one_molecule, "WARM", one_molecule.WARM | {"max_minutes": None, "epochs": 4})
+    line = ["distill", "--molecule", "CC(=O)Nc1ccc(O)cc1", "--start-from", "organic-xtb", "-o", str(tmp_path / "my")]
+    assert main([*line, "--device", "cpu"]) == 0
+    errors = read(tmp_path / "my" / "run" / "my.safetensors")[1]["errors"]["training molecules, held-out frames"]
+    assert errors["force_mae_meV_A"] < 15
+
+
 def test_the_shipped_recipe_of_a_crystal_samples_two_sizes(tmp_path):
     """With fewer frames and a teacher that costs nothing; CHGNet itself is no dependency of the tests."""
     recipe = load_recipe(RECIPES / "li6ps5cl" / "recipe.yaml")
