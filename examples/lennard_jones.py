@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import atomjet
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.models import tensor_file
-from atomjet.models.base import General, neutral_singlets, no_conditions, no_task
+from atomjet.models.base import General, NeutralSinglets
 from atomjet.models.contract import Atomic, Segment
 from atomjet.models.families import FAMILIES, BackendChoice, Family
 from atomjet.ops.segment_sum import segment_sum
@@ -30,7 +30,7 @@ class LennardJonesConfig(BaseModel):
     cutoff: float = 4.0
 
 
-class LennardJones(nn.Module):
+class LennardJones(NeutralSinglets, nn.Module):
     """The definition: atomic energies that autograd can differentiate with respect to the edge vectors."""
 
     family, exchanges = "lennard_jones", None
@@ -58,21 +58,6 @@ class LennardJones(nn.Module):
     def bytes_by_autograd(self, graph: Graph) -> int:
         """At most."""
         return 200 * graph.num_edges + 16 * graph.num_atoms
-
-    def check_task(self, task: str | None) -> str | None:
-        """It knows none."""
-        return no_task(task)
-
-    def check_conditions(self, charge: int | None, spin: int | None) -> None:
-        """It knows neither."""
-        no_conditions(charge, spin)
-
-    def warn(self, system: System, graph: Graph) -> None:
-        """There is nothing to warn of."""
-
-    def complete(self, system: System, task: str | None) -> System:
-        """It knows neither charges nor spins nor tasks."""
-        return neutral_singlets(system)
 
 
 class InBuffers(General):

@@ -85,6 +85,18 @@ def test_a_backend_has_whatever_name_its_family_gives_it(model, exact, monkeypat
         Settings("cpu", "by_foot")
 
 
+def test_an_engine_names_what_a_model_lacks(example):
+    class Bare(torch.nn.Module):
+        family, exchanges, cutoff, elements = "bare", None, 3.0, (1,)
+
+    with pytest.raises(AtomJetError) as caught:
+        Engine(Bare(), Settings("cpu"))
+    assert str(caught.value) == (
+        "Bare has no atomic_energies, bytes_by_autograd, check_conditions, check_task, complete, config, reference_energies, "
+        "references, warn; a model gives all that Model in models/contract.py names"
+    )
+
+
 def test_file_calculator_and_checks(example, model, tmp_path):
     path = tmp_path / "lj.safetensors"
     tensor_file.write(path, model, {"name": "Lennard-Jones"})

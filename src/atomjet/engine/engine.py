@@ -99,6 +99,10 @@ class Engine:
         Raises:
             BackendError, ConfigError: see `load`; also for a card with fields of wrong types (`atomjet.models.card`).
         """
+        if missing := contract.lacking(model):
+            raise ConfigError(
+                f"{type(model).__name__} has no {', '.join(missing)}; a model gives all that Model in models/contract.py names"
+            )
         survive_forks()
         self.settings = settings or Settings()
         self.card = _checked(card or {})

@@ -56,6 +56,25 @@ def neutral_singlets(system: System) -> System:
     return system
 
 
+class NeutralSinglets:
+    """What a family answers that knows neither tasks nor charges nor spins; to inherit before `nn.Module`."""
+
+    def check_task(self, task: str | None) -> str | None:
+        """Refuse any task."""
+        return no_task(task)
+
+    def check_conditions(self, charge: int | None, spin: int | None) -> None:
+        """Refuse any charge, and any spin but a singlet."""
+        no_conditions(charge, spin)
+
+    def complete(self, system: System, task: str | None = None) -> System:
+        """Refuse structures with a task, a charge or a spin."""
+        return neutral_singlets(system)
+
+    def warn(self, system: System, graph: Graph) -> None:
+        """Nothing to warn of: every neighbour inside the cutoff counts."""
+
+
 class General:
     """The `general` backend of any family: its definition in the type of its weights, differentiated by autograd."""
 

@@ -101,6 +101,12 @@ class Model(Definition, Protocol):
         ...
 
 
+def lacking(model: object) -> list[str]:
+    """Names of `Model` that an object does not have."""
+    wanted = {name for part in (Definition, Model) for name in (*vars(part), *part.__annotations__) if name[0] != "_"}
+    return sorted(name for name in wanted if not hasattr(model, name))
+
+
 class Backend(Protocol):
     """A model on one backend, for any graph."""
 

@@ -99,7 +99,8 @@ def _described(file: TensorFile) -> tuple[Any, dict[str, Any]]:
     name = file.metadata.get("family", "")
     if name not in FAMILIES:
         raise ModelFileError(
-            f"{file.path}: unknown model family {strict_json.short(name)}; this version knows {', '.join(FAMILIES)}"
+            f"{file.path}: unknown model family {strict_json.short(name)}; this version knows {', '.join(FAMILIES)}; a family of "
+            "one's own is entered in models.families.FAMILIES before its files are loaded"
         )
     part = "configuration"
     try:

@@ -26,9 +26,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Graph, System
+from atomjet.data import Graph
 from atomjet.data.halo import with_ghosts
-from atomjet.models.base import neutral_singlets, no_conditions, no_task
+from atomjet.models.base import NeutralSinglets
 from atomjet.models.painn.config import PaiNNConfig
 from atomjet.models.zbl import ZBL
 
@@ -122,7 +122,7 @@ class Mixing(nn.Module):
         return q + s + w * (v * u).sum(1), mu + t[:, None, :] * u
 
 
-class PaiNN(nn.Module):
+class PaiNN(NeutralSinglets, nn.Module):
     """PaiNN's learned energy; see the module's docstring for the equations.
 
     `reference_energies` (max_z,) float64, eV by atomic number, is added to the energies outside, in float64, by whoever asks for
@@ -165,21 +165,6 @@ class PaiNN(nn.Module):
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers the model serves."""
         return self.config.elements or tuple(range(1, self.config.max_z))
-
-    def check_task(self, task: str | None) -> None:
-        """Refuse any task."""
-        no_task(task)
-
-    def check_conditions(self, charge: int | None, spin: int | None) -> None:
-        """Refuse any charge, and any spin but a singlet."""
-        no_conditions(charge, spin)
-
-    def warn(self, system: System, graph: Graph) -> None:
-        """Nothing to warn of: every neighbour inside the cutoff counts."""
-
-    def complete(self, system: System, task: str | None = None) -> System:
-        """Refuse structures with a task, a charge or a spin."""
-        return neutral_singlets(system)
 
     def references(self, graph: Graph) -> Tensor:
         """(N,) float64, eV: the energy of each atom by its element, to be added to the learned energies."""
