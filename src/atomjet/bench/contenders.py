@@ -15,7 +15,7 @@ from atomjet.models.families import backend_names
 OURS = (*backend_names(), "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
 LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
-"""Our optimisations, each with all before it; `bench/steps.py` says what each adds."""
+"""Our optimisations, each with all before it; `bench/optimisations.py` says what each adds."""
 
 
 def build(name: str, engine: Engine) -> Contender:
@@ -38,7 +38,7 @@ def build(name: str, engine: Engine) -> Contender:
             return import_module("atomjet.bench.peers.fairchem").build(kind, engine)
         return import_module(f"atomjet.bench.peers.{kind}").build(engine)
     if kind in LADDER and not precision:
-        return import_module("atomjet.bench.steps").build(kind, engine)
+        return import_module("atomjet.bench.optimisations").build(kind, engine)
     raise _unknown(name)
 
 

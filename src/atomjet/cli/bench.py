@@ -247,7 +247,7 @@ def ladder(
     ] = None,
 ) -> None:
     """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
-    from atomjet.bench import ladder as steps_of
+    from atomjet.bench import revisions as steps_of
     from atomjet.errors import ConfigError, SimulationError
 
     options.check_positive(precision=precision, max_rounds=max_rounds)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from atomjet.bench.ladder import Bench, DoesNotBuild, bisect, climb, hodges_lehmann, table
+from atomjet.bench.revisions import Bench, DoesNotBuild, bisect, climb, hodges_lehmann, table
 from atomjet.cli.main import main
 from atomjet.errors import ConfigError
 
