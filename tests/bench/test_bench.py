@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from atomjet.bench import contenders, geometries, steps, suites, timed_calls
+from atomjet.bench import contenders, geometries, optimisations, suites, timed_calls
 from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import alone, compare, interval, student, table, verdict
 from atomjet.bench.contender import EngineContender, Unavailable, reference
@@ -23,7 +23,7 @@ from atomjet.bench.measure import Series, describe, interleave, ratio
 from atomjet.bench.page import draw_pictures, newest_for_front, performance_page, read_results, shown_rows
 from atomjet.bench.page_plots import digest, front_rows
 from atomjet.bench.parts import parts_of_call
-from atomjet.bench.plots import plot_ladder, plot_result
+from atomjet.bench.plots import plot_optimisations, plot_result
 from atomjet.bench.provenance import provenance
 from atomjet.bench.report import tables
 from atomjet.bench.result import Result, read_result
@@ -91,7 +91,7 @@ def test_suites_measure_and_report(tmp_path, engine, suite, names, rate):
     assert all(f"| {case.name} | {name} |" in text for case in cases for name in names)
     assert "A call of" in text
     plot_result(back, tmp_path / "plot.png")
-    plot_ladder(back, tmp_path / "ladder.png")
+    plot_optimisations(back, tmp_path / "optimisations.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
@@ -266,9 +266,9 @@ def test_what_a_device_computed_wrong_has_no_figure(tmp_path, engine, monkeypatc
         return 1e-3
 
     def watched(self, name, system):
-        racer = enter(self, name, system)
-        racer.on_device = seconds if name == "fast_pytorch" else None
-        return racer
+        contender = enter(self, name, system)
+        contender.on_device = seconds if name == "fast_pytorch" else None
+        return contender
 
     monkeypatch.setattr(timed_calls.Contenders, "enter", watched)
     good, bad = measured("latency", engine, ["general", "fast_pytorch"], None, suites.latency(10), runs=20).rows
@@ -377,26 +377,27 @@ def test_contenders_that_cannot_take_part_are_skipped_with_the_reason(engine):
     assert [row["status"] for row in rows] == ["ok", "skipped", "skipped"]
     assert "fast_pytorch" in rows[1]["reason"]
     assert rows[2]["reason"] == "CUDA graphs need a CUDA device"
-    with pytest.raises(ConfigError, match="setting 'fastest' is not known"):
+    with pytest.raises(ConfigError, match="contender 'fastest' is not known"):
         contenders.build("fastest", engine)
     assert expand("peers") == ["general", *contenders.PEERS]
-    assert expand("ladder,peers")[:2] == ["definition", "analytic_forces"]
+    assert expand("optimisations,peers") == expand("ladder,peers")
+    assert expand("optimisations,peers")[:2] == ["definition", "analytic_forces"]
     assert expand("fast_pytorch", "fast_gpu@high") == ["fast_gpu@high", "fast_pytorch"]
 
 
-def test_the_ladder_has_a_row_for_each_step(engine, tmp_path):
-    names = [name for name in expand("ladder") if name != "fused_kernels"]  # interpreted it would take minutes
+def test_a_row_for_each_optimisation(engine, tmp_path):
+    names = [name for name in expand("optimisations") if name != "fused_kernels"]  # interpreted it would take minutes
     made = measured("latency", engine, names, cases=suites.latency(10))
     states = {row["setting"]: row["status"] for row in made.rows}
-    assert list(contenders.LADDER) == list(steps.STEPS)
+    assert list(contenders.OPTIMISATIONS) == list(optimisations.OPTIMISATIONS)
     assert states["definition"] == states["analytic_forces"] == "ok"
     assert made.rows[1]["ratio"]["to"] == "definition"
     assert {row["reason"] for row in made.rows if row["status"] == "skipped"} >= {
-        "on a CPU it is the step before: vesin finds the neighbours",
+        "on a CPU it is the optimisation before: vesin finds the neighbours",
         "on a CPU there is nothing to capture and nothing to overlap with",
     }
-    plot_ladder(made, tmp_path / "ladder.png")
-    assert (tmp_path / "ladder.png").stat().st_size > 5000
+    plot_optimisations(made, tmp_path / "optimisations.png")
+    assert (tmp_path / "optimisations.png").stat().st_size > 5000
 
 
 def interpreted(backend="general"):
@@ -442,13 +443,13 @@ def test_unlike_molecules_and_alloys():
 def test_steps_compute_one_batch_after_the_other_unless_they_may_overlap(engine, monkeypatch):
     monkeypatch.setattr("atomjet.engine.streams.ATOMS_AT_ONCE", 20)
     system = geometries.molecules(10, 5)
-    prepared = steps.DeviceCall("cuda_graph", engine).prepare(system)
+    prepared = optimisations.Optimisation("cuda_graph", engine).prepare(system)
     assert sorted(len(batch) for batch in prepared) == [1, 2, 2]
-    assert [len(batch) for batch in steps.DeviceCall("streams", engine).prepare(system)] == [5]
-    made = steps.DeviceCall("cuda_graph", engine).call(prepared)
+    assert [len(batch) for batch in optimisations.Optimisation("streams", engine).prepare(system)] == [5]
+    made = optimisations.Optimisation("cuda_graph", engine).call(prepared)
     assert compare_predictions(made, reference(engine).predict(system), system, "float32").passed
     with pytest.raises(Unavailable, match="10 atoms are one batch, with nothing to overlap"):
-        steps.DeviceCall("streams", engine).prepare(geometries.molecules(10, 1))
+        optimisations.Optimisation("streams", engine).prepare(geometries.molecules(10, 1))
 
 
 def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
@@ -466,11 +467,11 @@ def test_parts_that_fail_take_no_figure_with_them(engine, monkeypatch):
 def test_steps_on_the_device_are_timed_together(monkeypatch):
     monkeypatch.setattr(timed_calls, "TOGETHER", 2)
     engine = interpreted()
-    racer = timed_calls.Contenders(SUITES["md"], engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
-    racer.call(0)
-    racer.call(1)
-    assert racer.together == 2
-    assert "on the device" in racer.includes
+    contender = timed_calls.Contenders(SUITES["md"], engine).enter("fast_gpu", geometries.molecules(10, 1).to(ON))
+    contender.call(0)
+    contender.call(1)
+    assert contender.together == 2
+    assert "on the device" in contender.includes
     own, yardstick = Series([0.4], [0.2]), Series([0.1], [0.1])
     assert samples(own, yardstick, 2, 1) == {
         "wall": [0.2],
@@ -528,7 +529,18 @@ def test_searches_within_another_cutoff(tmp_path, capsys):
 
 def test_a_cutoff_is_for_searches(tmp_path, capsys):
     path = tmp_path / "latency.json"
-    wanted = ["--device", "cpu", "--settings", "fast_pytorch", "--max-atoms", "10", "--runs", "5", "--json", str(path)]
+    wanted = [
+        "--device",
+        "cpu",
+        "--contenders",
+        "fast_pytorch",
+        "--max-atoms",
+        "10",
+        "--runs",
+        "5",
+        "--json",
+        str(path),
+    ]
     assert main(["bench", "latency", "--cutoff", "6", *wanted]) == 0
     assert "warning: --cutoff 6.0 has no effect on bench latency" in capsys.readouterr().err
     assert "cutoff" not in read_result(path).about
@@ -956,19 +968,19 @@ def measured_by_hand(milliseconds):
         (["latency", "--runs", "0"], "runs 0 is not above zero; give 1 or more"),
         (["latency", "--processes", "-1"], "processes -1 is not above zero"),
         (["latency", "--max-minutes", "0"], "max-minutes 0.0 is not above zero"),
-        (["latency", "--settings", "fastest"], "setting 'fastest' is not known; give some of general"),
-        (["latency", "--settings", "general@half"], "setting 'general@half' is not known"),
-        (["latency", "--settings", "schnetpack@high"], "setting 'schnetpack@high' is not known"),
-        (["neighbors", "--settings", "kdtree"], "setting 'kdtree' is no neighbour search; give some of search"),
+        (["latency", "--contenders", "fastest"], "contender 'fastest' is not known; give some of general"),
+        (["latency", "--contenders", "general@half"], "contender 'general@half' is not known"),
+        (["latency", "--contenders", "schnetpack@high"], "contender 'schnetpack@high' is not known"),
+        (["neighbors", "--contenders", "kdtree"], "contender 'kdtree' is no neighbour search; give some of search"),
         (["neighbors", "--cutoff", "-6"], "cutoff -6.0 is not above zero"),
         (["latency", "--plot", "speed.txt"], "plot speed.txt ends in .txt; name it .png, .pdf or .svg"),
         (["latency", "--max-atoms", "5"], "no case of suite latency has at most 5 atoms; raise --max-atoms"),
-        (["ladder", "HEAD", "HEAD", "--precision", "0"], "precision 0.0 is not above zero"),
+        (["revisions", "HEAD", "HEAD", "--precision", "0"], "precision 0.0 is not above zero"),
         (["ladder", "HEAD", "--bisect", "a", "b"], "--bisect takes its two revisions alone; leave out HEAD"),
     ],
 )
 def test_bad_requests_end_before_anything_is_measured(options, says, capsys):
-    device = [] if options[0] == "ladder" else ["--device", "cpu"]
+    device = [] if options[0] in ("revisions", "ladder") else ["--device", "cpu"]
     assert main(["bench", *options, *device]) == 2
     assert says in capsys.readouterr().err
 
@@ -979,7 +991,7 @@ def test_uma(tmp_path, capsys, monkeypatch):
     wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
     path = tmp_path / "uma.json"
     report = tmp_path / "uma.md"
-    wanted += ["--settings", "general,fast_pytorch,fairchem", "--json", str(path), "--report", str(report)]
+    wanted += ["--contenders", "general,fast_pytorch,fairchem", "--json", str(path), "--report", str(report)]
     monkeypatch.setattr("atomjet.bench.startup.startup", partial(startup, times=1))
     assert main(["bench", "uma", *wanted]) == 0
     assert "Before the first call a fresh process takes" in report.read_text()
@@ -1011,7 +1023,7 @@ def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, ca
     model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
     wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
     report = tmp_path / "uma.md"
-    assert main(["bench", "uma", *wanted, "--settings", "general", "--report", str(report)]) == 0
+    assert main(["bench", "uma", *wanted, "--contenders", "general", "--report", str(report)]) == 0
     assert "before its first call is not known: torch.OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
     assert "Before the first call" not in report.read_text()
 
@@ -1033,7 +1045,7 @@ def test_several_processes_are_joined(tmp_path):
         "--runs",
         "5",
     ]
-    options = ["--max-atoms", "10", "--processes", "2", "--settings", "general", "--json", str(path)]
+    options = ["--max-atoms", "10", "--processes", "2", "--contenders", "general", "--json", str(path)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = read_result(path).rows

@@ -71,7 +71,7 @@ def test_bisect_names_all_that_it_may_be(tmp_path):
     )
 
 
-def test_ladder_tells_each_step(tmp_path):
+def test_each_revision_has_its_change(tmp_path):
     commits, bench = repository(tmp_path, [1.0, 1.2, None, 0.9])
     steps = climb(bench, commits, precision=0.03, max_rounds=15, say=quiet)
     assert [step.verdict.split(":")[0] for step in steps] == ["", "slower", "does not build", "faster"]
@@ -94,7 +94,7 @@ def scripted(monkeypatch, bench, figure):
     monkeypatch.setattr(bench, "figure", made)
 
 
-def test_ladder_says_that_it_cannot_tell(tmp_path, monkeypatch):
+def test_what_cannot_be_told_is_said(tmp_path, monkeypatch):
     commits, bench = repository(tmp_path, [1.0, 1.0])
     noise = np.random.default_rng(0)  # drawn anew, one run in sixty would see a change in it
     scripted(monkeypatch, bench, lambda subject, run: noise.uniform(1, 5))
@@ -103,7 +103,7 @@ def test_ladder_says_that_it_cannot_tell(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_ladder_that_is_stopped_tells_what_it_measured(tmp_path, monkeypatch, signum):
+def test_a_race_that_is_stopped_tells_what_it_measured(tmp_path, monkeypatch, signum):
     commits, bench = repository(tmp_path, [1.0, 1.2])
     noise = np.random.default_rng(0)
 
@@ -158,7 +158,7 @@ def test_a_revision_that_fails_once_it_ran_keeps_its_figures(tmp_path, monkeypat
 def test_nothing_to_compare_is_no_success(tmp_path, capsys):
     commits, _ = repository(tmp_path, [1.0, None])
     command = f"'{sys.executable}' speed.py"
-    assert main(["bench", "ladder", *commits, "--repository", str(tmp_path), "--command", command]) == 1
+    assert main(["bench", "revisions", *commits, "--repository", str(tmp_path), "--command", command]) == 1
     said = capsys.readouterr()
     assert "does not build: status 1: ModuleNotFoundError" in said.out
     assert said.err == "error: fewer than two revisions ran; nothing was compared, the table says why\n"
@@ -170,7 +170,7 @@ def test_bad_requests(tmp_path):
     commits, bench = repository(tmp_path, [1.0, 1.0])
     with pytest.raises(ConfigError, match="revision 'nowhere' is not in"):
         climb(bench, ["nowhere", "HEAD"], say=quiet)
-    with pytest.raises(ConfigError, match="1 revision given; a ladder needs two or more"):
+    with pytest.raises(ConfigError, match="1 revision given; a race needs two or more"):
         climb(bench, ["HEAD"], say=quiet)
     with pytest.raises(ConfigError, match="HEAD~1 does not come after HEAD; give the older revision first"):
         bisect(bench, "HEAD", "HEAD~1", say=quiet)

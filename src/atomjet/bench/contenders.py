@@ -14,7 +14,7 @@ from atomjet.models.families import backend_names
 
 OURS = (*backend_names(), "auto")
 PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
-LADDER = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
+OPTIMISATIONS = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/optimisations.py` says what each adds."""
 
 
@@ -25,20 +25,20 @@ def build(name: str, engine: Engine) -> Contender:
         Unavailable: not installed, or it does not serve this model, device or precision.
         ConfigError: no such name.
     """
-    kind, _, precision = name.partition("@")
-    if kind in OURS:
+    base, _, precision = name.partition("@")
+    if base in OURS:
         try:
-            return EngineContender(name, engine.with_settings(backend=kind, precision=precision or engine.precision))
+            return EngineContender(name, engine.with_settings(backend=base, precision=precision or engine.precision))
         except AtomJetError as error:
             if isinstance(error, ConfigError):
                 raise
             raise Unavailable(str(error)) from None
-    if kind in PEERS and not precision:
-        if kind.startswith("fairchem"):
-            return import_module("atomjet.bench.peers.fairchem").build(kind, engine)
-        return import_module(f"atomjet.bench.peers.{kind}").build(engine)
-    if kind in LADDER and not precision:
-        return import_module("atomjet.bench.optimisations").build(kind, engine)
+    if base in PEERS and not precision:
+        if base.startswith("fairchem"):
+            return import_module("atomjet.bench.peers.fairchem").build(base, engine)
+        return import_module(f"atomjet.bench.peers.{base}").build(engine)
+    if base in OPTIMISATIONS and not precision:
+        return import_module("atomjet.bench.optimisations").build(base, engine)
     raise _unknown(name)
 
 
@@ -53,28 +53,28 @@ def chosen(suite: Suite, names: str, baseline: str = "general") -> list[str]:
         if not suite.names:
             _check_name(name)
         elif name not in suite.names:
-            raise ConfigError(f"setting {name!r} {suite.refusal}; give some of {', '.join(suite.names)}")
+            raise ConfigError(f"contender {name!r} {suite.refusal}; give some of {', '.join(suite.names)}")
     return made
 
 
 def _check_name(name: str) -> None:
-    kind, at, precision = name.partition("@")
-    if kind not in OURS + PEERS + LADDER or (at and (kind not in OURS or precision not in get_args(Precision))):
+    base, at, precision = name.partition("@")
+    if base not in OURS + PEERS + OPTIMISATIONS or (at and (base not in OURS or precision not in get_args(Precision))):
         raise _unknown(name)
 
 
 def _unknown(name: str) -> ConfigError:
     return ConfigError(
-        f"setting {name!r} is not known; give some of {', '.join(OURS + PEERS + LADDER)} (the first {len(OURS)} also as "
-        "NAME@high or NAME@float64), ladder or peers"
+        f"contender {name!r} is not known; give some of {', '.join(OURS + PEERS + OPTIMISATIONS)} (the first {len(OURS)} also as "
+        "NAME@high or NAME@float64), optimisations or peers"
     )
 
 
 def expand(names: str, baseline: str = "general") -> list[str]:
-    """Names separated by commas, `ladder` and `peers` written out; the baseline first, unless the first is the ladder's."""
-    groups = {"ladder": LADDER, "peers": PEERS}
+    """Names separated by commas, `optimisations` and `peers` written out; the baseline first, unless optimisations are."""
+    groups = {"optimisations": OPTIMISATIONS, "ladder": OPTIMISATIONS, "peers": PEERS}  # `ladder` is the older name
     wanted: list[str] = []
     for name in names.split(","):
         wanted.extend(groups.get(name.strip(), (name.strip(),)))
-    start = [] if wanted[0] == LADDER[0] else [baseline]
+    start = [] if wanted[0] == OPTIMISATIONS[0] else [baseline]
     return list(dict.fromkeys(name for name in start + wanted if name))

@@ -1,6 +1,6 @@
 """Our optimisations one by one, each with all before it: what every one of them brings.
 
-All steps do the same: ase.Atoms on the host in, forces on the host out.
+All do the same: ase.Atoms on the host in, forces on the host out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from atomjet.engine import Engine, streams
 from atomjet.errors import BackendError
 from atomjet.neighbors import cpu
 
-STEPS = {
+OPTIMISATIONS = {
     "definition": "autograd through plain PyTorch; vesin finds the neighbours on the CPU",
     "analytic_forces": "the derivative written by hand, the function rearranged, sums over rows",
     "device_search": "neighbours found on the device",
     "fused_kernels": "search, messages, updates and forces in fused kernels, launched one by one",
     "cuda_graph": "all of them as one CUDA graph",
     "streams": "two batches under way at a time, so that the host packs while the device computes",
-    "tuned": "kernels cut as `atomjet tune` found best for this device, model and size",
+    "tuned": "kernels tiled as `atomjet tune` found best for this device, model and size",
 }
-"""By name: what each step adds."""
+"""What each optimisation adds, by its name."""
 
 INCLUDES = (
     "ase.Atoms to the device, checks of the structure, neighbour search, energy, forces, stress, synchronisation, copy of the "
@@ -39,8 +39,8 @@ class HostSearch(Engine):
         return cpu.search(system.to("cpu"), self.cutoff).to(self.device)
 
 
-class DeviceCall(EngineContender):
-    """One of `STEPS`."""
+class Optimisation(EngineContender):
+    """One of `OPTIMISATIONS`."""
 
     includes = INCLUDES
 
@@ -64,27 +64,27 @@ class DeviceCall(EngineContender):
         return Prediction.join([self.engine.predict(frames) for frames in prepared])
 
 
-def build(name: str, engine: Engine) -> DeviceCall:
-    """Make a step; `engine` gives weights, device and precision.
+def build(name: str, engine: Engine) -> Optimisation:
+    """Make one; `engine` gives weights, device and precision.
 
     Raises:
-        Unavailable: the step does not exist on this device, or for this model.
+        Unavailable: it does not exist on this device, or for this model.
     """
     if name == "device_search" and engine.device.type == "cpu":
-        raise Unavailable("on a CPU it is the step before: vesin finds the neighbours")
+        raise Unavailable("on a CPU it is the optimisation before: vesin finds the neighbours")
     backend = {"definition": "general", "analytic_forces": "fast_pytorch", "device_search": "fast_pytorch"}
     settings = replace(engine.settings, backend=backend.get(name, "fast_gpu"))  # type: ignore[arg-type]
-    kind = HostSearch if name in ("definition", "analytic_forces") else Engine
+    engine_type = HostSearch if name in ("definition", "analytic_forces") else Engine
     try:
-        made = kind(engine.model, settings, engine.card, engine.task)
+        made = engine_type(engine.model, settings, engine.card, engine.task)
     except BackendError as error:
         raise Unavailable(str(error)) from None
     if made.stages is None:
-        return DeviceCall(name, made)
+        return Optimisation(name, made)
     if name != "fused_kernels" and made.device.type == "cpu":
         raise Unavailable("on a CPU there is nothing to capture and nothing to overlap with")
     if name != "tuned":
         made.use(replace(made.stages, tuning=None), capture=name != "fused_kernels")
     elif made.stages.tuning is None or not made.stages.tuning.entries:
-        raise Unavailable("no table says how to cut kernels for this device and model; `atomjet tune` makes one")
-    return DeviceCall(name, made)
+        raise Unavailable("no table says how to tile kernels for this device and model; `atomjet tune` makes one")
+    return Optimisation(name, made)

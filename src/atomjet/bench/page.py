@@ -93,7 +93,7 @@ CONTENDERS = {
     "torch_cluster": "torch-cluster; molecules only",
     "nvalchemi": "nvalchemi-toolkit-ops",
 }
-"""Who competes, by the name that `--settings` takes."""
+"""Who competes, by the name that `--contenders` takes."""
 
 
 def performance_page(folder: Path) -> str:
@@ -200,29 +200,29 @@ def title(result: Result) -> str:
 
 
 def headlines(result: Result) -> list[list[str]]:
-    """Rows of a table: each of our settings against the baseline and against each peer."""
+    """Rows of a table: each of our contenders against the baseline and against each peer."""
     baseline, *others = result.about["settings"]
     peers = [name for name in others if name in PEERS + OTHER_SEARCHES]
     rows = []
-    for setting in (name for name in others if name not in peers):
+    for contender in (name for name in others if name not in peers):
         for against in (baseline, *peers):
-            pairs = ((result.row(case, against), result.row(case, setting)) for case in result.cases)
+            pairs = ((result.row(case, against), result.row(case, contender)) for case in result.cases)
             both = [(one, other) for one, other in pairs if one and other and one["status"] == other["status"] == "ok"]
             if both:
                 ratios = [
                     result.ratio(one, other).estimate for one, other in sorted(both, key=lambda pair: pair[0]["atoms"])
                 ]
                 cells = [f"{one:.3g}" for one in (ratios[0], ratios[-1], geometric_mean(ratios))]
-                rows.append([title(result), f"`{setting}`", f"`{against}`", *cells, str(len(ratios))])
+                rows.append([title(result), f"`{contender}`", f"`{against}`", *cells, str(len(ratios))])
     return rows
 
 
 def section(name: str, result: Result) -> list[str]:
     """A picture, times, memory and accuracy, and where they come from."""
-    settings = _shown_settings(result)
+    contenders = _shown_settings(result)
     rows = shown_rows(result)
     cases = dict.fromkeys(row["case"] for row in rows)
-    times = [[sized(result, case), *(_cell(result.row(case, setting)) for setting in settings)] for case in cases]
+    times = [[sized(result, case), *(_cell(result.row(case, contender)) for contender in contenders)] for case in cases]
     return [
         f"## {title(result)}",
         "",
@@ -230,9 +230,9 @@ def section(name: str, result: Result) -> list[str]:
         "",
         f"One {section_of(result)[1].name}, median in ms, × `{result.about['settings'][0]}`:",
         "",
-        *_table(["case", *(f"`{setting}`" for setting in settings)], times),
+        *_table(["case", *(f"`{contender}`" for contender in contenders)], times),
         "",
-        *_memory_and_accuracy(result, settings),
+        *_memory_and_accuracy(result, contenders),
         *missing(result, LATE)[1:],
         "",
         f"`{name}`, {origin(result)}",
@@ -252,21 +252,21 @@ def _shown_settings(result: Result) -> list[str]:
     return [name for name in result.about["settings"] if name in measured]
 
 
-def _memory_and_accuracy(result: Result, settings: list[str]) -> list[str]:
+def _memory_and_accuracy(result: Result, contenders: list[str]) -> list[str]:
     """A line a contender: memory on the largest case that all measured, largest differences from float64 over all cases."""
     measured = [row for row in result.rows if row["status"] == "ok"]
-    common = [case for case in result.cases if sum(row["case"] == case for row in measured) == len(settings)]
-    largest = max(common, key=lambda case: result.row(case, settings[0])["atoms"], default=None)  # type: ignore[index]
+    common = [case for case in result.cases if sum(row["case"] == case for row in measured) == len(contenders)]
+    largest = max(common, key=lambda case: result.row(case, contenders[0])["atoms"], default=None)  # type: ignore[index]
     lines = []
-    for setting in settings:
-        mine = [row for row in measured if row["setting"] == setting]
+    for contender in contenders:
+        mine = [row for row in measured if row["setting"] == contender]
         judged = [row["accuracy"] for row in mine if "force_rmse" in (row.get("accuracy") or {})]
-        held = (result.row(largest, setting) or {}).get("memory_bytes") if largest else None
+        held = (result.row(largest, contender) or {}).get("memory_bytes") if largest else None
         worst = [
             f"{max(one[name] for one in judged):.1e}" if judged else ""
             for name in ("energy_mae", "force_rmse", "force_max")
         ]
-        lines.append([f"`{setting}`", f"{held / 2**20:,.1f}" if held else "", *worst])
+        lines.append([f"`{contender}`", f"{held / 2**20:,.1f}" if held else "", *worst])
     if not lines or not all(line[1] for line in lines):
         return []  # searches in buffers that exist before the call
     heads = [

@@ -56,8 +56,8 @@ def draw_front(steps: Result, searches: Result, picture: Path) -> None:
     )
     for axes, (result, heading) in zip(figure.subplots(1, 2), panels, strict=True):
         rows = front_rows(result)
-        for setting, (label, colour) in FRONT.items():
-            mine = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row["atoms"])
+        for contender, (label, colour) in FRONT.items():
+            mine = sorted((row for row in rows if row["setting"] == contender), key=lambda row: row["atoms"])
             if mine:
                 axes.loglog(*_points(mine, "time"), "o-", color=colour, label=label, markersize=4)
         _label(axes, "time")
@@ -87,15 +87,18 @@ def _within(result: Result) -> str:
 
 
 def _lines(axes: Axes, rows: list[dict[str, Any]], panel: str) -> None:
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    contenders = list(dict.fromkeys(row["setting"] for row in rows))
     batches = sorted({row["structures"] for row in rows})
-    for setting in settings:
+    for contender in contenders:
         for k, batch in enumerate(batches):
-            mine = [row for row in rows if (row["setting"], row["structures"]) == (setting, batch)]
+            mine = [row for row in rows if (row["setting"], row["structures"]) == (contender, batch)]
             mine = sorted((row for row in mine if _value(row, panel)), key=lambda row: row["atoms"])
             if mine:
-                label = f"{setting}, {batch} in a call" if len(batches) > 1 else setting
-                style = {"color": f"C{settings.index(setting)}", "linestyle": "-" if setting not in OTHERS else "--"}
+                label = f"{contender}, {batch} in a call" if len(batches) > 1 else contender
+                style = {
+                    "color": f"C{contenders.index(contender)}",
+                    "linestyle": "-" if contender not in OTHERS else "--",
+                }
                 axes.loglog(*_points(mine, panel), marker=MARKERS[k % 5], label=label, markersize=4, **style)
     _label(axes, panel)
 

@@ -1,4 +1,4 @@
-"""Pictures of results: speed, time, parts of a call, memory; and the ladder of optimisations."""
+"""Pictures of results: speed, time, parts of a call, memory; and our optimisations one by one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def plot_result(result: Result, picture: Path) -> None:
     FigureCanvasAgg(figure)
     (speed, time), (parts, memory) = figure.subplots(2, 2)
     rows = [row for row in result.rows if row["status"] == "ok"]
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    contenders = list(dict.fromkeys(row["setting"] for row in rows))
     batches = list(dict.fromkeys(row["structures"] for row in rows))
-    for setting, batch in ((setting, batch) for setting in settings for batch in batches):
-        mine = [row for row in rows if (row["setting"], row["structures"]) == (setting, batch)]
+    for contender, batch in ((contender, batch) for contender in contenders for batch in batches):
+        mine = [row for row in rows if (row["setting"], row["structures"]) == (contender, batch)]
         mine = sorted(mine, key=lambda row: row["atoms"])
         style = {
-            "color": f"C{settings.index(setting)}",
+            "color": f"C{contenders.index(contender)}",
             "marker": "osD^vPX*"[batches.index(batch) % 8],
             "markersize": 3,
         }
-        style["label"] = f"{setting} x {batch}" if len(batches) > 1 else setting
+        style["label"] = f"{contender} x {batch}" if len(batches) > 1 else contender
         times = [1e3 * row["statistics"]["median"] for row in mine]
         time.loglog([row["atoms"] for row in mine], times, **style)
         rated = [row for row in mine if row.get("ratio")]
@@ -51,8 +51,8 @@ def plot_result(result: Result, picture: Path) -> None:
     figure.savefig(picture, dpi=150)
 
 
-def plot_ladder(result: Result, picture: Path) -> None:
-    """Speed-up of each step over the first, case by case: the cumulative ladder of optimisations."""
+def plot_optimisations(result: Result, picture: Path) -> None:
+    """Speed-up of each step over the first, case by case: our optimisations, each with all before it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -16,8 +16,8 @@ def tables(result: Result) -> str:
 
 
 def overview(result: Result) -> list[str]:
-    """A line a case, a column a setting: median and ratio to the first setting; what has no figure is told below, once."""
-    settings = [
+    """A line a case, a column a contender: median and ratio to the first contender; what has no figure is told below, once."""
+    contenders = [
         name
         for name in result.about["settings"]
         if any(row["setting"] == name and row["status"] == "ok" for row in result.rows)
@@ -25,11 +25,11 @@ def overview(result: Result) -> list[str]:
     lines = [
         f"Median in ms, × `{result.about['settings'][0]}`:",
         "",
-        f"| case | {' | '.join(settings)} |",
-        "| " + " | ".join(["---"] * (1 + len(settings))) + " |",
+        f"| case | {' | '.join(contenders)} |",
+        "| " + " | ".join(["---"] * (1 + len(contenders))) + " |",
     ]
     for case in result.cases:
-        cells = [_short(result.row(case, setting)) for setting in settings]
+        cells = [_short(result.row(case, contender)) for contender in contenders]
         if any(cells):
             lines.append("| " + " | ".join([sized(result, case), *cells]) + " |")
     return lines + missing(result)
@@ -47,7 +47,7 @@ def details(result: Result) -> list[str]:
         f"Times are {clock}, all contenders in alternation, positions changed on every call, warm-up of 10 calls where time "
         f"allows; × is the ratio of medians to `{result.about['settings'][0]}` with its 95 % bootstrap interval.",
         "",
-        "| case | setting | median / ms | mean ± std | min ... max | p95, p99 | runs | × | "
+        "| case | contender | median / ms | mean ± std | min ... max | p95, p99 | runs | × | "
         f"{', '.join(result.suite.rates)} | memory / MiB | {'operators' if result.clock == 'cpu' else 'kernels'} | "
         "energy MAE / meV/atom | force RMSE, max / eV/Å |",
         "| " + " | ".join(["---"] * 13) + " |",
@@ -118,9 +118,9 @@ def missing(result: Result, unsaid: tuple[str, ...] = ()) -> list[str]:
         if row["status"] not in unsaid and (row["status"] != "ok" or row.get("reason")):
             reasons.setdefault((row["setting"], row["status"], row["reason"].replace("|", "/")), []).append(row["case"])
     lines = []
-    for (setting, status, reason), cases in reasons.items():
+    for (contender, status, reason), cases in reasons.items():
         where = "everywhere" if len(cases) == len(result.cases) else ", ".join(cases)
-        lines.append(f"- {setting}, {where}: {'' if status == 'ok' else status + ': '}{reason}")
+        lines.append(f"- {contender}, {where}: {'' if status == 'ok' else status + ': '}{reason}")
     return ["", *lines] if lines else []
 
 
@@ -160,7 +160,7 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
         "Where the time of a call goes, ms (medians, each part timed by itself; forces and overhead by difference; energy alone "
         "where a backend can compute it; not of cases with fewer than 20 rounds, more than 12,000 atoms or a million edges):"
     )
-    head = ["", said, "", "| case | setting | " + " | ".join(names) + " |", "| " + " | ".join(["---"] * 7) + " |"]
+    head = ["", said, "", "| case | contender | " + " | ".join(names) + " |", "| " + " | ".join(["---"] * 7) + " |"]
     return head + lines if lines else []
 
 

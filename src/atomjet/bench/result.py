@@ -25,8 +25,8 @@ class Result:
     """Rows of one suite and where they come from.
 
     Attributes:
-        about: suite, model, settings asked for, and `provenance`; `cutoff` where it is not the model's; `stopped` where the run did
-            not come to its end.
+        about: suite, model, `settings` (the contenders), and `provenance`; `cutoff` where it is not the model's; `stopped` where the
+            run did not come to its end.
         rows: see `atomjet.bench.run`; `samples` holds one entry a process.
         path: where it is saved with each row; None: nowhere.
     """
@@ -46,7 +46,7 @@ class Result:
         return self.about.get("clock") or self.suite.clock.get(self.about["provenance"]["device_type"], "cpu")
 
     def add(self, *rows: dict[str, Any]) -> None:
-        """Take rows of a case, in place of what was said before of their settings; complete its statistics, save."""
+        """Take rows of a case, in place of what was said before of their contenders; complete its statistics, save."""
         for row in rows:
             before = self.row(row["case"], row["setting"])
             if before is None:

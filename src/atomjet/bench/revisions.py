@@ -123,11 +123,11 @@ class Bench:
         Raises:
             DoesNotBuild: the command fails or prints no number.
         """
-        result = tree / ".ladder.json"
+        result = tree / ".revisions.json"
         command = self.command
         if command is None:
             model = f" --model '{self.model}'" if self.model else ""
-            command = (
+            command = (  # a revision may know only the older name of --contenders
                 f"'{sys.executable}' -m atomjet bench latency --settings auto --max-atoms 20 --runs 60 --max-minutes 2 "
                 f"--process 1 --json '{result}'{model}"
             )
@@ -169,7 +169,7 @@ def climb(
         ConfigError: fewer than two revisions, or an unknown one.
     """
     if len(revisions) < 2:
-        raise ConfigError(f"{len(revisions)} revision given; a ladder needs two or more")
+        raise ConfigError(f"{len(revisions)} revision given; a race needs two or more")
     commits = [bench.resolve(revision) for revision in revisions]
     broken: dict[str, str] = {}
     figures: dict[str, list[float]] = {commit: [] for commit in commits}
@@ -285,8 +285,8 @@ def hodges_lehmann(values: np.ndarray) -> tuple[float, float, float]:
     means = np.sort(0.5 * (values[i] + values[j]))
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     rank = count * (count + 1) / 4 - z * math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
-    cut = max(0, math.floor(rank))
-    return float(np.median(means)), float(means[cut]), float(means[-1 - cut])
+    outer = max(0, math.floor(rank))
+    return float(np.median(means)), float(means[outer]), float(means[-1 - outer])
 
 
 def table(steps: list[Revision]) -> str:

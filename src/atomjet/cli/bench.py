@@ -28,9 +28,9 @@ EXAMPLES = """Examples:
 
 \b
   atomjet bench latency --json latency.json --report latency.md
-  atomjet bench bulk --settings general,fast_pytorch,peers --max-minutes 10 --json bulk.json
+  atomjet bench bulk --contenders general,fast_pytorch,peers --max-minutes 10 --json bulk.json
   atomjet bench step --json step.json                                      (on a GPU)
-  atomjet bench neighbors --cutoff 6 --settings vesin_torch,captured       (on a GPU)
+  atomjet bench neighbors --cutoff 6 --contenders vesin_torch,captured       (on a GPU)
   atomjet bench latency --max-atoms 200 --processes 8 --json new.json     (to compare revisions by)
 """
 
@@ -41,12 +41,12 @@ COMPARE_EXAMPLES = """Examples:
   atomjet bench compare base.json new.json --threshold 0.02
 """
 
-LADDER_EXAMPLES = """Examples:
+REVISIONS_EXAMPLES = """Examples:
 
 \b
-  atomjet bench ladder v0.1 main
-  atomjet bench ladder HEAD~3 HEAD~2 HEAD~1 HEAD --command "python speed.py"
-  atomjet bench ladder --bisect v0.1 main
+  atomjet bench revisions v0.1 main
+  atomjet bench revisions HEAD~3 HEAD~2 HEAD~1 HEAD --command "python speed.py"
+  atomjet bench revisions --bisect v0.1 main
 """
 
 
@@ -57,8 +57,9 @@ class Race:
     settings: Annotated[
         str | None,
         typer.Option(
-            "--settings",
-            help="What competes: names of backends, NAME@high, NAME@float64, peers, ladder (all our steps).",
+            "--contenders",
+            "--settings",  # the older name
+            help="What competes: names of backends, NAME@high, NAME@float64, peers, optimisations (all of ours, one by one).",
             metavar="A,B,...",
             show_default=False,
         ),
@@ -194,8 +195,8 @@ def _measure(suite: Suite, budget: Budget, json_file: Path | None, race: Race, c
             print(f"what a fresh process takes before its first call is not known: {error}", flush=True)
         else:
             about["startup_seconds"] = start
-            told = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
-            print(told.format(**start), flush=True)
+            text = "a fresh process takes {import} s for atomjet, {torch} s for PyTorch, {load} s for the model"
+            print(text.format(**start), flush=True)
     result = Result(about, path=json_file)
     suite = replace(suite, cutoff=race.cutoff)
     run_suite(suite, cases, names, engine, result, budget, race.runs, say=lambda line: print(line, flush=True))
@@ -203,8 +204,8 @@ def _measure(suite: Suite, budget: Budget, json_file: Path | None, race: Race, c
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None, plot: Path | None) -> None:
-    from atomjet.bench.contenders import LADDER
-    from atomjet.bench.plots import plot_ladder, plot_result
+    from atomjet.bench.contenders import OPTIMISATIONS
+    from atomjet.bench.plots import plot_optimisations, plot_result
     from atomjet.bench.report import tables
 
     if report is not None:
@@ -213,16 +214,17 @@ def _write(result: Result, json_file: Path | None, report: Path | None, plot: Pa
     if plot is not None:
         plot_result(result, plot)
         print(f"wrote {plot}")
-        if result.about["settings"] == list(LADDER):
+        if result.about["settings"] == list(OPTIMISATIONS):
             steps = plot.with_stem(f"{plot.stem}-steps")
-            plot_ladder(result, steps)
+            plot_optimisations(result, steps)
             print(f"wrote {steps}")
     if json_file is not None:
         print(f"wrote {json_file}")
 
 
-@app.command("ladder", epilog=LADDER_EXAMPLES)
-def ladder(
+@app.command("revisions", epilog=REVISIONS_EXAMPLES)
+@app.command("ladder", hidden=True)  # the older name
+def race_revisions(
     revisions: Annotated[list[str] | None, typer.Argument(help="Oldest first.", metavar="REV REV ...")] = None,
     bisect: Annotated[
         tuple[str, str] | None,
@@ -247,25 +249,23 @@ def ladder(
     ] = None,
 ) -> None:
     """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
-    from atomjet.bench import revisions as steps_of
+    from atomjet.bench import revisions as race
     from atomjet.errors import ConfigError, SimulationError
 
     options.check_positive(precision=precision, max_rounds=max_rounds)
-    bench = steps_of.Bench(
-        repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model
-    )
+    bench = race.Bench(repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model)
     say = lambda line: print(line, flush=True)  # noqa: E731
     if bisect is not None:
         if revisions:
             raise ConfigError(f"--bisect takes its two revisions alone; leave out {' '.join(revisions)}")
-        found, change = steps_of.bisect(bench, *bisect, max_rounds=max_rounds, say=say)
+        found, change = race.bisect(bench, *bisect, max_rounds=max_rounds, say=say)
         words = "first slower commit" if len(found) == 1 else f"one of these {len(found)} is the first slower commit"
         print(f"{words} ({change:+.1%} in all):")
         for commit in found:
             print(f"{commit[:10]} {bench.subject(commit)}")
         return
-    made = steps_of.climb(bench, revisions or [], precision, max_rounds, say)
-    print(steps_of.table(made))
+    made = race.climb(bench, revisions or [], precision, max_rounds, say)
+    print(race.table(made))
     if all(math.isnan(step.delta) for step in made):
         raise SimulationError("fewer than two revisions ran; nothing was compared, the table says why")
     if any(step.verdict.startswith("slower") for step in made):
