@@ -47,11 +47,14 @@ bench-page: $(VENV)/installed-dev
 	$(if $(UMA),$(BIN)/atomjet bench uma --model $(UMA) --task omat --max-minutes $(MINUTES) --overwrite --json benchmarks/results/$(DEVICE)-uma.json)
 	$(BIN)/atomjet bench report
 
+# Neighbouring tests share what their modules prepare, so each worker gets a stretch of them, and takes from the others' at the end.
+PYTEST = $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n $(CORES)
+	$(PYTEST)
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n $(CORES) -m slow
+	$(PYTEST) -m slow
 
 # Its pins would pull ours about, so it never enters the other environment.
 test-fairchem: $(FAIRCHEM)/installed
@@ -79,12 +82,12 @@ test-versions: $(TRITONS:%=compiled-by-triton-%) tested-with-newest tested-with-
 
 compiled-by-triton-%: $(VENV)/installed-test $(VERSIONS)/triton-%
 	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -c 'import triton; assert triton.__version__.startswith("$*."), triton.__file__'
-	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -m pytest -n $(CORES) -k kernels_compile tests/ops/test_painn_hopper.py \
-	  tests/neighbors/test_padded.py
+	PYTHONPATH=$(VERSIONS)/triton-$* $(BIN)/python -m pytest -n $(CORES) -m 'slow or not slow' -k kernels_compile \
+	  tests/ops/test_painn_hopper.py tests/neighbors/test_buffered_search.py
 
 tested-with-newest: $(VENV)/installed-test $(VERSIONS)/newest
 	PYTHONPATH=$(VERSIONS)/newest $(BIN)/python -m pytest -n $(CORES) tests/data tests/ops tests/adapters/test_ase.py tests/neighbors \
-	  -k 'not kernels_compile and not test_padded or search_'
+	  -k 'not kernels_compile and not test_buffered_search or search_'
 	for python in python3.12 python3.13; do \
 	  if $$python -c '' 2> /dev/null; then $$python -W error tests/compiles.py src tests || exit 1; fi; done
 

@@ -1,12 +1,17 @@
 """What tests of several rooms share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 # Molecules are too small to share between threads, and tests side by side would fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A job in the background ignores ctrl-C, which some tests send to themselves or to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -5,6 +5,7 @@ A server imports everything once and forks for each command, so that a process o
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -81,14 +82,21 @@ class Runs:
         assert self.server.stdout is not None
         return self.server.stdout
 
-    def run(self, words: Sequence[object], point: Point | None = None, count: bool = False) -> Ended:
-        """Run a command to its end, or to the point at which it is ended or stopped."""
+    def run(
+        self, words: Sequence[object], point: Point | None = None, count: bool = False, largest_file: int = 0
+    ) -> Ended:
+        """Run a command to its end, or to the point at which it is ended or stopped.
+
+        Args:
+            count: all its calls. largest_file: bytes that it can write into one file, as on a disk that gets full; 0: any number.
+        """
         self.last += 1
         files = {name: str(self.folder / f"{self.last}-{name}") for name in ("out", "err", "calls")}
         asked = {
             "words": [str(word) for word in words],
             "point": None if point is None else vars(point),
             "count": count,
+            "largest_file": largest_file,
         }
         return self._ended(asked | files | {"stopped": 0, "imports": self.imports})
 
@@ -120,6 +128,10 @@ def run_in_child(request: dict) -> None:
     for stream, name in enumerate((os.devnull, request["out"], request["err"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), stream)
     Path(request["calls"]).touch()
+    if request["largest_file"]:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (request["largest_file"], resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        )
     counter = Counter(request["point"])
     if request["count"] or (request["point"] is not None and not request["point"]["call"]):
         counter.start()

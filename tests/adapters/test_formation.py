@@ -71,7 +71,7 @@ def test_tables_in_files(calculator, tmp_path, nested):
     made = [FormationEnergyCalculator(calculator, tmp_path / name) for name in ("table.json", "table.yaml")]
     assert made[0].by_task == made[1].by_task
     assert made[0].by_task["omat" if nested else ""]["No"] == 0.5
-    assert made[0]._references(atoms).tolist() == [-3.0, -7.25]
+    assert made[0].references_of(atoms).tolist() == [-3.0, -7.25]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from atomjet.cli.main import run
+from atomjet.errors import AtomJetError
+
 COMMANDS = ("info", "predict", "relax", "md", "sample", "label", "rounds", "train", "distill", "convert", "doctor")
 
 
@@ -73,16 +76,18 @@ def test_wrong_usage_is_one_line(call, arguments: list[str], text: str):
     assert "--help`" in err
 
 
-def test_a_missing_file_is_one_line_and_debug_shows_where(tmp_path: Path):
-    absent = tmp_path / "absent.xyz"
-    result = atomjet("predict", absent)
-    assert result.returncode == 2
-    assert_one_line(result.stderr, "absent.xyz: no such file")
+def test_a_missing_file_is_one_line_and_debug_shows_where(tmp_path: Path, monkeypatch, capsys):
+    """As the program itself is called, which lets the error through where its traceback is wanted."""
+    absent = str(tmp_path / "absent.xyz")
+    monkeypatch.setattr(sys, "argv", ["atomjet", "predict", absent])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    assert_one_line(capsys.readouterr().err, "absent.xyz: no such file")
     for arguments in (["--debug", "predict", absent], ["predict", absent, "--debug"]):
-        result = atomjet(*arguments)
-        assert result.returncode != 0
-        assert "Traceback" in result.stderr
-        assert "absent.xyz: no such file" in result.stderr
+        monkeypatch.setattr(sys, "argv", ["atomjet", *arguments])
+        with pytest.raises(AtomJetError, match=r"absent\.xyz: no such file"):
+            run()
 
 
 def test_a_file_that_is_no_structure(call, tmp_path: Path):

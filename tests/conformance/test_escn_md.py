@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ase.build import molecule
 
 from atomjet import Engine
 from atomjet.engine import Settings
@@ -37,6 +38,15 @@ class TestEscnMd(Conformance):
     """Everything in the suite but inversion: the products that mix m with -m tell left from right, in fairchem's model too."""
 
     tells_left_from_right = True
+
+    def test_left_is_told_from_right(self, engine):
+        """Else the suite would have to hold with inversion too."""
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.08, seed=0)
+        mirrored = atoms.copy()
+        mirrored.positions *= -1
+        energy, other = (float(engine.predict(one).energy) for one in (atoms, mirrored))
+        assert abs(other - energy) > 1e-6 * abs(energy)
 
     def test_deterministic(self, engine, case):
         if engine.device.type == "cuda" and case[1] == "general":

@@ -82,13 +82,13 @@ def test_structures_that_say_nothing_keep_the_keys_they_had(tmp_path):
     """A run begun by an earlier version, whose records have no spin, goes on."""
     record = pack([oxygen()], ["O2"], [False])
     from atomjet.distill.dataset import frames_from_record
-    from atomjet.distill.label import _content
+    from atomjet.distill.label import content_of
 
     old = {name: value for name, value in record.items() if name not in ("spin", "task")}
     frames = frames_from_record(old, "train", "structures")
     assert frames.conditions(0) == Conditions()
-    assert len(_content(frames, 0)) == 5
-    assert len(_content(frames_from_record(pack([oxygen(spin=3)], ["O2"], [False]), "train", "s"), 0)) == 7
+    assert len(content_of(frames, 0)) == 5
+    assert len(content_of(frames_from_record(pack([oxygen(spin=3)], ["O2"], [False]), "train", "s"), 0)) == 7
 
 
 def test_tblite_is_asked_for_the_spin():

@@ -3,14 +3,15 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
-import time
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from atomjet.distill.journal import Journal
+from tests.killing import Point, Runs
 
 RECIPE = """
 name: small
@@ -38,19 +39,26 @@ def prepare(directory: Path, frames: int) -> Path:
     return directory / "out"
 
 
-def start(command: str, output: Path) -> subprocess.Popen:
-    words = [sys.executable, "-m", "atomjet", command, str(output.parent / "recipe.yaml")]
-    words += ["--device", "cpu"] if command in ("train", "distill") else []
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+WORK = ("atomjet.distill.sample:Task", "atomjet.distill.label:Task", "atomjet.distill.trainer:losses")
+"""What is called for each piece of work: for each unit to sample, each frame to label, each step of training."""
 
 
-def finish(process: subprocess.Popen) -> None:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
+def words(command: str, output: Path) -> list[str]:
+    return [command, str(output.parent / "recipe.yaml"), *(["--device", "cpu"] if command != "label" else [])]
 
 
-def journals(output: Path, folder: str) -> int:
-    return sum(path.stat().st_size for path in output.glob(f"{folder}/*.journal"))
+def finish(runs: Runs, command: str, output: Path) -> None:
+    ended = runs.run(words(command, output))
+    assert ended.status == 0, ended.out + ended.err
+
+
+def done(output: Path) -> list[int]:
+    """Pieces of each kind of work that are on the disk."""
+    written = []
+    for folder in ("samples", "labels"):
+        with Journal(output / folder) as journal:
+            written.append(len(journal))
+    return [*written, max((line["step"] for line in log(output)), default=0)]
 
 
 def log(output: Path) -> list[dict]:
@@ -61,19 +69,14 @@ def log(output: Path) -> list[dict]:
 
 
 class Undisturbed:
-    """A run that nobody disturbs, and how far another one has come beside it."""
+    """A run that nobody disturbs."""
 
-    def __init__(self, directory: Path, frames: int) -> None:
+    def __init__(self, runs: Runs, directory: Path, frames: int) -> None:
+        runs.imports = ["atomjet.distill.sample", "atomjet.distill.label", "atomjet.distill.train"]
         self.output, self.frames = prepare(directory, frames), frames
-        finish(start("distill", self.output))
-        self.bytes = {folder: journals(self.output, folder) for folder in ("samples", "labels")}
+        finish(runs, "distill", self.output)
+        self.done = done(self.output)
         assert len(log(self.output)) == EPOCHS
-
-    def progress(self, output: Path, command: str) -> float:
-        """Share of the command's work that is on the disk."""
-        done = [journals(output, folder) / whole for folder, whole in self.bytes.items()]
-        done.append(len(log(output)) / EPOCHS)
-        return {"label": done[1], "train": done[2], "distill": sum(done) / 3}[command]
 
     def begun(self, directory: Path, command: str) -> Path:
         """A directory in which the command has all that it needs."""
@@ -87,27 +90,29 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Undisturbed:
-    return Undisturbed(tmp_path_factory.mktemp("undisturbed"), frames=40)
+def undisturbed(runs, tmp_path_factory) -> Undisturbed:
+    return Undisturbed(runs, tmp_path_factory.mktemp("undisturbed"), frames=40)
 
 
 @pytest.fixture(scope="module")
-def longer(tmp_path_factory) -> Undisturbed:
-    return Undisturbed(tmp_path_factory.mktemp("longer"), frames=300)
+def longer(runs, tmp_path_factory) -> Undisturbed:
+    return Undisturbed(runs, tmp_path_factory.mktemp("longer"), frames=300)
 
 
-def kill_again_and_again(reference: Undisturbed, output: Path, command: str, kills: int) -> None:
-    drawn = random.Random(command)
+def kill_again_and_again(runs: Runs, reference: Undisturbed, output: Path, command: str, kills: int) -> None:
+    """Never at the same place of a run: at a share of its work, and a little later."""
+    drawn, kinds = random.Random(command), {"label": [1], "train": [2], "distill": [0, 1, 2]}[command]
+    whole = sum(reference.done[kind] for kind in kinds)
     for kill in range(kills):
-        process = start(command, output)
-        # Never the same place of a run: at a share of its work, and a little later.
-        while reference.progress(output, command) < 0.97 * (kill + 0.5) / kills and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(drawn.uniform(0, 0.1))
-        assert process.poll() is None, "the run ended before it could be killed: " + "".join(process.communicate())
-        process.kill()
-        process.communicate()
-    finish(start(command, output))
+        target, kind = int(0.97 * whole * (kill + 0.5) / kills), kinds[0]
+        for kind in kinds:
+            if target < reference.done[kind]:
+                break
+            target -= reference.done[kind]
+        point = Point(signal.SIGKILL, WORK[kind], max(1, target - done(output)[kind]), drawn.randrange(3000))
+        ended = runs.run(words(command, output), point)
+        assert ended.status == -signal.SIGKILL, f"{point} was not reached: {ended.out}{ended.err}"
+    finish(runs, command, output)
 
 
 def assert_same(found: Path, expected: Path, command: str) -> None:
@@ -126,15 +131,15 @@ def assert_same(found: Path, expected: Path, command: str) -> None:
     assert not list(found.rglob("*.partial"))
 
 
-def test_a_distillation_killed_in_each_of_its_steps_ends_as_undisturbed(undisturbed, tmp_path):
+def test_a_distillation_killed_in_each_of_its_steps_ends_as_undisturbed(runs, undisturbed, tmp_path):
     output = undisturbed.begun(tmp_path / "run", "distill")
-    kill_again_and_again(undisturbed, output, "distill", 3)
+    kill_again_and_again(runs, undisturbed, output, "distill", 3)
     assert_same(output, undisturbed.output, "distill")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["label", "train", "distill"])
-def test_twenty_kills_end_as_undisturbed(longer, tmp_path, command):
+def test_twenty_kills_end_as_undisturbed(runs, longer, tmp_path, command):
     output = longer.begun(tmp_path / "run", command)
-    kill_again_and_again(longer, output, command, 20)
+    kill_again_and_again(runs, longer, output, command, 20)
     assert_same(output, longer.output, command)

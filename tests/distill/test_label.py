@@ -1,6 +1,5 @@
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -205,22 +204,13 @@ def test_labelling_before_sampling_says_what_to_do(write_recipe):
         run_label(write_recipe())
 
 
-LIMITED = """
-import resource, runpy, sys
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), hard))
-runpy.run_module("atomjet", run_name="__main__")
-"""
-
-
 @pytest.mark.parametrize("limit", [4_000, 20_000], ids=["early", "late"])
-def test_a_full_disk_is_one_line_and_what_was_labelled_is_kept(labelled, tmp_path, limit):
+def test_a_full_disk_is_one_line_and_what_was_labelled_is_kept(runs, labelled, tmp_path, limit):
     recipe = elsewhere(labelled, tmp_path, workers=2)
     run_sample(recipe, quiet=True)
-    command = [sys.executable, "-c", LIMITED, str(limit), "label", str(tmp_path / "recipe.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    errors = [line for line in done.stderr.splitlines() if not line.startswith("labelling:")]
-    assert done.returncode == 2, done
+    ended = runs.run(["label", tmp_path / "recipe.yaml"], largest_file=limit)
+    errors = [line for line in ended.err.splitlines() if not line.startswith("labelling:")]
+    assert ended.status == 2, ended
     assert len(errors) == 1, errors
     assert errors[0].startswith("error: cannot write ")
     assert "File too large; make room on the disk or choose another output, then run the same again" in errors[0]

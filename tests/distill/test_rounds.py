@@ -1,14 +1,10 @@
 """Rounds in which students lead: whole runs with a real teacher, interrupted, with a failing one, with students that explode."""
 
-import contextlib
 import itertools
 import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import ase.io
@@ -32,6 +28,7 @@ from atomjet.distill.rounds import run_rounds, train_to_the_end
 from atomjet.distill.sample import run_sample
 from atomjet.errors import ConfigError
 from atomjet.models import tensor_file
+from tests.killing import Point
 
 RECIPE = """
 name: copper
@@ -193,30 +190,19 @@ def test_interrupted_in_each_phase_it_ends_as_undisturbed(undisturbed, tmp_path,
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_as_undisturbed(undisturbed, tmp_path):
-    def start(recipe: Recipe) -> subprocess.Popen:
-        words = [
-            sys.executable,
-            "-m",
-            "atomjet",
-            "distill",
-            str(recipe.output.parent / "recipe.yaml"),
-            "--device",
-            "cpu",
-        ]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_again_and_again_it_ends_as_undisturbed(runs, undisturbed, tmp_path):
+    def words(recipe: Recipe) -> list[str]:
+        return ["distill", str(recipe.output.parent / "recipe.yaml"), "--device", "cpu"]
 
+    runs.imports, drawn = ["atomjet.distill.rounds", "atomjet.distill.train"], random.Random(1)
     recipes = [begun(undisturbed, tmp_path / name) for name in ("whole", "killed")]
-    began = time.monotonic()
-    assert start(recipes[0]).wait() == 0
-    lasts, drawn = time.monotonic() - began, random.Random(1)
-    for _ in range(6):
-        process = start(recipes[1])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(drawn.uniform(0.2, 0.6) * lasts)
-        process.kill()
-        process.wait()
-    assert start(recipes[1]).wait() == 0
+    assert runs.run(words(recipes[0])).status == 0
+    losses, append, task = "trainer:losses", "journal:JournalWriter.append", "label:Task"
+    for call, nth in ((losses, 20), (append, 1), (task, 8), (losses, 32), (append, 1), (losses, 8)):
+        point = Point(signal.SIGKILL, f"atomjet.distill.{call}", nth, drawn.randrange(3000))
+        ended = runs.run(words(recipes[1]), point)
+        assert ended.status == -signal.SIGKILL, f"{point} was not reached: {ended.out}{ended.err}"
+    assert runs.run(words(recipes[1])).status == 0
     assert content(recipes[1]) == content(recipes[0])
     for seed in (0, 1):
         found, right = (load_file(one.output / f"seed-{seed}" / "copper.safetensors") for one in recipes)

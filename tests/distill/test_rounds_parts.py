@@ -291,7 +291,7 @@ ORPHANS = """
 from atomjet.distill.devices import Team
 from tests.distill.test_rounds_parts import sleep
 if __name__ == "__main__":
-    list(Team(["cpu:0", "cpu:1"]).run(sleep, [(60.0, {path!r}), (60.0, {path!r} + "2")]))
+    list(Team(["cpu:0", "cpu:1"]).run(sleep, [(3600.0, {path!r}), (3600.0, {path!r} + "2")]))
 """
 
 
@@ -308,10 +308,11 @@ def test_jobs_end_with_a_parent_that_is_killed(tmp_path):
     child = int(path.read_text())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    for _ in range(100):
+    for _ in range(6000):  # long before its hour is over, and long enough for any machine
         try:
             os.kill(child, 0)
         except ProcessLookupError:
             return
         time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
     pytest.fail("the job goes on without its parent")

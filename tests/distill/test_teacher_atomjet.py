@@ -11,7 +11,7 @@ import atomjet
 from atomjet.distill import batched
 from atomjet.distill.dataset import concatenate, make_frames
 from atomjet.distill.journal import Journal
-from atomjet.distill.label import _content, _to_ase, label_frame
+from atomjet.distill.label import content_of, label_frame, to_ase
 from atomjet.distill.pool import Task
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.distill.teacher import build_teacher, describe_teacher, make_teacher
@@ -56,9 +56,9 @@ def test_frames_labelled_together_have_the_labels_of_frames_labelled_alone(tmp_p
     ]
     teacher = TeacherConfig(calculator=f"atomjet:{UMA}?task=omol&precision=float64", options={"device": "cpu"})
     frames = concatenate([make_frames([atoms], "train", "s", "m") for atoms in structures])
-    tasks = [Task(bytes([f]) * 16, (teacher, *_content(frames, f))) for f in range(len(frames))]
+    tasks = [Task(bytes([f]) * 16, (teacher, *content_of(frames, f))) for f in range(len(frames))]
     monkeypatch.setattr(batched, "BATCH_ATOMS", 9)
-    batched.run_batches(build_teacher(teacher).engine, _to_ase, tasks, tmp_path, lambda: None)
+    batched.run_batches(build_teacher(teacher).engine, to_ase, tasks, tmp_path, lambda: None)
     with Journal(tmp_path) as journal:
         records = [journal[task.key] for task in tasks]
     for record, task in zip(records, tasks, strict=True):

@@ -1,12 +1,15 @@
+import itertools
 import json
 import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ase.io import read as ase_read
 
+from atomjet.distill import trainer
 from atomjet.distill.card import markdown
 from atomjet.distill.evaluate import evaluate
 from atomjet.distill.ranks import Ranks
@@ -69,20 +72,25 @@ def test_result_is_the_average_evaluated_by_the_engine(tmp_path):
     assert_same_weights(again.averaged, model)
 
 
+def terminate_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Send SIGTERM in this step of a training."""
+    losses, steps = trainer.losses, itertools.count(1)
+
+    def counted(*arguments):
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return losses(*arguments)
+
+    patch.setattr(trainer, "losses", counted)
+
+
 @pytest.mark.parametrize("stop_at", [2, 3, 7], ids=["within the first epoch", "between epochs", "within the third"])
 def test_resumed_run_equals_undisturbed_run(tmp_path, monkeypatch, stop_at):
     settings = {"epochs": 4, "validation_interval": 2}
     undisturbed, disturbed = recipe(tmp_path / "a", **settings), recipe(tmp_path / "b", **settings)
     expected, _ = read(run(undisturbed))
-    step = Trainer._train_on
-
-    def interrupted(self, indices):
-        step(self, indices)
-        if self.step + 1 == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", interrupted)
+        terminate_at(patch, stop_at)
         with pytest.raises(KeyboardInterrupt):
             run(disturbed)
     assert not (disturbed.output / "small.safetensors").exists()
@@ -132,38 +140,37 @@ def test_damaged_checkpoint_is_refused(tmp_path):
         run(small)
 
 
-def test_time_limit_ends_the_run_annealed(tmp_path):
+@pytest.fixture
+def eighths(monkeypatch):
+    """A clock that every look at it puts forward by 1/8 s: a step of training takes as long, whatever the machine does."""
+    looks = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.125 * next(looks)))
+
+
+def test_time_limit_ends_the_run_annealed(tmp_path, eighths):
     small = recipe(tmp_path, epochs=None, max_minutes=0.05)
     run(small)
     last = lines(small)[-1]
     assert last["learning_rate"] == pytest.approx(1e-6, abs=1e-7)
     told = json.loads((small.output / "training" / "log.jsonl").read_text().splitlines()[-1])
-    assert 3.0 <= told["seconds"] < 6.0
+    assert told["seconds"] == 3.0
 
 
-def test_a_schedule_of_minutes_goes_on_where_it_was(tmp_path, monkeypatch):
-    small, step = recipe(tmp_path, epochs=None, max_minutes=0.04), Trainer._train_on
-    reached = []
-
-    def interrupted(self, indices):
-        step(self, indices)
-        if self.seconds > 1.0 and not reached:
-            signal.raise_signal(signal.SIGTERM)
-            reached.append(self.seconds)
-
+def test_a_schedule_of_minutes_goes_on_where_it_was(tmp_path, monkeypatch, eighths):
+    small = recipe(tmp_path, epochs=None, max_minutes=0.04)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", interrupted)
+        terminate_at(patch, 11)
         with pytest.raises(KeyboardInterrupt):
             run(small)
     again = trainer_of(small)
     again.restore()
-    assert reached[0] <= again.seconds < reached[0] + 0.5
+    assert again.seconds == 14 / 8  # eleven steps, and three ends of epochs
     assert again.progress() == again.seconds / 2.4
     falling = 0.5 * (1 + np.cos(np.pi * (again.progress() - 0.02) / 0.98))
     assert again.learning_rate() == pytest.approx(1e-6 + (1e-3 - 1e-6) * falling)
     run(small)
     told = [json.loads(line) for line in (small.output / "training" / "log.jsonl").read_text().splitlines()]
-    assert 2.4 <= told[-1]["seconds"] < 3.4
+    assert 2.4 <= told[-1]["seconds"] <= 2.4 + 2 / 8  # a step, and the end of an epoch
     assert [line["step"] for line in told] == sorted({line["step"] for line in told})
 
 

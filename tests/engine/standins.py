@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from atomjet.engine.evaluation import Stages
+from atomjet.engine.pool import BufferPool
 from atomjet.models.painn.fast_pytorch import FastPyTorch
 from atomjet.testing.plain import Buffered, plain_stages
 
@@ -27,6 +28,11 @@ class Large(Buffered):
 
     def bytes_of(self, capacity):
         return 1000 * capacity.atoms + 100 * capacity.edges
+
+
+def pool_of(engine) -> BufferPool:
+    """Where the engine's sets of buffers are; no caller sees them, but how many there are is what several tests ask."""
+    return engine._path.pool
 
 
 def stages(engine, backend=FastPyTorch, **changed) -> Stages:

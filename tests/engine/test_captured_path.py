@@ -18,6 +18,7 @@ from atomjet.data.capacity import likely_edges
 from atomjet.engine import Settings, pool, streams
 from atomjet.engine.capacity import MARGIN, choose, size_class
 from tests.engine import standins
+from tests.engine.standins import pool_of
 from tests.potentials import random_painn
 
 ROUNDING = 1e-6  # relative; edge vectors are float32 in the buffers, float64 before the definition rounds them
@@ -112,7 +113,7 @@ def test_buffers_serve_several_sizes(padded):
     alone = [engine_through_buffers().predict(atoms).forces for atoms in hydrogens]
     for turn in (0, 3, 1, 2, 0):
         assert torch.equal(padded.predict(hydrogens[turn]).forces, alone[turn])
-    assert len(padded._path.pool.kept()) <= 2
+    assert len(pool_of(padded).kept()) <= 2
 
 
 def test_overflow_finds_a_larger_buffer(plain, monkeypatch):
@@ -120,12 +121,12 @@ def test_overflow_finds_a_larger_buffer(plain, monkeypatch):
     padded = engine_through_buffers()
     crowd = Atoms("H" * 60, np.random.default_rng(0).permutation(125)[:60, None] // [25, 5, 1] % 5 * 1.0)
     same(padded.predict(crowd), plain.predict(crowd))
-    steps = padded._path.pool.kept()
+    steps = pool_of(padded).kept()
     assert len(steps) == 2
     assert steps[1].edges > steps[0].edges
     padded.predict(crowd)
     same(padded.predict(System.from_ase(crowd)), plain.predict(crowd))
-    assert len(padded._path.pool.kept()) == 2  # the size is remembered
+    assert len(pool_of(padded).kept()) == 2  # the size is remembered
 
 
 def refused(engine, structures, message):
@@ -192,7 +193,7 @@ def test_overflow_in_a_long_list_does_not_wait_for_itself(plain, monkeypatch):
     padded = engine_through_buffers()
     # Memory for two batches as they seem at first, and not for both of them as they are.
     small = padded.stages.bytes_of(choose(2, 24, 12, 64))
-    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.6 * small - small * padded._path.pool._lent)
+    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.6 * small - small * pool_of(padded).lent)
     many = [molecule("C6H6") for _ in range(6)]
     same(padded.predict(many), plain.predict(many))
 
@@ -206,7 +207,7 @@ def test_bad_structure_in_a_long_list_leaves_the_buffers_whole(padded, monkeypat
             atomjet.AtomJetError, match=f"^structure {len(frames())}, atom 0 and atom 1 are 0.100 Å apart"
         ):
             padded.predict(given)
-    assert padded._path.pool._lent == 0
+    assert pool_of(padded).lent == 0
     assert len(padded.predict(frames()).energy) == len(frames())
 
 
@@ -220,10 +221,10 @@ def test_memory_is_refused_before_anything_is_allocated(plain, padded, monkeypat
         "structure, of up to some 10 atoms at this density",
     ):
         padded.predict(many[0])
-    assert padded._path.pool.kept() == []
+    assert pool_of(padded).kept() == []
     monkeypatch.setattr(pool, "free_bytes", lambda device: 3 * needs)
     same(padded.predict(many), plain.predict(many))  # in batches that fit
-    assert max(kept.systems for kept in padded._path.pool.kept()) < 6
+    assert max(kept.systems for kept in pool_of(padded).kept()) < 6
     same(padded.predict(System.from_ase(many)), plain.predict(many))
 
 
@@ -232,9 +233,9 @@ def test_a_benchmark_has_contenders_give_their_buffers_back(padded):
     contenders = Contenders(SUITES["latency"], padded)
     contenders.built["auto"] = EngineContender("auto", padded)
     before = padded.predict(frames()).energy
-    assert padded._path.pool.kept()
+    assert pool_of(padded).kept()
     contenders.forget()
-    assert padded._path.pool.kept() == []
+    assert pool_of(padded).kept() == []
     assert torch.equal(padded.predict(frames()).energy, before)
 
 
@@ -255,7 +256,7 @@ def test_memory_is_not_asked_for_where_buffers_are_ready(plain, padded, monkeypa
 
 
 def test_least_recently_used_buffers_go_first(padded):
-    pool = padded._path.pool
+    pool = pool_of(padded)
     for name in ("H2O", "CH4", "C6H6"):
         padded.predict(molecule(name))
     padded.predict(molecule("H2O"))
@@ -269,15 +270,15 @@ def test_slow_way_may_have_the_memory_of_idle_buffers(padded, monkeypatch):
     from atomjet.engine import engine as module
 
     padded.predict([molecule("CH4"), molecule("H2O")])
-    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if padded._path.pool.kept() else 1 << 30)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if pool_of(padded).kept() else 1 << 30)
     with pytest.raises(atomjet.AtomJetError, match="0.100 Å apart"):
         padded.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
     overlapping = engine_through_buffers("warn")
     overlapping.predict(molecule("H2O"))
-    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if overlapping._path.pool.kept() else 1 << 30)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0 if pool_of(overlapping).kept() else 1 << 30)
     with pytest.warns(UserWarning, match="0.100 Å apart"):
         overlapping.predict(Atoms("HH", [[0, 0, 0], [0, 0, 0.1]]))
-    assert overlapping._path.pool.kept() == []
+    assert pool_of(overlapping).kept() == []
 
 
 def test_more_edges_than_a_search_can_count(plain, padded, monkeypatch):
@@ -310,14 +311,14 @@ def test_threads_share_the_path(padded):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert padded._path.pool._lent == 0
+    assert pool_of(padded).lent == 0
 
 
 def test_threads_wait_for_memory(padded, monkeypatch):
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 24)
     needs = padded.stages.bytes_of(choose(4, 24, 12, 4 * 132))
     held = []
-    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.5 * needs - needs * padded._path.pool._lent)
+    monkeypatch.setattr(pool, "free_bytes", lambda device: 2.5 * needs - needs * pool_of(padded).lent)
     many = [molecule("C6H6") for _ in range(8)]
 
     def work():
@@ -327,7 +328,7 @@ def test_threads_wait_for_memory(padded, monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join()
     assert len(held) == 3
     assert all(torch.equal(energy, held[0]) for energy in held)
 

@@ -38,9 +38,9 @@ def tuned(monkeypatch, choices, times, one=None):
 def own_table(tmp_path: Path, monkeypatch):
     """No table of whoever runs the tests."""
     monkeypatch.setattr(tuning, "user_table", lambda: tmp_path / "own" / "tuned.json")
-    tuning._users_own.cache_clear()
+    tuning.users_own.cache_clear()
     yield tmp_path / "own" / "tuned.json"
-    tuning._users_own.cache_clear()
+    tuning.users_own.cache_clear()
 
 
 def engine():
@@ -99,7 +99,7 @@ def test_kernels_without_choices_are_left_alone(monkeypatch):
     one = engine()
     assert {kernel for kernel, _ in one.stages.backend.tuning.rounds} == {"message", "message_back", "update"}
     one.stages.backend.update = None  # others than those that have choices
-    monkeypatch.setattr(tuner, "_Probe", lambda *arguments: Probe())
+    monkeypatch.setattr(tuner, "Probe", lambda *arguments: Probe())
     found = tuned(monkeypatch, (("update", {"rows": (16, 32)}),), [], one)
     assert (found.choices, found.refused) == ({}, 0)
 

@@ -151,11 +151,14 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path: Path, monkeypatc
     while not saved:
         time.sleep(0.01)
     monkeypatch.setattr(output.os, "pwrite", full)
-    written.hand_over()
-    while written._error is None:
-        time.sleep(0.01)
+
+    def until_the_thread_has_met_it():
+        while True:
+            written.hand_over(now=True)
+            time.sleep(0.01)
+
     with pytest.raises(OSError, match="No space left"):
-        written.hand_over()
+        until_the_thread_has_met_it()
     with pytest.raises(OSError, match="No space left"):
         written.close()
     assert len(read(tmp_path / "a.traj", ":")) == 2

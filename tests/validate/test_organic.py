@@ -104,7 +104,7 @@ def test_soft_contacts_are_counted(tmp_path, structures):
 
 def test_squeezed_pairs_touch_where_they_should():
     water = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], info={"molecule": "water"})
-    for share, atoms in zip(contacts.SHARES, contacts._squeezed([water], np.random.default_rng(3)), strict=True):
+    for share, atoms in zip(contacts.SHARES, contacts.squeezed([water], np.random.default_rng(3)), strict=True):
         radii = contacts.vdw_radii[atoms.numbers]
         ratio = atoms.get_all_distances()[:3, 3:] / (radii[:3, None] + radii[None, 3:])
         assert ratio.min() == pytest.approx(share)
@@ -164,7 +164,7 @@ def test_packaged_structures_are_whole():
     made += [boxes.Box(atoms.info["molecule"], atoms, 0) for atoms in load("crystals")]
     for box in made:
         at_rest = boxes.Relaxed(0, box.atoms, 0.0, 0.0, 0, True)
-        assert boxes._verdict(box, at_rest)[0] == ""
+        assert boxes.verdict(box, at_rest)[0] == ""
     assert len(load("dimers")) == 12
     assert len({atoms.info["molecule"] for atoms in load("torsions")}) == 12
     assert len({atoms.info["molecule"] for atoms in load("conformers")}) == 10
@@ -175,14 +175,14 @@ def test_a_box_that_collapses_is_named():
     box = boxes.water_boxes((27,), np.random.default_rng(0))[1]
     moved = box.atoms.copy()
     moved.positions[3:6] += moved.positions[0] - moved.positions[3] + 0.8
-    said, nearest = boxes._verdict(box, boxes.Relaxed(0, moved, 0.0, 0.0, 9, True))
+    said, nearest = boxes.verdict(box, boxes.Relaxed(0, moved, 0.0, 0.0, 9, True))
     assert "between molecules" in said
     assert nearest < boxes.CLOSE
     apart = box.atoms.copy()
     apart.positions[1] += 3.0 * (apart.positions[1] - apart.positions[0])
-    assert boxes._verdict(box, boxes.Relaxed(0, apart, 0.0, 0.0, 9, True))[0]
+    assert boxes.verdict(box, boxes.Relaxed(0, apart, 0.0, 0.0, 9, True))[0]
     given_up = boxes.Relaxed(0, box.atoms, 0.0, 0.0, 7, False, "atoms too near")
-    assert boxes._verdict(box, given_up)[0] == "given up after 7 steps, atoms too near"
+    assert boxes.verdict(box, given_up)[0] == "given up after 7 steps, atoms too near"
 
 
 def test_a_run_that_comes_apart_has_failed():

@@ -65,7 +65,7 @@ class FormationEnergyCalculator(Calculator):
         """Fill `results`."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None, "what is computed has atoms"
-        references = self._references(self.atoms)
+        references = self.references_of(self.atoms)
         self.calculator.calculate(self.atoms, properties or ["energy"], system_changes)
         self.results = dict(self.calculator.results)
         total = float(self.results["energy"])
@@ -76,7 +76,7 @@ class FormationEnergyCalculator(Calculator):
         if "energies" in self.results:
             self.results["energies"] = self.results["energies"] - references + (corrected - total) / len(references)
 
-    def _references(self, atoms: Atoms) -> np.ndarray:
+    def references_of(self, atoms: Atoms) -> np.ndarray:
         """(N,) eV."""
         engine = getattr(self.calculator, "engine", None)
         task = str(atoms.info.get("task") or getattr(engine, "task", None) or "")

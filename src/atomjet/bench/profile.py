@@ -130,7 +130,7 @@ def profile_engine(engine: Engine, system: System, chrome: Path | None = None) -
     work = FAMILIES[engine.model.family].work(engine.model.config, engine.backend, sizes)
     costs = dict(work.kernels)
     if kernels:
-        costs |= _search_costs(systems[0], engine.cutoff, edges)
+        costs |= search_costs(systems[0], engine.cutoff, edges)
     items = _items(events, engine, ceilings, costs)
     operators = [event for event in events if is_outermost(event)]
     return Profile(
@@ -270,7 +270,7 @@ def _by_name(events: list[Any]) -> list[tuple[str, int, float]]:
     return [(name, len(times), float(sum(times))) for name, times in ranked]
 
 
-def _search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
+def search_costs(system: System, cutoff: float, edges: int) -> dict[str, Cost]:
     """Cost of each kernel of a search that finds so many edges, by name, in buffers of the size that an engine makes: the size
     decides which kernels run. Empty where the search runs out of room.
     """

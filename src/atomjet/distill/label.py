@@ -87,7 +87,7 @@ def label_frames(
         The labelled frames, without their labels; how many frames came to which other outcome.
     """
     about = describe(recipe.teacher)
-    keys = [content_key(about, *_content(frames, f)) for f in range(len(frames))]
+    keys = [content_key(about, *content_of(frames, f)) for f in range(len(frames))]
     _compute(recipe, frames, keys, engine_of(teacher_of_worker(recipe.teacher)), quiet)
     described = {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
     labelled, found = _write(recipe, frames, keys, described, directory, prefix)
@@ -102,7 +102,7 @@ def in_words(outcomes: Counter[str], failures: Path) -> str:
     return ", ".join(f"{count} {what}" for what, count in outcomes.items()) + f"; reasons in {failures}"
 
 
-def _content(frames: Frames, f: int) -> tuple[Any, ...]:
+def content_of(frames: Frames, f: int) -> tuple[Any, ...]:
     """What the label of a frame depends on; spin and task only where they are said, so that other frames keep the key they had."""
     part = slice(frames.ptr[f], frames.ptr[f + 1])
     conditions = frames.conditions(f)
@@ -170,10 +170,10 @@ def _run_missing(
     chosen = sorted(missing)[: max(0, most - done)] if most is not None else sorted(missing) if hours else list(missing)
     ends = time.monotonic() + 3600 * hours if hours else math.inf
     in_time = itertools.takewhile(lambda _: time.monotonic() < ends, chosen)
-    tasks = (Task(key, (recipe.teacher, *_content(frames, missing[key]))) for key in in_time)
+    tasks = (Task(key, (recipe.teacher, *content_of(frames, missing[key]))) for key in in_time)
     with track(what, len(wanted), done=done, quiet=quiet) as advance:
         if engine is not None:
-            run_batches(engine, _to_ase, tasks, journals, advance)
+            run_batches(engine, to_ase, tasks, journals, advance)
         else:
             run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
     with Journal(journals) as journal:
@@ -190,9 +190,10 @@ def hessian_key(label_key: bytes, rows: int) -> bytes:
     return content_key("hessian", rows, label_key)
 
 
-def _to_ase(
+def to_ase(
     numbers: Array, positions: Array, cell: Array, pbc: Array, charge: Array, spin: Array | None = None, task: str = ""
 ) -> Atoms:
+    """A frame as `content_of` takes it apart, with its conditions in `info`."""
     atoms = Atoms(numbers, positions.astype(float), cell=cell, pbc=pbc)
     set_conditions(atoms, Conditions(int(charge[0]), NOT_SAID if spin is None else int(spin[0]), task))
     return atoms
@@ -212,7 +213,7 @@ def label_frame(teacher: TeacherConfig, *content: Any) -> Record:
 
     How long the processor took stands beside them.
     """
-    atoms, started = _to_ase(*content), time.process_time()
+    atoms, started = to_ase(*content), time.process_time()
     energy, forces = _evaluate(teacher, atoms)
     labels = {"energy": energy, "forces": forces.astype(np.float32), **_stress(atoms)}
     return {**labels, "seconds": round(time.process_time() - started, 5)}
@@ -231,7 +232,7 @@ def _stress(atoms: Atoms) -> Record:
 
 def hessian_rows(teacher: TeacherConfig, *content: Any, count: int) -> Record:
     """Task of a worker: up to `count` random rows of the Hessian by central differences of the teacher's forces."""
-    atoms = _to_ase(*content)
+    atoms = to_ase(*content)
     rng = np.random.default_rng(int.from_bytes(content_key(*content), "little"))
     chosen = np.sort(rng.permutation(3 * len(atoms))[:count])
     start, rows = atoms.positions.copy(), []

@@ -31,7 +31,7 @@ class BufferPool:
         self.stages, self.capture = stages, capture
         self.kept_bytes = _kept_bytes(stages.device)
         self._idle: OrderedDict[CallBuffers, int] = OrderedDict()  # with their bytes, least recently used first
-        self._lent = 0
+        self.lent = 0
         self._changed = threading.Condition()
 
     def acquire(self, capacity: Capacity, wait: bool = True) -> CallBuffers | None:
@@ -51,10 +51,10 @@ class BufferPool:
                     break
                 if self._make_room(self.stages.bytes_of(capacity)):
                     break
-                if not wait or not self._lent:
+                if not wait or not self.lent:
                     return None
                 self._changed.wait()
-            self._lent += 1
+            self.lent += 1
         if buffers is not None:
             return buffers
         try:
@@ -96,7 +96,7 @@ class BufferPool:
 
     def _give_back(self, buffers: CallBuffers | None) -> None:
         with self._changed:
-            self._lent -= 1
+            self.lent -= 1
             if buffers is not None:
                 self._idle[buffers] = buffers.bytes
                 while len(self._idle) > 1 and sum(self._idle.values()) > self.kept_bytes:

@@ -89,10 +89,10 @@ def tune(engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Timer | None = N
         if key not in done:  # with a short cutoff boxes have few edges too
             done.add(key)
             served = [one for one in served if entry_key(one.capacity) == key]
-            yield _tune(space, [_Probe(engine, one, timer or time_replays) for one in served], key)
+            yield _tune(space, [Probe(engine, one, timer or time_replays) for one in served], key)
 
 
-def _tune(space: TuningSpace, probes: list[_Probe], key: str) -> Tuned:
+def _tune(space: TuningSpace, probes: list[Probe], key: str) -> Tuned:
     before = after = tuple(probe.before for probe in probes)
     best, choices, refused = 1.0, {}, 0
     for kernel, options in space.rounds:
@@ -117,7 +117,7 @@ def _tune(space: TuningSpace, probes: list[_Probe], key: str) -> Tuned:
     return Tuned(space.key, key, before, after, {kernel: dict(tiles[kernel]) for kernel in choices}, refused)
 
 
-class _Probe:
+class Probe:
     """Structures that choices are timed on; `before`: ms as the backend chooses."""
 
     def __init__(self, engine: Engine, evaluation: Evaluation, timer: Timer) -> None:

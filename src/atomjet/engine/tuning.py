@@ -43,7 +43,7 @@ class Tuning:
         if backend.tuning is None:
             return None
         entries: dict[str, Choices] = {}
-        for table in (_shipped(), _users_own()):
+        for table in (_shipped(), users_own()):
             entries |= table.get(device_name(device), {}).get(backend.tuning.key, {})
         return cls(backend, entries)
 
@@ -98,7 +98,7 @@ def write_table(path: Path, device: str, key: str, entries: dict[str, Any]) -> N
     devices.setdefault(device, {}).setdefault(key, {}).update(entries)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"version": VERSION, "devices": devices}, indent=1) + "\n", encoding="utf-8")
-    _users_own.cache_clear()
+    users_own.cache_clear()
 
 
 @functools.cache
@@ -107,5 +107,6 @@ def _shipped() -> dict[str, Any]:
 
 
 @functools.cache
-def _users_own() -> dict[str, Any]:
+def users_own() -> dict[str, Any]:
+    """The table that `atomjet tune` writes for this user, read once."""
     return read_table(user_table())

@@ -208,10 +208,11 @@ class Replicas:
     def _record_steps(self) -> None:
         """Graphs of one step and of several, over the buffers there are now."""
         captures = self.engine.captures
-        self._single = Replayed(self._one_step, self.stream, captures)
-        self._several = Replayed(lambda: [self._one_step() for _ in range(AT_ONCE)], self.stream, captures)
+        self._single = Replayed(self.one_step, self.stream, captures)
+        self._several = Replayed(lambda: [self.one_step() for _ in range(AT_ONCE)], self.stream, captures)
 
-    def _one_step(self) -> None:
+    def one_step(self) -> None:
+        """Enqueue a step of every replica."""
         advance(self.motion, self.evaluation.prediction.forces)
         self.evaluation.launch()
         finish(self.motion, self.evaluation.prediction)

@@ -134,7 +134,7 @@ class DeviceStepper:
         self.degrees = degrees_of_freedom(atoms, settings.ensemble)
         self.masses = atoms.get_masses()[:, None]
         self.volume = float(atoms.get_volume()) if atoms.pbc.all() else float("nan")
-        self.frames = _start(atoms, settings, len(written))
+        self.frames = starting_frames(atoms, settings, len(written))
         self.rows = min(LONGEST_BURST, max(settings.trajectory_interval, settings.log_interval))
         self.longest = min(FIRST_BURST, self.rows)
         degrees = [self.degrees] * len(written)
@@ -180,7 +180,7 @@ class DeviceStepper:
         pending, self.pending = self.pending, following
         if pending is None:
             return
-        self._take(pending.wait())
+        self.take(pending.wait())
         if bool((self.seen.flags & HALTED).any()):
             if following is not None:
                 following.wait()  # nothing has moved since
@@ -239,7 +239,7 @@ class DeviceStepper:
             return max(1, self.longest // 2)
         return min(2 * self.longest, self.rows) if seconds < 0.5 * BURST_SECONDS else self.longest
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def take(self, snapshot: Snapshot) -> None:
         """Record what has come from the device."""
         before, self.seen = self.step, snapshot
         moving = snapshot.steps[snapshot.flags & ~HALTED == 0]
@@ -354,7 +354,7 @@ class DeviceStepper:
         return error or exploded(step, "a force or the temperature just passed its limit", self.settings.temperature)
 
 
-def _start(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
+def starting_frames(atoms: Atoms, settings: MDSettings, replicas: int) -> list[Atoms]:
     """Start structures with their velocities."""
     frames = [atoms.copy() for _ in range(replicas)]
     for replica, frame in enumerate(frames):

@@ -77,14 +77,14 @@ def boxes(judged: Judged) -> list[Check]:
     with overlaps_allowed(judged.potential) as student:
         done = relax_many(student, [box.atoms for box in made], AT_REST, size.box_steps)  # type: ignore[arg-type]
         relaxed = sorted(done, key=lambda one: one.index)
-    verdicts = {box.name: _verdict(box, one) for box, one in zip(made, relaxed, strict=True)}
+    verdicts = {box.name: verdict(box, one) for box, one in zip(made, relaxed, strict=True)}
     checks = [_count("boxes relaxed", verdicts)]
     held = [k for k, box in enumerate(made) if not verdicts[box.name][0]]
     if size.box_fs and held:
         with overlaps_allowed(judged.potential) as student:
             runs = thermal_run(student, [relaxed[k].atoms for k in held], 300.0, size.box_fs, judged.seed)
         after = {
-            made[k].name: _verdict(made[k], Relaxed(k, atoms, np.nan, np.nan, 0, False, why or None))
+            made[k].name: verdict(made[k], Relaxed(k, atoms, np.nan, np.nan, 0, False, why or None))
             for k, (atoms, why) in zip(held, runs, strict=True)
         }
         checks.append(_count(f"boxes after {size.box_fs / 1000:g} ps at 300 K", after))
@@ -100,7 +100,7 @@ def _count(name: str, verdicts: dict[str, tuple[str, float]]) -> Check:
     return Check(name, f"{len(verdicts)} boxes", float(len(collapsed)), "collapsed", 0.0, source, told, figures)
 
 
-def _verdict(box: Box, done: Relaxed) -> tuple[str, float]:
+def verdict(box: Box, done: Relaxed) -> tuple[str, float]:
     """Why a box counts as collapsed, "" where it held; and the smallest distance between molecules as a share of contact."""
     atoms = done.atoms
     if done.error:

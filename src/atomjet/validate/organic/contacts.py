@@ -112,7 +112,7 @@ def compressed_contacts(judged: Judged) -> Check:
     """Random rigid dimers pressed together: how many are far softer than the teacher's, or fall inward."""
     generator, number = np.random.default_rng(judged.seed), judged.size.contacts
     pool = judged.structures("molecules")
-    dimers = [_squeezed(pool, generator) for _ in range(number)]
+    dimers = [squeezed(pool, generator) for _ in range(number)]
     alone = {atoms.info["molecule"]: k for k, atoms in enumerate(pool)}
     frames = [*pool, *(atoms for dimer in dimers for atoms in dimer)]
     partners = np.array([[alone[name] for name in dimer[0].info["partners"]] for dimer in dimers])
@@ -148,7 +148,7 @@ def compressed_contacts(judged: Judged) -> Check:
     )
 
 
-def _squeezed(pool: list[Atoms], generator: np.random.Generator) -> list[Atoms]:
+def squeezed(pool: list[Atoms], generator: np.random.Generator) -> list[Atoms]:
     """Two molecules of the pool in random orientations, at each share of contact along a random direction."""
     one, other = (pool[int(k)].copy() for k in generator.integers(len(pool), size=2))
     for atoms in (one, other):
