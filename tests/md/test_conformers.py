@@ -5,10 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 
 import atomjet
 from atomjet.errors import SimulationError, StructureError
-from atomjet.md.conformers import find_conformers, sorted_distances, symmetries
+from atomjet.md.conformers import find_conformers
+from atomjet.md.equivalence import sorted_distances, symmetries
+from atomjet.md.relax_many import relax_many
+from atomjet.md.torsions import curvatures, dihedrals, turned
 from atomjet.units import BOLTZMANN, KCAL_PER_MOL
 
 Chem = pytest.importorskip("rdkit.Chem")
@@ -21,9 +25,9 @@ def engine():
 
 
 def test_butane_is_anti_once_and_gauche_twice(engine):
-    found, left_out = find_conformers(engine, embed_many(from_smiles("CCCC"), 16))
-    assert not left_out
-    anti, gauche = found
+    search = find_conformers(engine, embed_many(from_smiles("CCCC"), 16))
+    assert not search.left_out
+    anti, gauche = search.conformers
     assert abs(anti.atoms.get_dihedral(0, 1, 2, 3) - 180) < 5
     assert min(abs(gauche.atoms.get_dihedral(0, 1, 2, 3) - angle) for angle in (65, 295)) < 10
     assert (anti.degeneracy, gauche.degeneracy) == (1, 2)
@@ -63,10 +67,9 @@ def test_starts_whose_bonds_change_are_named(engine):
     embedded = embed_many(from_smiles("CCO"), 3)
     frames = [atoms.copy() for atoms in embedded.frames]
     frames[1].positions[8] += 0.9 * (frames[1].positions[8] - frames[1].positions[2])  # its O-H is stretched
-    found, left_out = find_conformers(engine, replace(embedded, frames=frames))
-    assert set(left_out) == {1}
-    assert left_out[1] == "its bonds changed: formed O2-H8"
-    assert sorted(sum((one.starts for one in found), ())) == [0, 2]
+    search = find_conformers(engine, replace(embedded, frames=frames))
+    assert search.left_out == {1: "its bonds changed: formed O2-H8"}
+    assert sorted(sum((one.starts for one in search.conformers), ())) == [0, 2]
 
 
 def test_nothing_found(engine):
@@ -86,6 +89,42 @@ def test_bonds_of_a_structure():
         StructureError, match="hydroxyl: no bonds between its atoms go with charge 3; give another --charge"
     ):
         from_structure(Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": 3}), "hydroxyl")
+
+
+def test_turns_about_bonds():
+    embedded = embed_many(from_smiles("N[C@@H](CO)C(=O)O"), 1)
+    (atoms,) = embedded.frames
+    middles = [{str(atoms.symbols[k]) for k in torsion.atoms[1:3]} for torsion in embedded.torsions]
+    assert sorted(map(sorted, middles)) == [["C"], ["C"], ["C", "N"], ["C", "O"], ["C", "O"]]
+    before = dihedrals(atoms.positions, embedded.torsions)
+    for k, torsion in enumerate(embedded.torsions):
+        assert np.degrees(before[k]) % 360 == pytest.approx(atoms.get_dihedral(*torsion.atoms), abs=1e-6)
+        moved = turned(atoms.positions, torsion, 0.5)
+        change = (dihedrals(moved, embedded.torsions) - before + np.pi) % (2 * np.pi) - np.pi
+        np.testing.assert_allclose(change, 0.5 * (np.arange(len(before)) == k), atol=1e-9)
+    # Neither rings, double bonds, bonds in a line nor single atoms turn; methyl groups do, to no other conformer.
+    distinct = {"C1CCCCC1": [], "C=C": [], "C#CC#C": [], "CCC": [False, False], "CC=O": [False], "OO": [True]}
+    for smiles, expected in distinct.items():
+        assert [torsion.distinct for torsion in embed_many(from_smiles(smiles), 1).torsions] == expected
+
+
+def test_a_saddle_point_goes_down_to_both_sides():
+    engine = atomjet.load("organic-xtb", device="cpu", precision="float64")
+    anti = molecule("trans-butane")
+    embedded = embed_many(from_structure(anti, "butane"), 1)
+    (torsion,) = (one for one in embedded.torsions if one.distinct)
+    # Its mirror plane lets nothing turn as it is relaxed.
+    cis = Atoms(anti.numbers, turned(anti.positions, torsion, np.pi))
+    (relaxed,) = relax_many(engine, [cis])
+    assert relaxed.converged
+    assert dihedrals(relaxed.atoms.positions, [torsion]) == pytest.approx(0.0, abs=1e-3)
+    (at_rest, _), (at_saddle, turns) = curvatures(engine.predict, [anti, relaxed.atoms], embedded.torsions)
+    assert at_rest > 0.1
+    assert at_saddle < -0.2
+    assert np.abs(turns).argmax() == embedded.torsions.index(torsion)
+    found = find_conformers(engine, replace(embedded, frames=[cis])).conformers
+    angles = [abs(np.degrees(dihedrals(one.atoms.positions, [torsion])[0])) for one in found]
+    assert angles == [pytest.approx(180, abs=5), pytest.approx(65, abs=10)]
 
 
 @pytest.mark.slow
