@@ -45,12 +45,42 @@ def symmetries(
     _, axes = np.linalg.eigh(here.T @ here)
     here = here @ axes
     there = here * [1.0, 1.0, -1.0] if mirrored else here
+    found = (matched_atoms(here, there @ turn, equivalent) for turn in _turns(here))
+    exchanges = {tuple(matching.tolist()) for matching, misfit in found if misfit < within}
+    return exchanges if mirrored else _closed(exchanges)
+
+
+def _turns(positions: np.ndarray) -> list[np.ndarray]:
+    """(3, 3) rotations to begin with, of atoms whose principal axes are those of space."""
     turns = [np.diag(signs) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
-    moments = (here**2).sum(0)
+    moments = (positions**2).sum(0)
     if (np.diff(moments) < ALIKE * moments[1:]).any():
-        turns = [*turns, *Rotation.random(TURNS, rng=np.random.default_rng(0)).as_matrix()]
-    found = (matched_atoms(here, there @ turn, equivalent) for turn in turns)
-    return {tuple(matching.tolist()) for matching, misfit in found if misfit < within}
+        turns += list(Rotation.random(TURNS, rng=np.random.default_rng(0)).as_matrix())
+    return turns
+
+
+def nearest_order(fixed: np.ndarray, moving: np.ndarray, equivalent: np.ndarray) -> tuple[np.ndarray, float]:
+    """(N,) which moving atom best stands where each fixed one is, free to turn in space, and the root mean square distance, Å."""
+    fixed, moving = fixed - fixed.mean(0), moving - moving.mean(0)
+    axes, own = (np.linalg.eigh(positions.T @ positions)[1] for positions in (fixed, moving))
+    axes, own = (basis * [1.0, 1.0, np.linalg.det(basis)] for basis in (axes, own))
+    aligned = moving @ own
+    tried = [matched_atoms(fixed, moving, equivalent)]
+    tried += [matched_atoms(fixed, aligned @ turn @ axes.T, equivalent) for turn in _turns(aligned)]
+    return min(tried, key=lambda one: one[1])
+
+
+def _closed(exchanges: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """All that follow one another: random turns find some of a large group, and those make the others."""
+    found, waiting = set(exchanges), list(exchanges)
+    while waiting:
+        last = waiting.pop()
+        for one in exchanges:
+            both = tuple(last[atom] for atom in one)
+            if both not in found:
+                found.add(both)
+                waiting.append(both)
+    return found
 
 
 def matched_atoms(fixed: np.ndarray, moving: np.ndarray, equivalent: np.ndarray) -> tuple[np.ndarray, float]:

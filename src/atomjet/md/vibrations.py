@@ -2,8 +2,8 @@
 
 Mass-weighted, the Hessian's eigenvalues are squares of angular frequencies. A molecule's overall translations and rotations, and a
 crystal's translations, cost no energy: they are projected out. What is left are 3N - 6 vibrations, 3N - 5 of a linear molecule,
-3N - 3 of a periodic structure. A negative eigenvalue is a direction in which the energy falls: its frequency is imaginary. Where atoms
-are fixed (ASE's `FixAtoms`), such as a slab's below an adsorbate, the others vibrate in their field, three vibrations each.
+3N - 3 of a periodic structure. A negative eigenvalue is a direction in which the energy falls: its frequency is imaginary. Where
+atoms are fixed (ASE's `FixAtoms`), such as a slab's below an adsorbate, the others vibrate in their field, three vibrations each.
 
 `Engine.hessian` is exact. Differences of forces over displacements that atoms really make are often what is wanted: a network can
 bend within a thousandth of an Å of a symmetric geometry in a way that no vibration feels (PaiNN's norms of vectors do).
