@@ -20,6 +20,9 @@ LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?!\w+:)[^)#\s]+)(?P<
 PART = re.compile(r"^\[[^\]]*\]\((?P<target>\.\./[^)#\s]+)(?:#(?P<heading>[\w-]+))?\)$", re.MULTILINE)
 """A line that is a link out of docs/ and nothing else: what it leads to is put in its place."""
 
+TOGETHER = re.compile(r"<tr[^>]*>\s*<td>\s*<code>[^<]*,[^<]*</code>.*?</tr>", re.DOTALL)
+"""A row of a table that describes several parameters."""
+
 
 def on_config(config: Any) -> Any:
     """Put the pages that there are in place of the patterns of the navigation."""
@@ -49,6 +52,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     here = PurePosixPath("docs", page.file.src_uri).parent
     whole = _linked(_included(markdown, here, Path(config["docs_dir"]).parent), here, here)
     return _outside(CODE, whole, lambda text: FORMULA.sub(_formula, text))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Parameters that are described together have defaults of their own, in the signature: they are not called required."""
+    return TOGETHER.sub(lambda row: row[0].replace("<em>required</em>", ""), html)
 
 
 def _outside(code: re.Pattern[str], text: str, change: Callable[[str], str]) -> str:

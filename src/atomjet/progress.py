@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -22,20 +19,29 @@ def track(description: str, total: int, done: int = 0, quiet: bool = False) -> I
     if quiet:
         yield lambda steps=1, note="": None
     elif sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(
-            *columns, TextColumn("{task.fields[note]}"), console=Console(file=getattr(sys.stderr, "stream", sys.stderr))
-        ) as bar:
-            task = bar.add_task(description, total=total, completed=done, note="")
-            yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
+        with _bar(description, total, done) as advance:
+            yield advance
     else:
         yield _lines(description, total, done)
+
+
+@contextmanager
+def _bar(description: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    """Draw a bar. rich is imported here alone: commands that draw none do not wait for it."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    with progress.Progress(*columns, console=Console(file=getattr(sys.stderr, "stream", sys.stderr))) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+        yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
 
 
 def _lines(description: str, total: int, done: int) -> Callable[..., None]:

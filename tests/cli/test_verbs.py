@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms, FixBondLength
 from ase.io import read, write
+from ase.optimize import BFGS
+from ase.thermochemistry import IdealGasThermo
+from ase.vibrations import Vibrations
 
+from atomjet import AtomJetCalculator
 from atomjet.cli.main import main
 
 
@@ -27,16 +32,64 @@ def rows(text):
 
 def test_vib_of_water(here, capsys):
     write("water.xyz", molecule("H2O"))
-    assert main(["vib", "water.xyz", "--relax", "--symmetry", "2", "--modes", "modes.xyz", "--device", "cpu"]) == 0
+    assert main(["vib", "water.xyz", "--relax", "--modes", "modes.xyz", "--device", "cpu"]) == 0
     said = capsys.readouterr()
     assert len(rows(said.out)) == 3
     assert 1500 < rows(said.out)[0] < 1600
-    assert "ideal gas, nonlinear, symmetry number 2" in said.out
+    assert "ideal gas, nonlinear, symmetry number 2 (of its geometry), multiplicity 1\n" in said.out
     (entropy,) = (line for line in said.out.splitlines() if line.startswith("entropy"))
     assert 1.94 < float(entropy.split()[2]) < 1.97  # experiment: 1.957 meV/K
     assert "no infrared intensities" in said.out
     assert not said.err
     assert len(read("modes.xyz", ":")) == 3 * 16
+
+
+def test_thermochemistry_is_that_of_ase(here, capsys):
+    """Frequencies by ASE's own differences, its thermochemistry of them, and what `vib` prints."""
+    atoms = molecule("H2O")
+    atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64")
+    BFGS(atoms, logfile=None).run(fmax=1e-3, steps=100)
+    write("water.extxyz", atoms)
+    vibrations = Vibrations(atoms, name="vibrations", delta=0.01)
+    vibrations.run()
+    gas = IdealGasThermo(
+        vibrations.get_energies()[-3:].real, "nonlinear", atoms.get_potential_energy(), atoms, 2, 0, vib_selection="all"
+    )
+    assert main(["vib", "water.extxyz", "--temperature", "350", "--pressure", "2", "--device", "cpu"]) == 0
+    said = {
+        line[:22].strip(): line[22:].split()[0] for line in capsys.readouterr().out.splitlines() if line[22:].split()
+    }
+    expected = {
+        "zero-point energy": vibrations.get_energies()[-3:].real.sum() / 2,
+        "enthalpy (H)": gas.get_enthalpy(350, verbose=False),
+        "free energy (G)": gas.get_gibbs_energy(350, 2e5, verbose=False),
+    }
+    for name, value in expected.items():
+        assert float(said[name]) == pytest.approx(value, abs=1e-4), name
+
+
+def test_vib_keeps_fixed_atoms(here, capsys):
+    """As ASE's Vibrations does: atoms that are not fixed vibrate in the field of the others."""
+    atoms = molecule("CH3OH")
+    atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64")
+    BFGS(atoms, logfile=None).run(fmax=1e-3, steps=200)
+    atoms.set_constraint(FixAtoms(range(4)))
+    vibrations = Vibrations(atoms, name="vibrations", delta=0.01)
+    vibrations.run()
+    write("methanol.extxyz", atoms)
+    assert main(["vib", "methanol.extxyz", "--device", "cpu", "--modes", "modes.xyz"]) == 0
+    said = capsys.readouterr().out
+    np.testing.assert_allclose(rows(said), vibrations.get_frequencies().real, atol=0.1)
+    assert "harmonic, of the 2 of 6 atoms that are not fixed" in said
+    assert np.ptp([frame.positions[:4] for frame in read("modes.xyz", ":")], axis=0).max() == 0
+    atoms.set_constraint(FixAtoms(range(6)))
+    write("held.extxyz", atoms)
+    assert main(["vib", "held.extxyz", "--device", "cpu"]) == 2
+    assert "all 6 atoms are fixed" in capsys.readouterr().err
+    atoms.set_constraint(FixBondLength(0, 1))
+    write("bond.traj", atoms)
+    assert main(["vib", "bond.traj", "--device", "cpu"]) == 2
+    assert "constraint FixBondLengths has no vibrations of its own" in capsys.readouterr().err
 
 
 def test_vib_away_from_a_minimum_and_at_a_saddle(here, capsys):
@@ -50,6 +103,7 @@ def test_vib_away_from_a_minimum_and_at_a_saddle(here, capsys):
     assert "mode 0 is imaginary" in said.err
     assert "i cm⁻¹: the energy falls as it moves atoms" in said.err
     assert rows(said.out)[0] < 0
+    assert "symmetry number 6 (of its geometry), multiplicity 1, without 3 imaginary modes\n" in said.out
     assert "infrared" not in said.out
 
 
@@ -133,6 +187,45 @@ def test_neb_refuses_ends_that_differ(here, capsys):
     assert "it is the input" in capsys.readouterr().err
     assert main(["neb", "first.xyz", "first.xyz", "-o", "path.pdb"]) == 2
     assert "keeps no energies and forces" in capsys.readouterr().err
+    assert main(["neb", "first.xyz", "first.xyz", "-o", "path.extxyz", "--device", "cpu"]) == 2
+    assert "the ends are the same structure, 0.000 Å apart" in capsys.readouterr().err
+
+
+def test_neb_of_ends_in_another_order(here, capsys):
+    first = molecule("CH3CH2OH")
+    last = first.copy()
+    hydroxyl = int(np.flatnonzero(first.get_distances(int(first.symbols.search("O")[0]), range(9)) < 1.1)[-1])
+    carbons, (oxygen,) = first.symbols.search("C"), first.symbols.search("O")
+    (holder,) = (atom for atom in carbons if first.get_distance(atom, oxygen) < 1.6)
+    (methyl,) = set(carbons.tolist()) - {holder}
+    last.set_dihedral(methyl, holder, oxygen, hydroxyl, 60)
+    order = list(range(9))
+    order[3:9] = order[3:9][::-1]  # hydrogen atoms, numbered from the other end
+    write("first.xyz", first)
+    write("last.xyz", last[order])
+    words = ["neb", "first.xyz", "last.xyz", "-o", "path.extxyz", "--images", "5", "--steps", "1", "--device", "cpu"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "of LAST stand where others of their element do in FIRST" in said
+    assert "give --reorder" in said
+    assert main([*words, "--reorder"]) == 0
+    said = capsys.readouterr()
+    assert "lies 0.028 eV below both ends: there is a minimum between" in said.err
+    assert "LAST's atoms put in another order: " in said.out
+    assert "give --reorder" not in said.err
+    ends = read("path.extxyz", ":")
+    bonds = [np.argwhere(np.triu(one.get_all_distances() < 1.2, 1)) for one in (ends[0], ends[-1])]
+    np.testing.assert_array_equal(*bonds)
+
+
+def test_neb_says_which_image_breaks_down(here, capsys):
+    two = molecule("C2H6")
+    write("first.xyz", two)
+    write("last.xyz", two[[1, 0, *range(2, 8)]])
+    assert main(["neb", "first.xyz", "last.xyz", "-o", "path.extxyz", "--images", "5", "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "the band broke down at image 2 of 0 ... 4: atom 0 and atom 1 are" in said
+    assert "see that both ends have their atoms in the same order" in said
 
 
 def test_eos_of_a_crystal(here, capsys):
@@ -164,7 +257,7 @@ def test_conformers_of_a_smiles_and_of_files(here, capsys):
     energies = [atoms.get_potential_energy() for atoms in frames]
     assert energies[0] < energies[1]
     head, first, second = (here / "out.csv").read_text().splitlines()
-    assert head == "conformer,energy_eV,kcal_per_mol,weight,degeneracy,starts"
+    assert head == "conformer,energy_eV,kcal_per_mol,weight,degeneracy,starts,turned"
     assert float(first.split(",")[2]) == 0
     assert float(second.split(",")[1]) == pytest.approx(energies[1], abs=1e-5)
     # From a geometry: bonds follow from the distances; from a drawing: its own, hydrogen added.

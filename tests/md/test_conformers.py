@@ -5,14 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 
 import atomjet
 from atomjet.errors import SimulationError, StructureError
-from atomjet.md.conformers import find_conformers, sorted_distances, symmetries
+from atomjet.md.conformers import find_conformers
+from atomjet.md.equivalence import sorted_distances, symmetries
+from atomjet.md.relax_many import relax_many
+from atomjet.md.torsions import curvatures, dihedrals, turned
 from atomjet.units import BOLTZMANN, KCAL_PER_MOL
 
 Chem = pytest.importorskip("rdkit.Chem")
-from atomjet.adapters.smiles import embed_many, from_smiles, from_structure  # noqa: E402
+from atomjet.adapters.smiles import embed_many, from_smiles, from_structure, torsions_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +25,9 @@ def engine():
 
 
 def test_butane_is_anti_once_and_gauche_twice(engine):
-    found, left_out = find_conformers(engine, embed_many(from_smiles("CCCC"), 16))
-    assert not left_out
-    anti, gauche = found
+    search = find_conformers(engine, embed_many(from_smiles("CCCC"), 16))
+    assert not search.left_out
+    anti, gauche = search.conformers
     assert abs(anti.atoms.get_dihedral(0, 1, 2, 3) - 180) < 5
     assert min(abs(gauche.atoms.get_dihedral(0, 1, 2, 3) - angle) for angle in (65, 295)) < 10
     assert (anti.degeneracy, gauche.degeneracy) == (1, 2)
@@ -63,10 +67,9 @@ def test_starts_whose_bonds_change_are_named(engine):
     embedded = embed_many(from_smiles("CCO"), 3)
     frames = [atoms.copy() for atoms in embedded.frames]
     frames[1].positions[8] += 0.9 * (frames[1].positions[8] - frames[1].positions[2])  # its O-H is stretched
-    found, left_out = find_conformers(engine, replace(embedded, frames=frames))
-    assert set(left_out) == {1}
-    assert left_out[1] == "its bonds changed: formed O2-H8"
-    assert sorted(sum((one.starts for one in found), ())) == [0, 2]
+    search = find_conformers(engine, replace(embedded, frames=frames))
+    assert search.left_out == {1: "its bonds changed: formed O2-H8"}
+    assert sorted(sum((one.starts for one in search.conformers), ())) == [0, 2]
 
 
 def test_nothing_found(engine):
@@ -88,17 +91,85 @@ def test_bonds_of_a_structure():
         from_structure(Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": 3}), "hydroxyl")
 
 
+def test_turns_about_bonds():
+    embedded = embed_many(from_smiles("N[C@@H](CO)C(=O)O"), 1)
+    (atoms,) = embedded.frames
+    middles = [{str(atoms.symbols[k]) for k in torsion.atoms[1:3]} for torsion in embedded.torsions]
+    assert sorted(map(sorted, middles)) == [["C"], ["C"], ["C", "N"], ["C", "O"], ["C", "O"]]
+    before = dihedrals(atoms.positions, embedded.torsions)
+    for k, torsion in enumerate(embedded.torsions):
+        assert np.degrees(before[k]) % 360 == pytest.approx(atoms.get_dihedral(*torsion.atoms), abs=1e-6)
+        moved = turned(atoms.positions, torsion, 0.5)
+        change = (dihedrals(moved, embedded.torsions) - before + np.pi) % (2 * np.pi) - np.pi
+        np.testing.assert_allclose(change, 0.5 * (np.arange(len(before)) == k), atol=1e-9)
+    # Neither rings, double bonds, bonds in a line nor single atoms turn; methyl groups do, to no other conformer.
+    distinct = {"C1CCCCC1": [], "C=C": [], "C#CC#C": [], "CCC": [False, False], "CC=O": [False], "OO": [True]}
+    for smiles, expected in distinct.items():
+        assert [torsion.distinct for torsion in embed_many(from_smiles(smiles), 1).torsions] == expected
+
+
+def test_a_saddle_point_goes_down_to_both_sides(engine):
+    staggered = molecule("C2H6")
+    embedded = embed_many(from_structure(staggered, "ethane"), 1)
+    (torsion,) = embedded.torsions
+    # Its mirror planes let nothing turn as it is relaxed.
+    eclipsed = Atoms(staggered.numbers, turned(staggered.positions, torsion, np.pi / 3))
+    (relaxed,) = relax_many(engine, [eclipsed])
+    assert relaxed.converged
+    assert np.cos(3 * dihedrals(relaxed.atoms.positions, [torsion])[0]) > 0.99
+    (at_rest, _), (at_saddle, _) = curvatures(engine.predict, [staggered, relaxed.atoms], embedded.torsions)
+    assert at_rest > 0.2
+    assert at_saddle < -0.2
+    (found,) = find_conformers(engine, replace(embedded, frames=[eclipsed])).conformers
+    assert np.cos(3 * dihedrals(found.atoms.positions, [torsion])[0]) < -0.99
+    assert found.energy < relaxed.energy - 0.05
+    assert found.starts == (0,)
+
+
+@pytest.mark.parametrize("smiles", ["FCCO", "OCCO"])
+def test_turns_find_the_lowest_from_any_start(engine, smiles):
+    """Each conformer alone as the start: hydrogen bonds form that it lacks."""
+    embedded = embed_many(from_smiles(smiles), 6)
+    alone = find_conformers(engine, replace(embedded, torsions=())).conformers
+    lowest = [
+        find_conformers(engine, replace(embedded, frames=[one.atoms] * 8), window=1.0).conformers[0]
+        for one in (alone[0], alone[-1])
+    ]
+    assert abs(lowest[0].energy - lowest[1].energy) < SAME
+    assert lowest[1].turned > 0
+
+
+FLEXIBLE = {
+    "ethylene glycol": "OCCO",
+    "3-aminopropanol": "NCCCO",
+    "serine": "N[C@@H](CO)C(=O)O",
+    "alanine dipeptide": "CC(=O)N[C@@H](C)C(=O)NC",
+    "glycerol": "OCC(O)CO",
+    "heptane": "CCCCCCC",
+    "dopamine": "NCCc1ccc(O)c(O)c1",
+    "1,4-butanediol": "OCCCCO",
+    "ibuprofen": "CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O",
+    "malic acid": "OC(=O)C[C@H](O)C(=O)O",
+}
+SAME = 1e-3
+"""eV, between the lowest of two searches."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("smiles", ["OCCO", "NCCCO"])
-def test_the_lowest_of_random_starts_is_among_them(engine, smiles):
+@pytest.mark.parametrize("name", FLEXIBLE)
+def test_the_lowest_of_200_random_starts_is_found(engine, name):
     from rdkit.Chem import rdDistGeom
 
-    embedded = embed_many(from_smiles(smiles), 60)
-    found, _ = find_conformers(engine, embedded)
-    molecule, parameters = Chem.AddHs(Chem.MolFromSmiles(smiles)), rdDistGeom.EmbedParameters()
+    molecule = from_smiles(FLEXIBLE[name])
+    embedded = embed_many(molecule, min(200, 20 + 20 * torsions_of(molecule)))
+    found = find_conformers(engine, embedded, window=1.0)
+    drawn, parameters = Chem.AddHs(molecule), rdDistGeom.EmbedParameters()
     parameters.randomSeed, parameters.useRandomCoords = 1, True  # distances alone, no torsions that are preferred
-    places = list(rdDistGeom.EmbedMultipleConfs(molecule, 100, parameters))
-    numbers = embedded.frames[0].numbers
-    frames = [Atoms(numbers, molecule.GetConformer(place).GetPositions()) for place in places]
-    random, _ = find_conformers(engine, replace(embedded, frames=frames))
-    assert found[0].energy < random[0].energy + 0.02 * KCAL_PER_MOL
+    places = list(rdDistGeom.EmbedMultipleConfs(drawn, 200, parameters))
+    frames = [Atoms(embedded.frames[0].numbers, drawn.GetConformer(place).GetPositions()) for place in places]
+    random = find_conformers(engine, replace(embedded, frames=frames, torsions=()), window=1.0)
+    lower = random.conformers[0].energy - found.conformers[0].energy
+    print(
+        f"{name}: {1000 * lower:.2f} meV below 200 random starts; {found.evaluations} against {random.evaluations} evaluations"
+    )
+    assert lower > -SAME

@@ -32,7 +32,7 @@ def test_picture_shows_what_the_ensemble_holds(tmp_path: Path, ensemble: str, sh
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         plot_log(log, tmp_path / "a.svg", bulk("Cu", cubic=True), settings, "copper")
     drawn = (tmp_path / "a.svg").read_text()
-    for words in [*shown, "energy / eV", "copper"]:
+    for words in [*shown, "energy / eV", "from -1.000 eV", "copper"]:
         assert words in drawn
     for words in missing:
         assert words not in drawn

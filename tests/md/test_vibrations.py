@@ -9,7 +9,7 @@ from ase.vibrations import Vibrations as ByDifferences
 
 import atomjet
 from atomjet.errors import StructureError
-from atomjet.md.vibrations import hessian_by_differences, is_linear, vibrations
+from atomjet.md.vibrations import hessian_by_differences, is_linear, symmetry_number, vibrations
 from atomjet.units import HBAR, INVERSE_CM
 
 
@@ -78,6 +78,29 @@ def test_a_saddle_point_has_one_imaginary_frequency(engine):
     assert found.imaginary == 1
     assert found.wavenumbers[0] < -300
     assert found.wavenumbers[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("H2O", 2), ("H2", 2), ("HCN", 1), ("NH3", 3), ("BF3", 6), ("CH4", 12), ("C2H6", 6), ("C60", 60), ("O", 1)],
+)
+def test_symmetry_number(name, number):
+    atoms = molecule(name)
+    assert symmetry_number(atoms) == number
+    if name == "CH4":
+        atoms.set_masses([12.011, 2.014, 1.008, 1.008, 1.008])
+        assert symmetry_number(atoms) == 3
+
+
+def test_all_differences_come_in_one_batch(engine):
+    atoms, calls = molecule("NH3"), []
+
+    def predict(frames):
+        calls.append(len(frames))
+        return engine.predict(frames)
+
+    hessian_by_differences(predict, atoms)
+    assert calls == [24]
 
 
 def test_linear_molecules():

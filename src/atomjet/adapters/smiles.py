@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,21 @@ def embed(text: str, seed: int = 0) -> Atoms:
 
 
 @dataclass(frozen=True)
+class Torsion:
+    """A bond about which one side of a molecule turns against the other.
+
+    Attributes:
+        atoms: four, whose dihedral angle says how it stands; the bond joins the middle two.
+        moving: the side that turns, the smaller one: atoms beyond the third.
+        distinct: whether a turn leads to another conformer, as that of a methyl group does not.
+    """
+
+    atoms: tuple[int, int, int, int]
+    moving: np.ndarray
+    distinct: bool
+
+
+@dataclass(frozen=True)
 class Embedded:
     """Geometries of one molecule.
 
@@ -48,6 +64,7 @@ class Embedded:
         own_mirror_image: whether its mirror image is the same molecule, as it is without centres of chirality.
         open_centres: atoms and double bonds whose configuration is not said: frames have either.
         molecules: that no bond joins.
+        torsions: bonds about which it turns, those to hydroxyl, amine and amide groups too.
     """
 
     frames: list[Atoms]
@@ -55,6 +72,7 @@ class Embedded:
     own_mirror_image: bool
     open_centres: int
     molecules: int
+    torsions: tuple[Torsion, ...] = ()
 
 
 def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int = A_FEW) -> Embedded:
@@ -108,7 +126,17 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
             _is_own_mirror_image(molecule),
             _open_centres(molecule),
             len(Chem.GetMolFrags(molecule)),
+            tuple(_torsions(molecule, list(equivalent))),
         )
+
+
+def torsions_of(molecule: Any) -> int:
+    """Bonds about which a molecule of RDKit turns into other conformers."""
+    from rdkit import Chem
+
+    molecule = Chem.AddHs(molecule)
+    equivalent = Chem.CanonicalRankAtoms(molecule, breakTies=False, includeChirality=False)
+    return sum(torsion.distinct for torsion in _torsions(molecule, list(equivalent)))
 
 
 def from_smiles(text: str) -> Any:
@@ -172,6 +200,41 @@ def from_structure(atoms: Atoms, name: str) -> Any:
         ) from None
     molecule.SetProp("_Name", name)
     return molecule
+
+
+def _torsions(molecule: Any, equivalent: list[int]) -> Iterator[Torsion]:
+    """Bonds that turn: single ones outside of rings between atoms that each have others beside, not in a line."""
+    from rdkit import Chem
+
+    for bond in molecule.GetBonds():
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        straight = any(atom.GetHybridization() == Chem.HybridizationType.SP for atom in ends)
+        if bond.IsInRing() or straight or bond.GetBondType() != Chem.BondType.SINGLE:
+            continue
+        sides = [
+            [other.GetIdx() for other in atom.GetNeighbors() if other.GetIdx() != bond.GetOtherAtomIdx(atom.GetIdx())]
+            for atom in ends
+        ]
+        if not all(sides):
+            continue
+        moving = [_beyond(molecule, ends[k].GetIdx(), ends[1 - k].GetIdx()) for k in (0, 1)]
+        turning = int(len(moving[1]) < len(moving[0]))
+        middle = ends[1 - turning].GetIdx(), ends[turning].GetIdx()
+        # Three equivalent atoms (a methyl or tert-butyl group) come out of a turn as they went in.
+        same = any(len(side) == 3 and len({equivalent[atom] for atom in side}) == 1 for side in sides)
+        atoms = (min(sides[1 - turning]), *middle, min(sides[turning]))
+        yield Torsion(atoms, np.array(moving[turning]), not same)
+
+
+def _beyond(molecule: Any, start: int, other: int) -> list[int]:
+    """Atoms that `start` holds once its bond to `other` is cut, itself not."""
+    seen, waiting = {start, other}, [start]
+    while waiting:
+        for atom in molecule.GetAtomWithIdx(waiting.pop()).GetNeighbors():
+            if atom.GetIdx() not in seen:
+                seen.add(atom.GetIdx())
+                waiting.append(atom.GetIdx())
+    return sorted(seen - {start, other})
 
 
 def _is_own_mirror_image(molecule: Any) -> bool:

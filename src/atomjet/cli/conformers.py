@@ -17,7 +17,7 @@ from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrit
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from atomjet.md.conformers import Conformer
+    from atomjet.md.conformers import Conformer, Search
 
 EXAMPLES = """Examples:
 
@@ -26,6 +26,9 @@ EXAMPLES = """Examples:
   atomjet conformers drug.sdf -n 300 --window 6 -o conformers.extxyz --csv energies.csv
   atomjet conformers zwitterion.xyz --charge 0 -o conformers.extxyz
 """
+
+STARTS, MOST_STARTS = 20, 200
+"""Geometries to start from unless the user says how many: so many and as many more for each bond that turns; at most."""
 
 MOST_LINES = 30
 """Conformers of which each gets a line; all are in the files."""
@@ -40,15 +43,26 @@ def conformers(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Extended XYZ (or .traj) of all conformers, the lowest first.")
     ],
-    number: Annotated[int, typer.Option("-n", "--number", help="Geometries to start from.")] = 100,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--number",
+            help=f"Geometries to start from. Default: {STARTS} and {STARTS} more for each bond that turns, at most {MOST_STARTS}.",
+            show_default=False,
+        ),
+    ] = None,
     window: Annotated[
         float, typer.Option("--window", help="kcal/mol above the lowest, beyond which none is kept.")
     ] = 10.0,
     temperature: Annotated[float, typer.Option("--temperature", help="K, of the Boltzmann weights.")] = 298.15,
-    fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.01,
-    steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 500,
+    fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.005,
+    steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 1000,
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="One row a conformer: energy, weight, starts.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--csv", help="One row a conformer: energy, weight, geometries that led to it.", show_default=False
+        ),
     ] = None,
     frame: Frame = -1,
     reading: Reading = READING,
@@ -57,16 +71,15 @@ def conformers(
 ) -> None:
     """Find the conformers of a molecule.
 
-    RDKit makes geometries, which are relaxed in batches by the model. Bonds and configuration are those of the SMILES or the
-    .sdf; of other files they follow from the distances and the charge. Equal geometries are counted once, mirror images too;
-    one whose bonds change is named and left out. Weights follow from energies and numbers of equal arrangements, without
-    vibrations.
+    RDKit makes geometries, which are relaxed in batches by the model; the lowest are turned about their bonds and relaxed again.
+    Bonds and configuration are those of the SMILES or the .sdf; of other files they follow from the distances and the charge.
+    Equal geometries are counted once, mirror images too; one whose bonds change is named and left out. Weights follow from
+    energies and numbers of equal arrangements, without vibrations.
     """
-    from atomjet.adapters.smiles import embed_many
+    from atomjet.adapters.smiles import embed_many, torsions_of
     from atomjet.adapters.structure_files import molecule_of, read_frames
     from atomjet.adapters.structure_output import appears_whole, check_format, write_structures
     from atomjet.md.conformers import find_conformers
-    from atomjet.progress import track
 
     options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
     options.check_outputs((output, csv), file, overwrite)
@@ -77,6 +90,8 @@ def conformers(
         molecule = molecule_of(file, place, atoms)
         engine = options.load_engine(computing)
         atoms = options.check_atoms(atoms, file, engine, reading.strict)
+    if number is None:
+        number = min(STARTS * (1 + torsions_of(molecule)), MOST_STARTS)
     embedded = embed_many(molecule, number, computing.seed)
     for start in embedded.frames if reading.spin is not None else ():
         start.info["spin"] = atoms.info["spin"]
@@ -85,10 +100,10 @@ def conformers(
             f"{file}: the configuration of {embedded.open_centres} centres is not said, so that conformers of several "
             "stereoisomers are ranked together; say it in the SMILES (@, /) or give a geometry"
         )
-    with track("relax", len(embedded.frames)) as advance:
-        found, left_out = find_conformers(engine, embedded, window, temperature, fmax, steps, advance)
-    _print(found, len(embedded.frames), len(left_out), window, temperature)
-    _name_left_out(left_out)
+    search = find_conformers(engine, embedded, window, temperature, fmax, steps, computing.seed, quiet=False)
+    found = search.conformers
+    _print(search, len(embedded.frames), window, temperature)
+    _name_left_out(search.left_out)
     write_structures(output, [_labelled(one) for one in found])
     print(f"wrote {output}: {len(found)} conformers")
     if csv is not None:
@@ -112,26 +127,40 @@ def _labelled(conformer: Conformer) -> Atoms:
     return conformer.atoms
 
 
-def _print(found: list[Conformer], starts: int, left_out: int, window: float, temperature: float) -> None:
+def _print(search: Search, starts: int, window: float, temperature: float) -> None:
+    found, left_out = search.conformers, len(search.left_out)
     above = starts - left_out - sum(len(one.starts) for one in found)
     print(
         f"{len(found)} conformers from {starts} starts; {above} starts end above {window:g} kcal/mol, {left_out} are left out"
     )
-    print(f"{'conformer':>9} {'kcal/mol':>9} {f'weight at {temperature:g} K':>18} {'degeneracy':>10} {'starts':>6}")
+    print(f"{search.relaxations} relaxations, {search.evaluations} evaluations of energy and forces")
+    print(
+        f"{'conformer':>9} {'kcal/mol':>9} {f'weight at {temperature:g} K':>18} {'degeneracy':>10} {'starts':>6} {'turned':>6}"
+    )
     for rank, one in enumerate(found[:MOST_LINES]):
-        print(f"{rank:9d} {one.relative:9.3f} {100 * one.weight:16.2f} % {one.degeneracy:10d} {len(one.starts):6d}")
+        print(
+            f"{rank:9d} {one.relative:9.3f} {100 * one.weight:16.2f} % {one.degeneracy:10d} {len(one.starts):6d} {one.turned:6d}"
+        )
     if len(found) > MOST_LINES:
         print(f"and {len(found) - MOST_LINES} more, up to {found[-1].relative:.3f} kcal/mol")
-    print(f"lowest: {found[0].energy:.6f} eV, from {len(found[0].starts)} of {starts} starts")
-    if len(found[0].starts) == 1 and starts > 1:
-        options.warn("only one start led to the lowest conformer; there may be lower ones: give a larger -n")
+    lowest = found[0]
+    print(f"lowest: {lowest.energy:.6f} eV, from {len(lowest.starts)} of {starts} starts and {lowest.turned} turned")
+    if len(lowest.starts) + lowest.turned == 1 and starts > 1:
+        options.warn("only one geometry led to the lowest conformer; there may be lower ones: give a larger -n")
 
 
 def _table(found: list[Conformer]) -> str:
     text = io.StringIO()
     writer = comma_separated.writer(text, lineterminator="\n")
-    writer.writerow(("conformer", "energy_eV", "kcal_per_mol", "weight", "degeneracy", "starts"))
+    writer.writerow(("conformer", "energy_eV", "kcal_per_mol", "weight", "degeneracy", "starts", "turned"))
     for rank, one in enumerate(found):
-        row = (f"{one.energy:.6f}", f"{one.relative:.4f}", f"{one.weight:.6f}", one.degeneracy, len(one.starts))
+        row = (
+            f"{one.energy:.6f}",
+            f"{one.relative:.4f}",
+            f"{one.weight:.6f}",
+            one.degeneracy,
+            len(one.starts),
+            one.turned,
+        )
         writer.writerow((rank, *row))
     return text.getvalue()

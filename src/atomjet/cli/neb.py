@@ -23,6 +23,9 @@ EXAMPLES = """Examples:
   atomjet neb reactant.xyz product.xyz -o path.extxyz --images 15 --fmax 0.02
 """
 
+SHALLOW = 0.01
+"""eV, below both ends, from which an image shows another minimum."""
+
 
 @grouped
 def neb(
@@ -43,6 +46,9 @@ def neb(
     images: Annotated[int, typer.Option("--images", help="Of the path, its two ends included.")] = 9,
     fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.05,
     steps: Annotated[int, typer.Option("--steps", help="Most steps to take.")] = 500,
+    reorder: Annotated[
+        bool, typer.Option("--reorder", help="Put LAST's atoms in the order in which they stand nearest to FIRST's.")
+    ] = False,
     relax_ends: Annotated[bool, typer.Option("--relax-ends", help="Relax FIRST and LAST before.")] = False,
     climb: Annotated[
         bool, typer.Option("--climb/--no-climb", help="Whether the highest image goes to the saddle point itself.")
@@ -70,6 +76,7 @@ def neb(
     options.check_picture(plot)
     check_format(output, results=True)
     ends, task, engine = _read_ends(first, last, output, reading, computing)
+    _order_atoms(ends, reorder)
     _settle_ends(engine, ends, fmax, relax_ends)
     print(f"{'step':>5} {'barrier / eV':>14} {'largest force / eV/Å':>21}")
     path = find_path(engine.predict, ends[0], ends[1], images, fmax, steps, climb, _report)
@@ -106,6 +113,25 @@ def _read_ends(
     return ends, task, engine
 
 
+def _order_atoms(ends: list[Atoms], reorder: bool) -> None:
+    """Put the last end's atoms in the order that brings them nearest to the first's, or warn where another one clearly does."""
+    from atomjet.md.neb import better_order
+
+    order = better_order(*ends) if ends[0].numbers.tolist() == ends[1].numbers.tolist() else None
+    if order is None:
+        return
+    others = [k for k, atom in enumerate(order) if k != atom]
+    names = ", ".join(f"{k} ({ends[0].symbols[k]})" for k in others[:6]) + (", ..." if len(others) > 6 else "")
+    if reorder:
+        ends[1] = ends[1][order.tolist()]
+        print(f"LAST's atoms put in another order: {names}")
+        return
+    options.warn(
+        f"atoms {names} of LAST stand where others of their element do in FIRST: in this order they change places on the way; "
+        "if that is not meant, give --reorder"
+    )
+
+
 def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) -> None:
     """Relax the ends, or warn of one that is no minimum."""
     if relax:
@@ -129,6 +155,11 @@ def _summary(path: MinimumEnergyPath) -> None:
     print(f"{'image':>5} {'energy / eV':>12} {'kcal/mol':>10}")
     for k, energy in enumerate(path.energies):
         print(f"{k:5d} {energy:12.6f} {energy / KCAL_PER_MOL:10.3f}")
+    lowest = int(path.energies.argmin())
+    if (below := min(path.energies[[0, -1]]) - path.energies[lowest]) > SHALLOW:
+        options.warn(
+            f"image {lowest} lies {below:.3f} eV below both ends: there is a minimum between; relax it, and take the paths to it"
+        )
     back = path.barrier - path.energies[-1]
     print(f"barrier forward  {path.barrier:10.4f} eV {path.barrier / KCAL_PER_MOL:10.3f} kcal/mol")
     print(f"barrier backward {back:10.4f} eV {back / KCAL_PER_MOL:10.3f} kcal/mol")

@@ -39,7 +39,14 @@ def vib(
     file: Structure,
     temperature: Annotated[float, typer.Option("--temperature", help="K, of the thermochemistry.")] = 298.15,
     pressure: Annotated[float, typer.Option("--pressure", help="bar, of the ideal gas.")] = 1.0,
-    symmetry: Annotated[int, typer.Option("--symmetry", help="Rotations that turn the molecule into itself.")] = 1,
+    symmetry: Annotated[
+        int | None,
+        typer.Option(
+            "--symmetry",
+            help="Rotations that turn the molecule into itself. Default: as many as its geometry shows.",
+            show_default=False,
+        ),
+    ] = None,
     relax: Annotated[bool, typer.Option("--relax", help="Relax the structure first.")] = False,
     step: Annotated[float, typer.Option("--step", help="Å, of the differences of forces.")] = 0.01,
     analytic: Annotated[
@@ -60,8 +67,9 @@ def vib(
     """Compute harmonic frequencies and what follows from them.
 
     A molecule's translations and rotations are projected out; it is taken for an ideal gas. Of a periodic structure only
-    translations are, and its vibrations are those of this cell alone (see `atomjet phonons`). Every coordinate is moved up and
-    down in one batch. A frequency that ends in i is imaginary: the energy falls along it.
+    translations are, and its vibrations are those of this cell alone (see `atomjet phonons`). Atoms that FILE fixes stay where
+    they are, and nothing is projected out. Every coordinate is moved up and down in one batch. A frequency that ends in i is
+    imaginary: the energy falls along it.
     """
     from atomjet.adapters.structure_output import check_format, write_structures
     from atomjet.md.vibrations import hessian_by_differences, vibrations
@@ -86,8 +94,11 @@ def _at_rest(engine: Engine, atoms: Atoms, relax: bool) -> float:
     """Relax where it is asked for; warn where forces are left. Returns the energy, eV."""
     if relax:
         options.bring_to_rest(engine, atoms, RELAXED)
+    from atomjet.md.vibrations import moving_atoms
+
+    moving = moving_atoms(atoms)
     found = engine.predict(atoms)
-    largest = float(found.forces.norm(dim=1).max())
+    largest = float(found.forces[moving.tolist()].norm(dim=1).max())
     if largest > AT_REST:
         options.warn(
             f"the largest force is {largest:.3g} eV/Å: no minimum, so frequencies mean little; relax it, or give --relax"
@@ -112,33 +123,41 @@ def _print_modes(atoms: Atoms, found: Vibrations, ir_free: bool) -> None:
 
 
 def _print_thermochemistry(
-    atoms: Atoms, found: Vibrations, energy: float, temperature: float, pressure: float, symmetry: int
+    atoms: Atoms, found: Vibrations, energy: float, temperature: float, pressure: float, symmetry: int | None
 ) -> None:
-    """ASE's ideal gas of molecules, its harmonic one of periodic structures; real frequencies only."""
+    """ASE's ideal gas of molecules, its harmonic one of cells and of atoms among fixed ones; real frequencies only."""
     from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
-    from atomjet.md.vibrations import is_linear
+    from atomjet.md.vibrations import is_linear, moving_atoms, symmetry_number
     from atomjet.units import BAR_IN_PASCAL, KCAL_PER_MOL
 
     real = found.energies[found.energies > 0]
     print(f"energy                {energy:16.6f} eV")
     zero_point = found.zero_point_energy
     print(f"zero-point energy     {zero_point:16.6f} eV  {zero_point / KCAL_PER_MOL:10.3f} kcal/mol")
-    if atoms.pbc.any():
+    without = f", without {found.imaginary} imaginary mode{'s' * (found.imaginary > 1)}" if found.imaginary else ""
+    moving = len(moving_atoms(atoms))
+    if atoms.pbc.any() or moving < len(atoms):
         harmonic = HarmonicThermo(list(real), energy)
         inner = harmonic.get_internal_energy(temperature, verbose=False)
         entropy = harmonic.get_entropy(temperature, verbose=False)
         free = harmonic.get_helmholtz_energy(temperature, verbose=False)
-        print(f"at {temperature:g} K, harmonic, of the cell")
+        what = "of the cell" if moving == len(atoms) else f"of the {moving} of {len(atoms)} atoms that are not fixed"
+        print(f"at {temperature:g} K, harmonic, {what}{without}")
         names = (("internal energy", inner), ("free energy (A)", free))
     else:
         geometry = "monatomic" if len(atoms) == 1 else "linear" if is_linear(atoms) else "nonlinear"
         multiplicity = int(atoms.info.get("spin") or 1)
+        source = " (of its geometry)" if symmetry is None else ""
+        symmetry = symmetry_number(atoms) if symmetry is None else symmetry
         gas = IdealGasThermo(list(real), geometry, energy, atoms, symmetry, (multiplicity - 1) / 2, vib_selection="all")
         enthalpy = gas.get_enthalpy(temperature, verbose=False)
         entropy = gas.get_entropy(temperature, pressure * BAR_IN_PASCAL, verbose=False)
         free = gas.get_gibbs_energy(temperature, pressure * BAR_IN_PASCAL, verbose=False)
-        print(f"at {temperature:g} K and {pressure:g} bar, ideal gas, {geometry}, symmetry number {symmetry}")
+        print(
+            f"at {temperature:g} K and {pressure:g} bar, ideal gas, {geometry}, symmetry number {symmetry}{source}, "
+            f"multiplicity {multiplicity}{without}"
+        )
         names = (("enthalpy (H)", enthalpy), ("free energy (G)", free))
     (first, value), (last, free) = names
     print(f"{first:22}{value:16.6f} eV")

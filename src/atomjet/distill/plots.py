@@ -38,29 +38,43 @@ def plot_parity(
     picture: Path,
     names: tuple[str, str] = ("teacher", "student"),
 ) -> None:
-    """Student against teacher: energies per atom less the references, eV/atom, and force components, eV/Å.
+    """Student against teacher: energies per atom less the references, eV/atom, and force components, eV/Å; errors below, in meV.
 
-    Either may be empty. `names` are what the axes call the two.
+    Energies of unlike molecules differ by eV, errors by meV: only the lower panels show those. Either may be empty. `names` are
+    what the axes call the two.
     """
-    figure, both = _subplots(2)
-    for axes, (teacher, student), label in zip(both, (energies, forces), ("E / atom, eV", "F, eV/Å"), strict=True):
+    figure, panels = _subplots(2, 2)
+    quantities = (("energy", "eV/atom"), ("force", "eV/Å"))
+    for (above, below), (teacher, student), (name, unit) in zip(panels.T, (energies, forces), quantities, strict=True):
         x, y = np.ravel(teacher), np.ravel(student)
         if not len(x):
-            axes.set_axis_off()
+            above.set_axis_off()
+            below.set_axis_off()
             continue
+        errors = 1000 * (y - x)
         step = max(1, len(x) // MOST_POINTS)
-        axes.plot(x[::step], y[::step], ".", markersize=2, alpha=0.4)
+        style = {"marker": "o", "linestyle": "none", "alpha": 0.4, "markeredgewidth": 0.0}
+        style["markersize"] = 5 if len(x) < 1000 else 2.5
         ends = [float(x.min()), float(x.max())]
-        axes.plot(ends, ends, "k-", linewidth=0.7)
-        axes.set(xlabel=f"{names[0]}: {label}", ylabel=f"{names[1]}: {label}")
-        axes.set_title(f"{title}: MAE {np.abs(y - x).mean():.4f}")
+        above.plot(ends, ends, "k-", linewidth=0.7)
+        above.plot(x[::step], y[::step], **style)
+        above.set(ylabel=f"{names[1]}: {name} / {unit}")
+        above.set_title(
+            f"MAE {np.abs(errors).mean():.3g} m{unit}, RMSE {np.sqrt((errors**2).mean()):.3g} m{unit}", fontsize=10
+        )
+        below.axhline(0.0, color="k", linewidth=0.7)
+        below.plot(x[::step], errors[::step], **style)
+        below.set(xlabel=f"{names[0]}: {name} / {unit}", ylabel=f"{names[1]} less {names[0]} / m{unit}")
+        below.sharex(above)
+    figure.align_ylabels()
+    figure.suptitle(title, fontsize=11)
     figure.savefig(picture, dpi=120)
 
 
-def _subplots(columns: int) -> tuple[Any, Any]:
+def _subplots(columns: int, rows: int = 1) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * columns, 4.5), layout="constrained")
+    figure = Figure(figsize=(5.5 * columns, 4.5 if rows == 1 else 4.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns)

@@ -1,5 +1,9 @@
 """Conformers of a molecule: many geometries relaxed together, those that are the same counted once, ranked by energy.
 
+The lowest found are turned about their bonds, one and two at a time, those of hydroxyl, amine and amide groups among them, and
+relaxed again, until nothing is left to turn: embedded geometries follow crystals, where hydrogen bonds within a molecule are rare.
+A geometry about whose bonds the energy curves down is no minimum, and goes down to both sides.
+
 Two geometries are the same conformer when their energies and all distances between atoms agree, whichever equivalent atoms stand
 where (the three hydrogen atoms of a methyl group) and whichever hand they have: mirror images are one conformer. In its weight it
 counts as often as there are arrangements of it: gauche butane twice for once anti, for its two hands.
@@ -8,42 +12,54 @@ counts as often as there are arrangements of it: gauche butane twice for once an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.transform import Rotation
 
 from atomjet.adapters.smiles import Embedded
 from atomjet.adapters.structures import bonds
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError, StructureError
+from atomjet.md.equivalence import sorted_distances, symmetries
 from atomjet.md.relax_many import relax_many
+from atomjet.md.torsions import curvatures, dihedrals, turned
+from atomjet.progress import track
 from atomjet.units import BOLTZMANN, KCAL_PER_MOL
 
 SAME_ENERGY = 0.1 * KCAL_PER_MOL
-"""eV; relaxed to 0.01 eV/Å, the same conformer comes out within a tenth of this."""
+"""eV. Relaxed to 0.005 eV/Å, the same conformer comes out within half of this; to 0.01 eV/Å, gauche butane did not."""
+
+ROUGH, ROUGHLY_THE_SAME = 0.1, 0.5 * KCAL_PER_MOL
+"""eV/Å, to which geometries are relaxed before those that are the same are counted once; eV, within which they are then. The rest
+of the way takes several times as many steps, and one of each conformer goes it."""
+
+TURNED_PARENTS, TURNED_WINDOW = 4, 4.0
+"""Conformers that are turned in a round, the lowest that have not been; how far above the lowest, kcal/mol, any of them may be."""
+
+TURNS_PER_START = 2
+"""Turned geometries that are relaxed for each start, at most."""
+
+ANGLES = np.radians([120.0, 180.0, 240.0])
+"""By which bonds are turned."""
+
+AS_BEFORE = np.radians(30.0)
+"""Within which all bonds must stand as they did in a geometry that was relaxed for a turned one to be no other."""
+
+CURVED_DOWN = -0.05
+"""eV/rad², below which a geometry is taken for a saddle point: a methyl group on top of a barrier of 1 kJ/mol. Forces that are
+left after relaxation bend by less."""
+
+STEP_DOWN, MOST_DESCENTS = 0.35, 3
+"""Radians, by which the bond that turns most is turned to either side of a saddle point; how often."""
 
 SAME_DISTANCES = 0.4
 """Å, of the distance that differs most. Soft torsions are found to within that; another torsion moves atoms by 1 Å and more."""
 
-NEARLY = 5
+NEARLY = 10
 """Times the largest force allowed, up to which a relaxation that does not end counts all the same: near a kink of a network
 (docs/concepts/vibrations.md) some do not end."""
-
-SAME_PLACES = 0.1
-"""Å, root mean square over atoms, between a conformer and itself turned, or its mirror image, below which they are the same."""
-
-ALIKE = 0.1
-"""Relative difference of moments below which principal axes say nothing about how a molecule lies."""
-
-TURNS = 200
-"""Random orientations that are tried where principal axes say nothing."""
-
-MOST_MATCHINGS = 20
-"""Turns of matching and fitting; they settle in two or three."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,8 @@ class Conformer:
         weight: share at the temperature, of all conformers in the window; from energies alone.
         degeneracy: how many arrangements of equivalent atoms it stands for, relative to the others: twice as many where its mirror
             image is another one of the same molecule, half as many where a rotation exchanges equivalent atoms.
-        starts: geometries that led to it.
+        starts: geometries, of those given, that led to it.
+        turned: how many geometries that were turned about bonds led to it.
     """
 
     atoms: Atoms
@@ -66,6 +83,34 @@ class Conformer:
     weight: float
     degeneracy: int
     starts: tuple[int, ...]
+    turned: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found, and what that took.
+
+    Attributes:
+        conformers: the lowest first.
+        left_out: for each start that led to none the reason.
+        relaxations: of starts, turned geometries, and conformers to the end.
+        evaluations: energies and forces of one geometry.
+    """
+
+    conformers: list[Conformer]
+    left_out: dict[int, str]
+    relaxations: int
+    evaluations: int
+
+
+@dataclass
+class _Geometry:
+    """A relaxed geometry, and which starts and how many turned ones have come to it; energy in eV."""
+
+    energy: float
+    atoms: Atoms
+    starts: list[int] = field(default_factory=list)
+    turned: int = 0
 
 
 def find_conformers(
@@ -73,11 +118,12 @@ def find_conformers(
     embedded: Embedded,
     window: float = 10.0,
     temperature: float = 298.15,
-    fmax: float = 0.01,
-    steps: int = 500,
-    advance: Callable[[], None] = lambda: None,
-) -> tuple[list[Conformer], dict[int, str]]:
-    """Relax, compare, rank.
+    fmax: float = 0.005,
+    steps: int = 1000,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Search:
+    """Relax, turn, compare, rank.
 
     Args:
         engine: computes.
@@ -85,10 +131,8 @@ def find_conformers(
         window: kcal/mol above the lowest; higher conformers are left out.
         temperature: K, of the weights.
         fmax, steps: eV/Å and most steps of each relaxation.
-        advance: called after each relaxation.
-
-    Returns:
-        Conformers, the lowest first, and for each start that led to none the reason.
+        seed: of the choice of turns.
+        quiet: show no progress.
 
     Raises:
         SimulationError: no start led to a conformer.
@@ -98,41 +142,143 @@ def find_conformers(
         raise StructureError(
             f"{embedded.molecules} molecules that no bond joins: conformers are those of one; give each by itself"
         )
-    relaxed: list[tuple[float, int, Atoms]] = []
-    left_out: dict[int, str] = {}
-    for result in relax_many(engine, embedded.frames, fmax, steps):
-        advance()
-        reason = result.error or _changed_bonds(embedded.frames[result.index], result.atoms)
-        if reason is None and not result.fmax < NEARLY * fmax:
-            reason = f"not converged after {result.steps} steps, largest force {result.fmax:.3g} eV/Å"
-        if reason is None:
-            relaxed.append((result.energy, result.index, result.atoms))
-        else:
-            left_out[result.index] = reason
-    if not relaxed:
-        first = min(left_out)
-        raise SimulationError(f"none of {len(left_out)} starts led to a conformer; start {first}: {left_out[first]}")
-    relaxed.sort(key=lambda one: one[:2])
-    groups = _grouped(relaxed, embedded.equivalent, relaxed[0][0] + window * KCAL_PER_MOL)
-    return _ranked(relaxed, groups, embedded, temperature), dict(sorted(left_out.items()))
+    work = _Work(engine, embedded, fmax, steps, quiet)
+    found = work.relaxed("relax", [(atoms, [k], 0) for k, atoms in enumerate(embedded.frames)], max(fmax, ROUGH))
+    if not found:
+        first = min(work.left_out)
+        raise SimulationError(
+            f"none of {len(work.left_out)} starts led to a conformer; start {first}: {work.left_out[first]}"
+        )
+    geometries = _merged(found, embedded.equivalent, ROUGHLY_THE_SAME)
+    work.bonded = geometries[0].atoms
+    geometries = _turn_on(work, geometries, np.random.default_rng(seed % 2**64))
+    highest = geometries[0].energy + window * KCAL_PER_MOL + ROUGHLY_THE_SAME
+    rest = [(one.atoms, one.starts, one.turned) for one in geometries if one.energy < highest]
+    geometries = _merged(work.relaxed("finish", rest, fmax), embedded.equivalent, SAME_ENERGY)
+    geometries = _descended(work, geometries)
+    kept = [one for one in geometries if one.energy <= geometries[0].energy + window * KCAL_PER_MOL]
+    ranked = _ranked(kept, embedded, temperature)
+    return Search(ranked, dict(sorted(work.left_out.items())), work.relaxations, work.evaluations)
 
 
-def _ranked(
-    relaxed: list[tuple[float, int, Atoms]], groups: list[list[int]], embedded: Embedded, temperature: float
-) -> list[Conformer]:
-    lowest = relaxed[0][0]
-    chosen = [relaxed[group[0]] for group in groups]
-    degeneracies = _degeneracies([atoms.positions for _, _, atoms in chosen], embedded)
-    weights = np.array(degeneracies) * np.exp(
-        [(lowest - energy) / (BOLTZMANN * temperature) for energy, _, _ in chosen]
-    )
+class _Work:
+    """Relaxations, counted; those that come to nothing are left out.
+
+    Attributes:
+        bonded: a geometry whose bonds all must have; None while each must keep those that it started with.
+    """
+
+    def __init__(self, engine: Engine, embedded: Embedded, fmax: float, steps: int, quiet: bool) -> None:
+        self.engine, self.embedded, self.fmax, self.steps, self.quiet = engine, embedded, fmax, steps, quiet
+        self.bonded: Atoms | None = None
+        self.left_out: dict[int, str] = {}
+        self.relaxations = self.evaluations = 0
+
+    def relaxed(self, what: str, frames: Sequence[tuple[Atoms, list[int], int]], fmax: float) -> list[_Geometry]:
+        """Geometries relaxed to `fmax`, eV/Å; each comes with its starts and how many were turned."""
+        found = []
+        self.relaxations += len(frames)
+        with track(what, len(frames), quiet=self.quiet) as advance:
+            for result in relax_many(self.engine, [atoms for atoms, _, _ in frames], fmax, self.steps):
+                advance()
+                before, starts, number = frames[result.index]
+                self.evaluations += result.steps + 1
+                reason = result.error or _changed_bonds(self.bonded or before, result.atoms)
+                if reason is None and not result.fmax < max(fmax, NEARLY * self.fmax):
+                    reason = f"not converged after {result.steps} steps, largest force {result.fmax:.3g} eV/Å"
+                if reason is None:
+                    found.append(_Geometry(result.energy, result.atoms, starts, number))
+                else:
+                    self.left_out.update(dict.fromkeys(starts, reason))
+        return found
+
+
+def _turn_on(work: _Work, geometries: list[_Geometry], generator: np.random.Generator) -> list[_Geometry]:
+    """Turn the lowest about their bonds and relax them, until none of the lowest has not been, or enough were."""
+    torsions = [torsion for torsion in work.embedded.torsions if torsion.distinct]
+    stood = [dihedrals(one.atoms.positions, torsions) for one in geometries]
+    left = TURNS_PER_START * len(work.embedded.frames) if torsions else 0
+    done: set[int] = set()
+    while left > 0:
+        highest = geometries[0].energy + TURNED_WINDOW * KCAL_PER_MOL
+        parents = [one for one in geometries if id(one.atoms) not in done and one.energy < highest][:TURNED_PARENTS]
+        if not parents:
+            break
+        done.update(id(one.atoms) for one in parents)
+        moved: list[tuple[Atoms, list[int], int]] = []
+        for parent in parents:
+            for turns in _choices(len(torsions), generator):
+                positions = parent.atoms.positions
+                for torsion, angle in turns:
+                    positions = turned(positions, torsions[torsion], angle)
+                stands = dihedrals(positions, torsions)
+                if len(moved) < left and _is_other(stands, stood, work.embedded.own_mirror_image):
+                    stood.append(stands)
+                    moved.append((Atoms(parent.atoms.numbers, positions, info=dict(parent.atoms.info)), [], 1))
+        left -= len(moved)
+        found = work.relaxed("turn", moved, max(work.fmax, ROUGH)) if moved else []
+        stood += [dihedrals(one.atoms.positions, torsions) for one in found]
+        geometries = _merged([*geometries, *found], work.embedded.equivalent, ROUGHLY_THE_SAME)
+    return geometries
+
+
+def _choices(torsions: int, generator: np.random.Generator) -> Iterable[list[tuple[int, float]]]:
+    """Every bond turned by every angle, then as many pairs of bonds, at random; each a list of bonds and angles."""
+    singles = [[(torsion, float(angle))] for torsion in range(torsions) for angle in ANGLES]
+    yield from singles
+    for _ in singles if torsions > 1 else ():
+        first, second = generator.choice(torsions, 2, replace=False)
+        yield [(int(first), float(generator.choice(ANGLES))), (int(second), float(generator.choice(ANGLES)))]
+
+
+def _is_other(stands: np.ndarray, stood: Sequence[np.ndarray], mirrored: bool) -> bool:
+    """Whether some bond stands otherwise than in every geometry before, and than in its mirror image where that counts."""
+    before = np.array(stood)
+    for hand in (1, -1) if mirrored else (1,):
+        apart = np.abs((stands - hand * before + np.pi) % (2 * np.pi) - np.pi)
+        if (apart.max(1) < AS_BEFORE).any():
+            return False
+    return True
+
+
+def _descended(work: _Work, geometries: list[_Geometry]) -> list[_Geometry]:
+    """Geometries without those at saddle points, from which both ways down are gone."""
+    torsions = work.embedded.torsions
+    for _ in range(MOST_DESCENTS if torsions else 0):
+        curved = curvatures(work.engine.predict, [one.atoms for one in geometries], torsions)
+        work.evaluations += 2 * len(torsions) * len(geometries)
+        resting = [one for one, (value, _) in zip(geometries, curved, strict=True) if value > CURVED_DOWN]
+        moved: list[tuple[Atoms, list[int], int]] = []
+        for one, (value, turns) in zip(geometries, curved, strict=True):
+            for side in (1, -1) if value <= CURVED_DOWN else ():
+                positions = one.atoms.positions
+                for torsion, turn in zip(torsions, side * STEP_DOWN * turns / np.abs(turns).max(), strict=True):
+                    positions = turned(positions, torsion, turn)
+                atoms = Atoms(one.atoms.numbers, positions, info=dict(one.atoms.info))
+                moved.append((atoms, one.starts if side > 0 else [], one.turned if side > 0 else 0))
+        if not moved:
+            break
+        found = work.relaxed("descend", moved, work.fmax)
+        geometries = _merged([*resting, *found], work.embedded.equivalent, SAME_ENERGY)
+    return geometries
+
+
+def _ranked(geometries: list[_Geometry], embedded: Embedded, temperature: float) -> list[Conformer]:
+    lowest = geometries[0].energy
+    degeneracies = _degeneracies([one.atoms.positions for one in geometries], embedded)
+    weights = np.array(degeneracies) * np.exp([(lowest - one.energy) / (BOLTZMANN * temperature) for one in geometries])
     weights /= weights.sum()
     found = []
-    for rank, ((energy, _, atoms), group) in enumerate(zip(chosen, groups, strict=True)):
-        relative, weight = (energy - lowest) / KCAL_PER_MOL, float(weights[rank])
-        atoms.info |= {"conformer": rank, "kcal_per_mol": relative, "weight": weight, "degeneracy": degeneracies[rank]}
-        starts = tuple(sorted(relaxed[k][1] for k in group))
-        found.append(Conformer(atoms, energy, relative, weight, degeneracies[rank], starts))
+    for rank, one in enumerate(geometries):
+        relative, weight = (one.energy - lowest) / KCAL_PER_MOL, float(weights[rank])
+        one.atoms.info |= {
+            "conformer": rank,
+            "kcal_per_mol": relative,
+            "weight": weight,
+            "degeneracy": degeneracies[rank],
+        }
+        starts = tuple(sorted(one.starts))
+        found.append(Conformer(one.atoms, one.energy, relative, weight, degeneracies[rank], starts, one.turned))
     return found
 
 
@@ -160,71 +306,19 @@ def _changed_bonds(before: Atoms, after: Atoms) -> str | None:
     return f"its bonds changed: {'; '.join(changes)}"
 
 
-def _grouped(relaxed: list[tuple[float, int, Atoms]], equivalent: np.ndarray, highest: float) -> list[list[int]]:
-    """Places in `relaxed`, which is sorted by energy, of those that are the same conformer."""
-    groups: list[list[int]] = []
+def _merged(geometries: Iterable[_Geometry], equivalent: np.ndarray, same_energy: float) -> list[_Geometry]:
+    """Each conformer once, the lowest first, with the starts of all geometries that are it."""
+    found: list[_Geometry] = []
     seen: list[np.ndarray] = []
-    for place, (energy, _, atoms) in enumerate(relaxed):
-        if energy > highest:
-            break
-        distances = sorted_distances(atoms.positions, equivalent)
-        for group, other in zip(reversed(groups), reversed(seen), strict=True):
-            if energy - relaxed[group[0]][0] > SAME_ENERGY:
+    for one in sorted(geometries, key=lambda one: (one.energy, one.starts)):
+        distances = sorted_distances(one.atoms.positions, equivalent)
+        for other, known in zip(reversed(found), reversed(seen), strict=True):
+            if one.energy - other.energy > same_energy:
                 continue
-            if np.abs(distances - other).max(initial=0.0) < SAME_DISTANCES:
-                group.append(place)
+            if np.abs(distances - known).max(initial=0.0) < SAME_DISTANCES:
+                other.starts, other.turned = other.starts + one.starts, other.turned + one.turned
                 break
         else:
-            groups.append([place])
+            found.append(one)
             seen.append(distances)
-    return groups
-
-
-def sorted_distances(positions: np.ndarray, equivalent: np.ndarray) -> np.ndarray:
-    """(N (N - 1) / 2,) Å: sorted within each pair of classes, so that equivalent atoms may change places."""
-    first, second = np.triu_indices(len(positions), 1)
-    distances = np.linalg.norm(positions[first] - positions[second], axis=1)
-    low, high = np.minimum(equivalent[first], equivalent[second]), np.maximum(equivalent[first], equivalent[second])
-    return distances[np.lexsort((distances, high, low))]
-
-
-def symmetries(positions: np.ndarray, equivalent: np.ndarray, mirrored: bool = False) -> set[tuple[int, ...]]:
-    """Exchanges of equivalent atoms that a rotation undoes: those of the geometry itself, or from it to its mirror image.
-
-    There are as many of its own as the symmetry number says, and none to the mirror image where it has a hand.
-
-    The principal axes of both are laid upon each other, in the four ways there are; atoms are then matched to the nearest of their
-    class and turned to fit best, again and again until the matching stays.
-    """
-    here = positions - positions.mean(0)
-    _, axes = np.linalg.eigh(here.T @ here)
-    here = here @ axes
-    there = here * [1.0, 1.0, -1.0] if mirrored else here
-    turns = [np.diag(signs) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
-    moments = (here**2).sum(0)
-    if (np.diff(moments) < ALIKE * moments[1:]).any():
-        turns = [*turns, *Rotation.random(TURNS, rng=np.random.default_rng(0)).as_matrix()]
-    found = (_matched(here, there @ turn, equivalent) for turn in turns)
-    return {tuple(matching.tolist()) for matching, misfit in found if misfit < SAME_PLACES}
-
-
-def _matched(fixed: np.ndarray, moving: np.ndarray, equivalent: np.ndarray) -> tuple[np.ndarray, float]:
-    """(N,) which moving atom stands where each fixed one is, and the root mean square distance of all, Å."""
-    classes = [np.flatnonzero(equivalent == kind) for kind in np.unique(equivalent)]
-    matched = np.full(len(fixed), -1)
-    for _ in range(MOST_MATCHINGS):
-        before = matched.copy()
-        for own in classes:
-            squares = ((fixed[own, None] - moving[None, own]) ** 2).sum(2)
-            matched[own] = own[linear_sum_assignment(squares)[1]]
-        if np.array_equal(matched, before):
-            break
-        moving = moving @ _turn(fixed, moving[matched])
-    return matched, float(np.sqrt(((fixed - moving[matched]) ** 2).sum(1).mean()))
-
-
-def _turn(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation by which rows of `moving` come nearest to those of `fixed` (Kabsch, Acta Cryst. A32, 922, 1976)."""
-    left, _, right = np.linalg.svd(moving.T @ fixed)
-    hand = np.sign(np.linalg.det(left @ right))
-    return left @ np.diag([1.0, 1.0, hand]) @ right
+    return found

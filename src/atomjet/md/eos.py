@@ -98,4 +98,7 @@ def _draw(fit: Fit, path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="tight")
     axes = figure.subplots()
     fit.plot(ax=axes)
+    axes.set_title(axes.get_title(), fontsize=10)
+    axes.set_xlabel("volume / Å³")
+    axes.set_ylabel("energy / eV")
     figure.savefig(path, dpi=150)

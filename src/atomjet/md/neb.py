@@ -10,11 +10,20 @@ import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic, get_distances
 from ase.mep import NEB
 from ase.optimize import FIRE
+from scipy.optimize import linear_sum_assignment
 
 from atomjet.data import Prediction
-from atomjet.errors import ConfigError, StructureError
+from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
+from atomjet.md.equivalence import nearest_order
+
+CLEARLY_NEARER = 0.5
+"""Share of the sum of squared distances that another order of the atoms leaves, below which it is the better one."""
+
+DISTINCT = 0.05
+"""Å, root mean square, within which two ends are the same structure."""
 
 
 class BatchedNEB(NEB):
@@ -35,10 +44,28 @@ class BatchedNEB(NEB):
     def compute(self, places: Sequence[int]) -> None:
         """Compute some images and give each its results."""
         chosen = [self.images[place] for place in places]
-        found = self.predict(chosen)
+        try:
+            found = self.predict(chosen)
+        except AtomJetError as error:
+            raise self._refused(places, error) from error
         for k, image in enumerate(chosen):
             forces = found.forces_of(k).double().cpu().numpy()
             image.calc = SinglePointCalculator(image, energy=float(found.energy[k]), forces=forces)
+
+    def _refused(self, places: Sequence[int], error: AtomJetError) -> AtomJetError:
+        """The error of the first image that cannot be computed, by its number."""
+        for place in places:
+            try:
+                self.predict([self.images[place]])
+            except AtomJetError as own:
+                reason = str(own).removeprefix("structure 0, ").removeprefix("structure 0: ")
+                if place in (0, len(self.images) - 1):
+                    return type(own)(f"{'LAST' if place else 'FIRST'}: {reason}")
+                return SimulationError(
+                    f"the band broke down at image {place} of 0 ... {len(self.images) - 1}: {reason}; see that both ends "
+                    "have their atoms in the same order, relax them, or give more images"
+                )
+        return error
 
     def get_forces(self) -> np.ndarray:
         """Return the band's forces on the images between the ends."""
@@ -87,14 +114,16 @@ def find_path(
         report: called after each step with its number, the barrier (eV) and the largest force.
 
     Raises:
-        StructureError: ends of different atoms or cells.
+        StructureError: ends of different atoms or cells, or ends that are the same.
         ConfigError: fewer than three images.
+        SimulationError: an image between the ends that the model refuses.
     """
     _check_ends(first, last, images)
     last = last.copy()
     if not (first.pbc.any() or first.constraints or last.constraints):
         # Images on a path through space would resolve the reaction worse.
         minimize_rotation_and_translation(first, last)
+    _check_distinct(first, last)
     band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
     band.interpolate(method="idpp", mic=bool(first.pbc.any()))
     taken, converged = 0, False
@@ -107,6 +136,30 @@ def find_path(
             break
     energies = _relative(band.images)
     return MinimumEnergyPath(list(band.images), energies, float(energies.max()), converged, taken)
+
+
+def better_order(first: Atoms, last: Atoms) -> np.ndarray | None:
+    """(N,) which atom of `last` best stands where each of `first` does, if that is clearly another one of its element.
+
+    Paths carry each atom to that of the same number. Programs that write files sorted, or number what a drawing holds anew, make
+    hydrogen atoms change places for nothing.
+    """
+    moved = last.copy()
+    if first.pbc.any():
+        _, lengths = get_distances(first.positions, moved.positions, cell=first.cell, pbc=first.pbc)
+        separations = lengths**2
+        order = np.arange(len(first))
+        for element in np.unique(first.numbers):
+            own = np.flatnonzero(first.numbers == element)
+            order[own] = own[linear_sum_assignment(separations[np.ix_(own, own)])[1]]
+        before, after = np.diag(separations).sum(), separations[np.arange(len(first)), order].sum()
+    else:
+        minimize_rotation_and_translation(first, moved)
+        before = ((moved.positions - first.positions) ** 2).sum()
+        order, misfit = nearest_order(first.positions, moved.positions, first.numbers)
+        after = len(first) * misfit**2
+    # Where another order makes the ends the same, the exchange of equivalent atoms is what is asked for.
+    return order if len(first) * DISTINCT**2 < after < CLEARLY_NEARER * before else None
 
 
 def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
@@ -126,6 +179,16 @@ def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
             raise StructureError(
                 f"the ends have different {name}s, {first.info.get(name)} and {last.info.get(name)}; a path has one"
             )
+
+
+def _check_distinct(first: Atoms, last: Atoms) -> None:
+    moves = last.positions - first.positions
+    lengths = find_mic(moves, first.cell, first.pbc)[1] if first.pbc.any() else np.linalg.norm(moves, axis=1)
+    apart = float(np.sqrt((lengths**2).mean()))
+    if apart < DISTINCT:
+        raise StructureError(
+            f"the ends are the same structure, {apart:.3f} Å apart (root mean square); give two minima"
+        )
 
 
 def _relax_band(

@@ -41,6 +41,7 @@ def plot_log(log: Path | str, picture: Path | str, atoms: Atoms, settings: MDSet
         _draw(panels[3], time_ps, rows["pressure_GPa"], "pressure", "GPa", "tab:purple", settings.pressure or 0.0)
         _draw(panels[4], time_ps, density, "density", "g/cm³", "tab:brown")
     panels[-1].set_xlabel("time / ps")
+    figure.align_ylabels(panels)
     figure.suptitle(title, fontsize=10)
     figure.savefig(picture, dpi=150)
 
@@ -51,6 +52,7 @@ def _draw_energy(panel: Any, time_ps: np.ndarray, rows: dict[str, np.ndarray]) -
     panel.plot(time_ps, rows["potential_eV"] - start, color="tab:blue", linewidth=1.0, label="potential")
     panel.plot(time_ps, rows["total_eV"] - start, color="black", linewidth=1.4, label="total")
     panel.set_ylabel("energy / eV")
+    panel.annotate(f"from {start:.3f} eV", (0.01, 0.97), xycoords="axes fraction", va="top", fontsize=8)
     _legend(panel)
 
 

@@ -2,7 +2,8 @@
 
 Mass-weighted, the Hessian's eigenvalues are squares of angular frequencies. A molecule's overall translations and rotations, and a
 crystal's translations, cost no energy: they are projected out. What is left are 3N - 6 vibrations, 3N - 5 of a linear molecule,
-3N - 3 of a periodic structure. A negative eigenvalue is a direction in which the energy falls: its frequency is imaginary.
+3N - 3 of a periodic structure. A negative eigenvalue is a direction in which the energy falls: its frequency is imaginary. Where
+atoms are fixed (ASE's `FixAtoms`), such as a slab's below an adsorbate, the others vibrate in their field, three vibrations each.
 
 `Engine.hessian` is exact. Differences of forces over displacements that atoms really make are often what is wanted: a network can
 bend within a thousandth of an Å of a symmetric geometry in a way that no vibration feels (PaiNN's norms of vectors do).
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from atomjet.data import Prediction
 from atomjet.errors import StructureError
+from atomjet.md.equivalence import symmetries
 from atomjet.units import AMU_A2_PER_FS2, HBAR, INVERSE_CM
 
 LINEAR = 1e-5
@@ -25,6 +28,9 @@ LINEAR = 1e-5
 
 DISPLACEMENT = 0.01
 """Å, of each atom in each direction for differences of forces; about an amplitude of zero-point motion of a stiff bond."""
+
+SYMMETRIC = 0.05
+"""Å, root mean square over atoms, between a molecule and itself turned, below which it is symmetric."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +67,50 @@ def vibrations(atoms: Atoms, hessian: np.ndarray) -> Vibrations:
     """Diagonalise a Hessian.
 
     Args:
-        atoms: positions, masses (amu) and periodic directions.
+        atoms: positions, masses (amu), periodic directions, fixed atoms.
         hessian: (3N, 3N) eV/Å².
 
     Raises:
-        StructureError: a mass that is not above zero.
+        StructureError: a mass that is not above zero, constraints other than `FixAtoms`, no atom that moves.
     """
     masses = atoms.get_masses()
     if not (masses > 0).all():
         atom = int(np.argmin(masses > 0))
         raise StructureError(f"atom {atom}: mass {masses[atom]:g} amu; vibrations need masses above 0")
-    weights = np.repeat(masses, 3) ** -0.5
-    free = _free_motions(atoms, masses)
-    project = np.eye(3 * len(atoms)) - free @ free.T
-    values, vectors = np.linalg.eigh(project @ (hessian * np.outer(weights, weights)) @ project)
+    moving = moving_atoms(atoms)
+    rows = (3 * moving[:, None] + np.arange(3)).reshape(-1)
+    weights = np.repeat(masses[moving], 3) ** -0.5
+    # Fixed atoms hold the others in their place and direction.
+    free = _free_motions(atoms, masses) if len(moving) == len(atoms) else np.zeros((len(rows), 0))
+    project = np.eye(len(rows)) - free @ free.T
+    weighted = hessian[np.ix_(rows, rows)] * np.outer(weights, weights)
+    values, vectors = np.linalg.eigh(project @ weighted @ project)
     # Projected out, free motions have eigenvalues of zero: leave out as many vectors as lie most in their space.
     inside = ((free.T @ vectors) ** 2).sum(0)
-    kept = np.sort(np.argsort(inside, kind="stable")[: 3 * len(atoms) - free.shape[1]])
+    kept = np.sort(np.argsort(inside, kind="stable")[: len(rows) - free.shape[1]])
     frequencies = np.sign(values[kept]) * np.sqrt(np.abs(values[kept]) / AMU_A2_PER_FS2)  # 1/fs
-    modes = (vectors[:, kept] * weights[:, None]).T.reshape(len(kept), len(atoms), 3)
+    modes = np.zeros((len(kept), len(atoms), 3))
+    modes[:, moving] = (vectors[:, kept] * weights[:, None]).T.reshape(len(kept), len(moving), 3)
     return Vibrations(HBAR * frequencies, modes, free.shape[1])
+
+
+def moving_atoms(atoms: Atoms) -> np.ndarray:
+    """Atoms that no `FixAtoms` holds.
+
+    Raises:
+        StructureError: other constraints, or no atom that moves.
+    """
+    fixed: list[int] = []
+    for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            raise StructureError(
+                f"constraint {type(constraint).__name__} has no vibrations of its own, only FixAtoms has; remove it"
+            )
+        fixed += constraint.index.tolist()
+    moving = np.setdiff1d(np.arange(len(atoms)), fixed)
+    if not len(moving):
+        raise StructureError(f"all {len(atoms)} atoms are fixed; vibrations need at least one that moves")
+    return moving
 
 
 def hessian_by_differences(
@@ -88,26 +118,39 @@ def hessian_by_differences(
 ) -> np.ndarray:
     """(3N, 3N) eV/Å², symmetric: every coordinate moved up and down, all 6N structures in one batch.
 
+    Fixed atoms are not moved; between two of them it is NaN.
+
     Args:
         predict: forces of many structures, such as `Engine.predict`; in float64 where small frequencies matter.
         atoms: one structure.
         step: Å.
     """
-    components = 3 * len(atoms)
-    forces = predict(displaced(atoms, step)).forces.double().cpu().numpy().reshape(components, 2, components)
-    hessian = (forces[:, 1] - forces[:, 0]) / (2 * step)
-    return 0.5 * (hessian + hessian.T)
+    rows = (3 * moving_atoms(atoms)[:, None] + np.arange(3)).reshape(-1)
+    forces = predict(displaced(atoms, step)).forces.double().cpu().numpy().reshape(len(rows), 2, 3 * len(atoms))
+    found = (forces[:, 1] - forces[:, 0]) / (2 * step)
+    hessian = np.full((3 * len(atoms), 3 * len(atoms)), np.nan)
+    hessian[rows], hessian[:, rows] = found, found.T
+    hessian[np.ix_(rows, rows)] = 0.5 * (found[:, rows] + found[:, rows].T)
+    return hessian
 
 
 def displaced(atoms: Atoms, step: float = DISPLACEMENT) -> list[Atoms]:
-    """6N structures: each coordinate in turn moved up by `step`, Å, and down."""
+    """6 structures for each atom that moves: each of its coordinates in turn moved up by `step`, Å, and down."""
     frames = []
-    for k in range(3 * len(atoms)):
-        for size in (step, -step):
-            moved = atoms.copy()
-            moved.positions.reshape(-1)[k] += size
-            frames.append(moved)
+    for atom in moving_atoms(atoms):
+        for axis in range(3):
+            for size in (step, -step):
+                moved = atoms.copy()
+                moved.positions[atom, axis] += size
+                frames.append(moved)
     return frames
+
+
+def symmetry_number(atoms: Atoms) -> int:
+    """Rotations that turn a molecule into itself, of 0.05 Å and better; isotopes count as different."""
+    kinds = np.stack([atoms.numbers, np.round(atoms.get_masses(), 3)], axis=1)
+    _, equivalent = np.unique(kinds, axis=0, return_inverse=True)
+    return max(1, len(symmetries(atoms.positions, equivalent.reshape(-1), within=SYMMETRIC)))
 
 
 def is_linear(atoms: Atoms) -> bool:
