@@ -8,6 +8,7 @@ import os
 import time
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.socketio import SocketClient
@@ -66,6 +67,7 @@ def water() -> Atoms:
 
 def serve(address: str) -> None:
     """Answer i-PI with ASE's socket client until it says goodbye."""
+    torch.set_num_threads(1)  # i-PI keeps a core busy with waiting
     atoms = read(TEMPLATE)
     atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="high")
     SocketClient(unixsocket=address).run(atoms, use_stress=False)
@@ -79,11 +81,13 @@ def simulate(name: str, forcefield: str) -> tuple[float, float, float]:
     start = time.perf_counter()
     simulation.run(STEPS)
     rate = BEADS * STEPS / (time.perf_counter() - start)
+    simulation.stop()
     return simulation.properties("potential"), simulation.properties("kinetic_cv"), rate
 
 
 def main() -> None:
     """Simulate twice from the same start, and compare."""
+    torch.set_num_threads(1)
     atoms = water()
     write(TEMPLATE, atoms, format="extxyz")
     print(f"{len(atoms) // 3} molecules of water, {BEADS} beads, {TEMPERATURE:g} K")
@@ -99,6 +103,7 @@ def main() -> None:
     again, _, slower = simulate("one-by-one", ONE_BY_ONE.format(address=address))
     print(f"bead by bead through a socket: {slower:.0f} beads/s")
     print(f"potential energies {potential:.6f} and {again:.6f} eV")
+    client.join()
 
 
 if __name__ == "__main__":
