@@ -15,7 +15,9 @@ SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))
 
 
 def imported(script: Path) -> set[str]:
-    return set(re.findall(r"^(?:from|import) (\w+)", script.read_text(encoding="utf-8"), re.MULTILINE))
+    """Modules that a script imports, but for its neighbours."""
+    names = re.findall(r"^(?:from|import) (\w+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for name in names if not (script.parent / f"{name}.py").exists()}
 
 
 def test_there_are_examples_and_each_says_what_it_is():

@@ -5,12 +5,15 @@ torch-sim finds how much fits by running out of memory on purpose. AtomJet knows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase import Atoms
 from torch import Tensor
 from torch_sim.autobatching import BinningAutoBatcher, InFlightAutoBatcher
+from torch_sim.io import atoms_to_state
 from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 
@@ -18,6 +21,7 @@ from atomjet.data import System
 from atomjet.engine import Engine, load
 from atomjet.engine.capacity import SHARE, free_bytes
 from atomjet.engine.uncertainty import Watch, watched
+from atomjet.errors import StructureError
 
 WITHOUT_LIMIT = 1_000_000
 """Atoms of a batch where the device does not say how much memory is free."""
@@ -44,19 +48,40 @@ class AtomJetModel(ModelInterface):
         self._memory_scales_with = "n_atoms"
 
     def forward(self, state: SimState, **kwargs: Any) -> dict[str, Tensor]:
-        """Energy (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³: torch-sim wants one of molecules too, which is zero.
+        """Energy (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³.
+
+        torch-sim wants the stress of molecules too, which is zero. Of what is periodic in one or two directions it is NaN, so that
+        nothing relaxes a cell by it.
 
         Raises:
             AtomJetError: as `Engine.predict`.
         """
+        system = to_system(state)
         with watched():
-            found = self.engine.predict(to_system(state))
+            found = self.engine.predict(system)
         self.watch.look(found)
-        return {
-            "energy": found.energy.to(self._dtype),
-            "forces": found.forces.to(self._dtype),
-            "stress": torch.nan_to_num(found.stress).to(self._dtype),
-        }
+        stress = torch.where(system.pbc.any(1)[:, None, None], found.stress, 0.0)
+        found_by_name = {"energy": found.energy, "forces": found.forces, "stress": stress}
+        return {name: value.to(self._dtype) for name, value in found_by_name.items()}
+
+    def state(self, frames: Atoms | Sequence[Atoms]) -> SimState:
+        """Hand structures to torch-sim with their charges and spins, which it leaves behind when it is given `ase.Atoms`.
+
+        Raises:
+            StructureError: structures that are periodic in different directions; torch-sim has one `pbc` for all.
+        """
+        structures = [frames] if isinstance(frames, Atoms) else list(frames)
+        for place, atoms in enumerate(structures):
+            if (atoms.pbc != structures[0].pbc).any():
+                raise StructureError(
+                    f"structure {place} has pbc {atoms.pbc.tolist()}, structure 0 {structures[0].pbc.tolist()}; torch-sim takes one for "
+                    "all, so run them apart, or make molecules periodic with vacuum around"
+                )
+        system = System.from_ase(structures)
+        state = atoms_to_state(structures, self._device, self._dtype)
+        for name in ("charge", "spin"):
+            state.system_extras[name] = getattr(system, name).to(self._device, self._dtype)
+        return state
 
     def most_atoms(self) -> int:
         """Atoms, of dense matter, that fit into the memory that is free now."""

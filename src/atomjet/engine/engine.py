@@ -360,6 +360,8 @@ class Engine:
         places = torch.cartesian_prod(*[torch.arange(side, dtype=torch.float64)] * 3) * spacing
         cell = torch.eye(3, dtype=torch.float64) * side * spacing
         system = System(places, torch.full((side**3,), self.elements[0]), cell, torch.tensor(True))
+        if self._trained_at is None:  # said, so that no model warns of what it fills in
+            system = system.with_defaults(self.charge or 0, self.spin or 1)
         graph = self.search(self._check_inputs(system.to(self.device)))
         return (self.evaluator.bytes_needed(graph) + 100 * graph.num_edges) / graph.num_atoms
 
