@@ -81,7 +81,37 @@ class Computing:
     seed: Seed = 0
 
 
+@dataclass(frozen=True)
+class Executing:
+    """Where many independent pieces of work run."""
+
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="processes of this machine, or ray: actors on the nodes of a Ray cluster.",
+            metavar="processes|ray",
+            show_default=False,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="How many. Default: as many as there are CPUs; on Ray one less.", metavar="N"),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="Head of the Ray cluster. Default: RAY_ADDRESS, the cluster of this machine, or one is started.",
+            metavar="HOST:PORT",
+            show_default=False,
+        ),
+    ] = None
+
+
 READING = Reading()
+
+EXECUTING = Executing()
 
 COMPUTING = Computing()
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomjet.cli import options
-from atomjet.cli.arguments import Backend, Precision, grouped
+from atomjet.cli.arguments import EXECUTING, Backend, Executing, Precision, grouped
 
 if TYPE_CHECKING:
+    from atomjet.distill.executors import Executor
     from atomjet.distill.recipe import Recipe
 
 EXAMPLES = """Examples:
@@ -23,6 +24,7 @@ EXAMPLES = """Examples:
   atomjet distill --structure crystal.cif --teacher chgnet.model.dynamics:CHGNetCalculator -o crystal
   atomjet sample recipe.yaml
   atomjet label recipe.yaml
+  atomjet label recipe.yaml --executor ray --ray-address 10.0.0.1:6379
   atomjet rounds recipe.yaml
   atomjet train recipe.yaml --device cuda
 """
@@ -86,13 +88,15 @@ def sample(
 def label(
     config: Config,
     changes: Changes = CHANGES,
+    executing: Executing = EXECUTING,
 ) -> None:
     """Label the sampled structures with the teacher.
 
-    That is, compute its energies and forces of them.
+    That is, compute its energies and forces of them. A run that is killed goes on when called again, with any executor.
     """
     recipe = _recipe("label", config, changes)
-    _label(recipe)
+    with options.executor_of(executing) as executor:
+        _label(recipe, executor)
 
 
 @grouped
@@ -100,6 +104,7 @@ def rounds(
     config: Config,
     seeds: Seeds = None,
     changes: Changes = CHANGES,
+    executing: Executing = EXECUTING,
 ) -> None:
     """Let students lead and label where they disagree.
 
@@ -107,7 +112,8 @@ def rounds(
     from. As many rounds as the recipe says; goes on where an earlier run was stopped.
     """
     recipe = _recipe("rounds", config, changes)
-    _rounds(_with_seeds(recipe, seeds), changes.device)
+    with options.executor_of(executing) as executor:
+        _rounds(_with_seeds(recipe, seeds), changes.device, executor)
 
 
 @grouped
@@ -159,6 +165,7 @@ def distill(
     ] = None,
     strict: Strict = False,
     changes: Changes = CHANGES,
+    executing: Executing = EXECUTING,
 ) -> None:
     """Sample, label, do the rounds and train in one resumable run.
 
@@ -177,9 +184,10 @@ def distill(
         raise ConfigError(f"{config} says what to do: leave --molecule, --structure and -o out")
     recipe = _recipe("distill", config, changes)
     _sample(recipe, strict, to_train=True)
-    _label(recipe)
-    if recipe.rounds:
-        _rounds(recipe, changes.device)
+    with options.executor_of(executing) as executor:
+        _label(recipe, executor)
+        if recipe.rounds:
+            _rounds(recipe, changes.device, executor)
     _train(recipe, changes.device, resume=True)
 
 
@@ -209,16 +217,16 @@ def _sample(recipe: Recipe, strict: bool, to_train: bool = False, embed_only: bo
     run_sample(recipe, strict=strict, to_train=to_train, embed_only=embed_only)
 
 
-def _label(recipe: Recipe) -> None:
+def _label(recipe: Recipe, executor: Executor | None) -> None:
     from atomjet.distill.label import run_label
 
-    run_label(recipe)
+    run_label(recipe, executor=executor)
 
 
-def _rounds(recipe: Recipe, device: str | None) -> None:
+def _rounds(recipe: Recipe, device: str | None, executor: Executor | None) -> None:
     from atomjet.distill.rounds import run_rounds
 
-    run_rounds(recipe, device)
+    run_rounds(recipe, device, executor=executor)
 
 
 def _train(recipe: Recipe, device: str | None, resume: bool) -> None:

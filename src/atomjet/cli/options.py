@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from atomjet.cli.arguments import Computing, Reading
+from atomjet.cli.arguments import Computing, Executing, Reading
 from atomjet.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from atomjet import Engine
     from atomjet.adapters.structure_files import Frame as Structured
+    from atomjet.distill.executors import Executor
 
 MOST_STEPS_TO_REST = 1000
 """Steps that a relaxation which precedes another task may take, at most."""
@@ -197,6 +198,18 @@ def structure_of(frame: Structured) -> Atoms:
     if frame.atoms is None:
         raise StructureError(f"{frame.name}: {frame.refusal}")
     return frame.atoms
+
+
+@contextmanager
+def executor_of(executing: Executing, device: str | None = None) -> Iterator[Executor | None]:
+    """The executor that the options ask for; None where they ask for none."""
+    from atomjet.distill.executors import open_executor
+
+    if executing == Executing():
+        yield None
+        return
+    with open_executor(executing.executor or "processes", executing.workers, executing.ray_address, device) as executor:
+        yield executor
 
 
 def check_output(output: Path, source: Path, overwrite: bool = True) -> None:

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from atomjet.distill.batched import engine_of, run_batches
 from atomjet.distill.conditions import NOT_SAID, Conditions, set_conditions
 from atomjet.distill.dataset import Frames, read_dataset, write_shard
+from atomjet.distill.executors import Executor, Processes
 from atomjet.distill.journal import Journal, Record, content_key
-from atomjet.distill.pool import Task, default_workers, run_tasks
+from atomjet.distill.pool import Task, default_workers
 from atomjet.distill.recipe import Recipe, TeacherConfig
 from atomjet.distill.sample import print_counts, write_lines
-from atomjet.distill.teacher import build_teacher, describe, teacher_of_worker
+from atomjet.distill.teacher import build_teacher, check_teacher, describe, teacher_of_worker
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, TeacherError
 from atomjet.locking import only_run
@@ -47,8 +48,13 @@ COST_FRAMES = 4000
 Array = NDArray[Any]
 
 
-def run_label(recipe: Recipe, quiet: bool = False) -> Path:
+def run_label(recipe: Recipe, quiet: bool = False, executor: Executor | None = None) -> Path:
     """Label what `run_sample` made, or go on where a killed run was; prints counts, rate and failures.
+
+    Args:
+        recipe: with samples.
+        quiet: no progress bar.
+        executor: where the teacher runs; None: in `label.workers` processes of this machine.
 
     Returns:
         The directory of the shards, `OUTPUT/dataset`.
@@ -65,14 +71,22 @@ def run_label(recipe: Recipe, quiet: bool = False) -> Path:
         for torn in recipe.output.rglob(".*.partial"):  # of a run that was killed while it wrote
             torn.unlink(missing_ok=True)
         frames, failures = read_dataset(samples), recipe.output / "failures.jsonl"
-        labelled, left_out = label_frames(recipe, frames, recipe.output / "dataset", "shard", failures, quiet)
+        labelled, left_out = label_frames(
+            recipe, frames, recipe.output / "dataset", "shard", failures, quiet, executor
+        )
     print_counts(labelled)
     print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + in_words(left_out, failures))
     return recipe.output / "dataset"
 
 
 def label_frames(
-    recipe: Recipe, frames: Frames, directory: Path, prefix: str, failures: Path, quiet: bool = False
+    recipe: Recipe,
+    frames: Frames,
+    directory: Path,
+    prefix: str,
+    failures: Path,
+    quiet: bool = False,
+    executor: Executor | None = None,
 ) -> tuple[Frames, Counter[str]]:
     """Label frames, as far as they have no label yet, and write them as shards.
 
@@ -82,13 +96,14 @@ def label_frames(
         directory, prefix: the shards are `directory/PREFIX-00000.h5` and so on.
         failures: JSON lines of what is left out or remarkable.
         quiet: no progress bar.
+        executor: see `run_label`.
 
     Returns:
         The labelled frames, without their labels; how many frames came to which other outcome.
     """
     about = describe(recipe.teacher)
     keys = [content_key(about, *content_of(frames, f)) for f in range(len(frames))]
-    _compute(recipe, frames, keys, engine_of(teacher_of_worker(recipe.teacher)), quiet)
+    _compute(recipe, frames, keys, executor, quiet)
     described = {"recipe": recipe.name, "seed": recipe.seed, "teacher": about}
     labelled, found = _write(recipe, frames, keys, described, directory, prefix)
     write_lines(failures, found)
@@ -111,25 +126,27 @@ def content_of(frames: Frames, f: int) -> tuple[Any, ...]:
     return *structure, frames.charge[f : f + 1], *said
 
 
-def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], engine: Engine | None, quiet: bool) -> None:
+def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], executor: Executor | None, quiet: bool) -> None:
     """Labels, then Hessian rows, of all frames that have none yet."""
     started, rows = time.monotonic(), recipe.label.hessian_rows
+    engine = None if executor is not None else engine_of(teacher_of_worker(recipe.teacher))
+    executor = executor or Processes(recipe.label.workers or default_workers())
     new = _run_missing(
-        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet, engine
+        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet, executor, engine
     )
     minutes = (time.monotonic() - started) / 60
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")
-    _print_cost(recipe, frames, keys)
+    _print_cost(recipe, frames, keys, executor.workers)
     if rows:
         with Journal(recipe.output / "labels") as journal:
             wanted = {
                 hessian_key(key, rows): f for f, key in enumerate(keys) if key in journal and not journal.failed(key)
             }
-        new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet)
+        new = _run_missing("Hessian rows", recipe, partial(hessian_rows, count=rows), frames, wanted, quiet, executor)
         print(f"{len(wanted) - new} frames had their Hessian rows, {new} computed")
 
 
-def _print_cost(recipe: Recipe, frames: Frames, keys: Sequence[bytes]) -> None:
+def _print_cost(recipe: Recipe, frames: Frames, keys: Sequence[bytes], workers: int) -> None:
     """A table of what a label costs in each slice, and all together; from a few thousand labels."""
     sources, spent = frames.source.tolist(), dict[str, list[float]]()
     atoms = dict[str, list[int]]()
@@ -146,7 +163,6 @@ def _print_cost(recipe: Recipe, frames: Frames, keys: Sequence[bytes]) -> None:
     print(f"{'slice':14}{'frames':>9}{'atoms':>7}{'ms/label':>10}{'CPU hours':>11}")
     for name, times in spent.items():
         print(f"{name:14}{counts[name]:9}{np.mean(atoms[name]):7.1f}{1e3 * np.mean(times):10.1f}{hours[name]:11.2f}")
-    workers = recipe.label.workers or default_workers()
     print(
         f"all labels: {sum(hours.values()):.2f} CPU hours, {60 * sum(hours.values()) / workers:.1f} min with {workers} workers"
     )
@@ -159,6 +175,7 @@ def _run_missing(
     frames: Frames,
     wanted: Mapping[bytes, int],
     quiet: bool,
+    executor: Executor,
     engine: Engine | None = None,
 ) -> int:
     """Run the tasks (frame by key) that have no record yet, in batches where there is an engine; return how many they were."""
@@ -175,7 +192,8 @@ def _run_missing(
         if engine is not None:
             run_batches(engine, to_ase, tasks, journals, advance)
         else:
-            run_tasks(function, tasks, journals, recipe.label.workers or default_workers(), advance)
+            there = partial(check_teacher, recipe.teacher, describe(recipe.teacher))
+            executor.run(function, tasks, journals, advance, prepare=there)
     with Journal(journals) as journal:
         left = sum(key not in journal for key in wanted)
     if left:

@@ -50,6 +50,14 @@ class _Worker:
     ready: bool = False
 
 
+def attempt(function: Callable[..., Record], *arguments: Any) -> Record:
+    """What a task returns, or {"error": reason} where it raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
 def default_workers() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -209,10 +217,7 @@ def _work(function: Callable[..., Record], directory: Path, pipe: Connection) ->
         pipe.send(READY)
         while True:
             task: Task = pipe.recv()
-            try:
-                record = function(*task.arguments)
-            except Exception as error:
-                record = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            record = attempt(function, *task.arguments)
             try:
                 journal.append(task.key, record)
             except AtomJetError as error:  # the disk is full: no task of this run can be remembered any more

@@ -9,11 +9,13 @@ frames as shards `round-1-*.h5`, what there is to say of the round in `round-1.j
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,21 @@ from numpy.typing import NDArray
 from atomjet.distill.choose import Seen, choose
 from atomjet.distill.dataset import Frames, concatenate, frames_from_record, pack, read_dataset, write_shard
 from atomjet.distill.devices import Team, devices_of
+from atomjet.distill.executors import Executor
 from atomjet.distill.explore import Start, explore
 from atomjet.distill.journal import Journal, JournalWriter, content_key
 from atomjet.distill.label import in_words, label_frames
 from atomjet.distill.measure import forget_engines, mean_error, spreads
 from atomjet.distill.molecules import bond_change, derive_seed, generator
 from atomjet.distill.packings import library, ordinary, pack_box
+from atomjet.distill.pool import Task
 from atomjet.distill.recipe import Recipe, RoundsConfig
 from atomjet.distill.round_summary import Summary, in_one_line, quantiles, spoken, summaries, write_summary
 from atomjet.distill.students import train_students
 from atomjet.distill.teacher import build_teacher
 from atomjet.distill.trainer import Stage
 from atomjet.distill.walkers import REASONS
-from atomjet.errors import ConfigError
+from atomjet.errors import AtomJetError, ConfigError
 from atomjet.locking import only_run
 from atomjet.models import load as model_load
 from atomjet.progress import track
@@ -55,13 +59,16 @@ PROBE = 500
 CONDITIONS = ("charge", "spin", "task")
 
 
-def run_rounds(recipe: Recipe, device: str | None = None, quiet: bool = False) -> list[Summary]:
+def run_rounds(
+    recipe: Recipe, device: str | None = None, quiet: bool = False, executor: Executor | None = None
+) -> list[Summary]:
     """Do the rounds of a recipe, or go on where a killed run was; prints a line of each.
 
     Args:
         recipe: with labelled data.
         device: None picks all GPUs where there are any.
         quiet: no progress bars.
+        executor: where trajectories are followed and frames labelled; None: on the devices and processors of this machine.
 
     Returns:
         What there is to say of each round.
@@ -91,7 +98,7 @@ def run_rounds(recipe: Recipe, device: str | None = None, quiet: bool = False) -
             if all(model_load.read(path)[1].get("reached_target") for path in models):
                 print(f"train.target_force_mae {recipe.train.target_force_mae:g} meV/Å reached: no round {number}")
                 break
-            spent += _round(recipe, settings, number, models, team, quiet)
+            spent += _round(recipe, settings, number, models, team, quiet, executor)
     return summaries(recipe.round_frames)
 
 
@@ -131,12 +138,18 @@ def look_back(recipe: Recipe, models: Sequence[Path], team: Team) -> None:
 
 
 def _round(
-    recipe: Recipe, settings: RoundsConfig, number: int, models: Sequence[Path], team: Team, quiet: bool
+    recipe: Recipe,
+    settings: RoundsConfig,
+    number: int,
+    models: Sequence[Path],
+    team: Team,
+    quiet: bool,
+    executor: Executor | None,
 ) -> float:
     """One round with trained students; returns the seconds that labelling took."""
     frames = _known_frames(recipe)
     starts = _starts(recipe, settings, frames, number)
-    seen = _explore(recipe, settings, number, starts, models, team, quiet)
+    seen = _explore(recipe, settings, number, starts, models, team, quiet, executor)
     most = settings.frames
     if (budget := recipe.label.max_labels) is not None:
         most = min(most, budget - len(frames))
@@ -145,7 +158,9 @@ def _round(
     unlabelled = concatenate([_gather(recipe, seen, starts, frames, source) for source, frames in kinds.items()])
     write_shard(_explored(recipe) / f"round-{number}-chosen.h5", unlabelled, {"recipe": recipe.name})
     failures = recipe.round_frames / f"round-{number}-failures.jsonl"
-    labelled, left_out = label_frames(recipe, unlabelled, recipe.round_frames, f"round-{number}", failures, quiet)
+    labelled, left_out = label_frames(
+        recipe, unlabelled, recipe.round_frames, f"round-{number}", failures, quiet, executor
+    )
     seconds = time.monotonic() - started
     summary = _summary(recipe, number, starts, seen, (len(ordinary), len(diverged)), labelled, left_out, failures)
     summary["students_error"] = _students_error(recipe, number, models, team)
@@ -247,13 +262,15 @@ def _explore(
     models: Sequence[Path],
     team: Team,
     quiet: bool,
+    executor: Executor | None,
 ) -> Seen:
     """Follow all trajectories, those of a batch together, as far as that has not been done."""
-    batches = _batches(starts, ATOMS_AT_ONCE[torch.device(team.devices[0]).type])
-    digests = [hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in models]
+    device = torch.device(executor.device or "cpu") if executor is not None else torch.device(team.devices[0])
+    batches = _batches(starts, ATOMS_AT_ONCE[device.type])
+    digests = [_digest(path) for path in models]
     keys = [_key(recipe, settings, digests, number, b, [starts[k] for k in batch]) for b, batch in enumerate(batches)]
     with Journal(_explored(recipe)) as journal:
-        missing = [b for b, key in enumerate(keys) if key not in journal]
+        missing = [b for b, key in enumerate(keys) if key not in journal or journal.failed(key)]
     jobs = [
         (
             _turned(models, b),
@@ -266,15 +283,24 @@ def _explore(
     ]
     ends = time.monotonic() + 60 * (settings.max_minutes or np.inf)
     done = len(starts) - sum(len(batches[b]) for b in missing)
-    with (
-        closing(JournalWriter(_explored(recipe))) as writer,
-        track(f"round {number}", len(starts), done, quiet) as advance,
-    ):
-        for place, record in team.run(explore, jobs, more=lambda: time.monotonic() < ends):
-            writer.append(keys[missing[place]], record)
-            advance(len(batches[missing[place]]), note=f"{len(record['start'])} frames seen in the last batch")
+    if executor is not None:
+        tasks = [Task(keys[b], (*job, str(device))) for b, job in zip(missing, jobs, strict=True)]
+        in_time = itertools.takewhile(lambda _: time.monotonic() < ends, tasks)
+        there = partial(_check_students, dict(zip(map(str, models), digests, strict=True)))
+        with track(f"round {number}", len(batches), len(batches) - len(missing), quiet) as advance:
+            executor.run(explore, in_time, _explored(recipe), advance, prepare=there)
+    else:
+        with (
+            closing(JournalWriter(_explored(recipe))) as writer,
+            track(f"round {number}", len(starts), done, quiet) as advance,
+        ):
+            for place, record in team.run(explore, jobs, more=lambda: time.monotonic() < ends):
+                writer.append(keys[missing[place]], record)
+                advance(len(batches[missing[place]]), note=f"{len(record['start'])} frames seen in the last batch")
     forget_engines()
     with Journal(_explored(recipe)) as journal:
+        if failed := [key for key in keys if journal.failed(key)]:
+            raise AtomJetError(f"a batch of trajectories cannot be followed: {journal[failed[0]]['error']}")
         records = [(journal[key], np.array(batch)) for key, batch in zip(keys, batches, strict=True) if key in journal]
     if len(records) < len(batches):
         left = sum(map(len, batches)) - sum(len(places) for _, places in records)
@@ -282,6 +308,17 @@ def _explore(
     if not records:
         raise ConfigError(f"rounds.max_minutes {settings.max_minutes:g} was over before the first trajectory; raise it")
     return Seen(records)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _check_students(digests: Mapping[str, str]) -> None:
+    """See that another machine reads the students that were trained here."""
+    for path, digest in digests.items():
+        if not Path(path).is_file() or _digest(Path(path)) != digest:
+            raise ConfigError(f"the student {path} is missing or another one here; put the output where every node sees it")
 
 
 def _batches(starts: Sequence[Start], most: int) -> list[list[int]]:

@@ -59,6 +59,26 @@ def describe(teacher: TeacherConfig) -> dict[str, Any]:
     return describe_teacher(teacher.calculator, teacher.options, teacher.trusted)
 
 
+def check_teacher(teacher: TeacherConfig, about: Mapping[str, Any]) -> None:
+    """Build the teacher where other machines compute, and see that it is the one that this run's labels are remembered under.
+
+    Args:
+        teacher: of the recipe.
+        about: `describe` of it on the machine that the run was started on.
+
+    Raises:
+        TeacherError: it cannot be built here, or differs.
+    """
+    teacher_of_worker(teacher)
+    own = describe(teacher)
+    for name, value in about.items():
+        if own.get(name) != value:
+            raise TeacherError(
+                f"the teacher {teacher.calculator} has {name} {short(own.get(name))}, where the run was started {short(value)}; "
+                "install the same one, and put files where every node sees them"
+            )
+
+
 def make_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Path] = ()) -> Calculator:
     """Build a calculator.
 
