@@ -1,7 +1,8 @@
 """Ray (Moritz et al., OSDI 2018): tasks run by actors, each on a CPU or GPU of some node of a cluster.
 
-This process, the driver, is the only one that knows what has been done. Each actor holds a few tasks and hands back what they return;
-whatever it has not handed back when it, or its node, dies is given to others. Ray itself repeats nothing, so nothing is done twice.
+This process, the driver, is the only one that knows what has been done. Each actor holds a few tasks and hands back what they
+return; whatever it has not handed back when it, or its node, dies is given to others. Ray itself repeats nothing, so nothing counts
+twice.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from atomjet.errors import AtomJetError, BackendError, ConfigError
 try:
     import ray
     from ray import exceptions
-except ImportError:  # `Cluster` says so: this file is imported only where Ray is asked for
-    ray = exceptions = None
+except ImportError:  # this file is imported only where Ray is asked for
+    raise ConfigError("the executor ray needs Ray: pip install 'atomjet[ray]', or leave --executor ray out") from None
 
 Task = tuple[bytes, tuple[Any, ...]]
 """A key that no other task has, and the arguments of the function."""
@@ -37,7 +38,7 @@ AHEAD = 2
 """Chunks an actor holds at once, so that it never waits for the driver."""
 
 CHUNK_SECONDS, LARGEST_CHUNK = 1.0, 64
-"""Tasks travel together as far as they take about so long: what a message costs is small beside that, and so is what a death costs."""
+"""Tasks travel together as far as they take about so long: a message costs little beside that, and a death costs no more."""
 
 PATIENCE = 60.0
 """Seconds without any actor after which the driver says what it waits for."""
@@ -63,26 +64,26 @@ class Cluster:
         workers: number of actors that a run starts.
 
     Args:
-        address: HOST:PORT of the cluster's head; None: the one that `RAY_ADDRESS` or `ray start` on this machine says, else a cluster is
-            started here.
+        address: HOST:PORT of the cluster's head; None: the one that `RAY_ADDRESS` names or `ray start` has started on this machine,
+            else one is started here.
         workers: None: the GPUs that are free, or the CPUs less one, which is left to the driver and to Ray itself.
         gpu: each actor has a GPU of its own instead of a CPU alone.
 
     Raises:
-        ConfigError: Ray is missing, or no cluster answers at the address.
+        ConfigError: no cluster answers at the address.
         BackendError: GPUs are asked for and the cluster has none.
     """
 
     def __init__(self, address: str | None = None, workers: int | None = None, gpu: bool = False) -> None:
-        if ray is None:
-            raise ConfigError("the executor ray needs Ray: pip install 'atomjet[ray]', or leave --executor ray out")
         self.gpu, self._joined = gpu, not ray.is_initialized()
         if self._joined:
             _join(address)
         free = ray.available_resources()
         if gpu and not ray.cluster_resources().get("GPU"):
             self.close()
-            raise BackendError("no node of the Ray cluster has a GPU; leave --device cuda out, or start nodes with GPUs")
+            raise BackendError(
+                "no node of the Ray cluster has a GPU; leave --device cuda out, or start nodes with GPUs"
+            )
         self.workers = workers or max(1, int(free.get("GPU", 0)) if gpu else int(free.get("CPU", 0)) - 1)
 
     def describe(self) -> str:
@@ -207,7 +208,13 @@ class _Queue:
 
 @dataclass(eq=False)
 class _Member:
-    """An actor as the driver knows it: `started` until it is ready, then the chunks that it holds, by what stands for their results."""
+    """An actor as the driver knows it.
+
+    Attributes:
+        actor: Ray's handle.
+        started: stands for its answer that it is ready; None once that is there.
+        held: the chunks that it has, by what stands for their results.
+    """
 
     actor: Any
     started: Any
@@ -224,7 +231,9 @@ class _Run:
         self, cluster: Cluster, function: Callable[..., Any], prepare: Callable[[], object] | None, queue: _Queue
     ) -> None:
         resources = {"num_cpus": 1, "num_gpus": 1 if cluster.gpu else 0, "runtime_env": {"env_vars": ONE_THREAD}}
-        self.start = lambda: ray.remote(_Actor).options(**resources, max_restarts=0).remote(function, prepare, os.getcwd())
+        self.start = lambda: (
+            ray.remote(_Actor).options(**resources, max_restarts=0).remote(function, prepare, os.getcwd())
+        )
         self.queue, self.failed_starts, self.chunk = queue, 0, 1
         self.team = [self._member() for _ in range(cluster.workers)]
 
@@ -277,7 +286,9 @@ class _Run:
             return
         if ref is member.started:
             if answer != _version():
-                raise AtomJetError(f"a node of the Ray cluster has AtomJet {answer}, this one {_version()}; install one version")
+                raise AtomJetError(
+                    f"a node of the Ray cluster has AtomJet {answer}, this one {_version()}; install one version"
+                )
             member.started, self.failed_starts = None, 0
             return
         chunk, (values, seconds) = member.held.pop(ref), answer
@@ -305,4 +316,6 @@ class _Run:
             return type(cause)(f"on a node of the Ray cluster: {cause}")
         lines = [line for line in str(cause).splitlines() if line.strip()]
         what = f"{type(cause).__name__}: {lines[-1].strip() if lines else ''}"
-        return AtomJetError(f"an actor cannot start on a node of the Ray cluster ({what}); every node needs this AtomJet and Ray")
+        return AtomJetError(
+            f"an actor cannot start on a node of the Ray cluster ({what}); every node needs this AtomJet and Ray"
+        )

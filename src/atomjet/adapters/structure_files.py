@@ -26,6 +26,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 
 from atomjet.adapters import molfile, pdb, smiles
 from atomjet.adapters.structure_checks import remarks_on
+from atomjet.adapters.structure_output import is_parquet
 from atomjet.errors import AtomJetError, StructureError
 from atomjet.units import HEAVY_HYDROGEN
 
@@ -176,6 +177,10 @@ def _read_file(path: Path, name: str, seed: int) -> list[Read]:
     ending = _ending(path)
     if ending in MOLFILES:
         return [_attempt(molfile.read_record, record) for record in molfile.split_records(_text(path, name))]
+    if is_parquet(path):
+        from atomjet.adapters import parquet  # pyarrow takes time to import
+
+        return [(row.atoms, row.refusal, {}) for row in parquet.read_structures(path)]
     if ending in SMILES_FILES:
         lines = _text(path, name).split("\n")
         return [_read_smiles(line, seed) for line in lines if line.strip() and not line.startswith("#")]

@@ -22,11 +22,16 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from atomjet.errors import StructureError
 
-WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory")
-"""Formats in which ASE keeps energies and forces of any number of structures."""
+WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory", "parquet")
+"""Formats, ASE's and Parquet, that keep energies and forces of any number of structures."""
 
 RESERVED = ("Lattice", "Properties", "pbc", "energy", "free_energy", "stress", "virial", "dipole", "magmom", "forces")
 """Words of an extxyz head that mean something else than a remark of the user's."""
+
+
+def is_parquet(path: str | Path | None) -> bool:
+    """Whether a file's name says that it is Parquet."""
+    return path is not None and Path(path).suffix.lower() == ".parquet"
 
 
 def check_format(path: str | Path, frames: list[Atoms] | None = None, results: bool = False) -> None:
@@ -93,7 +98,9 @@ def sample_of(frames: list[Atoms], most: int = 20) -> list[Atoms]:
 
 
 def _kind(path: str | Path) -> str:
-    """The name of ASE's format for a file to be written."""
+    """The name of the format of a file to be written."""
+    if is_parquet(path):
+        return "parquet"
     try:
         found = ioformats[filetype(str(path), read=False)]
     except (KeyError, UnknownFileTypeError):
@@ -106,6 +113,11 @@ def _kind(path: str | Path) -> str:
 def _write(path: Path, frames: list[Atoms], name: str) -> None:
     """Let ASE write, its errors as one line that names the file that was asked for."""
     kind = _kind(path)
+    if kind == "parquet":
+        from atomjet.adapters import parquet  # pyarrow takes time to import
+
+        parquet.write_structures(path, frames)
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on what a format leaves out

@@ -38,7 +38,7 @@ Task = Annotated[str | None, typer.Option("--task", help="For models that know s
 Structure = Annotated[
     Path,
     typer.Argument(
-        help="Any file that ASE reads, .sdf, .smi; - for standard input; or a SMILES.",
+        help="Any file that ASE reads, .sdf, .smi, .parquet; - for standard input; or a SMILES.",
         metavar="FILE",
         show_default=False,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,18 @@ import typer
 from typer.core import TyperCommand
 
 from atomjet.cli import options
-from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
+from atomjet.cli.arguments import (
+    COMPUTING,
+    EXECUTING,
+    READING,
+    Computing,
+    Executing,
+    Frame,
+    Overwrite,
+    Reading,
+    Structure,
+    grouped,
+)
 from atomjet.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -20,11 +31,10 @@ if TYPE_CHECKING:
     from atomjet import AtomJetError, Engine
     from atomjet.adapters.structure_files import Frame as Structured
     from atomjet.cli.labels import Predicted
-    from atomjet.data import Prediction
+    from atomjet.distill.bulk import ModelSettings
+    from atomjet.distill.executors import Executor
+    from atomjet.distill.journal import Record
     from atomjet.md.relax import RelaxSettings, RelaxStep
-
-ATOMS_AT_ONCE = 2000
-"""Frames are computed together up to this many atoms, which bounds the memory."""
 
 MOST_LINES = 20
 """Frames of which each gets a line; more are summed up."""
@@ -40,6 +50,7 @@ PREDICT_EXAMPLES = """Examples:
   atomjet predict molecules.sdf --skip --csv energies.csv
   atomjet predict labelled.extxyz --plot parity.png          (compares with the labels of the file)
   atomjet predict CCO
+  atomjet predict library.parquet -o labelled.parquet --executor ray
 """
 
 RELAX_EXAMPLES = """Examples:
@@ -70,7 +81,9 @@ def predict(
     file: Structure,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Extended XYZ (or .traj) with energy, forces and stress of every frame."),
+        typer.Option(
+            "--output", "-o", help="Extended XYZ, .traj or .parquet with energy, forces and stress of every frame."
+        ),
     ] = None,
     csv: Annotated[
         Path | None,
@@ -83,14 +96,16 @@ def predict(
     reading: Reading = READING,
     overwrite: Overwrite = False,
     computing: Computing = COMPUTING,
+    executing: Executing = EXECUTING,
 ) -> None:
     """Compute energy, forces and stress of every frame of a file.
 
     Forces are printed unless they are written with -o or there are more than 20 frames, which are summed up. Labels that
     FILE holds are compared with, and kept in OUT as label_energy, label_forces and label_stress. A frame that cannot be
-    computed ends the run, unless with --skip; those before it are written.
+    computed ends the run, unless with --skip; those before it are written. From .parquet to .parquet memory is bounded, and
+    a run that is killed goes on.
     """
-    from atomjet.adapters.structure_output import appears_whole, check_format, sample_of
+    from atomjet.adapters.structure_output import check_format, is_parquet, sample_of
     from atomjet.cli import labels
     from atomjet.errors import ConfigError
 
@@ -98,6 +113,10 @@ def predict(
     options.check_picture(plot)
     if output is not None:
         check_format(output, results=True)
+    if output is not None and is_parquet(file) and is_parquet(output) and csv is None and plot is None:
+        from atomjet.cli.bulk import predict_parquet
+
+        return predict_parquet(file, output, reading, computing, executing)
     frames = options.read_frames(file, computing.seed, reading)
     readable = [frame.atoms for frame in frames if frame.atoms is not None]
     if output is not None:
@@ -107,25 +126,40 @@ def predict(
     tasks = {frame.number: frame.atoms.info.get("task") for frame in frames if frame.atoms is not None}
     engine = options.load_engine(computing)
     frames = options.check_for_model(frames, engine, reading.strict)
-    many = len(frames) > MOST_LINES
-    if not many:
+    if not (many := len(frames) > MOST_LINES):
         print(HEADER)
-    done, skipped = _compute(engine, frames, reading.skip, tasks, output, csv)
+    with options.executor_of(executing, computing.device) as executor:
+        done, skipped = _compute(engine, frames, reading.skip, tasks, (output, csv), computing, executor)
+    _report(engine, done, many, output is None and csv is None)
+    _write(done, output, csv, f"{len(done)} frames")
+    if plot is not None:
+        _plot(done, f"{file.name}, {Path(computing.model).stem}", plot)
+    if skipped:
+        print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
+        raise typer.Exit(1)
+
+
+def _plot(done: list[Predicted], title: str, picture: Path) -> None:
+    from atomjet.adapters.structure_output import appears_whole
+    from atomjet.cli import labels
+
+    if any(frame.labels for frame in done):
+        with appears_whole(picture) as beside:
+            labels.plot(done, title, beside)
+        print(f"wrote {picture}")
+
+
+def _report(engine: Engine, done: list[Predicted], many: bool, nothing_written: bool) -> None:
+    """What there is to say of all frames together."""
+    from atomjet.cli import labels
+
     if many and done:
         print(labels.summary(done))
-        if output is None and csv is None:
+        if nothing_written:
             print("-o OUT.extxyz keeps energies and forces of every frame, --csv OUT.csv energies")
     if done and (table := labels.errors(done)) is not None:
         print(table)
     options.warn_uncertain(engine, [(f"frame {one.number}", one.atoms) for one in done])
-    _write(done, output, csv, f"{len(done)} frames")
-    if plot is not None and any(frame.labels for frame in done):
-        with appears_whole(plot) as beside:
-            labels.plot(done, f"{file.name}, {Path(computing.model).stem}", beside)
-        print(f"wrote {plot}")
-    if skipped:
-        print(f"skipped {len(skipped)} of {len(frames)} frames: {', '.join(map(str, skipped))}")
-        raise typer.Exit(1)
 
 
 def _compute(
@@ -133,11 +167,13 @@ def _compute(
     frames: list[Structured],
     skip: bool,
     tasks: dict[int, Any],
-    output: Path | None,
-    csv: Path | None,
+    outputs: tuple[Path | None, Path | None],
+    computing: Computing,
+    executor: Executor | None,
 ) -> tuple[list[Predicted], list[int]]:
     """What was predicted, and the numbers of the frames that were skipped; what there is is written whatever ends it."""
     from atomjet.cli import labels
+    from atomjet.cli.bulk import settings_of
     from atomjet.errors import AtomJetError
     from atomjet.progress import track
     from atomjet.stopping import stoppable
@@ -147,8 +183,7 @@ def _compute(
     skipped: list[int] = []
     with stoppable() as heard, track("predict", len(frames), quiet=not many) as advance:
         try:
-            for frame, result in _predicted(engine, frames):
-                advance()
+            for frame, result in _predicted(engine, frames, settings_of(computing), executor, advance):
                 if isinstance(result, AtomJetError):
                     text = f"frame {frame.number}: {str(result).removeprefix('structure 0: ')}"
                     if not skip:
@@ -162,10 +197,10 @@ def _compute(
                 done.append(labels.Predicted(frame.number, result, labels.labels_of(frame.atoms)))
                 labels.keep_labels(result, done[-1].labels)
                 if not many:
-                    _print_frame(frame.number, result, with_forces=output is None)
+                    _print_frame(frame.number, result, with_forces=outputs[0] is None)
         except BaseException:  # a frame that is refused, ctrl-C: those before it are not lost
             heard()
-            _write(done, output, csv, f"the first {len(done)} of {len(frames)} frames")
+            _write(done, *outputs, f"the first {len(done)} of {len(frames)} frames")
             raise
     return done, skipped
 
@@ -313,39 +348,52 @@ def _spread(atoms: Atoms) -> str:
     return f"{worst}; bound {watch.bound.largest:.3g} eV/Å, passed in {watch.beyond} of {watch.looked} evaluations"
 
 
-def _predicted(engine: Engine, frames: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
+def _predicted(
+    engine: Engine,
+    frames: list[Structured],
+    settings: ModelSettings,
+    executor: Executor | None,
+    advance: Callable[..., None],
+) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
     """Each frame with a copy of its structure that carries what was predicted, or why there is none; computed in groups."""
+    from atomjet.distill.bulk import predict as predict_group
+    from atomjet.distill.bulk import results_of
     from atomjet.errors import StructureError
 
-    for group in _groups(frames):
-        if group[0].atoms is None:
-            yield group[0], StructureError(group[0].refusal)
-        else:
-            yield from _group_predicted(engine, group)
-
-
-def _group_predicted(engine: Engine, group: list[Structured]) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
-    """A group at once; halved, and halved again, where one of them is refused."""
-    from atomjet.engine.uncertainty import watched
-    from atomjet.errors import AtomJetError
-
-    structures = [frame.atoms for frame in group if frame.atoms is not None]
-    try:
-        with watched():
-            prediction = engine.predict(structures)
-    except AtomJetError as error:
-        if len(group) == 1:
-            yield group[0], error
-        else:
-            middle = len(group) // 2
-            yield from _group_predicted(engine, group[:middle])
-            yield from _group_predicted(engine, group[middle:])
+    groups = list(_groups(frames))
+    structures = [[frame.atoms for frame in group if frame.atoms is not None] for group in groups]
+    known = [group for group in structures if group]
+    if executor is None:
+        records = (predict_group(engine, group) for group in known)
     else:
-        yield from zip(group, _labelled(structures, prediction), strict=True)
+        records = _by_executor(settings, known, executor, advance)
+    for group, atoms in zip(groups, structures, strict=True):
+        results = results_of(next(records), atoms) if atoms else iter([StructureError(group[0].refusal)])
+        for frame, result in zip(group, results, strict=True):
+            if executor is None or frame.atoms is None:
+                advance()
+            yield frame, result
+
+
+def _by_executor(
+    settings: ModelSettings, groups: list[list[Atoms]], executor: Executor, advance: Callable[..., None]
+) -> Iterator[Record]:
+    """Records of all groups, in order, once all are computed."""
+    import tempfile
+
+    from atomjet.distill.bulk import run_batches
+    from atomjet.distill.journal import Journal
+
+    with tempfile.TemporaryDirectory(prefix="atomjet-") as folder:
+        keys = run_batches(settings, groups, Path(folder), executor, advance)
+        with Journal(folder) as journal:
+            yield from (journal[key] for key in keys)
 
 
 def _groups(frames: list[Structured]) -> Iterator[list[Structured]]:
     """Frames to be computed together; one that was refused is alone."""
+    from atomjet.distill.bulk import ATOMS_AT_ONCE
+
     group: list[Structured] = []
     atoms = 0
     for frame in frames:
@@ -373,27 +421,6 @@ def _write(done: list[Predicted], output: Path | None, csv: Path | None, what: s
         with appears_whole(csv) as beside:
             beside.write_text(labels.table(done), encoding="utf-8")
         print(f"wrote {csv}: {what}", flush=True)
-
-
-def _labelled(frames: list[Atoms], prediction: Prediction) -> Iterator[Atoms]:
-    import torch
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    stresses = prediction.stress.to("cpu", torch.float64).numpy()
-    for k, frame in enumerate(frames):
-        results = {
-            "energy": float(prediction.energy[k]),
-            "forces": prediction.forces_of(k).to("cpu", torch.float64).numpy(),
-        }
-        if frame.pbc.all():
-            results["stress"] = stresses[k][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # ASE's order: xx yy zz yz xz xy
-        copy = frame.copy()
-        copy.calc = SinglePointCalculator(copy, **results)
-        if prediction.spread is not None and prediction.energy_spread is not None:
-            own = prediction.spread[prediction.system_index == k]
-            copy.arrays["forces_spread"] = own.to("cpu", torch.float64).numpy()
-            copy.info["energy_spread"] = float(prediction.energy_spread[k])
-        yield copy
 
 
 def _print_frame(index: int, atoms: Atoms, with_forces: bool) -> None:

@@ -26,14 +26,16 @@ OPTIONAL = {
     "h5py": "labelled data, for distillation",
     "triton": "kernels of the backend fast_gpu",
     "phonopy": "phonons of crystals",
+    "pyarrow": "Parquet files",
     "spglib": "space groups, for relax --fix-symmetry and phonons",
 }
 HOSTS = {
     "atomjet-lammps": "AtomJet in LAMMPS, on any number of ranks",
     "openmmml": "AtomJet in OpenMM: MLPotential('atomjet', model=...)",
+    "ray": "label, rounds and predict on the nodes of a cluster: --executor ray",
     "torch-sim-atomistic": "AtomJet in torch-sim: atomjet.adapters.torch_sim (Python 3.12)",
 }
-"""Programs that AtomJet's forces run in."""
+"""Programs that AtomJet runs in."""
 
 MODULES = {"pyyaml": "yaml", "atomjet-lammps": "atomjet_lammps", "torch-sim-atomistic": "torch_sim"}
 """Packages that are imported by another name."""

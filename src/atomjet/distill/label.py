@@ -71,9 +71,7 @@ def run_label(recipe: Recipe, quiet: bool = False, executor: Executor | None = N
         for torn in recipe.output.rglob(".*.partial"):  # of a run that was killed while it wrote
             torn.unlink(missing_ok=True)
         frames, failures = read_dataset(samples), recipe.output / "failures.jsonl"
-        labelled, left_out = label_frames(
-            recipe, frames, recipe.output / "dataset", "shard", failures, quiet, executor
-        )
+        labelled, left_out = label_frames(recipe, frames, recipe.output / "dataset", "shard", failures, quiet, executor)
     print_counts(labelled)
     print(f"{len(labelled)} labelled frames in {recipe.output / 'dataset'}; " + in_words(left_out, failures))
     return recipe.output / "dataset"
@@ -132,7 +130,14 @@ def _compute(recipe: Recipe, frames: Frames, keys: Sequence[bytes], executor: Ex
     engine = None if executor is not None else engine_of(teacher_of_worker(recipe.teacher))
     executor = executor or Processes(recipe.label.workers or default_workers())
     new = _run_missing(
-        "labelling", recipe, label_frame, frames, dict(zip(keys, range(len(frames)), strict=True)), quiet, executor, engine
+        "labelling",
+        recipe,
+        label_frame,
+        frames,
+        dict(zip(keys, range(len(frames)), strict=True)),
+        quiet,
+        executor,
+        engine,
     )
     minutes = (time.monotonic() - started) / 60
     print(f"{len(frames) - new} frames had their label, {new} computed in {minutes:.1f} min ({new / minutes:.0f}/min)")

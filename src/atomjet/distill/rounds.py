@@ -318,7 +318,9 @@ def _check_students(digests: Mapping[str, str]) -> None:
     """See that another machine reads the students that were trained here."""
     for path, digest in digests.items():
         if not Path(path).is_file() or _digest(Path(path)) != digest:
-            raise ConfigError(f"the student {path} is missing or another one here; put the output where every node sees it")
+            raise ConfigError(
+                f"the student {path} is missing or another one here; put the output where every node sees it"
+            )
 
 
 def _batches(starts: Sequence[Start], most: int) -> list[list[int]]:
