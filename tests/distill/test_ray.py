@@ -275,7 +275,6 @@ def test_predict_writes_the_same_file_on_ray_as_alone(cluster, tmp_path, monkeyp
 
 
 def test_a_cluster_that_does_not_answer_is_one_line():
-    started = time.process_time()
     with (
         pytest.raises(
             ConfigError, match=r"^no Ray cluster at 127\.0\.0\.1:1 \(.*\); start one there with `ray start --head`"
@@ -283,7 +282,6 @@ def test_a_cluster_that_does_not_answer_is_one_line():
         open_executor("ray", address="127.0.0.1:1"),
     ):
         pass
-    assert time.process_time() - started < 60
     with (
         pytest.raises(ConfigError, match=r"ray address 'ray://a:1' is not of the form HOST:PORT"),
         open_executor("ray", address="ray://a:1"),

@@ -79,7 +79,7 @@ class ParquetReader:
         schema: of the columns.
 
     Raises:
-        StructureError: no such file, no Parquet, or no columns `numbers` and `positions` of the right types.
+        StructureError: no such file, no Parquet, no rows, or no columns `numbers` and `positions` of the right types.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -92,6 +92,8 @@ class ParquetReader:
             raise StructureError(f"{path}: is no Parquet file ({_gist(error)}); write it again") from None
         self.rows, self.schema = self._file.metadata.num_rows, self._file.schema_arrow
         _check_schema(self.path, self.schema)
+        if not self.rows:
+            raise StructureError(f"{path}: holds no structures")
 
     def batches(self) -> Iterator[Any]:
         """Record batches, in order."""
@@ -407,12 +409,11 @@ def _lost(key: str, value: Any) -> bool:
 
 
 def _json(values: dict[str, Any]) -> str | None:
+    """What JSON can say of it: arrays as lists, nothing of objects."""
     found = {}
     for key, value in values.items():
-        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         try:
-            json.dumps(plain)
-        except (TypeError, ValueError):
+            found[str(key)] = json.loads(json.dumps(value, default=lambda array: array.tolist()))
+        except (AttributeError, TypeError, ValueError):
             continue
-        found[str(key)] = plain
     return json.dumps(found) if found else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -42,6 +43,9 @@ CHUNK_SECONDS, LARGEST_CHUNK = 1.0, 64
 
 PATIENCE = 60.0
 """Seconds without any actor after which the driver says what it waits for."""
+
+CONNECT_SECONDS = 10.0
+"""Seconds in which the head of a cluster must answer."""
 
 MOST_STARTS = 3
 """Actors that may die at their start, one after the other, before the run gives up."""
@@ -130,8 +134,9 @@ class Cluster:
 
 def _join(address: str | None) -> None:
     """Connect to a cluster or start one; the driver's handling of signals stays what it was."""
-    if address is not None and ("://" in address or address.count(":") != 1):
-        raise ConfigError(f"ray address {address!r} is not of the form HOST:PORT, e.g. 10.0.0.1:6379")
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address not in (None, "auto", "local"):
+        _check_answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user says so
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -139,16 +144,30 @@ def _join(address: str | None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"no Ray cluster at {where} ({reason}); start one there with `ray start --head`, or leave --ray-address out to use "
-            "this machine alone"
-        ) from None
+    except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
+        raise _no_cluster(address or "this machine", error) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
+
+
+def _check_answers(address: str) -> None:
+    """See that something listens at an address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ConfigError(f"ray address {address!r} is not of the form HOST:PORT, e.g. 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(where: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigError(
+        f"no Ray cluster at {where} ({reason}); start one there with `ray start --head`, or leave --ray-address out to use this "
+        "machine alone"
+    )
 
 
 class _Actor:
