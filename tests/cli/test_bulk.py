@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ def frames() -> list[Atoms]:
 
 
 def test_rows_have_what_the_engine_says(call, tmp_path, small_model, monkeypatch):
-    monkeypatch.setattr(predictions, "ATOMS_AT_ONCE", 11)
+    monkeypatch.setattr("atomjet.adapters.predictions.ATOMS_AT_ONCE", 11)
     monkeypatch.setattr(adapter, "BATCH_ROWS", 3)
     adapter.write_structures(tmp_path / "in.parquet", frames())
     before = parquet.read_table(tmp_path / "in.parquet")
@@ -151,6 +150,25 @@ def test_empty_files_and_unknown_executors(call, tmp_path):
         assert (status, err.splitlines()[-1]) == (2, text)
 
 
+DIES = """
+import os, signal, sys
+from atomjet.cli.main import main
+from atomjet.distill.journal import JournalWriter
+
+append, keys = JournalWriter.append, []
+
+def counted(self, key, record):
+    append(self, key, record)
+    keys.append(key)
+    if len(keys) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+JournalWriter.append = counted
+main(sys.argv[1:])
+"""
+"""A command that is killed when it has remembered two results."""
+
+
 def test_a_killed_run_goes_on_and_computes_nothing_twice(call, tmp_path, small_model, monkeypatch):
     many = [atoms for k in range(400) for atoms in frames()]
     generator = np.random.default_rng(0)
@@ -161,21 +179,14 @@ def test_a_killed_run_goes_on_and_computes_nothing_twice(call, tmp_path, small_m
     words = ["predict", tmp_path / "in.parquet", "--device", "cpu", "-o"]
     assert call(*words, tmp_path / "alone.parquet")[0] == 0
     output, folder = tmp_path / "out.parquet", tmp_path / ".out.parquet.partial"
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "atomjet", *words, output, "--model", small_model],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    while not list(folder.glob("*.journal")) and killed.poll() is None:
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed = subprocess.run([sys.executable, "-c", DIES, *words, output, "--model", small_model], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     known = {key for path in folder.glob("*.journal") for key, _, _ in read_file(path)}
     monkeypatch.setattr("shutil.rmtree", lambda *given, **more: None)  # the journals stay, to be looked at
     assert call(*words, output)[0] == 0
     keys = [key for path in folder.glob("*.journal") for key, _, _ in read_file(path)]
+    assert len(known) == 2
     assert known < set(keys)
     assert len(keys) == len(set(keys))
     assert output.read_bytes() == (tmp_path / "alone.parquet").read_bytes()

@@ -20,7 +20,7 @@ def test_predict_writes_what_the_engine_says(call, tmp_path: Path, small_model: 
     frames[1].rattle(0.05, seed=0)
     frames[2].info["label"] = "kept"
     write(tmp_path / "in.extxyz", frames)
-    monkeypatch.setattr("atomjet.distill.bulk.ATOMS_AT_ONCE", 11)  # the first two together, the third alone
+    monkeypatch.setattr("atomjet.adapters.predictions.ATOMS_AT_ONCE", 11)  # the first two together, the third alone
     status, out, err = call("predict", tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz", "--precision", "float64")
     assert (status, err) == (0, "")
     assert f"small on {Settings().device}" in out
@@ -64,7 +64,7 @@ def test_predict_names_the_bad_frame(call, tmp_path: Path):
 
 
 def test_an_interrupted_prediction_keeps_what_it_has(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("atomjet.distill.bulk.ATOMS_AT_ONCE", 6)
+    monkeypatch.setattr("atomjet.adapters.predictions.ATOMS_AT_ONCE", 6)
     predict, calls = Engine.predict, []
 
     def stop_at_third(self, structures):

@@ -178,7 +178,7 @@ def _batches(
     import numpy as np
 
     from atomjet.adapters.parquet import rows_of
-    from atomjet.distill.bulk import groups
+    from atomjet.adapters.predictions import groups
 
     first = 0
     for batch in source.batches():

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from atomjet import AtomJetError, Engine
     from atomjet.adapters.structure_files import Frame as Structured
     from atomjet.cli.labels import Predicted
-    from atomjet.distill.bulk import ModelSettings
     from atomjet.distill.executors import Executor
     from atomjet.distill.journal import Record
     from atomjet.md.relax import RelaxSettings, RelaxStep
@@ -173,7 +172,6 @@ def _compute(
 ) -> tuple[list[Predicted], list[int]]:
     """What was predicted, and the numbers of the frames that were skipped; what there is is written whatever ends it."""
     from atomjet.cli import labels
-    from atomjet.cli.bulk import settings_of
     from atomjet.errors import AtomJetError
     from atomjet.progress import track
     from atomjet.stopping import stoppable
@@ -183,7 +181,7 @@ def _compute(
     skipped: list[int] = []
     with stoppable() as heard, track("predict", len(frames), quiet=not many) as advance:
         try:
-            for frame, result in _predicted(engine, frames, settings_of(computing), executor, advance):
+            for frame, result in _predicted(engine, frames, computing, executor, advance):
                 if isinstance(result, AtomJetError):
                     text = f"frame {frame.number}: {str(result).removeprefix('structure 0: ')}"
                     if not skip:
@@ -351,13 +349,13 @@ def _spread(atoms: Atoms) -> str:
 def _predicted(
     engine: Engine,
     frames: list[Structured],
-    settings: ModelSettings,
+    computing: Computing,
     executor: Executor | None,
     advance: Callable[..., None],
 ) -> Iterator[tuple[Structured, Atoms | AtomJetError]]:
     """Each frame with a copy of its structure that carries what was predicted, or why there is none; computed in groups."""
-    from atomjet.distill.bulk import predict as predict_group
-    from atomjet.distill.bulk import results_of
+    from atomjet.adapters.predictions import predict as predict_group
+    from atomjet.adapters.predictions import results_of
     from atomjet.errors import StructureError
 
     groups = list(_groups(frames))
@@ -366,7 +364,7 @@ def _predicted(
     if executor is None:
         records = (predict_group(engine, group) for group in known)
     else:
-        records = _by_executor(settings, known, executor, advance)
+        records = _by_executor(computing, known, executor, advance)
     for group, atoms in zip(groups, structures, strict=True):
         results = results_of(next(records), atoms) if atoms else iter([StructureError(group[0].refusal)])
         for frame, result in zip(group, results, strict=True):
@@ -376,23 +374,24 @@ def _predicted(
 
 
 def _by_executor(
-    settings: ModelSettings, groups: list[list[Atoms]], executor: Executor, advance: Callable[..., None]
+    computing: Computing, groups: list[list[Atoms]], executor: Executor, advance: Callable[..., None]
 ) -> Iterator[Record]:
     """Records of all groups, in order, once all are computed."""
     import tempfile
 
+    from atomjet.cli.bulk import settings_of
     from atomjet.distill.bulk import run_batches
     from atomjet.distill.journal import Journal
 
     with tempfile.TemporaryDirectory(prefix="atomjet-") as folder:
-        keys = run_batches(settings, groups, Path(folder), executor, advance)
+        keys = run_batches(settings_of(computing), groups, Path(folder), executor, advance)
         with Journal(folder) as journal:
             yield from (journal[key] for key in keys)
 
 
 def _groups(frames: list[Structured]) -> Iterator[list[Structured]]:
     """Frames to be computed together; one that was refused is alone."""
-    from atomjet.distill.bulk import ATOMS_AT_ONCE
+    from atomjet.adapters.predictions import ATOMS_AT_ONCE
 
     group: list[Structured] = []
     atoms = 0

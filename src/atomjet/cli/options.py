@@ -203,11 +203,11 @@ def structure_of(frame: Structured) -> Atoms:
 @contextmanager
 def executor_of(executing: Executing, device: str | None = None) -> Iterator[Executor | None]:
     """The executor that the options ask for; None where they ask for none."""
-    from atomjet.distill.executors import open_executor
-
     if executing == Executing():
         yield None
         return
+    from atomjet.distill.executors import open_executor
+
     with open_executor(executing.executor or "processes", executing.workers, executing.ray_address, device) as executor:
         yield executor
 
