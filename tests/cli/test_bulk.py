@@ -150,6 +150,35 @@ def test_empty_files_and_unknown_executors(call, tmp_path):
         assert (status, err.splitlines()[-1]) == (2, text)
 
 
+def test_parts_of_a_file_make_the_whole(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter, "BATCH_ROWS", 2)
+    many = [atoms for _ in range(3) for atoms in frames()][:11]
+    adapter.write_structures(tmp_path / "in.parquet", many)
+    parquet.write_table(
+        parquet.read_table(tmp_path / "in.parquet").drop_columns("id"), tmp_path / "in.parquet", row_group_size=3
+    )
+    words = ["predict", tmp_path / "in.parquet", "--precision", "float64", "-o"]
+    assert call(*words, tmp_path / "whole.parquet")[0] == 0
+    for k in range(4):
+        assert call(*words, tmp_path / f"part-{k}.parquet", "--part", f"{k}/4")[0] == 0
+    parts = [parquet.read_table(tmp_path / f"part-{k}.parquet") for k in range(4)]
+    assert [len(part) for part in parts] == [2, 3, 3, 3]
+    joined, whole = arrow.concat_tables(parts).to_pydict(), parquet.read_table(tmp_path / "whole.parquet").to_pydict()
+    assert joined["id"] == whole["id"] == list(range(11))
+    np.testing.assert_allclose(joined["energy"], whole["energy"], rtol=0, atol=1e-12)
+    for part in ("4/4", "1", "-1/4", "a/b"):
+        status, _, err = call(*words, tmp_path / "no.parquet", "--part", part)
+        assert (status, err.splitlines()[-1]) == (
+            2,
+            f"error: --part {part} is not K/N with K from 0 to N - 1, such as 0/16",
+        )
+    status, _, err = call(*words, tmp_path / "no.extxyz", "--part", "0/4")
+    assert (status, err) == (
+        2,
+        "error: --part 0/4 is for .parquet to .parquet, without --csv and --plot; leave it out\n",
+    )
+
+
 DIES = """
 import os, signal, sys
 from atomjet.cli.main import main

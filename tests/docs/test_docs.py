@@ -108,8 +108,20 @@ def test_the_tutorial_of_other_engines_runs(package: str, tmp_path: Path, monkey
     run_blocks(page, chosen, tmp_path, monkeypatch)
 
 
+@needs_student
+@pytest.mark.parametrize("package", ["pyarrow", "ray"])
+def test_the_tutorial_of_many_machines_runs(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = ROOT / "docs/tutorials/past_one_machine.md"
+    chosen = blocks(page, f"needs {package}")
+    assert chosen
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    run_blocks(page, chosen, tmp_path, monkeypatch)
+
+
 def test_every_block_of_the_pages_is_run_by_some_test():
     marks = {"", "slow", "needs the checkpoint", "needs openmmml", "needs torch_sim", "needs dftd3", "four ranks"}
+    marks |= {"needs pyarrow", "needs ray"}
     pages = [ROOT / name for name in PAGES] + [*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/reference/*.md")]
     for page in pages:
         for one in BLOCK.finditer(page.read_text(encoding="utf-8")):

@@ -74,7 +74,12 @@ class Row:
 class ParquetReader:
     """A file of structures that is read in batches.
 
+    Args:
+        path: of the file.
+        part: k and n: only the k-th of n equal parts of the rows, counted from 0.
+
     Attributes:
+        first: number of the first row.
         rows: how many.
         schema: of the columns.
 
@@ -82,7 +87,7 @@ class ParquetReader:
         StructureError: no such file, no Parquet, no rows, or no columns `numbers` and `positions` of the right types.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, part: tuple[int, int] = (0, 1)) -> None:
         self.path = Path(path)
         try:
             self._file = parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
@@ -90,18 +95,26 @@ class ParquetReader:
             raise StructureError(f"{path}: no such file") from None
         except arrow.ArrowException as error:
             raise StructureError(f"{path}: is no Parquet file ({_gist(error)}); write it again") from None
-        self.rows, self.schema = self._file.metadata.num_rows, self._file.schema_arrow
+        self.schema, everything = self._file.schema_arrow, self._file.metadata.num_rows
         _check_schema(self.path, self.schema)
-        if not self.rows:
+        if not everything:
             raise StructureError(f"{path}: holds no structures")
+        self.first, self._end = (everything * k // part[1] for k in (part[0], part[0] + 1))
+        self.rows = self._end - self.first
 
     def batches(self) -> Iterator[Any]:
         """Record batches, in order."""
-        metadata = self._file.metadata
-        size = sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
-        most = max(1, min(BATCH_ROWS, int(BATCH_BYTES * self.rows / max(size, 1))))
+        groups = [self._file.metadata.row_group(k) for k in range(self._file.metadata.num_row_groups)]
+        ends = np.cumsum([group.num_rows for group in groups])
+        most = int(BATCH_BYTES * ends[-1] / max(sum(group.total_byte_size for group in groups), 1))
+        wanted = [k for k, group in enumerate(groups) if self.first < ends[k] and ends[k] - group.num_rows < self._end]
+        place = int(ends[wanted[0]] - groups[wanted[0]].num_rows) if wanted else 0
         try:
-            yield from self._file.iter_batches(batch_size=most)
+            for batch in self._file.iter_batches(max(1, min(BATCH_ROWS, most)), wanted):
+                low, high = max(0, self.first - place), min(batch.num_rows, self._end - place)
+                place += batch.num_rows
+                if low < high:
+                    yield batch.slice(low, high - low)
         except (arrow.ArrowException, OSError) as error:
             raise StructureError(f"{self.path}: is damaged ({_gist(error)}); write it again") from None
 

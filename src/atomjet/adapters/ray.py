@@ -249,7 +249,8 @@ class _Run:
     def __init__(
         self, cluster: Cluster, function: Callable[..., Any], prepare: Callable[[], object] | None, queue: _Queue
     ) -> None:
-        resources = {"num_cpus": 1, "num_gpus": 1 if cluster.gpu else 0, "runtime_env": {"env_vars": ONE_THREAD}}
+        environment = ONE_THREAD if cluster.gpu else ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""}
+        resources = {"num_cpus": 1, "num_gpus": int(cluster.gpu), "runtime_env": {"env_vars": environment}}
         self.start = lambda: (
             ray.remote(_Actor).options(**resources, max_restarts=0).remote(function, prepare, os.getcwd())
         )

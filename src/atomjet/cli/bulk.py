@@ -116,52 +116,87 @@ class Summary:
             print(f"largest force / eV/Å: {self.force[0]:.4f} ({self.force[1]})")
 
 
-def settings_of(computing: Computing) -> ModelSettings:
-    """What an engine is made from in other processes."""
+def settings_of(computing: Computing, executor: Executor | None = None) -> ModelSettings:
+    """What an engine is made from, here or on the devices of an executor."""
     from atomjet.distill.bulk import ModelSettings
 
-    return ModelSettings(computing.model, computing.device, computing.backend, computing.precision, computing.task)
+    device = computing.device if executor is None else executor.device
+    return ModelSettings(computing.model, device, computing.backend, computing.precision, computing.task)
 
 
-def predict_parquet(file: Path, output: Path, reading: Reading, computing: Computing, executing: Executing) -> None:
+def takes(file: Path, output: Path, part: str | None, csv: Path | None, plot: Path | None) -> bool:
+    """Whether rows go from Parquet to Parquet and nowhere else.
+
+    Raises:
+        ConfigError: they do not, but a part of them is asked for.
+    """
+    from atomjet.adapters.structure_output import is_parquet
+    from atomjet.errors import ConfigError
+
+    straight = is_parquet(file) and is_parquet(output) and csv is None and plot is None
+    if part is not None and not straight:
+        raise ConfigError(f"--part {part} is for .parquet to .parquet, without --csv and --plot; leave it out")
+    return straight
+
+
+def predict_parquet(
+    file: Path, output: Path, part: str | None, reading: Reading, computing: Computing, executing: Executing
+) -> None:
     """Compute every row of a file and write it with its results; goes on where a run that was killed has left off.
 
-    Results reach the disk batch by batch, in a folder beside the output that goes when the output is there.
+    Results reach the disk batch by batch, in a folder beside the output that goes when the output is there. With `part`, "K/N",
+    only the rows of the K-th of N parts, counted from 0.
     """
     from atomjet.adapters.parquet import ParquetReader
-    from atomjet.distill.bulk import engine_of
     from atomjet.locking import only_writer
 
-    settings = settings_of(computing)
     folder = output.with_name(f".{output.name}.partial")
-    with ParquetReader(file) as source, only_writer(output):
-        engine = engine_of(settings)
-        print(one_line(engine.describe()), flush=True)
+    with ParquetReader(file, _part(part)) as source, only_writer(output):
         plan = Plan(reading)
         with options.executor_of(executing, computing.device) as executor:
-            keys = _compute(source, plan, engine, settings, folder, executor)
+            keys = _compute(source, plan, computing, executing, folder, executor)
         plan.warn()
         summary = _write(source, plan, keys, folder, output)
         shutil.rmtree(folder, ignore_errors=True)
     summary.print()
     print(f"wrote {output}: {source.rows} rows")
     if plan.refusals:
-        rows = ", ".join(map(str, sorted(plan.refusals)[:MOST_NAMED])) + (
-            ", ..." if len(plan.refusals) > MOST_NAMED else ""
-        )
+        named = sorted(plan.refusals)[:MOST_NAMED]
+        rows = ", ".join(map(str, named)) + (", ..." if len(plan.refusals) > MOST_NAMED else "")
         print(f"skipped {len(plan.refusals)} of {source.rows} rows: {rows}; the column error says why")
         raise typer.Exit(1)
 
 
+def _part(text: str | None) -> tuple[int, int]:
+    """ "3/16" as numbers; all of it where nothing is said."""
+    from atomjet.errors import ConfigError
+
+    part, _, parts = (text or "0/1").partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise ConfigError(f"--part {text} is not K/N with K from 0 to N - 1, such as 0/16")
+    return int(part), int(parts)
+
+
 def _compute(
-    source: ParquetReader, plan: Plan, engine: Engine, settings: ModelSettings, folder: Path, executor: Executor | None
+    source: ParquetReader,
+    plan: Plan,
+    computing: Computing,
+    executing: Executing,
+    folder: Path,
+    executor: Executor | None,
 ) -> list[bytes]:
     """Bring what is missing into the journal; returns the keys of the batches."""
-    from atomjet.distill.bulk import run_batches
+    from atomjet.distill.bulk import engine_of, run_batches
     from atomjet.distill.executors import Here
     from atomjet.progress import track
     from atomjet.stopping import stoppable
 
+    settings = settings_of(computing, executor)
+    if executor is None:
+        engine = engine_of(settings)
+        print(one_line(engine.describe()), flush=True)
+    else:
+        engine = options.load_engine_beside(executing, computing)
     with stoppable(), track("predict", source.rows) as advance:
         try:
             return run_batches(settings, _batches(source, plan, engine, advance), folder, executor or Here(), advance)
@@ -180,7 +215,7 @@ def _batches(
     from atomjet.adapters.parquet import rows_of
     from atomjet.adapters.predictions import groups
 
-    first = 0
+    first = source.first
     for batch in source.batches():
         taken = [(row.number, plan.take(engine, row)) for row in rows_of(batch, first)]
         good = [(number, atoms) for number, atoms in taken if atoms is not None]
@@ -198,7 +233,7 @@ def _write(source: ParquetReader, plan: Plan, keys: Sequence[bytes], folder: Pat
     from atomjet.adapters.structure_output import appears_whole
     from atomjet.distill.journal import Journal
 
-    summary, first = Summary(), 0
+    summary, first = Summary(), source.first
     with Journal(folder) as journal, appears_whole(output) as beside, parquet.ParquetWriter(beside) as writer:
         waiting, names = _results(plan, keys, journal), _columns(keys, journal)
         own = next(waiting, None)

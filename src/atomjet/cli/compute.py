@@ -92,6 +92,9 @@ def predict(
         Path | None,
         typer.Option("--plot", help="Predictions against the labels of FILE: .png, .pdf or .svg.", show_default=False),
     ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="From .parquet to .parquet, the rows of one part.", metavar="K/N")
+    ] = None,
     reading: Reading = READING,
     overwrite: Overwrite = False,
     computing: Computing = COMPUTING,
@@ -104,18 +107,16 @@ def predict(
     computed ends the run, unless with --skip; those before it are written. From .parquet to .parquet memory is bounded, and
     a run that is killed goes on.
     """
-    from atomjet.adapters.structure_output import check_format, is_parquet, sample_of
-    from atomjet.cli import labels
+    from atomjet.adapters.structure_output import check_format, sample_of
+    from atomjet.cli import bulk, labels
     from atomjet.errors import ConfigError
 
     options.check_outputs((output, csv, plot), file, overwrite)
     options.check_picture(plot)
     if output is not None:
         check_format(output, results=True)
-    if output is not None and is_parquet(file) and is_parquet(output) and csv is None and plot is None:
-        from atomjet.cli.bulk import predict_parquet
-
-        return predict_parquet(file, output, reading, computing, executing)
+        if bulk.takes(file, output, part, csv, plot):
+            return bulk.predict_parquet(file, output, part, reading, computing, executing)
     frames = options.read_frames(file, computing.seed, reading)
     readable = [frame.atoms for frame in frames if frame.atoms is not None]
     if output is not None:
@@ -123,7 +124,7 @@ def predict(
     if plot is not None and not any(labels.labels_of(atoms) for atoms in readable):
         raise ConfigError(f"plot {plot}: {file} holds no energies or forces to compare with; leave --plot out")
     tasks = {frame.number: frame.atoms.info.get("task") for frame in frames if frame.atoms is not None}
-    engine = options.load_engine(computing)
+    engine = options.load_engine_beside(executing, computing)
     frames = options.check_for_model(frames, engine, reading.strict)
     if not (many := len(frames) > MOST_LINES):
         print(HEADER)
@@ -384,7 +385,7 @@ def _by_executor(
     from atomjet.distill.journal import Journal
 
     with tempfile.TemporaryDirectory(prefix="atomjet-") as folder:
-        keys = run_batches(settings_of(computing), groups, Path(folder), executor, advance)
+        keys = run_batches(settings_of(computing, executor), groups, Path(folder), executor, advance)
         with Journal(folder) as journal:
             yield from (journal[key] for key in keys)
 

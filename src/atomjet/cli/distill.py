@@ -94,8 +94,8 @@ def label(
 
     That is, compute its energies and forces of them. A run that is killed goes on when called again, with any executor.
     """
-    recipe = _recipe("label", config, changes)
-    with options.executor_of(executing) as executor:
+    recipe = _recipe("label", config, changes, device_used=executing.executor == "ray")
+    with options.executor_of(executing, changes.device) as executor:
         _label(recipe, executor)
 
 
@@ -112,7 +112,7 @@ def rounds(
     from. As many rounds as the recipe says; goes on where an earlier run was stopped.
     """
     recipe = _recipe("rounds", config, changes)
-    with options.executor_of(executing) as executor:
+    with options.executor_of(executing, changes.device) as executor:
         _rounds(_with_seeds(recipe, seeds), changes.device, executor)
 
 
@@ -184,14 +184,14 @@ def distill(
         raise ConfigError(f"{config} says what to do: leave --molecule, --structure and -o out")
     recipe = _recipe("distill", config, changes)
     _sample(recipe, strict, to_train=True)
-    with options.executor_of(executing) as executor:
+    with options.executor_of(executing, changes.device) as executor:
         _label(recipe, executor)
         if recipe.rounds:
             _rounds(recipe, changes.device, executor)
     _train(recipe, changes.device, resume=True)
 
 
-def _recipe(command: str, config: Path, changes: Changes) -> Recipe:
+def _recipe(command: str, config: Path, changes: Changes, device_used: bool = False) -> Recipe:
     """Read the recipe, change what the command line says otherwise, and print what runs."""
     from atomjet.distill.recipe import load_recipe
     from atomjet.errors import ConfigError
@@ -201,7 +201,7 @@ def _recipe(command: str, config: Path, changes: Changes) -> Recipe:
         raise ConfigError(f"seed {changes.seed} is negative; give 0 or more")
     said = {"name": changes.model, "seed": changes.seed}
     recipe = recipe.changed(**{name: value for name, value in said.items() if value is not None})
-    if command in ("sample", "label"):
+    if command in ("sample", "label") and not device_used:
         options.say_unused(command, device=(changes.device, None))
     options.say_unused(command, backend=(changes.backend, "auto"), precision=(changes.precision, "default"))
     print(

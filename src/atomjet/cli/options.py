@@ -40,6 +40,15 @@ def load_engine(computing: Computing, quiet: bool = False) -> Engine:
     return engine
 
 
+def load_engine_beside(executing: Executing, computing: Computing) -> Engine:
+    """Load the model, and print what will run; on a CPU, to look at structures alone, where actors of Ray compute."""
+    from dataclasses import replace
+
+    if executing.executor == "ray":
+        return load_engine(replace(computing, device="cpu", backend="auto"), quiet=True)
+    return load_engine(computing)
+
+
 def read_frames(source: Path, seed: int, reading: Reading) -> list[Structured]:
     """Every structure of a file, with the charge and spin given where it says none; warn of what it may not mean.
 
