@@ -67,7 +67,7 @@ test-lammps: $(LAMMPS)/installed
 
 # Ray's packages, 260 MB, lie over .venv too.
 test-ray: $(VENV)/installed-test $(VERSIONS)/ray
-	PYTHONPATH=$(CURDIR)/$(VERSIONS)/ray $(BIN)/python -m pytest tests/distill/test_ray.py
+	PYTHONPATH=$(CURDIR)/$(VERSIONS)/ray $(BIN)/python -m pytest tests/distill/test_ray.py tests/docs/test_docs.py::test_the_tutorial_of_many_machines_runs
 
 # What a user has: no source beside it, no packages but the ten. `CONSTRAINTS=` takes the newest ones, of PyTorch the build with CUDA.
 test-wheel:

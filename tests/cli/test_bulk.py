@@ -172,6 +172,12 @@ def test_parts_of_a_file_make_the_whole(call, tmp_path, monkeypatch):
             2,
             f"error: --part {part} is not K/N with K from 0 to N - 1, such as 0/16",
         )
+    status, _, err = call(*words, tmp_path / "no.parquet", "--part", "0/20")
+    assert (status, err) == (
+        2,
+        f"error: {tmp_path / 'in.parquet'}: has 11 rows, so one of 20 parts is empty; take fewer parts\n",
+    )
+    assert call("predict", tmp_path / "in.parquet", "--part", "0/4")[0] == 2
     status, _, err = call(*words, tmp_path / "no.extxyz", "--part", "0/4")
     assert (status, err) == (
         2,

@@ -101,6 +101,8 @@ class ParquetReader:
             raise StructureError(f"{path}: holds no structures")
         self.first, self._end = (everything * k // part[1] for k in (part[0], part[0] + 1))
         self.rows = self._end - self.first
+        if not self.rows:
+            raise StructureError(f"{path}: has {everything} rows, so one of {part[1]} parts is empty; take fewer parts")
 
     def batches(self) -> Iterator[Any]:
         """Record batches, in order."""

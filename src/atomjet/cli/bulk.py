@@ -124,7 +124,7 @@ def settings_of(computing: Computing, executor: Executor | None = None) -> Model
     return ModelSettings(computing.model, device, computing.backend, computing.precision, computing.task)
 
 
-def takes(file: Path, output: Path, part: str | None, csv: Path | None, plot: Path | None) -> bool:
+def takes(file: Path, output: Path | None, part: str | None, csv: Path | None, plot: Path | None) -> bool:
     """Whether rows go from Parquet to Parquet and nowhere else.
 
     Raises:

@@ -104,8 +104,7 @@ def predict(
 
     Forces are printed unless they are written with -o or there are more than 20 frames, which are summed up. Labels that
     FILE holds are compared with, and kept in OUT as label_energy, label_forces and label_stress. A frame that cannot be
-    computed ends the run, unless with --skip; those before it are written. From .parquet to .parquet memory is bounded, and
-    a run that is killed goes on.
+    computed ends the run, unless with --skip; those before it are written. Runs from .parquet to .parquet can be resumed.
     """
     from atomjet.adapters.structure_output import check_format, sample_of
     from atomjet.cli import bulk, labels
@@ -115,8 +114,8 @@ def predict(
     options.check_picture(plot)
     if output is not None:
         check_format(output, results=True)
-        if bulk.takes(file, output, part, csv, plot):
-            return bulk.predict_parquet(file, output, part, reading, computing, executing)
+    if bulk.takes(file, output, part, csv, plot) and output is not None:
+        return bulk.predict_parquet(file, output, part, reading, computing, executing)
     frames = options.read_frames(file, computing.seed, reading)
     readable = [frame.atoms for frame in frames if frame.atoms is not None]
     if output is not None:
