@@ -59,7 +59,7 @@ def test_doctor_is_well_with_a_model_that_works(call):
     assert status == 0
     assert "finite forces" in out
     assert "python" in out
-    for package in ("torch", "ase", "tblite", "rdkit", "h5py", "triton"):
+    for package in ("torch", "ase", "tblite", "rdkit", "h5py", "triton", "pyarrow", "ray"):
         assert f"\n{package} " in out
 
 

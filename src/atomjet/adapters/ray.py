@@ -304,7 +304,7 @@ class _Run:
         except exceptions.RayError as error:
             yield from self._replace(member, error)
             return
-        if ref is member.started:
+        if ref == member.started:
             if answer != _version():
                 raise AtomJetError(
                     f"a node of the Ray cluster has AtomJet {answer}, this one {_version()}; install one version"
