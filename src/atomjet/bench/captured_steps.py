@@ -20,7 +20,7 @@ SPARE = 1.05
 """Room for edges in buffers of fixed size, over those of the first positions."""
 
 
-def room_for(edges: int) -> int:
+def capacity_for(edges: int) -> int:
     """Edges that a buffer is made for which other positions of the same atoms shall fit too."""
     return int(SPARE * edges) + 64
 

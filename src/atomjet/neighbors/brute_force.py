@@ -2,7 +2,7 @@
 
 For structure s with cell h (rows), the list holds all (i, j, S) with |x_j - x_i + S h| < cutoff, S whole numbers along the
 periodic directions and zero along the others, except i = j with S = 0. Any cell: triclinic, left-handed, flat, smaller than the
-cutoff. Arithmetic in float64 whatever the type of the positions, so that every route takes the same side at the cutoff.
+cutoff. Arithmetic in float64 whatever the type of the positions, so that every algorithm takes the same side at the cutoff.
 
 Plain tensor operations over the whole batch at once, on any device.
 """

@@ -37,6 +37,7 @@ from atomjet.data.halo import summed, with_ghosts
 from atomjet.models.escn_md import conditions, memory, neighbor_limit
 from atomjet.models.escn_md.config import EscnMdConfig
 from atomjet.models.escn_md.experts import Blend, Blends, MixedLinear, Run, rows_of_systems, runs
+from atomjet.models.row_chunks import row_chunks
 from atomjet.ops.node_to_edge_wigner_permute import node_to_edge_wigner_permute
 from atomjet.ops.permute_wigner_inv_edge_to_node import permute_wigner_inv_edge_to_node
 from atomjet.ops.segment_sum import segment_sum
@@ -353,7 +354,7 @@ class EscnMd(nn.Module):
         for run, blend in parts:
             first = [blend.weights[start + m] for m in range(number)]
             second = [blend.weights[start + number + m] for m in range(number)]
-            for atoms, edges in memory.chunks(graph, run.atoms, run.edges, limit):
+            for atoms, edges in row_chunks(graph, limit, run.atoms, run.edges):
 
                 def message(y: Tensor, z: Tensor, wigner: Tensor, envelope: Tensor, first=first, second=second,
                             atoms=atoms, edges=edges) -> Tensor:  # fmt: skip

@@ -95,9 +95,9 @@ def _count(name: str, verdicts: dict[str, tuple[str, float]]) -> Check:
     """How many have collapsed, each with its smallest distance."""
     collapsed = {box: why for box, (why, _) in verdicts.items() if why}
     figures = {f"{box}: smallest share of contact": nearest for box, (_, nearest) in verdicts.items()}
-    told = "; ".join(f"{box}: {why}" for box, why in collapsed.items())
+    detail = "; ".join(f"{box}: {why}" for box, why in collapsed.items())
     source = "none may collapse"
-    return Check(name, f"{len(verdicts)} boxes", float(len(collapsed)), "collapsed", 0.0, source, told, figures)
+    return Check(name, f"{len(verdicts)} boxes", float(len(collapsed)), "collapsed", 0.0, source, detail, figures)
 
 
 def verdict(box: Box, done: Relaxed) -> tuple[str, float]:

@@ -83,9 +83,9 @@ def replicas(judged: Judged) -> list[Check]:
     for kelvin in KELVINS:
         fates = thermal_run(judged.potential, chosen, kelvin, size.replica_fs, judged.seed)
         failed = {str(atoms.info["molecule"]): why for atoms, (_, why) in zip(chosen, fates, strict=True) if why}
-        told = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        detail = "; ".join(f"{name}: {why}" for name, why in failed.items())
         name, unit = f"replicas at {kelvin:g} K", f"failed in {size.replica_fs / 1000:g} ps"
-        checks.append(Check(name, f"{len(chosen)} molecules", float(len(failed)), unit, 0.0, "none may fail", told))
+        checks.append(Check(name, f"{len(chosen)} molecules", float(len(failed)), unit, 0.0, "none may fail", detail))
     return checks
 
 
