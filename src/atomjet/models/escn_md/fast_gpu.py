@@ -31,9 +31,10 @@ from triton.runtime.interpreter import InterpretedFunction
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, Status, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace
+from atomjet.models.escn_md.blocks import Block
 from atomjet.models.escn_md.edges_gpu import GpuEdges, GpuEdgeWeights
 from atomjet.models.escn_md.experts import mixture_keys
-from atomjet.models.escn_md.general import Block, EscnMd
+from atomjet.models.escn_md.general import EscnMd
 from atomjet.models.escn_md.layers import evaluate
 from atomjet.models.escn_md.workspace import Tiles, Workspace, allocate, bytes_of, tiles_for
 from atomjet.neighbors import search
