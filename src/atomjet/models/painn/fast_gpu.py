@@ -29,11 +29,11 @@ import torch
 import triton
 from torch import Tensor
 from torch.nn.functional import linear, silu
-from triton.runtime.interpreter import InterpretedFunction
 
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
+from atomjet.models.kernel_device import check_kernel_device
 from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.painn.tuning import Tiles
@@ -386,12 +386,4 @@ def _check(model: PaiNN, precision: str) -> None:
             "use 'fast_pytorch'"
         )
     device = model.embedding.weight.device
-    if device.type == "cuda":
-        found = torch.cuda.get_device_capability(device)
-        if found < OLDEST:
-            raise BackendError(
-                f"backend 'fast_gpu' needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or higher, this one has "
-                f"{found[0]}.{found[1]}; use 'fast_pytorch'"
-            )
-    elif not isinstance(painn_message.painn_message_fwd_kernel, InterpretedFunction):
-        raise BackendError(f"backend 'fast_gpu' needs a CUDA device, not {str(device)!r}; use 'fast_pytorch'")
+    check_kernel_device(device, painn_message.painn_message_fwd_kernel, OLDEST)
