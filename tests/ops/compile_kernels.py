@@ -48,11 +48,11 @@ def messages(atoms, capability):
             (painn_message.painn_message_bwd_kernel, tiles.message_back, False),
         ]
         forms += [(painn_message.painn_message_bwd_kernel, tiles.message_back, True)] if first else []
-        for kernel, tiles, zbl in forms:
+        for kernel, chosen, zbl in forms:
             constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "PDL": capability >= 90}
-            constants |= {"EDGES": tiles.edges, "CHANNELS": tiles.channels, "ZBL": zbl}
+            constants |= {"EDGES": chosen.edges, "CHANNELS": chosen.channels, "ZBL": zbl}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            options = {"num_warps": tiles.warps, "maxnreg": tiles.registers or None, "launch_pdl": capability >= 90}
+            options = {"num_warps": chosen.warps, "maxnreg": chosen.registers or None, "launch_pdl": capability >= 90}
             yield compiled(kernel, constants, TYPES, HALF, capability, **options)
 
 

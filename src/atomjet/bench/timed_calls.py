@@ -37,7 +37,7 @@ MANY_ATOMS = 50_000
 """Two sets of positions, not `TURNS`, from here on."""
 
 MOVE = 0.01
-"""Å, standard deviation of the moves."""
+"""Standard deviation of the moves, Å."""
 
 TIMESTEP = 0.5
 """Time step of molecular dynamics that is timed, fs."""

@@ -23,7 +23,7 @@ from atomjet.data.system import System
 from atomjet.errors import StructureError
 
 SHIFT_BITS = 10
-"""Each component of a shift is stored in so many bits."""
+"""Bits in which each component of a shift is stored."""
 
 SHIFT_LIMIT = 2 ** (SHIFT_BITS - 1) - 1
 """Largest shift that can be stored, in whole cells, either way."""

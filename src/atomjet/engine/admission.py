@@ -20,7 +20,7 @@ LONGEST = 2048
 """Bytes of atomic numbers that are remembered as they are; of more, 32 bytes that no others have."""
 
 CONDITION_NAMES = ("charge", "spin", "task")
-"""What `info` may say of a structure."""
+"""Names of what `info` may say of a structure."""
 
 Admit = Callable[[System], Conditions | None]
 """Refuses structures, or says what is staged of them; None where they need more weights at once than can be held now."""

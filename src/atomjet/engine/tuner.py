@@ -64,7 +64,7 @@ class Tuned:
 
 
 Timer = Callable[[Callable[[], object], torch.device], float]
-"""ms of some work that is enqueued on a stream."""
+"""Time, ms, of some work that is enqueued on a stream."""
 
 
 def tune(engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Timer | None = None) -> Iterator[Tuned]:

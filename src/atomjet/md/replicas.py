@@ -19,7 +19,7 @@ from atomjet.md.run import Files, Handling, Summary, run
 from atomjet.md.settings import MDSettings
 
 MOST_REPLICAS = 400
-"""Each has two open files, and systems commonly allow a process 1024."""
+"""Replicas of a run: each has two open files, and systems commonly allow a process 1024."""
 
 
 def why_not_on_device(engine: Engine, atoms: Atoms, settings: MDSettings) -> str:

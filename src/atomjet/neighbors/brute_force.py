@@ -28,7 +28,7 @@ RESOLVED = 1e-3
 """Coarsest step between neighboring floating-point numbers that coordinates may have, as a share of the cutoff."""
 
 SURELY_RESOLVED = 1e11
-"""Å. In float64 the step is 1.5e-5 Å there: fine enough for any cutoff above 0.015 Å."""
+"""Position, Å, up to which float64 is fine enough unasked: the step is 1.5e-5 Å there, which serves any cutoff above 0.015 Å."""
 
 
 def check_resolution(system: System, cutoff: float) -> None:

@@ -19,7 +19,7 @@ ALL_PAIRS = 20_000
 """Atoms beyond which all pairs are not tried."""
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What torchmd-net returns, padded to its room for P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
+"""Result of torchmd-net, padded to its capacity of P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
 how many pairs there are (1,), be there room for them or not.
 """
 

@@ -45,7 +45,7 @@ from atomjet.ops.segment_sum import segment_sum
 from atomjet.ops.wigner import rotations_to_y, wigner_blocks, wigner_matrices
 
 RESCALE = 5.0
-"""About the square root of how many neighbours an atom has."""
+"""Divisor of the edge degrees: about the square root of how many neighbours an atom has."""
 
 
 class EscnMd(nn.Module):

@@ -40,10 +40,10 @@ LIQUIDS = {
 """Density at room temperature, g/cm³."""
 
 TIGHT, LOOSE = 2.75, 3.105
-"""Å between waters on a lattice: a third denser than the liquid, and as dense."""
+"""Distances, Å, between waters on a lattice: a third denser than the liquid, and as dense."""
 
 NEAREST = 2.3
-"""Å between the centres of molecules that are thrown at random."""
+"""Distance, Å, between the centres of molecules that are thrown at random, at least."""
 
 ORIENTATIONS = 40
 """Tried for each molecule of a box."""
@@ -54,7 +54,7 @@ bond has 0.6), a bond is longer than this much of the covalent radii, or two ato
 this much."""
 
 AT_REST = 0.05
-"""eV/Å."""
+"""Force, eV/Å, to which boxes are relaxed."""
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,17 @@ from atomjet.validate.potential import Potential, system_of
 KELVINS = (300.0, 500.0)
 
 TIMESTEP = 0.5
-"""fs."""
+"""Time step, fs."""
 
 LOOK = 100
 """Steps between looks at the bonds."""
 
 STRETCH = 0.5
-"""Å by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
+"""Distance, Å, by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
 
 RESTED = "acetone"
-"""From its minimum half of the start's energy goes into bonds. In warmer ones 1 fs is too long to show the order of hydrogen's
-stretches."""
+"""Molecule from whose minimum runs start that show the order of the integrator: half of the start's energy goes into bonds. In warmer
+ones 1 fs is too long to show the order of hydrogen's stretches."""
 
 ORDER, DRIFT = 0.05, 0.005
 """Deviation of the time-step order's ratio / 4 from 1; meV/atom/ps."""
