@@ -39,7 +39,7 @@ STRETCH = 0.5
 """Distance, Å, by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
 
 RESTED = "acetone"
-"""Molecule from whose minimum runs start that show the order of the integrator: half of the start's energy goes into bonds. In warmer
+"""Molecule from whose minimum runs start that show the order of the integrator: half of its energy goes into bonds. In warmer
 ones 1 fs is too long to show the order of hydrogen's stretches."""
 
 ORDER, DRIFT = 0.05, 0.005
