@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from atomjet.bench.revisions import Bench, DoesNotBuild, bisect, climb, hodges_lehmann, table
+from atomjet.bench.revisions import bisect, climb, hodges_lehmann, table
+from atomjet.bench.worktrees import Bench, DoesNotBuild
 from atomjet.cli.main import main
 from atomjet.errors import ConfigError
 

@@ -261,7 +261,7 @@ def test_least_recently_used_buffers_go_first(padded):
         padded.predict(molecule(name))
     padded.predict(molecule("H2O"))
     assert [kept.atoms for kept in pool.kept()] == [6, 12, 3]
-    pool.kept_bytes = 1
+    pool.cache_bytes = 1
     padded.predict(molecule("CH4"))
     assert [kept.atoms for kept in pool.kept()] == [6]
 

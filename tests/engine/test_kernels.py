@@ -135,7 +135,7 @@ def test_buffers_with_room_to_spare_add_nothing():
 def test_threads_and_streams_on_the_gpu(monkeypatch):
     monkeypatch.setattr(streams, "ATOMS_AT_ONCE", 300)
     engine = gpu_engine(student())
-    # Kernels that are cut for a batch add up in another order than for one of its structures.
+    # Kernels that are tiled for a batch add up in another order than for one of its structures.
     engine.use(replace(engine.stages, tuning=None))
     every = [molecule(n) for n in ("CH3CH2OH", "C6H6", "H2O", "CH4", "C2H6")] * 12 + [water((2, 2, 2)), bulk("C")]
     alone = [engine.predict(atoms).forces for atoms in every]

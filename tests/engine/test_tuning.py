@@ -1,4 +1,4 @@
-"""The table of how kernels are cut, and the search that fills it."""
+"""The table of how kernels are tiled, and the search that fills it."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def tuned(monkeypatch, choices, times, one=None):
     drawn, times = tuner.molecules, iter(times)
     for name in ("molecules", "box"):  # both few and sparse: one entry
         monkeypatch.setattr(tuner, name, lambda engine, size: drawn(engine, 4 if size == 32 else 2))
-    monkeypatch.setattr(tuner, "PIECE", 2)
+    monkeypatch.setattr(tuner, "CLUSTER", 2)
     monkeypatch.setattr(painn_tuning, "ROUNDS", choices)
     (found,) = tuner.tune(one or engine(), (32,), timer=lambda work, device: next(times))
     assert next(times, None) is None
@@ -149,8 +149,8 @@ def test_shipped_table_is_whole():
         assert models["painn 128 float16"]
         for entries in models.values():
             assert set(entries) <= known
-            for kernel, cut in (item for entry in entries.values() for item in entry.items()):
-                assert set(cut) == set(tiles[kernel])
+            for kernel, chosen in (item for entry in entries.values() for item in entry.items()):
+                assert set(chosen) == set(tiles[kernel])
 
 
 def test_damaged_table_is_named(own_table):

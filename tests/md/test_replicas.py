@@ -13,7 +13,7 @@ from atomjet import AtomJetCalculator, Engine
 from atomjet.engine import Settings
 from atomjet.errors import ConfigError, SimulationError
 from atomjet.locking import only_writer
-from atomjet.md import MDSettings, device, replicas, simulate, simulate_replicas
+from atomjet.md import MDSettings, device, device_stepper, replicas, simulate, simulate_replicas
 from atomjet.md.checkpoint import Checkpoint
 from atomjet.md.device import Replicas
 from atomjet.md.observables import read_log
@@ -103,7 +103,7 @@ def test_killed_run_ends_as_the_undisturbed_one(engine, tmp_path: Path, monkeypa
     class Killed(Exception):
         pass
 
-    taken, original = [], replicas.DeviceStepper.take
+    taken, original = [], device_stepper.DeviceStepper.take
 
     def take(self, snapshot):
         if len(taken) == 4:
@@ -111,10 +111,10 @@ def test_killed_run_ends_as_the_undisturbed_one(engine, tmp_path: Path, monkeypa
         taken.append(1)
         original(self, snapshot)
 
-    monkeypatch.setattr(replicas.DeviceStepper, "take", take)
+    monkeypatch.setattr(device_stepper.DeviceStepper, "take", take)
     with pytest.raises(Killed):
         run(engine, tmp_path / "cut.traj", 33, ensemble=ensemble, replicas=number, checkpoint_seconds=0.0)
-    monkeypatch.setattr(replicas.DeviceStepper, "take", original)
+    monkeypatch.setattr(device_stepper.DeviceStepper, "take", original)
     assert 0 < Checkpoint.load(checkpoint_path(tmp_path / "cut.traj")).step < 33
     for name in names("cut"):
         with open(tmp_path / name, "ab") as file:
@@ -151,7 +151,7 @@ def trap(engine, monkeypatch, when):
             self.evaluation.prediction.forces[len(ethanol()) + 4] = 500.0
         device.finish(self.motion, self.evaluation.prediction)
 
-    monkeypatch.setattr(replicas.Replicas, "one_step", one_step)
+    monkeypatch.setattr(device.Replicas, "one_step", one_step)
 
 
 def test_exploding_replica_leaves_the_others_bitwise_alone(tmp_path: Path, monkeypatch):
@@ -159,7 +159,7 @@ def test_exploding_replica_leaves_the_others_bitwise_alone(tmp_path: Path, monke
     run(engine, tmp_path / "calm.traj", 31, replicas=3)
     trap(engine, monkeypatch, 12)
     message = r"1 of 3 replicas exploded: replica 1: the run exploded at step 13"
-    with pytest.raises(replicas.ReplicasError, match=message) as caught:
+    with pytest.raises(device_stepper.ReplicasError, match=message) as caught:
         run(engine, tmp_path / "wild.traj", 31, replicas=3)
     assert caught.value.summary.steps == 31
     for replica in (0, 2):
@@ -190,14 +190,14 @@ def test_explosion_is_said_in_the_words_of_the_run_through_ase(tmp_path: Path):
 
 def test_overlap_stops_one_replica_by_name(engine, tmp_path: Path, monkeypatch):
     # A pair that flies together at 0.04 Å/fs in replica 1 only.
-    start = replicas.starting_frames
+    start = device_stepper.starting_frames
 
     def collide(atoms, settings, number):
         frames = start(atoms, settings, number)
         frames[1].set_velocities(np.sign(atoms.positions - atoms.positions.mean(0)) * [0, 0, -0.02 / units.fs])
         return frames
 
-    monkeypatch.setattr(replicas, "starting_frames", collide)
+    monkeypatch.setattr(device_stepper, "starting_frames", collide)
     pair = Atoms("HH", [[0, 0, 0], [0, 0, 0.8]])
     with pytest.raises(
         SimulationError,

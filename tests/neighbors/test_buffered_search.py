@@ -45,7 +45,7 @@ def small_kernels(monkeypatch):
 @pytest.fixture
 def take(monkeypatch):
     """Force a route, whatever the capacity."""
-    gpu._kept.all.clear()
+    gpu._cache.all.clear()
     return partial(force_route, monkeypatch)
 
 
@@ -365,10 +365,10 @@ def test_search_keeps_its_room(take):
     rng = np.random.default_rng(4)
     first, second, large = (batch((rng.uniform(0, 4, (n, 3)), np.eye(3), (False,) * 3)) for n in (20, 21, 70))
     before = gpu.search(first, 1.5)
-    kept = gpu._kept.all[-1]
+    kept = gpu._cache.all[-1]
     for system in (second, first):
         graph = gpu.search(system, 1.5)
-        assert gpu._kept.all[-1] is kept
+        assert gpu._cache.all[-1] is kept
         assert graph is not None
         assert torch.equal(graph.neighbors, brute_force(system, 1.5).neighbors)
     assert before is not None
@@ -376,7 +376,7 @@ def test_search_keeps_its_room(take):
     assert not gpu._serves(kept.capacity, Capacity(1, 70, 10, 70))
     assert not gpu._serves(Capacity(1, 300, 10**6, 300), kept.capacity)
     gpu.search(large, 1.5)
-    assert gpu._kept.all[-1] is not kept
+    assert gpu._cache.all[-1] is not kept
 
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):

@@ -40,7 +40,7 @@ def update(part, rows):
 
 
 def messages(atoms, capability):
-    """Both kernels in all their forms, cut as for so many atoms."""
+    """Both kernels in all their forms, tiled as for so many atoms."""
     tiles = default_tiles(Capacity(1, atoms, 20 * atoms, atoms))
     for first, last in itertools.product((True, False), repeat=2):
         forms = [
@@ -48,22 +48,22 @@ def messages(atoms, capability):
             (painn_message.painn_message_bwd_kernel, tiles.message_back, False),
         ]
         forms += [(painn_message.painn_message_bwd_kernel, tiles.message_back, True)] if first else []
-        for kernel, cut, zbl in forms:
+        for kernel, chosen, zbl in forms:
             constants = {"F": FEATURES, "WORDS": 1, "FIRST": first, "LAST": last, "PDL": capability >= 90}
-            constants |= {"EDGES": cut.edges, "CHANNELS": cut.channels, "ZBL": zbl}
+            constants |= {"EDGES": chosen.edges, "CHANNELS": chosen.channels, "ZBL": zbl}
             constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-            options = {"num_warps": cut.warps, "maxnreg": cut.registers or None, "launch_pdl": capability >= 90}
+            options = {"num_warps": chosen.warps, "maxnreg": chosen.registers or None, "launch_pdl": capability >= 90}
             yield compiled(kernel, constants, TYPES, HALF, capability, **options)
 
 
-def plain_updates(capability, narrow):
+def plain_updates(capability, storage):
     """The updates for any GPU, and any precision; matrices come in half precision, as one or as two."""
     types = TYPES | dict.fromkeys(("matrices", "transposed"), HALF)
     for part in ("fwd", "last", "bwd"):
         kernel = getattr(painn_update, f"painn_update_{part}_kernel")
-        split = 0 if narrow == HALF else 7 if part == "last" else 11
+        split = 0 if storage == HALF else 7 if part == "last" else 11
         constants = {"F": FEATURES, "SPLIT": split, "PDL": capability >= 90, "ROWS": 16}
-        yield compiled(kernel, constants, types, narrow, capability, num_warps=8, launch_pdl=capability >= 90)
+        yield compiled(kernel, constants, types, storage, capability, num_warps=8, launch_pdl=capability >= 90)
 
 
 def sums(capability):
@@ -105,8 +105,8 @@ if __name__ == "__main__":
         shared = [kernel.metadata.shared for kernel in messages(atoms, capability)]
         found[f"messages {capability} {atoms}"] = {"shared": max(shared), "kernels": len(shared)}
     for capability in (80, 90):
-        for narrow, name in ((HALF, "half"), ("*fp32", "split")):
-            shared = [kernel.metadata.shared for kernel in plain_updates(capability, narrow)]
+        for storage, name in ((HALF, "half"), ("*fp32", "split")):
+            shared = [kernel.metadata.shared for kernel in plain_updates(capability, storage)]
             found[f"plain {name} {capability}"] = {"shared": max(shared), "kernels": len(shared)}
         for name, kernels in (("sums", sums(capability)), ("steps", steps(capability))):
             found[f"{name} {capability}"] = {"kernels": len(list(kernels))}

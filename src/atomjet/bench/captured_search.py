@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atomjet.bench.captured_steps import captured, room_for
+from atomjet.bench.captured_steps import capacity_for, captured
 from atomjet.data import Capacity, Graph, System, SystemBuffers
 from atomjet.data.capacity import has_images
 from atomjet.neighbors import search
@@ -20,7 +20,7 @@ class CapturedSearch:
         edges = search(system, cutoff).num_edges
         largest = int(system.counts().max())
         images = bool(has_images(system.cell, system.pbc, cutoff))
-        capacity = Capacity(system.num_systems, system.num_atoms, room_for(edges), largest, images)
+        capacity = Capacity(system.num_systems, system.num_atoms, capacity_for(edges), largest, images)
         self.system, self.cutoff = system, cutoff
         self.searcher = BufferedSearch(capacity, cutoff, system.device)
         self.given = SystemBuffers.empty(capacity, system.device)

@@ -17,10 +17,10 @@ SAMPLE = 0.03
 """Seconds of replays between two events, at least one: what the host takes to launch the first is then lost in them."""
 
 SPARE = 1.05
-"""Room for edges in buffers of fixed size, over those of the first positions."""
+"""Edges that buffers of fixed size hold, as a multiple of those of the first positions."""
 
 
-def room_for(edges: int) -> int:
+def capacity_for(edges: int) -> int:
     """Edges that a buffer is made for which other positions of the same atoms shall fit too."""
     return int(SPARE * edges) + 64
 

@@ -94,7 +94,7 @@ def compare(base: Result, new: Result, threshold: float = THRESHOLD) -> list[Cha
 
 def alone(base: Result, new: Result) -> str:
     """One line on what only one of the results tells of, because it has other cases or settings or was stopped; "" if nothing."""
-    told = []
+    missing = []
     for mine, other, whose in ((base, new, "the base"), (new, base, "the new one")):
         rows = [row for row in mine.rows if row["status"] == "ok"]
         partners = [other.row(row["case"], row["setting"]) for row in rows]
@@ -105,12 +105,12 @@ def alone(base: Result, new: Result) -> str:
             if partner is None or (mine is new and partner["status"] != "ok")
         ]
         if lost:
-            told.append(
+            missing.append(
                 f"{len(lost)} rows that only {whose} measured ({', '.join(lost[:3])}{' ...' * (len(lost) > 3)})"
             )
     stopped = [whose for one, whose in ((base, "the base"), (new, "the new one")) if one.about.get("stopped")]
     why = f"; {' and '.join(stopped)} was stopped before its end" if stopped else ""
-    return f"not compared: {', '.join(told)}{why}" if told else why.removeprefix("; ")
+    return f"not compared: {', '.join(missing)}{why}" if missing else why.removeprefix("; ")
 
 
 def process_figures(result: Result, row: dict[str, Any]) -> np.ndarray:

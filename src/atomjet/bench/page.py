@@ -93,7 +93,7 @@ CONTENDERS = {
     "torch_cluster": "torch-cluster; molecules only",
     "nvalchemi": "nvalchemi-toolkit-ops",
 }
-"""Who competes, by the name that `--contenders` takes."""
+"""Titles of contenders, by the name that `--contenders` takes."""
 
 
 def performance_page(folder: Path) -> str:

@@ -182,7 +182,7 @@ def ncu_command(profile: Profile, arguments: list[str]) -> str | None:
     )
 
 
-def spoken(profile: Profile) -> str:
+def table(profile: Profile) -> str:
     """The report."""
     c = profile.ceilings
     unit = "kernels" if profile.provenance["device_type"] == "cuda" else "operators"

@@ -136,12 +136,12 @@ def _short(row: dict[str, Any] | None) -> str:
     if row is None or row["status"] != "ok":
         return "" if row is None or row["status"] == "skipped" else row["status"]
     one = row.get("ratio")
-    told = (
+    ratio = (
         f", × {format_ratio(Ratio(one['estimate'], one['low'], one['high']))}"
         if one and one["to"] != row["setting"]
         else ""
     )
-    return f"{1e3 * row['statistics']['median']:.4g}{told}"
+    return f"{1e3 * row['statistics']['median']:.4g}{ratio}"
 
 
 def format_ratio(ratio: Ratio) -> str:

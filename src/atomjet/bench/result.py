@@ -25,8 +25,8 @@ class Result:
     """Rows of one suite and where they come from.
 
     Attributes:
-        about: suite, model, `settings` (the contenders), and `provenance`; `cutoff` where it is not the model's; `stopped` where the
-            run did not come to its end.
+        about: suite, model, `settings` (the contenders), and `provenance`; `cutoff` where it is not the model's; `stopped` where
+            the run did not come to its end.
         rows: see `atomjet.bench.run`; `samples` holds one entry a process.
         path: where it is saved with each row; None: nowhere.
     """

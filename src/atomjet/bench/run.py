@@ -22,7 +22,7 @@ from atomjet.bench.measure import FEWEST, WARM_UP, Series, allocated, interleave
 from atomjet.bench.provenance import clocks
 from atomjet.bench.result import Result
 from atomjet.bench.suites import Case, Suite
-from atomjet.bench.timed_calls import Contenders, TimedCall, spoken
+from atomjet.bench.timed_calls import Contenders, TimedCall, progress_line
 from atomjet.bench.trace import launches, peak_bytes, trace
 from atomjet.bench.yardstick import Yardstick
 from atomjet.engine import Engine
@@ -88,7 +88,7 @@ def run_suite(
             rows[name] = _settled(rows[name], status, reason, wanted)
         result.add(*rows.values())
         for row in rows.values():
-            say(spoken(row, result.clock))
+            say(progress_line(row, result.clock))
 
     with stoppable() as heard:
         try:
@@ -295,8 +295,8 @@ def _status(error: BaseException) -> str:
         return "out of time"
     text = str(error).lower()
     # The allocator's words on a GPU, on a CPU, and the engine's own, which refuses before it tries.
-    told = any(words in text for words in ("out of memory", "allocate memory", "gib are free"))
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or told:
+    says_so = any(words in text for words in ("out of memory", "allocate memory", "gib are free"))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or says_so:
         return "out of memory"
     return "failed"
 

@@ -3,7 +3,7 @@
 What a kernel has written itself it reads again for nothing; single numbers and sums over blocks of rows are left out.
 
 How much there is to test depends on the geometry, so it is counted in the buffers of a search. A test is a candidate tried, not an
-edge found: which candidates an atom has is the choice of the route (all atoms of its structure, or those of the cells around),
+edge found: which candidates an atom has is the choice of the algorithm (all atoms of its structure, or those of the cells around),
 and a kernel is held against the work it was given. Arithmetic is that of floating point numbers, as the code has it; bits are
 counted and atoms sorted with whole numbers, which cost none here. Operations in float64 count like any other, though a GPU does
 fewer of them a second: a kernel may be closer to what the machine allows than its figures say.
@@ -67,49 +67,49 @@ class SearchSizes:
     @classmethod
     def of(cls, search: BufferedSearch) -> SearchSizes:
         """Sizes of the last launch of a search, which must not have run out of room; waits for the device."""
-        route, ends = search.algorithm, search.graph.system_ptr.long()
+        algorithm, ends = search.algorithm, search.graph.system_ptr.long()
         atoms, edges = ends.diff(), search.graph.row_ptr[ends].long().diff()
-        sizes = _of_pairs(route, atoms, edges) if isinstance(route, AllPairs) else _of_cells(route)
+        sizes = _of_pairs(algorithm, atoms, edges) if isinstance(algorithm, AllPairs) else _of_cells(algorithm)
         # The words in use lie beside each other: 32 bits each and, above them, how many came before.
-        bits = route.pool[: sizes["words"]] & 0xFFFFFFFF
+        bits = algorithm.pool[: sizes["words"]] & 0xFFFFFFFF
         return cls(
             systems=int((atoms > 0).sum()),
             atoms=int(ends[-1]),
             edges=int(edges.sum()),
-            rows=int(ends[-1]) * route.pieces,
+            rows=int(ends[-1]) * algorithm.pieces,
             hits=int((bits != 0).sum()),
             **sizes,
         )
 
 
-def _of_pairs(route: AllPairs, atoms: Tensor, edges: Tensor) -> dict[str, int]:
+def _of_pairs(algorithm: AllPairs, atoms: Tensor, edges: Tensor) -> dict[str, int]:
     """From what was kept of each structure; it has so many atoms and edges.
 
     A test is three differences, their squares, two sums, a comparison. With images also the lowest shift along each axis, and
     theirs added; several of them take the number of each along each axis. An edge is three differences; with images the same
     again, and whether the shift can be stored; with several also as the neighbor sees them.
     """
-    images, words_of_piece = route.counts.view(-1, COUNTS.value)[: len(atoms), 2:4].long().unbind(1)
-    frames = route.frames.view(-1, FRAME.value)[: len(atoms)]
+    images, words_of_piece = algorithm.counts.view(-1, COUNTS.value)[: len(atoms), 2:4].long().unbind(1)
+    frames = algorithm.frames.view(-1, FRAME.value)[: len(atoms)]
     periodic, several = (frames[:, 9:].sum(1) > 0).long(), (images > 1).long()  # reaches are zero along open directions
     skewed = (frames[:, [1, 2, 3, 5, 6, 7]] != 0).any(1)
     fraction = torch.where(skewed, FRACTION, 1)
     lowest, moved = 3 * (fraction + 2), 3 * (fraction + 1)
     tests = atoms**2 * images
     return {
-        "words": int((atoms * words_of_piece).sum()) * route.pieces,
+        "words": int((atoms * words_of_piece).sum()) * algorithm.pieces,
         "tests": int(tests.sum()),
         "test_operations": int((tests * (9 + periodic * (lowest + moved) + several * 3)).sum()),
         "edge_operations": int((edges * (3 + periodic * (lowest + moved + 6) + several * (lowest + 13))).sum()),
     }
 
 
-def _of_cells(route: Cells) -> dict[str, int]:
+def _of_cells(algorithm: Cells) -> dict[str, int]:
     """From what was kept of each cell; those without atoms have no table."""
-    cells = int(route.cells_end)
-    members = route.cell_ptr[: cells + 1].long().diff()
-    candidates = torch.where(members > 0, route.info.view(-1, INFO.value)[:cells, 2], 0).long()
-    grids = route.grid.view(-1, GRID.value)
+    cells = int(algorithm.cells_end)
+    members = algorithm.cell_ptr[: cells + 1].long().diff()
+    candidates = torch.where(members > 0, algorithm.info.view(-1, INFO.value)[:cells, 2], 0).long()
+    grids = algorithm.grid.view(-1, GRID.value)
     numbers = torch.arange(cells, dtype=torch.int32, device=grids.device)
     structure = torch.searchsorted(grids[:, 6].contiguous(), numbers, right=True) - 1
     around = (2 * grids[:, 3:6] + 1).prod(1)[structure]
@@ -253,4 +253,4 @@ KERNELS: dict[type, dict[str, Callable[[SearchSizes], Cost]]] = {
         "cells_fill_kernel": _cells_fill,
     },
 }
-"""By route and name: each is launched once."""
+"""By algorithm and name: each is launched once."""

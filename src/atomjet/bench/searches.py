@@ -32,19 +32,19 @@ def build(name: str, systems: list[System], cutoff: float) -> Search:
     device = systems[0].device.type
     if name == "brute_force" and int(systems[0].counts().max()) > BRUTE[device]:
         raise Unavailable(f"all pairs of more than {BRUTE[device]:,} atoms on {device}")
-    return _route(name, systems[0], cutoff)
+    return _search_by(name, systems[0], cutoff)
 
 
-def _route(name: str, system: System, cutoff: float) -> Search:
+def _search_by(name: str, system: System, cutoff: float) -> Search:
     """A search that makes a `Graph` where the structures live."""
-    route = "auto" if name == "search" else name
+    algorithm = "auto" if name == "search" else name
     includes = {
         "search": "AtomJet's choice for this device; the list stays on the device",
         "brute_force": "all pairs, the definition; the list stays on the device",
     }.get(name) or f"{OTHERS[name]} on this device, tested again and brought into order by AtomJet's adapter"
 
     def call(system: System) -> Graph:
-        return search(system, cutoff, route)
+        return search(system, cutoff, algorithm)
 
     try:
         call(system)

@@ -37,7 +37,7 @@ MANY_ATOMS = 50_000
 """Two sets of positions, not `TURNS`, from here on."""
 
 MOVE = 0.01
-"""Å, standard deviation of the moves."""
+"""Standard deviation of the moves, Å."""
 
 TIMESTEP = 0.5
 """Time step of molecular dynamics that is timed, fs."""
@@ -131,15 +131,15 @@ class Contenders:
         return self.searched[1:]
 
 
-def spoken(row: dict[str, Any], clock: str) -> str:
+def progress_line(row: dict[str, Any], clock: str) -> str:
     """One line on a row just measured."""
     start = f"{row['case']:24} {row['setting']:22}"
     if row["status"] != "ok":
         return f"{start} {row['status']}: {row['reason']}"
     values = np.array(row["samples"][0][clock])
     error = row.get("accuracy", {}).get("force_rmse")
-    told = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
-    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){told}{row['reason'] and '  ' + row['reason']}"
+    rmse = "" if error is None else f"  force RMSE {error:.1e} eV/Å"
+    return f"{start} {1e3 * np.median(values):10.4g} ms  ({len(values)} runs){rmse}{row['reason'] and '  ' + row['reason']}"
 
 
 def moved(system: System, turns: int = TURNS) -> list[System]:

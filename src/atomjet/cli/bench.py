@@ -250,10 +250,11 @@ def race_revisions(
 ) -> None:
     """Run one benchmark on several revisions in alternation; status 1 if a step is slower."""
     from atomjet.bench import revisions as race
+    from atomjet.bench.worktrees import Bench
     from atomjet.errors import ConfigError, SimulationError
 
     options.check_positive(precision=precision, max_rounds=max_rounds)
-    bench = race.Bench(repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model)
+    bench = Bench(repository, command, str(Path(model).absolute()) if model and Path(model).exists() else model)
     say = lambda line: print(line, flush=True)  # noqa: E731
     if bisect is not None:
         if revisions:

@@ -144,7 +144,7 @@ def _run(
     """Run, on the device or through ASE; say how to go on when interrupted."""
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.md import simulate, simulate_replicas
-    from atomjet.md.replicas import ReplicasError
+    from atomjet.md.device_stepper import ReplicasError
     from atomjet.md.run import checkpoint_path
 
     on_device = _steps_on_device(engine, atoms, settings, replicas)

@@ -42,7 +42,7 @@ def profile(
     """
     import torch
 
-    from atomjet.bench.profile import ncu_command, profile_engine, spoken
+    from atomjet.bench.profile import ncu_command, profile_engine, table
     from atomjet.data import System
 
     options.check_positive(copies=copies, threads=threads)
@@ -52,7 +52,7 @@ def profile(
     torch.set_num_threads(threads)
     atoms, engine = options.structure_and_engine(file, frame, reading, computing, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
-    print(spoken(made))
+    print(table(made))
     command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])
     if command is not None:
         print(f"\nfor the heaviest kernels in detail:\n  {command}")

@@ -34,10 +34,10 @@ def tune(
     ] = None,
     computing: Computing = COMPUTING,
 ) -> None:
-    """Find the fastest way to cut the kernels of fast_gpu on this GPU, and keep it in a table.
+    """Find the fastest tiles of fast_gpu's kernels on this GPU, and write them to a table.
 
     Molecules ("sparse") and boxes ("dense") of each size are tuned by themselves, on the
-    smallest and the largest that an entry serves. Without it the kernels cut themselves
+    smallest and the largest that an entry serves. Without it the kernels choose their tiles
     by size. Nothing is tuned unless this is called.
     """
     from atomjet.engine import tuner, tuning

@@ -23,7 +23,7 @@ from atomjet.data.system import System
 from atomjet.errors import StructureError
 
 SHIFT_BITS = 10
-"""Each component of a shift is stored in so many bits."""
+"""Bits in which each component of a shift is stored."""
 
 SHIFT_LIMIT = 2 ** (SHIFT_BITS - 1) - 1
 """Largest shift that can be stored, in whole cells, either way."""
@@ -197,10 +197,12 @@ class GraphBuffers:
         )
 
     @classmethod
-    def from_graph(cls, graph: Graph, room: Capacity | None = None, dtype: torch.dtype = torch.float32) -> GraphBuffers:
-        """Fixed buffers that hold a graph: exactly large enough, or as large as `room` says; `dtype` is that of the vectors.
+    def from_graph(
+        cls, graph: Graph, capacity: Capacity | None = None, dtype: torch.dtype = torch.float32
+    ) -> GraphBuffers:
+        """Fixed buffers that hold a graph: exactly large enough, or as large as `capacity` says; `dtype` is that of the vectors.
 
-        Where there are none there is room for one, since kernels read the first of a row before they know that it has none.
+        Where there are none one edge fits, since kernels read the first of a row before they know that it has none.
 
         Raises:
             StructureError: a graph with ghosts, atoms without rows: nothing here says which edge undoes one that leads to a ghost.
@@ -213,7 +215,7 @@ class GraphBuffers:
             )
         counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
         largest = int(counts.max()) if graph.num_systems else 0
-        capacity = room or Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), largest)
+        capacity = capacity or Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), largest)
         padded = cls.empty(capacity, graph.vectors.device, dtype)
         atoms, edges = graph.num_atoms, graph.num_edges
         padded.row_ptr.fill_(edges)
@@ -312,13 +314,13 @@ class PredictionBuffers:
 
     def in_use(self, systems: int, index: Tensor) -> Prediction:
         """What is in use: views of the first structures and of their atoms, which `index` (N,) numbers by structure."""
-        atoms, spread, energy_spread, room = index.shape[0], self.spread, self.energy_spread, self.capacity
+        atoms, spread, energy_spread, capacity = index.shape[0], self.spread, self.energy_spread, self.capacity
         view = self.buffer.as_strided  # a slice of a view of a slice takes the host three times as long
         energies = self.buffer.storage_offset() + 1
-        stresses, atomic = energies + room.systems, energies + 10 * room.systems
+        stresses, atomic = energies + capacity.systems, energies + 10 * capacity.systems
         return Prediction(
             energy=view((systems,), (1,), energies),
-            forces=view((atoms, 3), (3, 1), atomic + room.atoms),
+            forces=view((atoms, 3), (3, 1), atomic + capacity.atoms),
             stress=view((systems, 3, 3), (9, 3, 1), stresses),
             atomic_energies=view((atoms,), (1,), atomic),
             system_index=index,

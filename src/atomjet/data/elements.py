@@ -17,4 +17,4 @@ COVALENT_RADII = tuple(
 """.split(),
     )
 )
-"""Å, of H to Cm, hydrogen first (Cordero et al., Dalton Trans. 2008, 2832)."""
+"""Covalent radii, Å, of H to Cm, hydrogen first (Cordero et al., Dalton Trans. 2008, 2832)."""

@@ -19,8 +19,8 @@ REMEMBERED = 4096
 LONGEST = 2048
 """Bytes of atomic numbers that are remembered as they are; of more, 32 bytes that no others have."""
 
-SAID = ("charge", "spin", "task")
-"""What `info` may say of a structure."""
+CONDITION_NAMES = ("charge", "spin", "task")
+"""Names of what `info` may say of a structure."""
 
 Admit = Callable[[System], Conditions | None]
 """Refuses structures, or says what is staged of them; None where they need more weights at once than can be held now."""
@@ -43,7 +43,9 @@ class Admission:
 
     def silent(self, frames: Sequence[Any]) -> bool:
         """Whether none of these `ase.Atoms` says anything of itself beside its atoms, and need not."""
-        return self.has_silent and not any(name in atoms.info for atoms in frames if atoms.info for name in SAID)
+        return self.has_silent and not any(
+            name in atoms.info for atoms in frames if atoms.info for name in CONDITION_NAMES
+        )
 
     def knows(self, frames: Sequence[Any], counts: list[int]) -> bool:
         """Whether equal structures were admitted before."""
@@ -102,7 +104,7 @@ class Admission:
 
 def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
     """What the conditions follow from; None where that is not said in a few words."""
-    said = [atoms.info.get(name) for atoms in frames for name in SAID]
+    said = [atoms.info.get(name) for atoms in frames for name in CONDITION_NAMES]
     if not all(value is None or isinstance(value, int | float | str | np.number) for value in said):
         return None
     numbers = b"".join([atoms.numbers.tobytes() for atoms in frames])

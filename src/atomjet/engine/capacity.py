@@ -47,10 +47,10 @@ def refusal(
     """What is said of one structure, of several the one with this label, that cannot be computed in the memory there is."""
     which = "" if labels is None else f"structure {labels[0]}: "
     fitting = int(atoms * SHARE * (free or 0) / max(needed, 1))
-    told = f", of up to some {fitting} atoms at this density" if fitting else ""
+    hint = f", of up to some {fitting} atoms at this density" if fitting else ""
     return StructureError(
         f"{which}{atoms} atoms with {edges} edges need {needed / 2**30:.2f} GiB on {device}, "
-        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure{told}"
+        f"{(free or 0) / 2**30:.2f} GiB are free; use another backend or device, or a smaller structure{hint}"
     )
 
 
@@ -69,8 +69,8 @@ def size_class(number: int, small: int = 256) -> int:
 
 def choose(systems: int, atoms: int, largest: int, edges: int, images: bool = False) -> Capacity:
     """The smallest buffers that are made for so much; `largest` is the number of atoms of the largest structure."""
-    room = size_class(atoms)
-    return Capacity(size_class(systems), room, _edge_class(edges), min(size_class(largest), room), images)
+    rounded = size_class(atoms)
+    return Capacity(size_class(systems), rounded, _edge_class(edges), min(size_class(largest), rounded), images)
 
 
 def grown(capacity: Capacity, needed: int) -> Capacity:

@@ -374,7 +374,7 @@ class CapturedPath:
         return self._evaluation(replace(evaluation.system, capacity=capacity), evaluation.conditions)
 
     def _afford(self, atoms: int, capacity: Capacity) -> None:
-        if not self.pool.make_room(self.stages.bytes_of(capacity)):
+        if not self.pool.free_for(self.stages.bytes_of(capacity)):
             raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes

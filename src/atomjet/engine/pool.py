@@ -12,10 +12,10 @@ from atomjet.engine.call_buffers import CallBuffers
 from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.evaluation import Stages
 
-KEPT_SHARE = 0.25
+CACHE_SHARE = 0.25
 """Share of a GPU's memory that buffers no call is using may hold; the least recently used are freed first."""
 
-KEPT_ON_CPU = 2 << 30
+CACHE_BYTES_ON_CPU = 2 << 30
 """Bytes that buffers no call is using may hold on a CPU."""
 
 
@@ -29,7 +29,7 @@ class BufferPool:
 
     def __init__(self, stages: Stages, capture: bool = True) -> None:
         self.stages, self.capture = stages, capture
-        self.kept_bytes = _kept_bytes(stages.device)
+        self.cache_bytes = _cache_bytes(stages.device)
         self._idle: OrderedDict[CallBuffers, int] = OrderedDict()  # with their bytes, least recently used first
         self.lent = 0
         self._changed = threading.Condition()
@@ -49,7 +49,7 @@ class BufferPool:
                 if buffers is not None:
                     del self._idle[buffers]
                     break
-                if self._make_room(self.stages.bytes_of(capacity)):
+                if self._free_for(self.stages.bytes_of(capacity)):
                     break
                 if not wait or not self.lent:
                     return None
@@ -78,10 +78,10 @@ class BufferPool:
             free = free_bytes(self.stages.device)
             return None if free is None else free + sum(self._idle.values())
 
-    def make_room(self, needed: int) -> bool:
+    def free_for(self, needed: int) -> bool:
         """Give back idle buffers until so many bytes can be had; False where they cannot even then."""
         with self._changed:
-            return self._make_room(needed)
+            return self._free_for(needed)
 
     def drop_idle(self) -> None:
         """Give back what no call is using."""
@@ -99,11 +99,11 @@ class BufferPool:
             self.lent -= 1
             if buffers is not None:
                 self._idle[buffers] = buffers.bytes
-                while len(self._idle) > 1 and sum(self._idle.values()) > self.kept_bytes:
+                while len(self._idle) > 1 and sum(self._idle.values()) > self.cache_bytes:
                     self._drop_oldest()
             self._changed.notify_all()
 
-    def _make_room(self, needed: int) -> bool:
+    def _free_for(self, needed: int) -> bool:
         """Drop idle sets, oldest first, until so much fits; False where it does not even then."""
         while not fits(needed, free_bytes(self.stages.device)):
             if not self._idle:
@@ -116,7 +116,7 @@ class BufferPool:
         buffers.drop()
 
 
-def _kept_bytes(device: torch.device) -> int:
+def _cache_bytes(device: torch.device) -> int:
     if device.type != "cuda":
-        return KEPT_ON_CPU
-    return int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        return CACHE_BYTES_ON_CPU
+    return int(CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory)

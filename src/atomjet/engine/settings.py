@@ -16,7 +16,7 @@ Precision = Literal["default", "high", "float64"]
 OnOverlap = Literal["error", "warn"]
 
 CLOSEST = 0.3
-"""Å. Atoms nearer than this are a mistake in the input, not a geometry: no training set holds them."""
+"""Shortest distance between atoms, Å. Nearer ones are a mistake in the input, not a geometry: no training set holds them."""
 
 BELOW_TRAINING = 0.9
 """Nor may they be nearer than this much of the shortest such distance in the training data: a bond that swings a little further

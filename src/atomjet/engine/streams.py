@@ -83,8 +83,8 @@ def pack(counts: Sequence[int], fits: Callable[[list[int]], bool]) -> list[list[
         # Even parts of at most ATOMS_AT_ONCE; or halves, where it is memory that a part does not fit into.
         parts = max(2, -(-int(atoms[-1]) // ATOMS_AT_ONCE))
         bounds = np.searchsorted(atoms, atoms[-1] * np.arange(1, parts) / parts)
-        pieces = np.split(np.array(part), np.unique(np.clip(bounds, 1, len(part) - 1)))
-        waiting.extend(piece.tolist() for piece in reversed(pieces))
+        divided = np.split(np.array(part), np.unique(np.clip(bounds, 1, len(part) - 1)))
+        waiting.extend(some.tolist() for some in reversed(divided))
     return batches
 
 

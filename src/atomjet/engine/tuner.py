@@ -36,8 +36,8 @@ noise. SLOWER: share of the default's time that a choice may take at any one siz
 FEWEST = 8
 """Smallest number of atoms that the smallest size is tuned for."""
 
-PIECE, SPACING = 20, 2.154
-"""PIECE: atoms of one of the molecules of a probe, at most. SPACING: distance between sites of a probe's grid, Å."""
+CLUSTER, SPACING = 20, 2.154
+"""CLUSTER: atoms of one of the molecules of a probe, at most. SPACING: distance between sites of a probe's grid, Å."""
 
 REPLAYS, ROUNDS = 20, 5
 """Replays of a CUDA graph that are timed together, and how often; the median counts."""
@@ -64,7 +64,7 @@ class Tuned:
 
 
 Timer = Callable[[Callable[[], object], torch.device], float]
-"""ms of some work that is enqueued on a stream."""
+"""Time, ms, of some work that is enqueued on a stream."""
 
 
 def tune(engine: Engine, sizes: tuple[int, ...] = SIZES, timer: Timer | None = None) -> Iterator[Tuned]:
@@ -164,8 +164,8 @@ class Probe:
 
 
 def molecules(engine: Engine, atoms: int) -> System:
-    """Pieces of up to `PIECE` atoms of such a box, each by itself."""
-    counts = [PIECE] * (atoms // PIECE) + [atoms % PIECE] * (atoms % PIECE > 0)
+    """Clusters of up to `CLUSTER` atoms of such a box, each by itself."""
+    counts = [CLUSTER] * (atoms // CLUSTER) + [atoms % CLUSTER] * (atoms % CLUSTER > 0)
     drawn = [_sites(engine, count, math.ceil(count ** (1 / 3)), seed) for seed, count in enumerate(counts)]
     return System(
         positions=torch.cat([positions for positions, _, _ in drawn]),

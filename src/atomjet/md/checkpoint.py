@@ -1,7 +1,7 @@
 """`Checkpoint`: everything a run needs to go on after it was killed, in one small file written atomically.
 
 It also says how long the trajectory and the log were when it was taken. Whatever was written after that, whole or torn,
-is cut off on resuming and computed again, so that nothing is lost and nothing stands twice.
+is truncated on resuming and computed again, so that nothing is lost and nothing stands twice.
 """
 
 from __future__ import annotations
@@ -107,6 +107,6 @@ class Checkpoint:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; hashes are cut."""
+    """A value for a message; hashes are shortened."""
     text = "not given" if value is None else str(value)
     return text if len(text) <= 40 else text[:12] + "..."

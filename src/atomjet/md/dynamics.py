@@ -18,10 +18,10 @@ from atomjet.md.velocities import degrees_of_freedom
 from atomjet.units import GPA
 
 THERMOSTAT_TIME = 100.0
-"""fs, of the Nose-Hoover chain on the atoms (npt)."""
+"""Time constant, fs, of the Nose-Hoover chain on the atoms (npt)."""
 
 BAROSTAT_TIME = 1000.0
-"""fs, of the volume (npt)."""
+"""Time constant, fs, of the volume (npt)."""
 
 CONTINUED = ("_q", "_p", "_eps", "_p_eps", "_volume0", "_cell0")
 CONTINUED_THERMOSTAT = ("_eta", "_p_eta")

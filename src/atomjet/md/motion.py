@@ -24,7 +24,7 @@ class Flag(IntFlag):
 
 
 HALTED = (1 << 16) - 1
-"""The bits of `Status`."""
+"""Mask of the bits of `Status`."""
 
 COLUMNS = 4
 """Observables of one step: potential and kinetic energy (eV), largest force (eV/Å), trace of the stress (eV/Å³)."""

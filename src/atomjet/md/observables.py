@@ -13,11 +13,11 @@ from atomjet.md.velocities import temperature
 from atomjet.units import BOLTZMANN, GPA
 
 FORCE_LIMIT = 200.0
-"""eV/Å. The hardest collision of an 850 K molecule stays below 15 eV/Å; two nuclei at half a bond length exceed
-this."""
+"""Largest force, eV/Å, of a run that has not exploded. The hardest collision of an 850 K molecule stays below 15 eV/Å; two
+nuclei at half a bond length exceed this."""
 
 TEMPERATURE_LIMIT = 10_000.0
-"""K, or ten times the temperature asked for where that is more. Nothing stays bound there."""
+"""Highest temperature, K, of a run that has not exploded; ten times that asked for where it is more. Nothing stays bound there."""
 
 
 @dataclass(frozen=True)

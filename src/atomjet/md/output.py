@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from atomjet.md.checkpoint import Recorded
-from atomjet.md.recorder import HEADER_SIZE, cut
+from atomjet.md.recorder import HEADER_SIZE, truncate
 
 BLOCK_SECONDS = 0.5
 """Output is handed to the thread so often: whoever looks at a log sees it grow."""
@@ -36,14 +36,14 @@ class Appender:
 
     Args:
         trajectory, log: the files.
-        since: what a checkpoint vouches for; everything after it is cut off. None takes the files as they are.
+        since: what a checkpoint vouches for; everything after it is truncated. None takes the files as they are.
     """
 
     def __init__(self, trajectory: Path, log: Path, since: Recorded | None = None) -> None:
         """Open both files and read where the frames are."""
         if since is not None:
-            cut(trajectory, since.trajectory_size, since.trajectory_header)
-            cut(log, since.log_size)
+            truncate(trajectory, since.trajectory_size, since.trajectory_header)
+            truncate(log, since.log_size)
         self.log = log
         self._frames = os.open(trajectory, os.O_RDWR)
         self._rows = os.open(log, os.O_WRONLY | os.O_APPEND)

@@ -19,16 +19,16 @@ DISPLACEMENT = 0.01
 """Displacement of an atom in the supercells from whose forces force constants are made, Å."""
 
 SYMPREC = 1e-4
-"""Å, within which atoms count as equivalent."""
+"""Distance, Å, within which atoms count as equivalent."""
 
 LONG_ENOUGH = 10.0
-"""Å, of a supercell along each vector where nothing else is asked for."""
+"""Length, Å, of a supercell along each vector where nothing else is asked for."""
 
 IMAGINARY = 0.05
-"""THz. Below minus this a frequency is imaginary; nearer to zero, acoustic modes near Γ are rounding."""
+"""Frequency, THz, below minus which a mode is imaginary; nearer to zero, acoustic modes near Γ are rounding."""
 
 INVERSE_CM_PER_THZ = 2e-3 * np.pi * HBAR / INVERSE_CM
-"""1 THz in cm⁻¹."""
+"""Wavenumber, cm⁻¹, of 1 THz."""
 
 POINTS_OF_BANDS = 200
 

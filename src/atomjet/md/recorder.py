@@ -25,7 +25,7 @@ class Recorder:
     Args:
         trajectory: .traj file.
         log: .csv file.
-        since: what a checkpoint vouches for; everything recorded after it is cut off. None starts both files anew.
+        since: what a checkpoint vouches for; everything recorded after it is truncated. None starts both files anew.
 
     Raises:
         ConfigError: a file is shorter than the checkpoint knows it.
@@ -36,8 +36,8 @@ class Recorder:
         self.trajectory, self.log = trajectory, log
         going_on = since is not None and since.trajectory_size > 0
         if since is not None and going_on:
-            cut(trajectory, since.trajectory_size, since.trajectory_header)
-            cut(log, since.log_size)
+            truncate(trajectory, since.trajectory_size, since.trajectory_header)
+            truncate(log, since.log_size)
         self._frames = TrajectoryWriter(str(trajectory), "a" if going_on else "w")
         self._rows: TextIO = open(log, "a" if going_on else "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
         if not going_on:
@@ -76,7 +76,7 @@ class Recorder:
         self._rows.close()
 
 
-def cut(path: Path, size: int, header: bytes = b"") -> None:
+def truncate(path: Path, size: int, header: bytes = b"") -> None:
     """Bring a file back to what it was when it had `size` bytes and began with `header`."""
     there = path.stat().st_size if path.exists() else 0
     if there < size:

@@ -27,7 +27,7 @@ ALL_AXES = ("x", "y", "z", "xy", "xz", "yz", "xyz")
 """Along which a cell may be strained."""
 
 VACUUM = 2.0
-"""Å, beyond the cutoff, between a slab and its image while its cell relaxes."""
+"""Distance, Å, beyond the cutoff, between a slab and its image while its cell relaxes."""
 
 PATIENCE = 20
 """Steps without a smaller force than before, after which it is asked whether the forces are exact enough to go on."""

@@ -15,22 +15,22 @@ from atomjet.errors import ConfigError, StructureError
 ENSEMBLES = ("nve", "nvt", "npt")
 
 LARGEST_TIMESTEP = 5.0
-"""fs. Beyond it no atom lighter than gold keeps its bonds; a mistake in the unit is likelier than an intention."""
+"""Longest time step, fs. Beyond it no atom lighter than gold keeps its bonds; the unit is likely to be mistaken."""
 
 CAREFUL_TIMESTEP = 1.0
-"""fs. The period of an X-H stretch is about 10 fs and wants ten steps."""
+"""Longest time step, fs, without a warning. The period of an X-H stretch is about 10 fs and wants ten steps."""
 
 MOST_STEPS = 10**12
 """More than any machine takes; device counters and files hold it."""
 
 LARGEST_PRESSURE = 10_000.0
-"""GPa, beyond what any model has been trained for; a mistake in the unit is likelier than an intention."""
+"""Highest pressure, GPa, beyond what any model has been trained for; a mistake in the unit is likelier than an intention."""
 
 FULLY_PERIODIC = "make it periodic with vacuum where it ends (ASE: atoms.center(vacuum=10, axis=2); atoms.pbc = True)"
-"""The way out for slabs and molecules where all three directions must be periodic."""
+"""Remedy for slabs and molecules where all three directions must be periodic."""
 
 DEFAULT_FRICTION = 10.0
-"""1/ps: a molecule reaches its temperature within a few tenths of a picosecond."""
+"""Friction of Langevin dynamics, 1/ps: a molecule reaches its temperature within a few tenths of a picosecond."""
 
 
 @dataclass(frozen=True)

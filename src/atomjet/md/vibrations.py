@@ -27,10 +27,10 @@ LINEAR = 1e-5
 """Moment of inertia relative to the largest below which a molecule counts as linear."""
 
 DISPLACEMENT = 0.01
-"""Å, of each atom in each direction for differences of forces; about an amplitude of zero-point motion of a stiff bond."""
+"""Displacement, Å, of each atom in each direction for differences of forces; about the zero-point amplitude of a stiff bond."""
 
 SYMMETRIC = 0.05
-"""Å, root mean square over atoms, between a molecule and itself turned, below which it is symmetric."""
+"""Distance, Å, root mean square over atoms, between a molecule and itself turned, below which it is symmetric."""
 
 
 @dataclass(frozen=True)

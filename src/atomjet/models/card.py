@@ -12,7 +12,7 @@ from atomjet.data.elements import SYMBOLS
 from atomjet.models import strict_json
 
 IN_SIGHT = 4.0
-"""Å. Of pairs of elements that never come nearer than this in training a model knows nothing: farther ones hardly push."""
+"""Distance, Å. Of pairs of elements that never come nearer in training a model knows nothing: farther ones hardly push."""
 
 
 def _symbol(text: str) -> str:

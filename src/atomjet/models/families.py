@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,30 +53,15 @@ class Family:
     work: Callable[[Any, str, Evaluation], Work] = lambda config, backend, sizes: UNDECLARED
 
 
-def _painn_fast_gpu(model: PaiNN, precision: str) -> Backend:
-    """Import the kernels only where they are wanted.
+def _fast_gpu(family: str) -> Callable[[Any, str], Backend]:
+    """The `fast_gpu` backend of a family, imported only where it is wanted: it needs Triton."""
 
-    Raises:
-        BackendError: triton is missing, or see `FastGpu`.
-    """
-    if importlib.util.find_spec("triton") is None:
-        raise BackendError("backend 'fast_gpu' needs triton; pip install 'atomjet[gpu]', or use 'fast_pytorch'")
-    from atomjet.models.painn.fast_gpu import FastGpu
+    def make(model: Any, precision: str) -> Backend:
+        if importlib.util.find_spec("triton") is None:
+            raise BackendError("backend 'fast_gpu' needs triton; pip install 'atomjet[gpu]', or use 'fast_pytorch'")
+        return importlib.import_module(f"atomjet.models.{family}.fast_gpu").FastGpu(model, precision)
 
-    return FastGpu(model, precision)
-
-
-def _escn_md_fast_gpu(model: EscnMd, precision: str) -> Backend:
-    """Import the kernels only where they are wanted.
-
-    Raises:
-        BackendError: triton is missing, or see `FastGpu`.
-    """
-    if importlib.util.find_spec("triton") is None:
-        raise BackendError("backend 'fast_gpu' needs triton; pip install 'atomjet[gpu]', or use 'fast_pytorch'")
-    from atomjet.models.escn_md.fast_gpu import FastGpu
-
-    return FastGpu(model, precision)
+    return make
 
 
 GENERAL = BackendChoice(General)
@@ -85,7 +71,7 @@ FAMILIES: dict[str, Family] = {
         PaiNN,
         PaiNNConfig,
         {
-            "fast_gpu": BackendChoice(_painn_fast_gpu, ("cuda",)),
+            "fast_gpu": BackendChoice(_fast_gpu("painn"), ("cuda",)),
             "fast_pytorch": BackendChoice(PaiNNFastPyTorch),
             "general": GENERAL,
         },
@@ -95,7 +81,7 @@ FAMILIES: dict[str, Family] = {
         EscnMd,
         EscnMdConfig,
         {
-            "fast_gpu": BackendChoice(_escn_md_fast_gpu, ("cuda",)),
+            "fast_gpu": BackendChoice(_fast_gpu("escn_md"), ("cuda",)),
             "fast_pytorch": BackendChoice(EscnMdFastPyTorch),
             "general": GENERAL,
         },

@@ -13,7 +13,7 @@ PURPOSES = {
     "organic-xtb-ensemble": "three such models at once: the mean, and how far they disagree",
     "organic-xtb-tiny": "smaller and faster, less exact: for screening and long runs",
 }
-"""What packaged models are for, in a few words."""
+"""Purposes of packaged models, in a few words."""
 
 PUBLISHED = {
     "uma-": ("facebook/UMA", "checkpoints/{name}.pt"),

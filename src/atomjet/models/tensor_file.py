@@ -28,7 +28,7 @@ from atomjet.models.contract import Model
 
 FORMAT = "2"
 WEIGHTS_ONLY_FORMAT = "1"
-"""The format before: its SHA-256 leaves configuration and card out."""
+"""Version of the format before: its SHA-256 leaves configuration and card out."""
 
 MAX_BYTES = 8 * 1024**3
 MAX_HEADER_BYTES = 2 * 1024**2

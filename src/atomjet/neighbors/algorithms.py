@@ -33,7 +33,7 @@ def groups(number: int, size: int) -> int:
 
 
 class Algorithm:
-    """Buffers that every route needs besides the graph's own."""
+    """Buffers that every algorithm needs besides the graph's own."""
 
     MOST_SLOTS = 128
 

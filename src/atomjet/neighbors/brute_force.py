@@ -2,7 +2,7 @@
 
 For structure s with cell h (rows), the list holds all (i, j, S) with |x_j - x_i + S h| < cutoff, S whole numbers along the
 periodic directions and zero along the others, except i = j with S = 0. Any cell: triclinic, left-handed, flat, smaller than the
-cutoff. Arithmetic in float64 whatever the type of the positions, so that every route takes the same side at the cutoff.
+cutoff. Arithmetic in float64 whatever the type of the positions, so that every algorithm takes the same side at the cutoff.
 
 Plain tensor operations over the whole batch at once, on any device.
 """
@@ -28,7 +28,7 @@ RESOLVED = 1e-3
 """Coarsest step between neighboring floating-point numbers that coordinates may have, as a share of the cutoff."""
 
 SURELY_RESOLVED = 1e11
-"""Å. In float64 the step is 1.5e-5 Å there: fine enough for any cutoff above 0.015 Å."""
+"""Position, Å, up to which float64 is fine enough unasked: the step is 1.5e-5 Å there, which serves any cutoff above 0.015 Å."""
 
 
 def check_resolution(system: System, cutoff: float) -> None:

@@ -24,7 +24,7 @@ class BufferedSearch:
     empty and `graph.needed_edges` says which capacity will do. Results are the same bits from launch to launch.
 
     Args:
-        capacity: how much `launch` will be given at most. Decides the route: one kernel for everything, all pairs, or cells.
+        capacity: how much `launch` will be given at most. Decides the algorithm: one kernel for everything, all pairs, or cells.
         cutoff: Å; pairs strictly closer are edges.
         device: where; the kernels also run in Triton's interpreter on the CPU.
     """

@@ -12,7 +12,7 @@ from atomjet.neighbors.brute_force import assemble, complete_cells, image_reach
 from atomjet.neighbors.occupied_cells import Pairs, pairs_within
 
 MARGIN = 1e-6
-"""Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
+"""Distance, Å, by which the search goes beyond the cutoff, to test again with the definition's own arithmetic at the cutoff."""
 
 MOST_CELLS = 90_000
 """Cells of a structure, empty ones included, up to which vesin is asked: with more it makes them larger, along thin directions so

@@ -23,7 +23,7 @@ from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_ed
 from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
 
-KEPT_SHARE, KEPT_ON_CPU = 0.05, 256 << 20
+CACHE_SHARE, CACHE_BYTES_ON_CPU = 0.05, 256 << 20
 """Memory that a thread's cached buffers may take, least recently used first out: a share of a GPU's memory; bytes on a CPU."""
 
 SPARE = 1.02
@@ -48,12 +48,12 @@ def search(system: System, cutoff: float) -> Graph | None:
     if system.device.type == "cuda" and index is not None and index != torch.cuda.current_device():
         with torch.cuda.device(index):  # kernels are launched on the current one
             return search(system, cutoff)
-    buffers = _kept.buffers_for(system, float(cutoff))
+    buffers = _cache.buffers_for(system, float(cutoff))
     while True:
         result, room = buffers.launch(system)
         status, needed = buffers.wait()
         if status == Status.EDGES:
-            buffers = _kept.larger(buffers, needed)
+            buffers = _cache.larger(buffers, needed)
             continue
         if status:
             return None
@@ -210,7 +210,7 @@ def _key(device: torch.device, cutoff: float) -> tuple[object, ...]:
     return device, cutoff, driver.active.get_current_stream(device.index)  # type: ignore[attr-defined]
 
 
-class _Kept(threading.local):
+class _Cache(threading.local):
     """The buffers of a thread, those used last at the end. What a search leaves there is copied out before the next."""
 
     def __init__(self) -> None:
@@ -228,33 +228,33 @@ class _Kept(threading.local):
                 return self._used(known)
         sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
         systems, atoms, edges, largest = (_rounded(n) for n in sizes)
-        return self._keep(_Buffers(Capacity(systems, atoms, edges, largest, asked.images), cutoff, system.device))
+        return self._add(_Buffers(Capacity(systems, atoms, edges, largest, asked.images), cutoff, system.device))
 
     def larger(self, buffers: _Buffers, needed: int) -> _Buffers:
         """Others in their place, for so many edges."""
         self.all = [each for each in self.all if each is not buffers]
         capacity = replace(buffers.capacity, edges=_rounded(needed))
-        return self._keep(_Buffers(capacity, buffers.finder.cutoff, buffers.finder.device))
+        return self._add(_Buffers(capacity, buffers.finder.cutoff, buffers.finder.device))
 
     def _used(self, buffers: _Buffers) -> _Buffers:
         if buffers is not self.all[-1]:
             self.all.append(self.all.pop(self.all.index(buffers)))
         return buffers
 
-    def _keep(self, buffers: _Buffers) -> _Buffers:
+    def _add(self, buffers: _Buffers) -> _Buffers:
         self.all.append(buffers)
         while self.all and sum(each.bytes for each in self.all) > _allowed(buffers.finder.device):
             self.all.pop(0)
         return buffers
 
 
-_kept = _Kept()
+_cache = _Cache()
 
 
 def _allowed(device: torch.device) -> float:
     if device.type != "cuda":
-        return KEPT_ON_CPU
-    return KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
+        return CACHE_BYTES_ON_CPU
+    return CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 def _serves(capacity: Capacity, asked: Capacity) -> bool:

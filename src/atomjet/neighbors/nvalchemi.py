@@ -11,7 +11,7 @@ from atomjet.data import Graph, System
 from atomjet.neighbors.brute_force import assemble, canonical_order, complete_cells, image_reach
 
 MARGIN = 1e-6
-"""Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
+"""Distance, Å, by which the search goes beyond the cutoff, to test again with the definition's own arithmetic at the cutoff."""
 
 WIDTH = 128
 """Neighbors of an atom that room is made for at first."""

@@ -10,7 +10,7 @@ from atomjet.errors import BackendError
 from atomjet.neighbors.brute_force import assemble
 
 MARGIN = 1e-6
-"""Å. Search this much further than the cutoff, then test again with the definition's own arithmetic at the cutoff."""
+"""Distance, Å, by which the search goes beyond the cutoff, to test again with the definition's own arithmetic at the cutoff."""
 
 
 def search(system: System, cutoff: float) -> Graph:

@@ -146,18 +146,18 @@ def sum_up(
         z, index = found.atomic_numbers, found.system_index
         if bool((found.lengths < closest[z[found.centers], z[found.neighbors]]).any()):
             status = int(Status.OVERLAP)
-        wide = found.with_vectors(found.vectors.double())
+        double = found.with_vectors(found.vectors.double())
         gradients = atomic.gradients[:, : found.num_edges, :3].double().sum(0)
         gradients = gradients[graph.reverse[: found.num_edges].long()] if atomic.of_reverse else gradients
         rows = conditions.task[:systems].long()[index] if len(references) > 1 else torch.zeros_like(index)
         energies = atomic.energies[:atoms].double() + references[rows, z]
-        virials = virials_from_gradients(wide, gradients)
+        virials = virials_from_gradients(double, gradients)
         total = torch.zeros(systems, dtype=torch.float64).index_add_(0, index, energies)
         good = (total + virials.diagonal(dim1=1, dim2=2).sum(1)).isfinite() & (status == 0)
         periodic = system.pbc[:systems].bool().all(1)[:, None, None]
         stress = virials / torch.linalg.det(system.cell[:systems]).abs()[:, None, None]
         prediction.atomic_energies[:atoms] = energies
-        prediction.forces[:atoms] = forces_from_gradients(wide, gradients)
+        prediction.forces[:atoms] = forces_from_gradients(double, gradients)
         prediction.energy[:systems] = torch.where(good, total, torch.nan)
         prediction.stress[:systems] = torch.where(periodic, stress, torch.nan)
     prediction.status[0] = status

@@ -13,7 +13,7 @@ from atomjet.validate.potential import definition
 
 FORCES = {"float64": 1e-8, "high": 1e-4, "default": 1e-4}
 FORCES_10_BIT = 5e-3
-"""eV/Å. Products of a GPU with 10 mantissa bits; a student's own error against its teacher is ten times this."""
+"""Largest error of a force, eV/Å, by products with 10 mantissa bits; a student's error against its teacher is ten times this."""
 
 FRAMES = 20
 

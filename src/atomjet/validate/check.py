@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""eV/Å. What a symmetry may be broken by through rounding alone: 1e7 units in the last place of float64, and 1e4 of float32
+"""Force, eV/Å, by which a symmetry may be broken through rounding alone: 1e7 units in the last place of float64, and 1e4 of float32
 (10-bit products of GPUs included), at forces of some eV/Å."""
 
 

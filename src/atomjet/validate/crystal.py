@@ -23,7 +23,7 @@ from atomjet.validate.diffusion import Run, diffusion, mean_square_displacement,
 Array = NDArray[np.float64]
 
 RELAXED = 0.005
-"""eV/Å, to which cells and strained cells are relaxed."""
+"""Force, eV/Å, to which cells and strained cells are relaxed."""
 
 RELAX_STEPS = 500
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 STEP = {torch.float64: 2e-4, torch.float32: 1e-2}
-"""Å: float32 energies carry some 1e-6 eV of rounding, which the step must outweigh. In
+"""Step of the differences, Å: float32 energies carry some 1e-6 eV of rounding, which the step must outweigh. In
 float64 it is short because the third derivative of a cosine cutoff jumps: a pair that crosses the cutoff between the points
 adds an error in proportion to the step."""
 

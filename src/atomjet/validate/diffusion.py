@@ -29,7 +29,7 @@ MOST_FRAMES = 200
 """Frames of a run over which distances are counted."""
 
 SQUARE_CM_PER_S = 0.1
-"""cm²/s in one Å²/fs."""
+"""Diffusion coefficient, cm²/s, of 1 Å²/fs."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 TIMESTEP = 0.5
-"""fs: usual for molecules with hydrogen."""
+"""Time step, fs: usual for molecules with hydrogen."""
 
 DRIFT = {torch.float64: 0.01, torch.float32: 0.1}
 """Largest drift of the total energy, meV/atom/ps, by dtype."""

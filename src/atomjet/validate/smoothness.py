@@ -12,7 +12,7 @@ from atomjet.validate.check import Check
 from atomjet.validate.potential import Potential
 
 BESIDE = 1e-6
-"""Å on either side of the cutoff. A smooth energy changes by less than 1e-10 eV over this."""
+"""Distance, Å, on either side of the cutoff. A smooth energy changes by less than 1e-10 eV over this."""
 
 MAX_ELEMENTS = 8
 

@@ -18,10 +18,10 @@ from atomjet.engine.capacity import fits, free_bytes, refusal
 from atomjet.neighbors import search
 from atomjet.ops.matrix_products import matrix_products
 
-ROOM = 1.25
+MARGIN = 1.25
 """Edges captured for, in terms of those of the first structure: edges come and go as atoms move."""
 
-KEPT = 0.1
+SAVED_SHARE = 0.1
 """Share of what autograd saves for the derivative that compiled code needs at least: the filters of every layer alone are 3 of
 PaiNN's 28 numbers an edge and channel.
 """
@@ -68,7 +68,7 @@ class Captured:
         system, graph, _ = prepared
         if self.held is None or not self.held.serves(graph):
             self.held = None  # its memory may be needed
-            self.held = CompiledStep(self, prepared, int(graph.num_edges * ROOM) + 32)
+            self.held = CompiledStep(self, prepared, int(graph.num_edges * MARGIN) + 32)
             self.replay = captured(self.held.evaluate)
         self.held.fill(prepared)
         self.held.move(system.positions)
@@ -83,7 +83,7 @@ class Captured:
         """
         system, device = systems[-1], systems[-1].device
         graph = search(system, self.model.cutoff)
-        needed, free = int(KEPT * self.model.bytes_by_autograd(graph)), free_bytes(device)
+        needed, free = int(SAVED_SHARE * self.model.bytes_by_autograd(graph)), free_bytes(device)
         if not fits(needed, free):
             raise refusal(graph.num_atoms, graph.num_edges, needed, free, device)
         return CompiledStep(self, self._prepared(system, graph), graph.num_edges)
@@ -104,14 +104,14 @@ class CompiledStep:
         "are given; compiled with dynamic shapes, TF32 allowed (not with --precision high); captured and replayed as ours"
     )
 
-    def __init__(self, peer: Captured, prepared: Prepared, room: int) -> None:
+    def __init__(self, peer: Captured, prepared: Prepared, capacity: int) -> None:
         system, graph, offsets = prepared
         before = allocated(system.device)
         torch.cuda.reset_peak_memory_stats(system.device)
         self.peer, self.edges = peer, graph.num_edges
         self.positions = torch.zeros_like(system.positions, dtype=peer.dtype, requires_grad=True)
-        self.offsets = offsets.new_zeros(room, 3)
-        centers = graph.centers.new_zeros(room)
+        self.offsets = offsets.new_zeros(capacity, 3)
+        centers = graph.centers.new_zeros(capacity)
         self.graph = replace(
             graph, centers=centers, neighbors=centers.clone(), atomic_numbers=graph.atomic_numbers.clone()
         )

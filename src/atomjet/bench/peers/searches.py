@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from atomjet.bench.captured_steps import captured, room_for
+from atomjet.bench.captured_steps import capacity_for, captured
 from atomjet.bench.contender import Search, Unavailable
 from atomjet.bench.measure import synchronize
 from atomjet.data import Graph, System
@@ -19,7 +19,7 @@ ALL_PAIRS = 20_000
 """Atoms beyond which all pairs are not tried."""
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What torchmd-net returns, padded to its room for P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
+"""Result of torchmd-net, padded to its capacity of P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
 how many pairs there are (1,), be there room for them or not.
 """
 
@@ -96,12 +96,12 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
     strategies, periodic = strategies_for(first), bool(first.pbc.any())
     box = _box(first, cutoff)
     cells = int(get_cell_dimensions(*box[0].diagonal(), cutoff).prod())
-    room = room_for(search(first, cutoff).num_edges)
+    capacity = capacity_for(search(first, cutoff).num_edges)
     positions = first.positions.clone()
 
     def work(strategy: str) -> Found:
         return warp_neighbor_pairs(
-            strategy, positions, first.system_index, box, periodic, 0.0, cutoff, room, False, True, cells
+            strategy, positions, first.system_index, box, periodic, 0.0, cutoff, capacity, False, True, cells
         )
 
     ready = {strategy: _ready(lambda s=strategy: work(s), first.device) for strategy in strategies}
@@ -114,7 +114,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
 
     def graph(system: System) -> Graph:
         pairs, offsets, _, number = call(system)
-        _check(number, room)
+        _check(number, capacity)
         centers, neighbors = pairs[:, : int(number)]
         # It says no shift: what its vectors have beyond the positions is whole cells.
         beyond = system.positions[centers] - system.positions[neighbors] - offsets[: len(centers)]
@@ -123,7 +123,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
         return _graph(system, centers, neighbors, shifts, cutoff)
 
     for system in systems:  # all positions that calls will have: none of them may lose pairs in silence
-        _check(call(system)[3], room)
+        _check(call(system)[3], capacity)
     graphed = ", replayed as a CUDA graph" if first.device.type == "cuda" else ""
     includes = (
         f"positions copied into a fixed buffer, torchmd-net's strategy {chosen} in {str(first.dtype)[6:]}{graphed}: pairs, vectors "
@@ -184,9 +184,9 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return min(seconds)
 
 
-def _check(number: Tensor, room: int) -> None:
-    if int(number) > room:
-        raise RuntimeError(f"torchmd-net found {int(number):,} pairs and had room for {room:,}; make SPARE larger")
+def _check(number: Tensor, capacity: int) -> None:
+    if int(number) > capacity:
+        raise RuntimeError(f"torchmd-net found {int(number):,} pairs and had room for {capacity:,}; make SPARE larger")
 
 
 def _graph(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor, cutoff: float) -> Graph:

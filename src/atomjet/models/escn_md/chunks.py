@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import memory
 from atomjet.models.escn_md.experts import Blends, runs
 from atomjet.models.escn_md.general import EscnMd
+from atomjet.models.row_chunks import row_chunks
 
 
 class Product(NamedTuple):
@@ -39,7 +39,7 @@ def divide(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[lis
     for run in runs(model, graph):
         embedding, products = blends.of(model, run.key)
         embeddings.append(embedding.expand(run.atoms.stop - run.atoms.start, -1))
-        for atoms, edges in memory.chunks(graph, run.atoms, run.edges, limit):
+        for atoms, edges in row_chunks(graph, limit, run.atoms, run.edges):
             center, neighbor = graph.centers[edges], graph.neighbors[edges]
             pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start

@@ -18,7 +18,7 @@ LIMITS = {"charge": (-100, 100), "spin": (0, 100)}
 """Charges and spin multiplicities that have an embedding; spin 0 is "none", which every task but that of molecules takes."""
 
 MOLECULES = "omol"
-"""The dataset whose energies depend on charge and spin: the one task for which a spin that was not given becomes a singlet."""
+"""Task whose energies depend on charge and spin: the one task for which a spin that was not given becomes a singlet."""
 
 ASSUMED = {
     "spin": "without a spin; taken as 1, a singlet (multiplicity 2S + 1)",

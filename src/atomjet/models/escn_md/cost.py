@@ -135,4 +135,4 @@ KERNELS: dict[str, Callable[[EdgeSizes], Cost]] = {
     "edge_degrees_fwd_kernel": _degrees,
     "edge_degrees_bwd_kernel": _degrees_back,
 }
-"""By name. Where cuBLAS multiplies, its kernels do the work of the first."""
+"""Costs by a kernel's name. Where cuBLAS multiplies, its kernels do the work of the first."""

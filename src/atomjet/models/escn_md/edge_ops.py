@@ -29,9 +29,9 @@ from atomjet.ops.wigner import generators, m_major
 ORDER = tuple(m_major(2, 2))
 DEGREE = (0, 1, 1, 1, 2, 2, 2, 2, 2)
 FIRST = (0, 1, 10)
-"""Where the block of each degree begins among the 35 numbers of a rotation."""
+"""Places of the first number of each degree's block among the 35 numbers of a rotation."""
 FACTOR = (0, 1, 2, 3, 4, 3, 4, 5, 5)
-"""The radial factor of each row."""
+"""Number of the radial factor of each row."""
 
 
 def _turns() -> tuple[tuple[tuple[int, int, float], ...], ...]:

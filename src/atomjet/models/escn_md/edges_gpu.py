@@ -12,7 +12,8 @@ from torch import Tensor
 
 from atomjet.data import ConditionBuffers, GraphBuffers, Status
 from atomjet.models.escn_md.blend_slots import BlendSlots
-from atomjet.models.escn_md.general import RESCALE, Block, EscnMd
+from atomjet.models.escn_md.blocks import Block
+from atomjet.models.escn_md.general import RESCALE, EscnMd
 from atomjet.models.escn_md.memory import total_bytes
 from atomjet.models.escn_md.neighbor_limit import DEGENERACY
 from atomjet.models.escn_md.pair_tables import PairTables

@@ -26,16 +26,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
 
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, Status, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace
+from atomjet.models.escn_md.blocks import Block
 from atomjet.models.escn_md.edges_gpu import GpuEdges, GpuEdgeWeights
 from atomjet.models.escn_md.experts import mixture_keys
-from atomjet.models.escn_md.general import Block, EscnMd
+from atomjet.models.escn_md.general import EscnMd
 from atomjet.models.escn_md.layers import evaluate
 from atomjet.models.escn_md.workspace import Tiles, Workspace, allocate, bytes_of, tiles_for
+from atomjet.models.kernel_device import check_kernel_device
 from atomjet.neighbors import search
 from atomjet.ops import atom_wise_gpu, channel_balance_gpu, degree_norm_gpu, task_head_gpu
 from atomjet.ops.node_to_edge_wigner_permute_gpu import node_to_edge_wigner_permute_fwd_kernel
@@ -354,12 +355,4 @@ def _check(model: EscnMd, precision: str) -> None:
                 "use 'fast_pytorch'"
             )
     device = model.sphere_embedding.weight.device
-    if device.type == "cuda":
-        found = torch.cuda.get_device_capability(device)
-        if found < OLDEST:
-            raise BackendError(
-                f"backend 'fast_gpu' needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or higher, this one has "
-                f"{found[0]}.{found[1]}; use 'fast_pytorch'"
-            )
-    elif not isinstance(node_to_edge_wigner_permute_fwd_kernel, InterpretedFunction):
-        raise BackendError(f"backend 'fast_gpu' needs a CUDA device, not {str(device)!r}; use 'fast_pytorch'")
+    check_kernel_device(device, node_to_edge_wigner_permute_fwd_kernel, OLDEST)

@@ -22,10 +22,11 @@ from torch import Tensor
 from atomjet.data import Graph
 from atomjet.errors import BackendError
 from atomjet.models.escn_md import memory, node_ops
+from atomjet.models.escn_md.blocks import Block
 from atomjet.models.escn_md.chunks import Product, divide
 from atomjet.models.escn_md.edges import Edges, weights_of_edges
 from atomjet.models.escn_md.experts import Blend, Blends, rows_of_systems
-from atomjet.models.escn_md.general import Block, EscnMd
+from atomjet.models.escn_md.general import EscnMd
 from atomjet.models.escn_md.layers import evaluate
 
 EDGES_ON_A_CPU = 512

@@ -1,9 +1,8 @@
-"""How many edges fit into memory at once, and how a graph is divided where they do not."""
+"""How many edges fit into memory at once; and how many bytes a call takes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import torch
 
@@ -91,18 +90,3 @@ def saves_outputs(config: EscnMdConfig, device: torch.device, dtype: torch.dtype
     """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
     numbers = 11 * config.hidden_channels + 21 * config.channels
     return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)
-
-
-def chunks(graph: Graph, atoms: slice, edges: slice, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Divide a run of atoms into chunks of whole rows with about `limit` edges: (atoms, edges) of each; one row may exceed it."""
-    if edges.stop - edges.start <= limit:
-        yield atoms, edges
-        return
-    starts = graph.row_ptr[atoms.start : atoms.stop + 1]
-    first = atoms.start
-    while first < atoms.stop:
-        begin = int(starts[first - atoms.start])
-        after = int(torch.searchsorted(starts, begin + limit, right=True)) + atoms.start - 1
-        last = min(max(after, first + 1), atoms.stop)
-        yield slice(first, last), slice(begin, int(starts[last - atoms.start]))
-        first = last

@@ -17,7 +17,7 @@ from torch import Tensor
 from atomjet.data import Graph
 
 DEGENERACY = 0.01
-"""Å². Squared distances that differ by no more count as equal."""
+"""Difference of squared distances, Å², up to which they count as equal."""
 
 
 def weights(graph: Graph, limit: int) -> Tensor | None:

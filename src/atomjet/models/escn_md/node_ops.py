@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from atomjet.data import Graph
-from atomjet.models.escn_md import general
+from atomjet.models.escn_md import blocks
+from atomjet.models.escn_md.blocks import EPSILON, AtomWise, RMSNorm
 from atomjet.models.escn_md.compiled import Compiled
 from atomjet.models.escn_md.config import EscnMdConfig
-from atomjet.models.escn_md.general import EPSILON, AtomWise, EscnMd, RMSNorm
+from atomjet.models.escn_md.general import EscnMd
 from atomjet.models.escn_md.unified_radial import silu_derivative
 from atomjet.ops.segment_sum import segment_sum
 
@@ -43,9 +44,9 @@ def atom_wise_backward(step: AtomWise, x: Tensor, y_bar: Tensor) -> Tensor:
 
 def _norm_backward_by_degree(x: Tensor, y_bar: Tensor, weight: Tensor) -> Tensor:
     count = len(weight)
-    parts = general.centered(x, count)
-    inverse = torch.rsqrt(general.mean_square(parts) + EPSILON)[:, None, None]
-    bars = [bar * scale for bar, scale in zip(general.by_degree(y_bar, count), weight, strict=True)]
+    parts = blocks.centered(x, count)
+    inverse = torch.rsqrt(blocks.mean_square(parts) + EPSILON)[:, None, None]
+    bars = [bar * scale for bar, scale in zip(blocks.by_degree(y_bar, count), weight, strict=True)]
     along = torch.stack([(bar * part).sum((1, 2)) for bar, part in zip(bars, parts, strict=True)], dim=1).sum(1)
     along = along[:, None, None] * inverse**3 / (count * x.shape[2])
     scalars, *others = (bar * inverse - along / part.shape[1] * part for bar, part in zip(bars, parts, strict=True))
@@ -64,8 +65,8 @@ def _atom_wise_backward_by_degree(
     count = len(weight_1)
     before = linear(x[:, 0], weight_scalar, weight_scalar_bias)
     gates = torch.sigmoid(silu(before)).unflatten(1, (count - 1, -1))
-    scalars, *others = general.by_degree(general.degree_linear(x, weight_1, weight_1_bias), count)
-    scalars_bar, *others_bar = general.by_degree(_degree_backward(y_bar, weight_2), count)
+    scalars, *others = blocks.by_degree(blocks.degree_linear(x, weight_1, weight_1_bias), count)
+    scalars_bar, *others_bar = blocks.by_degree(_degree_backward(y_bar, weight_2), count)
     gates_bar = torch.stack([(bar * part).sum(1) for bar, part in zip(others_bar, others, strict=True)], dim=1)
     before_bar = (gates_bar * gates * (1 - gates)).flatten(1) * silu_derivative(before)
     v_bar = [scalars_bar * silu_derivative(scalars), *(bar * gates[:, k, None] for k, bar in enumerate(others_bar))]
@@ -74,11 +75,11 @@ def _atom_wise_backward_by_degree(
 
 
 def _degree_backward(y_bar: Tensor, weight: Tensor) -> Tensor:
-    return torch.bmm(y_bar.transpose(0, 1), general.by_coefficient(weight)).transpose(0, 1)
+    return torch.bmm(y_bar.transpose(0, 1), blocks.by_coefficient(weight)).transpose(0, 1)
 
 
-_norm, _norm_backward = Compiled(general.rms_norm), Compiled(_norm_backward_by_degree)
-_atom_wise, _atom_wise_backward = Compiled(general.atom_wise), Compiled(_atom_wise_backward_by_degree)
+_norm, _norm_backward = Compiled(blocks.rms_norm), Compiled(_norm_backward_by_degree)
+_atom_wise, _atom_wise_backward = Compiled(blocks.atom_wise), Compiled(_atom_wise_backward_by_degree)
 
 
 def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor, system_ptr: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from atomjet.data import Graph
+from atomjet.models.escn_md.blocks import RadialNetwork
 from atomjet.models.escn_md.chunks import Chunk
-from atomjet.models.escn_md.general import EscnMd, RadialNetwork
+from atomjet.models.escn_md.general import EscnMd
 
 
 class Norm(NamedTuple):

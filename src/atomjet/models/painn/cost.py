@@ -90,4 +90,4 @@ KERNELS: dict[str, Callable[[Sizes], Cost]] = {
     "painn_update_bwd_kernel": _update_back,
     "painn_update_last_kernel": _update_last,
 }
-"""By name: the cost of all launches of one evaluation together."""
+"""Costs by a kernel's name, of all launches of one evaluation together."""

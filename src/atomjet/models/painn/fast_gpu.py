@@ -8,7 +8,7 @@ next; the last update turns round at the readout, and the backward pass is the s
 
 The last of them adds the repulsion of nuclei, where the model has it.
 
-- Filters come from a table (`ops/radial_table.py`): nothing is kept of an edge but the derivative.
+- Filters come from a table (`ops/radial_table.py`): nothing is saved of an edge but the derivative.
 - `precision="default"` multiplies half-precision numbers and adds in float32 (10 mantissa bits, as TF32, at twice its rate), and
   keeps what travels between atoms in half precision; derivatives are scaled by a power of two so that they keep their digits.
   "high" keeps float32 everywhere, and multiplies two half-precision halves of each number.
@@ -29,11 +29,11 @@ import torch
 import triton
 from torch import Tensor
 from torch.nn.functional import linear, silu
-from triton.runtime.interpreter import InterpretedFunction
 
 from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
 from atomjet.errors import BackendError
 from atomjet.models.contract import Atomic, Segment, TuningSpace, evaluate
+from atomjet.models.kernel_device import check_kernel_device
 from atomjet.models.painn import tuning
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.painn.tuning import Tiles
@@ -59,7 +59,7 @@ class Workspace:
             of c.
         saved: of layers 0 ... L-2.
         energies: (N̂,) float32. gradients: (parts, Ê, 4) float32, the fourth number zero.
-        tiles: how the kernels are cut.
+        tiles: how the kernels are tiled.
     """
 
     q: Tensor
@@ -192,15 +192,15 @@ class FastGpu:
         atoms, features, layers = _aligned(capacity.atoms), self.channels, self.model.config.layers
         device = self.embedding.device
 
-        def wide(*shape: int) -> Tensor:
+        def single(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.float32, device=device)
 
         def stored(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=self.storage_dtype, device=device)
 
         return Workspace(
-            q=wide(atoms, features),
-            mu=wide(atoms, 3, features),
+            q=single(atoms, features),
+            mu=single(atoms, 3, features),
             q_bar=stored(atoms, features),
             mu_bar=stored(atoms, 3, features),
             context=tuple(stored(atoms, 3 * features) for _ in range(layers - 1)),
@@ -209,8 +209,8 @@ class FastGpu:
                 painn_update.Saved(stored(atoms, 3, 2 * features), *(stored(atoms, features) for _ in range(4)))
                 for _ in range(layers - 1)
             ),
-            energies=wide(atoms)[: capacity.atoms],
-            gradients=wide(self._parts(tiles), capacity.edges, 4),
+            energies=single(atoms)[: capacity.atoms],
+            gradients=single(self._parts(tiles), capacity.edges, 4),
             tiles=tiles,
         )
 
@@ -335,7 +335,7 @@ class FastGpu:
         return self.bytes_of(capacity) + 64 * graph.num_edges
 
 
-def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[Any, str]:
+def _updates(device: torch.device, storage_dtype: torch.dtype, channels: int) -> tuple[Any, str]:
     """The module whose kernels take atoms from one message to the next, those for Hopper where they serve; and why not."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
         try:
@@ -345,7 +345,7 @@ def _updates(device: torch.device, narrow: torch.dtype, channels: int) -> tuple[
                 painn_update,
                 f"Triton {triton.__version__} lacks what kernels for Hopper need ({error}); slower ones run",
             )
-        if painn_update_hopper.serves(narrow, channels):
+        if painn_update_hopper.serves(storage_dtype, channels):
             note = painn_update_hopper.why_not(device)
             return (painn_update, note) if note else (painn_update_hopper, "")
     return painn_update, ""
@@ -357,7 +357,7 @@ def _aligned(atoms: int) -> int:
 
 
 FEW, MANY = 512, 4096
-"""Atoms up to which there are too few rows to fill a GPU, so that each is cut into more programs; atoms from which on one program
+"""Atoms up to which rows are too few to fill a GPU, so that each is divided among more programs; atoms from which on one program
 takes all channels of a row."""
 
 FEWER_REGISTERS = 112
@@ -366,14 +366,14 @@ to 6 % faster."""
 
 
 def default_tiles(capacity: Capacity) -> Tiles:
-    """How the kernels are cut where nothing was tuned: what was fastest on an H200 among those tried."""
+    """How the kernels are tiled where nothing was tuned: what was fastest on an H200 among those tried."""
     if capacity.atoms <= FEW:
-        cut = painn_message.Tiles(edges=8, channels=32, warps=2)
+        tiles = painn_message.Tiles(edges=8, channels=32, warps=2)
     elif capacity.atoms > MANY:
-        cut = painn_message.Tiles(edges=1, channels=128)
+        tiles = painn_message.Tiles(edges=1, channels=128)
     else:
-        cut = painn_message.Tiles(edges=4 if capacity.dense else 2, channels=64)
-    return Tiles(cut._replace(registers=FEWER_REGISTERS), cut)
+        tiles = painn_message.Tiles(edges=4 if capacity.dense else 2, channels=64)
+    return Tiles(tiles._replace(registers=FEWER_REGISTERS), tiles)
 
 
 def _check(model: PaiNN, precision: str) -> None:
@@ -386,12 +386,4 @@ def _check(model: PaiNN, precision: str) -> None:
             "use 'fast_pytorch'"
         )
     device = model.embedding.weight.device
-    if device.type == "cuda":
-        found = torch.cuda.get_device_capability(device)
-        if found < OLDEST:
-            raise BackendError(
-                f"backend 'fast_gpu' needs a GPU of compute capability {OLDEST[0]}.{OLDEST[1]} or higher, this one has "
-                f"{found[0]}.{found[1]}; use 'fast_pytorch'"
-            )
-    elif not isinstance(painn_message.painn_message_fwd_kernel, InterpretedFunction):
-        raise BackendError(f"backend 'fast_gpu' needs a CUDA device, not {str(device)!r}; use 'fast_pytorch'")
+    check_kernel_device(device, painn_message.painn_message_fwd_kernel, OLDEST)

@@ -26,6 +26,7 @@ from torch.nn.functional import linear, silu
 from atomjet.data import Graph
 from atomjet.data.halo import with_ghosts
 from atomjet.models.painn.general import PaiNN, cosine_cutoff, cosine_cutoff_derivative
+from atomjet.models.row_chunks import row_chunks
 from atomjet.ops.segment_sum import segment_sum
 
 EDGES_AT_ONCE = {"cpu": 512, "cuda": 131072}
@@ -64,8 +65,8 @@ class Layer:
     update2_bias: Tensor
 
 
-class Rows(NamedTuple):
-    """A run of whole rows and its edges."""
+class Chunk(NamedTuple):
+    """Some whole rows and their edges."""
 
     atoms: slice
     edges: slice
@@ -75,7 +76,7 @@ class Rows(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where what is computed of a run's edges stands, one run after the other."""
+    """Where what is computed of a chunk's edges stands, one chunk after the other."""
 
     filters: Tensor  # (e, 3F); (e, 2F) in layer 0, as the next two
     context: Tensor
@@ -85,8 +86,8 @@ class Scratch(NamedTuple):
     scalar: Tensor  # (e, F)
 
 
-class Rooms:
-    """Buffers for runs of up to so many edges; taken anew for each they cost a CPU a quarter of its time, in page faults."""
+class ScratchBuffers:
+    """Buffers for chunks of up to so many edges; allocated anew for each they cost a CPU a quarter of its time, in page faults."""
 
     def __init__(self, edges: int, features: int, like: Tensor) -> None:
         self.edges, self.features = edges, features
@@ -98,31 +99,31 @@ class Rooms:
         if (edges, width) not in self.views:
             if len(self.views) >= MOST_VIEWS:
                 self.views.clear()
-            wide, vectors = (edges, width), (edges, 3, self.features)
-            shapes = (wide, wide, wide, vectors, vectors, (edges, self.features))
+            filters, vectors = (edges, width), (edges, 3, self.features)
+            shapes = (filters, filters, filters, vectors, vectors, (edges, self.features))
             views = (flat[: math.prod(shape)].view(shape) for flat, shape in zip(self.flat, shapes, strict=True))
             self.views[edges, width] = Scratch(*views)
         return self.views[edges, width]
 
 
-class _Kept(threading.local):
+class _Cache(threading.local):
     """The buffers that this thread used last; no model's own, so that models can be copied and sent to other processes."""
 
-    rooms: Rooms | None = None
+    scratch: ScratchBuffers | None = None
 
 
-_kept = _Kept()
+_cache = _Cache()
 
 
 class Edges(NamedTuple):
-    """What is kept of every edge."""
+    """What all layers need of every edge."""
 
     basis: Tensor  # ĝ (E, K + 1)
     slope: Tensor  # ĝ' (E, K + 1)
     direction: Tensor  # u (E, 3)
     length: Tensor  # d (E,)
-    rows: list[Rows]
-    rooms: Rooms
+    chunks: list[Chunk]
+    scratch: ScratchBuffers
 
 
 class Saved(NamedTuple):
@@ -229,37 +230,42 @@ class FastPyTorch:
         f_slope = cosine_cutoff_derivative(length, self.model.cutoff)[:, None]
         basis = _without_dust(torch.cat([phi * f, f], dim=1))
         slope = _without_dust(torch.cat([slope * f + phi * f_slope, f_slope], dim=1))
-        rows = _rows(graph)
-        rooms = self._rooms(max((len(run.neighbor) for run in rows), default=0), basis)
-        return Edges(basis, slope, graph.vectors / length[:, None], length, rows, rooms)
+        chunks = _chunks(graph)
+        scratch = self._scratch(max((len(chunk.neighbor) for chunk in chunks), default=0), basis)
+        return Edges(basis, slope, graph.vectors / length[:, None], length, chunks, scratch)
 
-    def _rooms(self, edges: int, like: Tensor) -> Rooms:
+    def _scratch(self, edges: int, like: Tensor) -> ScratchBuffers:
         """Those that this thread had last, if they will do; a GPU's allocator keeps its own."""
         if like.is_cuda:
-            return Rooms(edges, self.features, like)
-        kept = _kept.rooms
-        if kept is None or kept.edges < edges or kept.features != self.features or kept.flat[0].dtype != like.dtype:
-            kept = _kept.rooms = Rooms(edges, self.features, like)
-        return kept
+            return ScratchBuffers(edges, self.features, like)
+        buffers = _cache.scratch
+        if (
+            buffers is None
+            or buffers.edges < edges
+            or buffers.features != self.features
+            or buffers.flat[0].dtype != like.dtype
+        ):
+            buffers = _cache.scratch = ScratchBuffers(edges, self.features, like)
+        return buffers
 
     def _message(self, layer: Layer, edges: Edges, q: Tensor, mu_in: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         """q_i += Σ_j a,  μ_i += Σ_j (b ⊗ u + e ⊙ μ_j) with (a, b, e) = c_j ⊙ W."""
         q_sum, mu_sum = torch.empty_like(q), q.new_empty(q.shape[0], 3, q.shape[1])
-        for rows in edges.rows:
-            room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
-            filters = torch.mm(edges.basis[rows.edges], layer.filter.T, out=room.filters)
-            there = torch.index_select(c, 0, rows.neighbor, out=room.context)
-            u = edges.direction[rows.edges, :, None]
+        for chunk in edges.chunks:
+            scratch = edges.scratch.of(len(chunk.neighbor), len(layer.filter))
+            filters = torch.mm(edges.basis[chunk.edges], layer.filter.T, out=scratch.filters)
+            there = torch.index_select(c, 0, chunk.neighbor, out=scratch.context)
+            u = edges.direction[chunk.edges, :, None]
             _, b, *rest = filters.mul_(there).split(self.features, dim=1)
             # The sums want rows that stand beside each other.
-            room.scalar.copy_(filters[:, : self.features])
+            scratch.scalar.copy_(filters[:, : self.features])
             if mu_in is None:
-                vectors = torch.mul(b[:, None, :], u, out=room.vectors)
+                vectors = torch.mul(b[:, None, :], u, out=scratch.vectors)
             else:
-                vectors = torch.index_select(mu_in, 0, rows.neighbor, out=room.vectors)
+                vectors = torch.index_select(mu_in, 0, chunk.neighbor, out=scratch.vectors)
                 vectors.mul_(rest[0][:, None, :]).addcmul_(b[:, None, :], u)
-            segment_sum(room.scalar, rows.row_ptr, rows.center, out=q_sum[rows.atoms])
-            segment_sum(vectors, rows.row_ptr, rows.center, out=mu_sum[rows.atoms])
+            segment_sum(scratch.scalar, chunk.row_ptr, chunk.center, out=q_sum[chunk.atoms])
+            segment_sum(vectors, chunk.row_ptr, chunk.center, out=mu_sum[chunk.atoms])
         return q + q_sum, mu_sum if mu_in is None else mu_sum.add_(mu_in[: len(q)])
 
     def _mix(self, layer: Layer, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor | None, tuple]:
@@ -325,48 +331,39 @@ class FastPyTorch:
         Row i holds the edges that i *sent* when each is read backwards: its neighbor is the receiver, its direction -u.
         """
         c_bar, mu_sent = torch.empty_like(saved.c[:owned]), torch.empty_like(mu_bar[:owned])
-        for rows in edges.rows:
-            room = edges.rooms.of(len(rows.neighbor), len(layer.filter))
-            received = torch.index_select(mu_bar, 0, rows.neighbor, out=room.vectors)
-            a_bar, b_bar, *e_bar = room.sent.split(self.features, dim=1)
-            a_bar.copy_(torch.index_select(q_bar, 0, rows.neighbor, out=room.scalar))
-            _dot(received, -edges.direction[rows.edges, :, None], out=b_bar)
+        for chunk in edges.chunks:
+            scratch = edges.scratch.of(len(chunk.neighbor), len(layer.filter))
+            received = torch.index_select(mu_bar, 0, chunk.neighbor, out=scratch.vectors)
+            a_bar, b_bar, *e_bar = scratch.sent.split(self.features, dim=1)
+            a_bar.copy_(torch.index_select(q_bar, 0, chunk.neighbor, out=scratch.scalar))
+            _dot(received, -edges.direction[chunk.edges, :, None], out=b_bar)
             if saved.mu_in is not None:
-                own = torch.index_select(saved.mu_in[rows.atoms], 0, rows.center, out=room.other)
+                own = torch.index_select(saved.mu_in[chunk.atoms], 0, chunk.center, out=scratch.other)
                 _dot(received, own, out=e_bar[0])
-            c = torch.index_select(saved.c[rows.atoms], 0, rows.center, out=room.context)
-            filters = torch.mm(edges.basis[rows.edges], layer.filter.T, out=room.filters)
+            c = torch.index_select(saved.c[chunk.atoms], 0, chunk.center, out=scratch.context)
+            filters = torch.mm(edges.basis[chunk.edges], layer.filter.T, out=scratch.filters)
             if saved.mu_in is not None:
-                product = torch.mul(room.sent, filters, out=room.other.view(room.sent.shape))
-                segment_sum(product, rows.row_ptr, rows.center, out=c_bar[rows.atoms])
-            slope = edges.slope[rows.edges]
-            d_bar[rows.edges] += room.sent.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
+                product = torch.mul(scratch.sent, filters, out=scratch.other.view(scratch.sent.shape))
+                segment_sum(product, chunk.row_ptr, chunk.center, out=c_bar[chunk.atoms])
+            slope = edges.slope[chunk.edges]
+            d_bar[chunk.edges] += scratch.sent.mul_(c).matmul(layer.filter).mul_(slope).sum(1)
             b, *e = filters[:, self.features :].mul_(c[:, self.features :]).split(self.features, dim=1)
-            u_bar[rows.edges] += torch.mul(received, b[:, None, :], out=room.other).sum(2)
+            u_bar[chunk.edges] += torch.mul(received, b[:, None, :], out=scratch.other).sum(2)
             if saved.mu_in is not None:
-                segment_sum(received.mul_(e[0][:, None, :]), rows.row_ptr, rows.center, out=mu_sent[rows.atoms])
+                segment_sum(received.mul_(e[0][:, None, :]), chunk.row_ptr, chunk.center, out=mu_sent[chunk.atoms])
         return c_bar, mu_sent
 
 
-def _rows(graph: Graph) -> list[Rows]:
-    """Cut the graph into runs of whole rows of about `EDGES_AT_ONCE` edges; the last row may exceed it."""
+def _chunks(graph: Graph) -> list[Chunk]:
+    """The graph in chunks of whole rows of about `EDGES_AT_ONCE` edges."""
     limit = EDGES_AT_ONCE.get(graph.row_ptr.device.type, EDGES_AT_ONCE["cpu"])
-    if graph.num_edges <= limit:
-        bounds = [(0, graph.num_owned, 0, graph.num_edges)]
-    else:
-        starts = graph.row_ptr.tolist()
-        bounds, first = [], 0
-        for atom in range(1, graph.num_owned + 1):
-            if atom == graph.num_owned or starts[atom + 1] - starts[first] > limit:
-                bounds.append((first, atom, starts[first], starts[atom]))
-                first = atom
     return [
-        Rows(
-            atoms=slice(first, last),
-            edges=slice(start, stop),
-            row_ptr=graph.row_ptr[first : last + 1] - start,
-            center=graph.centers[start:stop] - first,
-            neighbor=graph.neighbors[start:stop],
+        Chunk(
+            atoms=atoms,
+            edges=edges,
+            row_ptr=graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start,
+            center=graph.centers[edges] - atoms.start,
+            neighbor=graph.neighbors[edges],
         )
-        for first, last, start, stop in bounds
+        for atoms, edges in row_chunks(graph, limit, slice(0, graph.num_owned), slice(0, graph.num_edges))
     ]

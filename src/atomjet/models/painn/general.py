@@ -75,7 +75,7 @@ class BesselBasis(nn.Module):
 
 
 RADIAL_BASES = {"gaussian": GaussianBasis, "bessel": BesselBasis}
-"""By the configuration's name; each takes the number of functions and the cutoff, Å."""
+"""Classes by the configuration's name; each takes the number of functions and the cutoff, Å."""
 
 
 def cosine_cutoff(lengths: Tensor, cutoff: float) -> Tensor:

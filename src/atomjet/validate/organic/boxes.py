@@ -40,10 +40,10 @@ LIQUIDS = {
 """Density at room temperature, g/cm³."""
 
 TIGHT, LOOSE = 2.75, 3.105
-"""Å between waters on a lattice: a third denser than the liquid, and as dense."""
+"""Distances, Å, between waters on a lattice: a third denser than the liquid, and as dense."""
 
 NEAREST = 2.3
-"""Å between the centres of molecules that are thrown at random."""
+"""Distance, Å, between the centres of molecules that are thrown at random, at least."""
 
 ORIENTATIONS = 40
 """Tried for each molecule of a box."""
@@ -54,7 +54,7 @@ bond has 0.6), a bond is longer than this much of the covalent radii, or two ato
 this much."""
 
 AT_REST = 0.05
-"""eV/Å."""
+"""Force, eV/Å, to which boxes are relaxed."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def _count(name: str, verdicts: dict[str, tuple[str, float]]) -> Check:
     """How many have collapsed, each with its smallest distance."""
     collapsed = {box: why for box, (why, _) in verdicts.items() if why}
     figures = {f"{box}: smallest share of contact": nearest for box, (_, nearest) in verdicts.items()}
-    told = "; ".join(f"{box}: {why}" for box, why in collapsed.items())
+    detail = "; ".join(f"{box}: {why}" for box, why in collapsed.items())
     source = "none may collapse"
-    return Check(name, f"{len(verdicts)} boxes", float(len(collapsed)), "collapsed", 0.0, source, told, figures)
+    return Check(name, f"{len(verdicts)} boxes", float(len(collapsed)), "collapsed", 0.0, source, detail, figures)
 
 
 def verdict(box: Box, done: Relaxed) -> tuple[str, float]:

@@ -15,19 +15,19 @@ from atomjet.validate.organic.answers import student_labels
 from atomjet.validate.organic.sets import Judged, overlaps_allowed, random_rotation
 
 OFFSETS = np.concatenate([np.arange(-0.7, 1.05, 0.1), [1.25, 1.5, 2.0, 2.5, 3.0, 4.0]])
-"""Å, of one molecule against the other along the line of their centres of mass, from the teacher's minimum."""
+"""Shifts, Å, of one molecule against the other along the line of their centres of mass, from the teacher's minimum."""
 
 FAR = 2.5
-"""Å beyond the minimum: what is left of the attraction there is the long range."""
+"""Distance, Å, beyond the minimum: what is left of the attraction there is the long range."""
 
 DEPTH, DEPTH_SHARE, DISTANCE = 0.3, 0.15, 0.1
-"""kcal/mol, share of the depth, Å: largest errors of a minimum."""
+"""Largest errors of a minimum: of its depth, kcal/mol and as a share, and of its distance, Å."""
 
 SHARES = np.geomspace(0.65, 0.36, 7)
 """Distances as shares of the sum of the van der Waals radii of the closest pair of atoms."""
 
 TOO_SOFT = 2.0
-"""eV below the teacher."""
+"""Energy, eV, below the teacher's from which a contact is too soft."""
 
 
 def dimer_minima(judged: Judged) -> list[Check]:

@@ -14,10 +14,10 @@ from atomjet.validate.organic.answers import Labels, student_labels
 from atomjet.validate.organic.sets import Judged, by_molecule
 
 FORCE_LIMITS = {"all": 32.0, "drugs": 45.0, "peptides": 30.0}
-"""meV/Å."""
+"""Largest mean errors of forces, meV/Å, by slice."""
 
 SPREAD, OFFSET, WORST_OFFSET = 0.7, 1.2, 8.0
-"""meV/atom: of energies less each molecule's mean; of those means."""
+"""Largest errors, meV/atom: of energies less each molecule's mean, and of those means, on average and at worst."""
 
 WORST_ATOMS = 0.05
 

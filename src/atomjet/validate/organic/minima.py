@@ -16,11 +16,11 @@ MEAN_SHIFT, MOLECULE_SHIFT = 5.0, 10.0
 """Largest errors of frequencies, cm⁻¹: of all molecules, and of the worst."""
 
 MEDIAN_FORCE, WORST_FORCE = 0.3, 0.7
-"""eV/Å, of the teacher at the student's minimum."""
+"""Largest forces, eV/Å, of the teacher at the student's minima: their median, and the worst."""
 
 AT_REST, MOST_STEPS = 0.001, 3000
 RELAXED, STEPS = 0.01, 1000
-"""eV/Å and steps of relaxations: before frequencies, and of larger molecules."""
+"""Force, eV/Å, and steps of relaxations: before frequencies, and of larger molecules."""
 
 
 def frequencies(judged: Judged) -> list[Check]:

@@ -89,12 +89,12 @@ def _cell(row: Row | None) -> str:
 def _cannot(results: Results) -> list[str]:
     """What failed of the last student, with the sentence that each check has for it."""
     name, result = list(results.items())[-1]
-    kinds: dict[str, list[str]] = {}
+    by_check: dict[str, list[str]] = {}
     for check in result["checks"]:
         if not check["passed"]:
-            told = f" ({check['detail']})" if check["detail"] else ""
-            kinds.setdefault(check["name"], []).append(check["structure"] + told)
-    said = [f"- {kind}: {'; '.join(structures)}" for kind, structures in kinds.items()]
+            detail = f" ({check['detail']})" if check["detail"] else ""
+            by_check.setdefault(check["name"], []).append(check["structure"] + detail)
+    said = [f"- {name}: {'; '.join(structures)}" for name, structures in by_check.items()]
     intro = f"Bold: within the bound, in all structures of the row. What {name} cannot do:"
     return [intro, "", *(said or ["- nothing that is measured here"])]
 

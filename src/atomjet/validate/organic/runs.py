@@ -30,17 +30,17 @@ from atomjet.validate.potential import Potential, system_of
 KELVINS = (300.0, 500.0)
 
 TIMESTEP = 0.5
-"""fs."""
+"""Time step, fs."""
 
 LOOK = 100
 """Steps between looks at the bonds."""
 
 STRETCH = 0.5
-"""Å by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
+"""Distance, Å, by which a bond may differ from that of the start; beyond, the run counts as failed (Fu et al., TMLR 2023)."""
 
 RESTED = "acetone"
-"""From its minimum half of the start's energy goes into bonds. In warmer ones 1 fs is too long to show the order of hydrogen's
-stretches."""
+"""Molecule from whose minimum runs start that show the order of the integrator: half of its energy goes into bonds. In warmer
+ones 1 fs is too long to show the order of hydrogen's stretches."""
 
 ORDER, DRIFT = 0.05, 0.005
 """Deviation of the time-step order's ratio / 4 from 1; meV/atom/ps."""
@@ -83,9 +83,9 @@ def replicas(judged: Judged) -> list[Check]:
     for kelvin in KELVINS:
         fates = thermal_run(judged.potential, chosen, kelvin, size.replica_fs, judged.seed)
         failed = {str(atoms.info["molecule"]): why for atoms, (_, why) in zip(chosen, fates, strict=True) if why}
-        told = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        detail = "; ".join(f"{name}: {why}" for name, why in failed.items())
         name, unit = f"replicas at {kelvin:g} K", f"failed in {size.replica_fs / 1000:g} ps"
-        checks.append(Check(name, f"{len(chosen)} molecules", float(len(failed)), unit, 0.0, "none may fail", told))
+        checks.append(Check(name, f"{len(chosen)} molecules", float(len(failed)), unit, 0.0, "none may fail", detail))
     return checks
 
 
