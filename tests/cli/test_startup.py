@@ -50,7 +50,7 @@ def test_a_run_on_a_cpu_imports_no_compiler_and_draws_nothing(
 
 
 MOST_BESIDE_TORCH = 400
-"""Modules that `predict` may import beside those that PyTorch and NumPy are; 287 with ASE 3.29, 760 with all that its packages take."""
+"""Modules that `predict` may import beside PyTorch and NumPy; 287 with ASE 3.29, 760 with all that its packages take."""
 
 
 def test_predict_imports_few_modules_beside_torch(ethanol: Path, small_model: Path):
