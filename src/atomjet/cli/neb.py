@@ -137,7 +137,10 @@ def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) ->
         return
     found = engine.predict(ends)
     for k, name in enumerate(("FIRST", "LAST")):
-        largest = float(found.forces_of(k).norm(dim=1).max())
+        forces = found.forces_of(k).double().cpu().numpy()
+        for constraint in ends[k].constraints:
+            constraint.adjust_forces(ends[k], forces)
+        largest = float((forces**2).sum(1).max() ** 0.5)
         if largest > fmax:
             options.warn(f"{name} feels forces up to {largest:.3g} eV/Å: no minimum; relax it, or give --relax-ends")
 
