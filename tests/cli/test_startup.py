@@ -33,7 +33,56 @@ def test_help_waits_for_nothing_heavy(arguments: list[str]):
 def test_a_run_on_a_cpu_imports_no_compiler_and_draws_nothing(
     command: str, ethanol: Path, small_model: Path, tmp_path: Path
 ):
-    watched = ("torch", "torch._dynamo", "sympy", "matplotlib", "triton", "torch._inductor", "atomjet.distill", "yaml")
+    watched = (
+        "torch",
+        "torch._dynamo",
+        "sympy",
+        "matplotlib",
+        "triton",
+        "torch._inductor",
+        "atomjet.distill",
+        "yaml",
+        "rich",
+    )
     more = ["--steps", 2, "-o", tmp_path / "a.traj"] if command == "md" else []
     arguments = [command, ethanol, *more, "--model", small_model, "--device", "cpu", "--backend", "fast_pytorch"]
     assert imported(watched, *arguments) == ["torch"]
+
+
+MOST_BESIDE_TORCH = 400
+"""Modules that `predict` may import beside PyTorch and NumPy; 287 with ASE 3.29, 760 with all that its packages take."""
+
+
+def test_predict_imports_few_modules_beside_torch(ethanol: Path, small_model: Path):
+    program = f"""
+import sys, torch, numpy
+before = set(sys.modules)
+from atomjet.cli.main import main
+assert main(["predict", {str(ethanol)!r}, "--model", {str(small_model)!r}, "--device", "cpu"]) == 0
+print("IMPORTED", *sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.rpartition("IMPORTED")[2].split()
+    assert [name for name in found if name.partition(".")[0] in ("scipy", "rich", "matplotlib")] == []
+    assert len(found) < MOST_BESIDE_TORCH, found
+
+
+def test_what_ase_does_not_need_yet_is_there_when_it_is_asked_for():
+    program = """
+import atomjet.adapters, sys
+import ase.io, ase.dft.kpoints
+assert "scipy" not in sys.modules
+import ase.dft, ase.spacegroup
+assert ase.dft.kpoints.monkhorst_pack is ase.dft.monkhorst_pack
+assert ase.spacegroup.crystal("Cu", [(0, 0, 0)], spacegroup=225, cellpar=[3.6, 3.6, 3.6, 90, 90, 90]).get_volume() > 46
+from ase.dft import *
+assert DOS.__module__ == "ase.dft.dos"
+try:
+    ase.dft.nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "module 'ase.dft' has no attribute 'nothing'\n"

@@ -218,6 +218,38 @@ def test_neb_of_ends_in_another_order(here, capsys):
     np.testing.assert_array_equal(*bonds)
 
 
+def test_neb_asks_no_rest_of_fixed_atoms(here, capsys):
+    first = molecule("CH3OH")
+    hydroxyl = 3  # of C, O, H, H, H, H: its hydrogen
+    (oxygen,) = first.symbols.search("O")
+    assert first.get_distance(oxygen, hydroxyl) < 1.1
+    first.set_constraint(FixAtoms([atom for atom in range(6) if atom != hydroxyl]))
+    last = first.copy()
+    last.set_dihedral(2, 0, oxygen, hydroxyl, first.get_dihedral(2, 0, oxygen, hydroxyl) + 120)
+    write("first.extxyz", first)
+    write("last.extxyz", last)
+    words = ["relax", "first.extxyz", "-o", "rest.extxyz", "--device", "cpu"]
+    assert main(words) == 0
+    words = [
+        "neb",
+        "rest.extxyz",
+        "last.extxyz",
+        "-o",
+        "path.extxyz",
+        "--images",
+        "4",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert main(words) in (0, 1)
+    said = capsys.readouterr().err
+    assert "FIRST feels" not in said
+    assert "LAST feels" in said
+    assert np.ptp([frame.positions[0] for frame in read("path.extxyz", ":")], axis=0).max() < 1e-6
+
+
 def test_neb_says_which_image_breaks_down(here, capsys):
     two = molecule("C2H6")
     write("first.xyz", two)
@@ -248,10 +280,10 @@ def test_eos_of_a_crystal(here, capsys):
 
 def test_conformers_of_a_smiles_and_of_files(here, capsys):
     pytest.importorskip("rdkit")
-    words = ["-n", "8", "--device", "cpu"]
+    words = ["-n", "4", "--device", "cpu"]
     assert main(["conformers", "CCCC", "-o", "out.extxyz", "--csv", "out.csv", *words]) == 0
     said = capsys.readouterr()
-    assert "2 conformers from 8 starts; 0 starts end above 10 kcal/mol, 0 are left out" in said.out
+    assert "2 conformers from 4 starts; 0 starts end above 10 kcal/mol, 0 are left out" in said.out
     frames = read("out.extxyz", ":")
     assert [atoms.info["degeneracy"] for atoms in frames] == [1, 2]
     energies = [atoms.get_potential_energy() for atoms in frames]
@@ -263,7 +295,7 @@ def test_conformers_of_a_smiles_and_of_files(here, capsys):
     # From a geometry: bonds follow from the distances; from a drawing: its own, hydrogen added.
     write("gauche.xyz", frames[1])
     assert main(["conformers", "gauche.xyz", "-o", "again.extxyz", *words, "--window", "0.1"]) == 0
-    assert "1 conformers from 8 starts" in capsys.readouterr().out
+    assert "1 conformers from 4 starts" in capsys.readouterr().out
     assert read("again.extxyz").get_potential_energy() == pytest.approx(energies[0], abs=2e-3)
     (here / "drawn.mol").write_text(DRAWN)
     assert main(["conformers", "drawn.mol", "-o", "drawn.extxyz", *words]) == 0

@@ -17,6 +17,8 @@ from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrit
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from atomjet import Engine
+    from atomjet.adapters.smiles import Embedded
     from atomjet.md.conformers import Conformer, Search
 
 EXAMPLES = """Examples:
@@ -76,14 +78,32 @@ def conformers(
     Equal geometries are counted once, mirror images too; one whose bonds change is named and left out. Weights follow from
     energies and numbers of equal arrangements, without vibrations.
     """
-    from atomjet.adapters.smiles import embed_many, torsions_of
-    from atomjet.adapters.structure_files import molecule_of, read_frames
     from atomjet.adapters.structure_output import appears_whole, check_format, write_structures
     from atomjet.md.conformers import find_conformers
 
     options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
     options.check_outputs((output, csv), file, overwrite)
     check_format(output, results=True)
+    engine, embedded = _embedded(file, number, frame, reading, computing)
+    search = find_conformers(engine, embedded, window, temperature, fmax, steps, computing.seed, quiet=False)
+    found = search.conformers
+    _print(search, len(embedded.frames), window, temperature)
+    _name_left_out(search.left_out)
+    write_structures(output, [_labelled(one) for one in found])
+    print(f"wrote {output}: {len(found)} conformers")
+    if csv is not None:
+        with appears_whole(csv) as beside:
+            beside.write_text(_table(found), encoding="utf-8")
+        print(f"wrote {csv}: {len(found)} conformers")
+
+
+def _embedded(
+    file: Path, number: int | None, frame: int, reading: Reading, computing: Computing
+) -> tuple[Engine, Embedded]:
+    """The model, and geometries of the molecule to start from."""
+    from atomjet.adapters.smiles import embed_many, torsions_of
+    from atomjet.adapters.structure_files import molecule_of, read_frames
+
     with options.skipping(file, reading):
         atoms = options.read_frame(file, frame, computing.seed, reading)
         place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, computing.seed))
@@ -100,16 +120,7 @@ def conformers(
             f"{file}: the configuration of {embedded.open_centres} centres is not said, so that conformers of several "
             "stereoisomers are ranked together; say it in the SMILES (@, /) or give a geometry"
         )
-    search = find_conformers(engine, embedded, window, temperature, fmax, steps, computing.seed, quiet=False)
-    found = search.conformers
-    _print(search, len(embedded.frames), window, temperature)
-    _name_left_out(search.left_out)
-    write_structures(output, [_labelled(one) for one in found])
-    print(f"wrote {output}: {len(found)} conformers")
-    if csv is not None:
-        with appears_whole(csv) as beside:
-            beside.write_text(_table(found), encoding="utf-8")
-        print(f"wrote {csv}: {len(found)} conformers")
+    return engine, embedded
 
 
 def _name_left_out(reasons: Mapping[int, str]) -> None:

@@ -68,15 +68,14 @@ def neb(
     """
     from atomjet.adapters.structure_output import check_format, write_structures
     from atomjet.errors import SimulationError
-    from atomjet.md.neb import draw_path, find_path
+    from atomjet.md.neb import find_path
 
     options.check_positive(fmax=fmax, steps=steps)
     for source in (first, last):
         options.check_outputs((output, plot), source, overwrite)
     options.check_picture(plot)
     check_format(output, results=True)
-    ends, task, engine = _read_ends(first, last, output, reading, computing)
-    _order_atoms(ends, reorder)
+    ends, task, engine = _read_ends(first, last, output, reading, computing, reorder)
     _settle_ends(engine, ends, fmax, relax_ends)
     print(f"{'step':>5} {'barrier / eV':>14} {'largest force / eV/Å':>21}")
     path = find_path(engine.predict, ends[0], ends[1], images, fmax, steps, climb, _report)
@@ -84,10 +83,7 @@ def neb(
         image.info["task"] = task
     write_structures(output, path.images)
     print(f"wrote {output}: {len(path.images)} images")
-    if plot is not None:
-        draw_path(path, plot)
-        print(f"wrote {plot}")
-    _summary(path)
+    _summary(path, plot)
     if not path.converged:
         raise SimulationError(
             f"not converged after {path.steps} steps, limit {fmax:g} eV/Å; raise --steps, or give more --images"
@@ -95,7 +91,7 @@ def neb(
 
 
 def _read_ends(
-    first: Path, last: Path, output: Path, reading: Reading, computing: Computing
+    first: Path, last: Path, output: Path, reading: Reading, computing: Computing, reorder: bool
 ) -> tuple[list[Atoms], object, Engine]:
     """Both ends, the task that the first file names, and the model."""
     from atomjet.adapters.structure_output import check_format
@@ -110,6 +106,7 @@ def _read_ends(
     for k, source in enumerate((first, last)):
         with options.skipping(source, reading):
             ends[k] = options.check_atoms(ends[k], source, engine, reading.strict)
+    _order_atoms(ends, reorder)
     return ends, task, engine
 
 
@@ -140,7 +137,10 @@ def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) ->
         return
     found = engine.predict(ends)
     for k, name in enumerate(("FIRST", "LAST")):
-        largest = float(found.forces_of(k).norm(dim=1).max())
+        forces = found.forces_of(k).double().cpu().numpy()
+        for constraint in ends[k].constraints:
+            constraint.adjust_forces(ends[k], forces)
+        largest = float((forces**2).sum(1).max() ** 0.5)
         if largest > fmax:
             options.warn(f"{name} feels forces up to {largest:.3g} eV/Å: no minimum; relax it, or give --relax-ends")
 
@@ -149,9 +149,13 @@ def _report(step: int, barrier: float, fmax: float) -> None:
     print(f"{step:5d} {barrier:14.6f} {fmax:21.4g}", flush=True)
 
 
-def _summary(path: MinimumEnergyPath) -> None:
+def _summary(path: MinimumEnergyPath, plot: Path | None) -> None:
+    from atomjet.md.neb import draw_path
     from atomjet.units import KCAL_PER_MOL
 
+    if plot is not None:
+        draw_path(path, plot)
+        print(f"wrote {plot}")
     print(f"{'image':>5} {'energy / eV':>12} {'kcal/mol':>10}")
     for k, energy in enumerate(path.energies):
         print(f"{k:5d} {energy:12.6f} {energy / KCAL_PER_MOL:10.3f}")

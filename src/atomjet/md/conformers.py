@@ -54,6 +54,9 @@ left after relaxation bend by less."""
 STEP_DOWN, MOST_DESCENTS = 0.35, 3
 """Radians, by which the bond that turns most is turned to either side of a saddle point; how often."""
 
+POLISHED = 1.0
+"""kcal/mol above the lowest, up to which conformers are relaxed to a third of the largest force allowed."""
+
 SAME_DISTANCES = 0.4
 """Å, of the distance that differs most. Soft torsions are found to within that; another torsion moves atoms by 1 Å and more."""
 
@@ -155,7 +158,7 @@ def find_conformers(
     highest = geometries[0].energy + window * KCAL_PER_MOL + ROUGHLY_THE_SAME
     rest = [(one.atoms, one.starts, one.turned) for one in geometries if one.energy < highest]
     geometries = _merged(work.relaxed("finish", rest, fmax), embedded.equivalent, SAME_ENERGY)
-    geometries = _descended(work, geometries)
+    geometries = _polished(work, _descended(work, geometries))
     kept = [one for one in geometries if one.energy <= geometries[0].energy + window * KCAL_PER_MOL]
     ranked = _ranked(kept, embedded, temperature)
     return Search(ranked, dict(sorted(work.left_out.items())), work.relaxations, work.evaluations)
@@ -261,6 +264,14 @@ def _descended(work: _Work, geometries: list[_Geometry]) -> list[_Geometry]:
         found = work.relaxed("descend", moved, work.fmax)
         geometries = _merged([*resting, *found], work.embedded.equivalent, SAME_ENERGY)
     return geometries
+
+
+def _polished(work: _Work, geometries: list[_Geometry]) -> list[_Geometry]:
+    """The lowest relaxed further: along soft torsions `fmax` leaves a meV, which may be what they differ by."""
+    highest = geometries[0].energy + POLISHED * KCAL_PER_MOL
+    low = [(one.atoms, one.starts, one.turned) for one in geometries if one.energy < highest]
+    found = work.relaxed("polish", low, work.fmax / 3)
+    return _merged([*found, *geometries[len(low) :]], work.embedded.equivalent, SAME_ENERGY)
 
 
 def _ranked(geometries: list[_Geometry], embedded: Embedded, temperature: float) -> list[Conformer]:

@@ -183,8 +183,9 @@ def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
 
 def _check_distinct(first: Atoms, last: Atoms) -> None:
     moves = last.positions - first.positions
-    lengths = find_mic(moves, first.cell, first.pbc)[1] if first.pbc.any() else np.linalg.norm(moves, axis=1)
-    apart = float(np.sqrt((lengths**2).mean()))
+    if first.pbc.any():
+        moves, _ = find_mic(moves, first.cell, first.pbc)  # type: ignore[arg-type]
+    apart = float(np.sqrt((moves**2).sum(1).mean()))
     if apart < DISTINCT:
         raise StructureError(
             f"the ends are the same structure, {apart:.3f} Å apart (root mean square); give two minima"
