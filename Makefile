@@ -145,7 +145,7 @@ $(VERSIONS)/triton-%: | $(BIN)/python
 
 $(VERSIONS)/ray: pyproject.toml constraints.txt | $(BIN)/python
 	rm -rf $@ $@.part
-	$(BIN)/python -m pip install -q -c constraints.txt --target $@.part 'ray>=2.50'
+	$(BIN)/python -m pip install -q -c constraints.txt --target $@.part 'ray>=2.60'
 	mv $@.part $@
 
 $(VERSIONS)/newest: | $(BIN)/python
