@@ -222,3 +222,11 @@ def summed(halo: Halo | None, x: Tensor) -> Tensor:
 def with_ghosts(halo: Halo | None, *rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of owned atoms (owned, ...) followed by those of ghosts (total, ...); differentiable, nothing to do without a halo."""
     return rows if halo is None else _Ghosts.apply(halo, *rows)  # type: ignore[return-value]
+
+
+def to_owners(halo: Halo | None, x: Tensor) -> Tensor:
+    """Add ghosts' rows of x (total, ...), which is overwritten, to their owners': (owned, ...); the reverse of `with_ghosts`."""
+    if halo is not None:
+        halo.fold(x)
+        x = x[: halo.owned]
+    return x

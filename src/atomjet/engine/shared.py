@@ -87,8 +87,8 @@ def _completed(engine: Engine, graph: Graph) -> tuple[Graph, AtomJetError | None
         charge=graph.charge.cpu(),
         spin=graph.spin.cpu(),
         task=graph.task or None,  # type: ignore[arg-type]
-        charge_given=tuple((graph.charge != 0).tolist()),
-        spin_given=tuple((graph.spin != 0).tolist()),
+        charge_given=graph.charge_given or tuple((graph.charge != 0).tolist()),
+        spin_given=graph.spin_given or tuple((graph.spin != 0).tolist()),
     )
     try:
         known = engine.model.complete(system.with_defaults(engine.charge, engine.spin), engine.task)
@@ -166,7 +166,8 @@ def owned_part(graph: Graph, owner: Tensor, rank: int) -> tuple[Tensor, Tensor, 
     place[atoms] = torch.arange(len(atoms), device=owner.device)
     centers = place[graph.centers[edges]]
     counts = torch.bincount(centers, minlength=len(owned))
-    part = Graph(
+    part = replace(
+        graph,
         centers=centers,
         neighbors=place[graph.neighbors[edges]],
         shifts=graph.shifts[edges],
@@ -174,9 +175,5 @@ def owned_part(graph: Graph, owner: Tensor, rank: int) -> tuple[Tensor, Tensor, 
         row_ptr=torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)]),
         atomic_numbers=graph.atomic_numbers[atoms],
         system_index=graph.system_index[atoms],
-        charge=graph.charge,
-        spin=graph.spin,
-        cutoff=graph.cutoff,
-        task=graph.task,
     )
     return owned, ghosts, part
