@@ -70,14 +70,77 @@ def test_runs_again_minimises_and_restarts(found, ranks):
     assert row["before"] == pytest.approx(found[1]["repeated"]["before"], abs=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+@pytest.mark.parametrize("case", ["triclinic", "corner"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_model_that_mixes_experts_and_balances_charge(found, ranks, case, backend):
+    row = found[ranks][f"{case} uma {backend}"]
+    assert row["force"] < 1e-10
+    assert row["energy"] < 1e-9
+    assert row["atomic"] < 1e-9
+    assert row.get("virial", 0.0) < 1e-12
+    # Nine coefficients and eight channels before and after each of two layers, and forces, in every evaluation of this halo.
+    assert row["exchanges"] % 5 == 0
+    assert row["sent"] == (row["exchanges"] // 5) * (9 * 8 * 2 * 2 + 3) * row["ghosts"]
+
+
+INPUTS = (
+    "newton", "processors", "shares", "few atoms", "box of less than a cutoff", "narrow communication", "wide skin", "tiles",
+    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped", "triclinic pressure",
+    "relaxed box", "from an empty box",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_what_users_write_beside_run(found, ranks):
+    rows = found[ranks]["inputs"]
+    assert set(rows) == set(INPUTS)
+    for name, row in rows.items():
+        assert row["force"] < 1e-10, name
+        assert row["energy"] < 1e-9, name
+        assert row.get("atomic", 0.0) < 1e-9, name
+        assert row.get("pressure", 0.0) < 1e-10, name
+        assert row.get("stresses", 0.0) < 1e-10, name
+    numbers = {name: row["atoms"] for name, row in rows.items()}
+    assert (numbers["deleted"], numbers["created"], numbers["deposited"], numbers["from an empty box"]) == (
+        21,
+        26,
+        27,
+        2,
+    )
+    assert numbers["lost"] < 24
+
+
 def test_what_would_mean_something_else_is_refused(found):
     for ranks in RANKS:
-        said = found[ranks]["refusals"]
-        assert "pair_style lj/cut would add its forces" in said["pair"]
-        assert "mass 15.4, which is that of no element" in said["mass"]
-        assert "1 elements (H) for 2 atom types" in said["types"]
-        assert "'Ox' is not a chemical symbol" in said["symbol"]
-        assert "units real; AtomJet computes eV and Å" in said["units"]
+        for said in found[ranks]["refusals"]:
+            assert "pair_style lj/cut would add its forces" in said["pair"]
+            assert "mass 15.4, which is that of no element" in said["mass"]
+            assert "1 elements (H) for 2 atom types" in said["types"]
+            assert "'Ox' is not a chemical symbol" in said["symbol"]
+            assert "units real; AtomJet computes eV and Å" in said["units"]
+            assert "atoms have no ids (atom_modify id no)" in said["ids"]
+            assert "fix g (style gcmc) needs energies or forces of single pairs of atoms" in said["gcmc"]
+            assert "compute h (style heat/flux) needs energies or forces of single pairs of atoms" in said["flux"]
+            assert said["old"].startswith(
+                "LAMMPS 20240829 is too old, or built without 'fix external'; take 20250722 or newer"
+            )
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+def test_ranks_that_do_not_go_together(found, ranks):
+    said = found[ranks]["refusals"]
+    last = ranks - 1
+    captured = "backend 'fast_pytorch' of 'painn' cannot share a structure between processes; use 'general'"
+    assert said[last]["captured"].startswith(captured)
+    assert all(row["captured"].startswith(f"rank {last} refused: {captured}") for row in said[:last])
+    for name, words in (
+        ("backend", f"backend fast_pytorch, precision float64; rank {last} has AtomJet "),
+        ("other types", f"rank 0 has atom types H O; rank {last} has atom types O H; give all ranks the same"),
+        ("charge", f"task omat, charge 1, spin 2; rank {last} has AtomJet "),
+    ):
+        (text,) = {row[name] for row in said}
+        assert words in text
 
 
 def lmp(ranks: int, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from atomjet.data import Graph, System
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import AtomJetError, BackendError, StructureError
-from atomjet.models.base import forces_from_gradients, virials_from_gradients
+from atomjet.models.base import atomic_virials, forces_from_gradients, virials_from_gradients
 from atomjet.models.families import FAMILIES
 from atomjet.models.tensor_file import digest
 from atomjet.version import VERSION
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SURPLUS = 0.01
-"""Å that the sum of all edge vectors may be off zero: rounding of any number of edges, less than any edge."""
+"""Å that the weighed sum of all edge vectors may be off zero: far above rounding, below what one edge adds."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,25 @@ class SharedPrediction:
         forces: (owned, 3) eV/Å.
         virial: (S, 3, 3) eV, dE/dstrain of all processes together; divided by the volume it is the stress.
         atomic_energies: (owned,) eV.
+        atomic_virials: (owned, 3, 3) eV, symmetric; each atom's share in the virial, an edge's share being its center's. None where
+            nobody asked.
     """
 
     energy: Tensor
     forces: Tensor
     virial: Tensor
     atomic_energies: Tensor
+    atomic_virials: Tensor | None = None
 
 
-def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> SharedPrediction:
+def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None, atomic: bool = False) -> SharedPrediction:
     """Evaluate the owned atoms of a graph with a halo; collective. Without a halo, of a whole graph.
 
     Args:
         engine: with a backend that can exchange.
         graph: float64 vectors on the engine's device.
         ids: (N,) what the host calls the atoms, for messages; else their places.
+        atomic: whether each atom's share in the virial is wanted.
 
     Raises:
         AtomJetError: on every process alike where one refuses: see `check_shared`, processes that compute different things, an
@@ -68,12 +72,11 @@ def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> S
         raise refusal
     energies, gradients = engine.evaluator.energies_and_gradients(graph.with_vectors(graph.vectors.to(engine.dtype)))
     gradients = gradients.double()
-    atomic = energies.double() + engine.model.references(graph)[: graph.num_owned]
+    energies = energies.double() + engine.model.references(graph)[: graph.num_owned]
     owned = graph.system_index[: graph.num_owned]
-    energy = torch.zeros(graph.num_systems, dtype=torch.float64, device=atomic.device).index_add_(0, owned, atomic)
+    energy = torch.zeros(graph.num_systems, dtype=torch.float64, device=energies.device).index_add_(0, owned, energies)
     virial = virials_from_gradients(graph, gradients)
-    # Every edge has its reverse, on whatever process: together they sum to nothing.
-    totals = torch.cat([energy, virial.flatten(), graph.vectors.double().sum(0)])
+    totals = torch.cat([energy, virial.flatten(), _surplus(graph)])
     forces = forces_from_gradients(graph, gradients)
     if halo is not None:
         halo.sum(totals)
@@ -88,7 +91,11 @@ def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None) -> S
             f"the energy is not finite with backend {engine.backend!r} and precision {engine.precision!r}: a number left its "
             "range; use a higher precision"
         )
-    return SharedPrediction(energy, forces, virial, atomic)
+    shares = None
+    if atomic:
+        shares = atomic_virials(graph, gradients).reshape(-1, 3, 3)
+        shares = 0.5 * (shares + shares.transpose(1, 2))
+    return SharedPrediction(energy, forces, virial, energies, shares)
 
 
 def _completed(engine: Engine, graph: Graph) -> tuple[Graph, AtomJetError | None]:
@@ -152,6 +159,15 @@ def _unlike(engine: Engine, graph: Graph) -> BackendError | None:
         f"the processes that share this structure differ in what they compute; this one runs {said}: give all the same AtomJet, "
         "model, settings and conditions"
     )
+
+
+def _surplus(graph: Graph) -> Tensor:
+    """Sum of this process's edge vectors (3,) Å, each weighed by how far within the cutoff it ends.
+
+    Every edge has its reverse, on whatever process, so that all together sum to nothing; but for those that end at the cutoff itself,
+    where rounding decides whether one is an edge, and which count for nothing.
+    """
+    return ((1 - graph.lengths.double() / graph.cutoff)[:, None] * graph.vectors.double()).sum(0)
 
 
 def check_shared(engine: Engine) -> None:
