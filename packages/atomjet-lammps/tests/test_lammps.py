@@ -1,17 +1,25 @@
 """LAMMPS on one, two and four ranks against AtomJet alone; what is refused; the inputs shipped as examples."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from atomjet_lammps.command import split
+
+import atomjet
+from atomjet.errors import ConfigError
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 RANKS = (1, 2, 4)
 PER_GHOST = {"general": 4 * 128 * 4 + 3, "fast_pytorch": 4 * 128 * 5 + 3}
 STEPS = 1000
+START = "from atomjet_lammps.command import run; run()"
 
 
 def mpirun(ranks: int, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,8 +94,8 @@ def test_a_model_that_mixes_experts_and_balances_charge(found, ranks, case, back
 
 INPUTS = (
     "newton", "processors", "shares", "few atoms", "box of less than a cutoff", "narrow communication", "wide skin", "tiles",
-    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped", "triclinic pressure",
-    "relaxed box", "from an empty box",
+    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
+    "triclinic pressure", "relaxed box", "from an empty box",
 )  # fmt: skip
 
 
@@ -145,8 +153,7 @@ def test_ranks_that_do_not_go_together(found, ranks):
 
 def lmp(ranks: int, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `atomjet-lmp` on the CPU."""
-    start = "from atomjet_lammps.command import run; run()"
-    return mpirun(ranks, "-c", start, *words, "--model", "organic-xtb", "--device", "cpu", cwd=cwd)
+    return mpirun(ranks, "-c", START, *words, "--model", "organic-xtb", "--device", "cpu", cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +172,45 @@ def test_examples_run(tmp_path, name, variables):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "rank 1: organic-xtb on cpu" in ran.stdout
     assert "Loop time" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("killed", "Killed (signal 9)"),
+        ("raises", "MemoryError: unable to allocate 12 GiB"),
+        ("other pair style", "error: step 0, rank 0: pair_style has been set anew since AtomJet was attached"),
+        ("some atoms' images", "error: step 0, rank 0: some edges lack their reverse, so that forces would be wrong"),
+    ],
+)
+def test_one_rank_that_ends_ends_all(how, words):
+    ran = mpirun(2, HERE / "ends_by_rank.py", how)
+    assert ran.returncode != 0
+    said = ran.stdout + ran.stderr
+    assert said.count(words) == 1
+    assert said.count("error: ") == (how != "killed")
+
+
+def test_ranks_of_different_versions(tmp_path):
+    package = Path(atomjet.__file__).parent
+    other = tmp_path / "other" / "atomjet"  # not where the command runs, which every rank would import from
+    shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (other / "version.py").read_text()
+    (other / "version.py").write_text(text.replace(atomjet.__version__, "9.9"))
+    paths = [os.environ.get("PYTHONPATH", "")]
+    given = ["-in", str(EXAMPLES / "in.water_npt"), "--model", "organic-xtb", "--device", "cpu"]
+    command = [sys.executable, "-c", START, *given, "-var", "steps", "0"]
+    first = ["-n", "1", *command]
+    second = ["-n", "1", "-env", "PYTHONPATH", os.pathsep.join([str(other.parent), *paths]), *command]
+    ran = subprocess.run(
+        [str(Path(sys.executable).parent / "mpirun"), *first, ":", *second],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    said = re.findall("error: .*", ran.stderr)
+    assert len(said) == 1
+    assert said[0].startswith(f"error: rank 0 has AtomJet {atomjet.__version__}, model organic-xtb (weights ")
+    assert "; rank 1 has AtomJet 9.9, model organic-xtb (weights " in said[0]
 
 
 def test_one_rank_that_fails_ends_all_with_its_words(tmp_path):
@@ -193,3 +239,50 @@ def test_inputs_that_are_refused(tmp_path, change, words):
     assert ran.returncode == 2
     assert words in ran.stderr
     assert ran.stderr.count("error: ") == 1
+
+
+INPUT = "units metal\nread_data x\npair_style atomjet\npair_coeff * * O H\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("clear", "line 5: 'clear' takes the model's forces away; write an input for each system"),
+        ("run_style respa 2 2", "line 5: run_style respa asks for forces of some levels only; use 'run_style verlet'"),
+        ("kspace_style pppm 1e-4", "line 5: kspace_style pppm would add its forces to the model's; take it out"),
+        ("bond_style &\n harmonic", "line 5: bond_style harmonic would add its forces to the model's; take it out"),
+        ("pair_style &\n hybrid/overlay zbl 1 2 atomjet", "line 5: pair_style hybrid/overlay adds its own forces"),
+        ("fix 7 all gcmc 1 5 0 1 7 300 -1 0.1", "line 5: fix gcmc needs energies or forces of single pairs of atoms"),
+        (
+            "compute 1 all heat/flux a b c",
+            "line 5: compute heat/flux needs energies or forces of single pairs of atoms",
+        ),
+    ],
+)
+def test_lines_that_would_be_silently_wrong(line, words):
+    with pytest.raises(ConfigError) as caught:
+        split(f"{INPUT}{line}\nrun 1\n")
+    assert str(caught.value).startswith(words)
+
+
+def test_a_line_that_goes_on_in_the_next():
+    before, types, after = split(
+        INPUT.replace("* * O H", "* * &  \n  O H") + "kspace_style none\nfix 1 all nve # & \nrun 1\n"
+    )
+    assert before == "units metal\nread_data x\n"
+    assert types == ["O", "H"]
+    assert after.split("\n") == ["", "", "kspace_style none", "fix 1 all nve # & ", "run 1", ""]
+
+
+def test_options_and_input_that_contradict_each_other(tmp_path):
+    ran = lmp(2, "-in", EXAMPLES / "in.water_npt", "--types", "H", "O", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert (
+        ran.stderr.count("error: ") == ran.stderr.count("error: --types H O, but pair_coeff names O H; give one") == 1
+    )
+
+
+def test_a_wrong_option_is_said_once(tmp_path):
+    ran = lmp(4, "-in", EXAMPLES / "in.water_npt", "--precision", "half", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.count("invalid choice: 'half'") == 1
