@@ -164,8 +164,8 @@ def _unlike(engine: Engine, graph: Graph) -> BackendError | None:
 def _surplus(graph: Graph) -> Tensor:
     """Sum of this process's edge vectors (3,) Å, each weighed by how far within the cutoff it ends.
 
-    Every edge has its reverse, on whatever process, so that all together sum to nothing; but for those that end at the cutoff itself,
-    where rounding decides whether one is an edge, and which count for nothing.
+    Every edge has its reverse, on whatever process, so that all together sum to nothing; but for those that end at the cutoff
+    itself, where rounding decides whether one is an edge, and which count for nothing.
     """
     return ((1 - graph.lengths.double() / graph.cutoff)[:, None] * graph.vectors.double()).sum(0)
 
