@@ -27,7 +27,7 @@ def mpirun(ranks: int, *words: object, cwd: Path | None = None) -> subprocess.Co
     """Run Python on so many ranks, with the mpirun of the environment's MPI library."""
     launcher = Path(sys.executable).parent / "mpirun"
     command = [str(launcher), "-n", str(ranks), sys.executable, *(str(word) for word in words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
