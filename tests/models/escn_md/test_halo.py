@@ -8,7 +8,7 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import System
 from atomjet.engine import Engine, Settings
-from atomjet.models.escn_md import fast_pytorch
+from atomjet.models.escn_md import edges
 from tests.models.escn_md.foreign import BACKENDS, GOLDEN, atoms_of, golden
 from tests.potentials import random_escn_md
 from tests.ranks import predict_on_ranks
@@ -48,7 +48,7 @@ MODELS = {
 @pytest.mark.parametrize("backend", ["general", "fast_pytorch", "compiled"])
 @pytest.mark.parametrize("name", MODELS)
 def test_any_number_of_ranks_computes_what_one_process_does(monkeypatch, name, backend):
-    monkeypatch.setattr(fast_pytorch, "fuses", lambda weight: backend == "compiled")
+    monkeypatch.setattr(edges, "compiles", lambda weight: backend == "compiled")
     model = random_escn_md(cutoff=4.5, **MODELS[name])
     frames = crowded()
     general = Engine(model, Settings("cpu", "general", "float64"), None, "omat", charge=1, spin=2)
