@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from atomjet.version import VERSION
+
 if TYPE_CHECKING:
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.data import Graph, Prediction, System
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from atomjet.errors import AtomJetError
     from atomjet.neighbors import neighbor_list
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "AtomJetCalculator",
     "AtomJetError",

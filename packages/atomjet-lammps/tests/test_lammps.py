@@ -1,24 +1,33 @@
 """LAMMPS on one, two and four ranks against AtomJet alone; what is refused; the inputs shipped as examples."""
 
+import argparse
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from atomjet_lammps.command import load, split
+
+import atomjet
+from atomjet.errors import ConfigError
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 RANKS = (1, 2, 4)
 PER_GHOST = {"general": 4 * 128 * 4 + 3, "fast_pytorch": 4 * 128 * 5 + 3}
 STEPS = 1000
+START = "from atomjet_lammps.command import run; run()"
 
 
 def mpirun(ranks: int, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run Python on so many ranks, with the mpirun of the environment's MPI library."""
     launcher = Path(sys.executable).parent / "mpirun"
     command = [str(launcher), "-n", str(ranks), sys.executable, *(str(word) for word in words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +79,82 @@ def test_runs_again_minimises_and_restarts(found, ranks):
     assert row["before"] == pytest.approx(found[1]["repeated"]["before"], abs=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+@pytest.mark.parametrize("case", ["triclinic", "corner"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_model_that_mixes_experts_and_balances_charge(found, ranks, case, backend):
+    row = found[ranks][f"{case} uma {backend}"]
+    assert row["force"] < 1e-10
+    assert row["energy"] < 1e-9
+    assert row["atomic"] < 1e-9
+    assert row.get("virial", 0.0) < 1e-12
+    # Nine coefficients and eight channels before and after each of two layers, and forces, in every evaluation of this halo.
+    assert row["exchanges"] % 5 == 0
+    assert row["sent"] == (row["exchanges"] // 5) * (9 * 8 * 2 * 2 + 3) * row["ghosts"]
+
+
+INPUTS = (
+    "newton", "processors", "shares", "few atoms", "box of less than a cutoff", "narrow communication", "wide skin", "tiles",
+    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
+    "triclinic pressure", "relaxed box", "from an empty box",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_what_users_write_beside_run(found, ranks):
+    rows = found[ranks]["inputs"]
+    assert set(rows) == set(INPUTS)
+    for name, row in rows.items():
+        assert row["force"] < 1e-10, name
+        assert row["energy"] < 1e-9, name
+        assert row.get("atomic", 0.0) < 1e-9, name
+        assert row.get("pressure", 0.0) < 1e-10, name
+        assert row.get("stresses", 0.0) < 1e-10, name
+    numbers = {name: row["atoms"] for name, row in rows.items()}
+    assert (numbers["deleted"], numbers["created"], numbers["deposited"], numbers["from an empty box"]) == (
+        21,
+        26,
+        27,
+        2,
+    )
+    assert numbers["lost"] < 24
+
+
 def test_what_would_mean_something_else_is_refused(found):
     for ranks in RANKS:
-        said = found[ranks]["refusals"]
-        assert "pair_style lj/cut would add its forces" in said["pair"]
-        assert "mass 15.4, which is that of no element" in said["mass"]
-        assert "1 elements (H) for 2 atom types" in said["types"]
-        assert "'Ox' is not a chemical symbol" in said["symbol"]
-        assert "units real; AtomJet computes eV and Å" in said["units"]
+        for said in found[ranks]["refusals"]:
+            assert "pair_style lj/cut would add its forces" in said["pair"]
+            assert "mass 15.4, which is that of no element" in said["mass"]
+            assert "1 elements (H) for 2 atom types" in said["types"]
+            assert "'Ox' is not a chemical symbol" in said["symbol"]
+            assert "units real; AtomJet computes eV and Å" in said["units"]
+            assert "atoms have no ids (atom_modify id no)" in said["ids"]
+            assert "fix g (style gcmc) needs energies or forces of single pairs of atoms" in said["gcmc"]
+            assert "compute h (style heat/flux) needs energies or forces of single pairs of atoms" in said["flux"]
+            assert said["old"].startswith(
+                "LAMMPS 20240829 is too old, or built without 'fix external'; take 20250722 or newer"
+            )
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
+def test_ranks_that_do_not_go_together(found, ranks):
+    said = found[ranks]["refusals"]
+    last = ranks - 1
+    captured = "backend 'fast_pytorch' of 'painn' cannot share a structure between processes; use 'general'"
+    assert said[last]["captured"].startswith(captured)
+    assert all(row["captured"].startswith(f"rank {last} refused: {captured}") for row in said[:last])
+    for name, words in (
+        ("backend", f"backend fast_pytorch, precision float64; rank {last} has AtomJet "),
+        ("other types", f"rank 0 has atom types H O; rank {last} has atom types O H; give all ranks the same"),
+        ("charge", f"task omat, charge 1, spin 2; rank {last} has AtomJet "),
+    ):
+        (text,) = {row[name] for row in said}
+        assert words in text
 
 
 def lmp(ranks: int, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `atomjet-lmp` on the CPU."""
-    start = "from atomjet_lammps.command import run; run()"
-    return mpirun(ranks, "-c", start, *words, "--model", "organic-xtb", "--device", "cpu", cwd=cwd)
+    return mpirun(ranks, "-c", START, *words, "--model", "organic-xtb", "--device", "cpu", cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +173,45 @@ def test_examples_run(tmp_path, name, variables):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "rank 1: organic-xtb on cpu" in ran.stdout
     assert "Loop time" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("killed", "Killed (signal 9)"),
+        ("raises", "MemoryError: unable to allocate 12 GiB"),
+        ("other pair style", "error: step 0, rank 0: pair_style has been set anew since AtomJet was attached"),
+        ("some atoms' images", "error: step 0, rank 0: some edges lack their reverse, so that forces would be wrong"),
+    ],
+)
+def test_one_rank_that_ends_ends_all(how, words):
+    ran = mpirun(2, HERE / "ends_by_rank.py", how)
+    assert ran.returncode != 0
+    said = ran.stdout + ran.stderr
+    assert said.count(words) == 1
+    assert said.count("error: ") == (how != "killed")
+
+
+def test_ranks_of_different_versions(tmp_path):
+    package = Path(atomjet.__file__).parent
+    other = tmp_path / "other" / "atomjet"  # not where the command runs, which every rank would import from
+    shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (other / "version.py").read_text()
+    (other / "version.py").write_text(text.replace(atomjet.__version__, "9.9"))
+    paths = [os.environ.get("PYTHONPATH", "")]
+    given = ["-in", str(EXAMPLES / "in.water_npt"), "--model", "organic-xtb", "--device", "cpu"]
+    command = [sys.executable, "-c", START, *given, "-var", "steps", "0"]
+    first = ["-n", "1", *command]
+    second = ["-n", "1", "-env", "PYTHONPATH", os.pathsep.join([str(other.parent), *paths]), *command]
+    ran = subprocess.run(
+        [str(Path(sys.executable).parent / "mpirun"), *first, ":", *second],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    said = re.findall("error: .*", ran.stderr)
+    assert len(said) == 1
+    assert said[0].startswith(f"error: rank 0 has AtomJet {atomjet.__version__}, model organic-xtb (weights ")
+    assert "; rank 1 has AtomJet 9.9, model organic-xtb (weights " in said[0]
 
 
 def test_one_rank_that_fails_ends_all_with_its_words(tmp_path):
@@ -130,3 +240,57 @@ def test_inputs_that_are_refused(tmp_path, change, words):
     assert ran.returncode == 2
     assert words in ran.stderr
     assert ran.stderr.count("error: ") == 1
+
+
+INPUT = "units metal\nread_data x\npair_style atomjet\npair_coeff * * O H\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("clear", "line 5: 'clear' takes the model's forces away; write an input for each system"),
+        ("run_style respa 2 2", "line 5: run_style respa asks for forces of some levels only; use 'run_style verlet'"),
+        ("kspace_style pppm 1e-4", "line 5: kspace_style pppm would add its forces to the model's; take it out"),
+        ("bond_style &\n harmonic", "line 5: bond_style harmonic would add its forces to the model's; take it out"),
+        ("pair_style &\n hybrid/overlay zbl 1 2 atomjet", "line 5: pair_style hybrid/overlay adds its own forces"),
+        ("fix 7 all gcmc 1 5 0 1 7 300 -1 0.1", "line 5: fix gcmc needs energies or forces of single pairs of atoms"),
+        (
+            "compute 1 all heat/flux a b c",
+            "line 5: compute heat/flux needs energies or forces of single pairs of atoms",
+        ),
+    ],
+)
+def test_lines_that_would_be_silently_wrong(line, words):
+    with pytest.raises(ConfigError) as caught:
+        split(f"{INPUT}{line}\nrun 1\n")
+    assert str(caught.value).startswith(words)
+
+
+def test_a_line_that_goes_on_in_the_next():
+    before, types, after = split(
+        INPUT.replace("* * O H", "* * &  \n  O H") + "kspace_style none\nfix 1 all nve # & \nrun 1\n"
+    )
+    assert before == "units metal\nread_data x\n"
+    assert types == ["O", "H"]
+    assert after.split("\n") == ["", "", "kspace_style none", "fix 1 all nve # & ", "run 1", ""]
+
+
+def test_options_and_input_that_contradict_each_other(tmp_path):
+    ran = lmp(2, "-in", EXAMPLES / "in.water_npt", "--types", "H", "O", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert (
+        ran.stderr.count("error: ") == ran.stderr.count("error: --types H O, but pair_coeff names O H; give one") == 1
+    )
+
+
+def test_a_wrong_option_is_said_once(tmp_path):
+    ran = lmp(4, "-in", EXAMPLES / "in.water_npt", "--precision", "half", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.count("invalid choice: 'half'") == 1
+
+
+@pytest.mark.parametrize(("name", "backend"), [("esen_mmax1", "general"), ("esen", "fast_pytorch")])
+def test_several_ranks_take_the_fastest_backend_that_serves_the_model(name, backend):
+    model = HERE.parents[2] / "tests/models/escn_md/golden" / f"{name}.pt"
+    options = argparse.Namespace(model=model, precision="default", task="omol", charge=None, spin=None, backend=None)
+    assert load(options, "cpu", shared=True).backend == backend

@@ -35,6 +35,7 @@ class Graph:
         charge, spin: (S,) int64, as in `System`.
         cutoff: Å.
         task: S names, as in `System`.
+        charge_given, spin_given: S bools, as in `System`; empty where nobody says, so that zeros count as left open.
         halo: who owns the other atoms of a structure that several processes share; None where all is here. With one, owned atoms
             are numbered first, then ghosts: `row_ptr` is (owned + 1,), centers are owned, neighbors may be ghosts.
     """
@@ -50,6 +51,8 @@ class Graph:
     spin: Tensor
     cutoff: float
     task: tuple[str, ...] = ()
+    charge_given: tuple[bool, ...] = ()
+    spin_given: tuple[bool, ...] = ()
     halo: Halo | None = None
 
     @property

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from atomjet.errors import AtomJetError, StructureError
+from atomjet.errors import AtomJetError, BackendError, StructureError
+from atomjet.version import VERSION
 
 
 class Halo(Protocol):
@@ -75,6 +76,7 @@ class ExchangeHalo:
         transport: between the processes.
 
     Raises:
+        BackendError: on every process, where they run different versions of AtomJet.
         StructureError: on every process, where one has a ghost that nobody owns, or an id comes twice.
 
     Attributes:
@@ -85,6 +87,7 @@ class ExchangeHalo:
     def __init__(self, owned_ids: Tensor, ghost_ids: Tensor, transport: Transport) -> None:
         self.transport, self.owned, self.total = transport, len(owned_ids), len(owned_ids) + len(ghost_ids)
         self.numbers_sent = self.exchanges = 0
+        _check_versions(transport.gather(VERSION))  # before anything that another version might do otherwise
         size, device = transport.size, owned_ids.device
         self._send: list[Tensor] = []
         # Process id % size is asked who owns an atom: nobody has to hold a table of all.
@@ -162,6 +165,16 @@ class ExchangeHalo:
         return [part.reshape(-1, *x.shape[1:]) for part, x in zip(got.split(widths, dim=1), rows, strict=True)]
 
 
+def _check_versions(versions: Sequence[str]) -> None:
+    """Refuse processes of different versions, in the same words on all."""
+    others = [rank for rank, version in enumerate(versions) if version != versions[0]]
+    if others:
+        raise BackendError(
+            f"process 0 runs AtomJet {versions[0]}, process {others[0]} runs {versions[others[0]]}; install one version for all "
+            "processes that share a structure"
+        )
+
+
 def _lengths(parts: list[Tensor], device: torch.device) -> Tensor:
     return torch.tensor([len(part) for part in parts], device=device)
 
@@ -222,3 +235,11 @@ def summed(halo: Halo | None, x: Tensor) -> Tensor:
 def with_ghosts(halo: Halo | None, *rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of owned atoms (owned, ...) followed by those of ghosts (total, ...); differentiable, nothing to do without a halo."""
     return rows if halo is None else _Ghosts.apply(halo, *rows)  # type: ignore[return-value]
+
+
+def to_owners(halo: Halo | None, x: Tensor) -> Tensor:
+    """Add ghosts' rows of x (total, ...), which is overwritten, to their owners': (owned, ...); the reverse of `with_ghosts`."""
+    if halo is not None:
+        halo.fold(x)
+        x = x[: halo.owned]
+    return x

@@ -294,6 +294,10 @@ class Engine:
     def _check_inputs(self, system: System) -> System:
         """Refuse what the model does not know; fill in what the structures leave open."""
         self._check_system(system)
+        return self.complete(system)
+
+    def complete(self, system: System) -> System:
+        """Fill in charges, spins and tasks that the structures leave open, or say what of theirs the model does not know."""
         return self.model.complete(self._as_trained(system), self.task)
 
     def _as_trained(self, system: System) -> System:

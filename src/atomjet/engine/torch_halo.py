@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,24 @@ from torch import Tensor
 
 from atomjet.data.halo import ExchangeHalo
 from atomjet.errors import BackendError
+from atomjet.models.tensor_file import first_line
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Say in our words that another process is gone, which PyTorch finds in the middle of a message.
+
+    Raises:
+        BackendError: a message did not arrive.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise
+        said = (first_line(error).split(".cc:")[-1].partition("] ")[2] or first_line(error)).split(". ")[0]
+        raise BackendError(
+            f"a process that shares this structure is gone or does not answer ({said}); see what it said, and start "
+            "all processes again"
+        ) from None
 
 
 class TorchTransport:
@@ -33,17 +52,20 @@ class TorchTransport:
     def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """Send the first send[0] rows to process 0, the next send[1] to process 1, ...; return what they sent, in their order."""
         got = rows.new_empty(sum(receive), *rows.shape[1:])
-        dist.all_to_all_single(got, rows.contiguous(), list(receive), list(send), group=self.group)
+        with _together():
+            dist.all_to_all_single(got, rows.contiguous(), list(receive), list(send), group=self.group)
         return got
 
     def sum(self, values: Tensor) -> None:
         """Add up, in place, over all processes."""
-        dist.all_reduce(values, group=self.group)
+        with _together():
+            dist.all_reduce(values, group=self.group)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the (small, picklable) value of every process."""
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.group)
+        with _together():
+            dist.all_gather_object(found, value, group=self.group)
         return found
 
 

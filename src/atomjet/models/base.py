@@ -109,11 +109,16 @@ def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:
 
 def virials_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:
     """dE/dstrain (S, 3, 3) in eV from dE/d(edge vectors) (E, 3), symmetric; with a halo the share of this process."""
-    per_edge = graph.vectors[:, :, None] * gradients[:, None, :]
-    per_atom = segment_sum(per_edge.reshape(-1, 9), graph.row_ptr, graph.centers)
+    per_atom = atomic_virials(graph, gradients)
     # Atoms of one structure stand together: a second segmented sum, over structures.
     owned = graph.system_index[: graph.num_owned]
     atoms = torch.bincount(owned, minlength=graph.num_systems)
     system_ptr = torch.cat([atoms.new_zeros(1), torch.cumsum(atoms, 0)])
     virials = segment_sum(per_atom, system_ptr, owned).reshape(-1, 3, 3)
     return 0.5 * (virials + virials.transpose(1, 2))
+
+
+def atomic_virials(graph: Graph, gradients: Tensor) -> Tensor:
+    """Shares (owned, 9) of the owned atoms in dE/dstrain, eV, not symmetric: an edge's share is that of its center."""
+    per_edge = graph.vectors[:, :, None] * gradients[:, None, :]
+    return segment_sum(per_edge.reshape(-1, 9), graph.row_ptr, graph.centers)

@@ -139,6 +139,8 @@ def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor,
         spin=system.spin,
         cutoff=float(cutoff),
         task=system.task,
+        charge_given=system.charge_given,
+        spin_given=system.spin_given,
     )
 
 

@@ -89,6 +89,8 @@ def _graph(system: System, cutoff: float, edges: Edges) -> Graph:
         spin=system.spin,
         cutoff=float(cutoff),
         task=system.task,
+        charge_given=system.charge_given,
+        spin_given=system.spin_given,
     )
 
 

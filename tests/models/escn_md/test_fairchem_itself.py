@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     pytest.importorskip("fairchem.core")
     from tests.models.escn_md.foreign import BACKENDS
     from tests.models.escn_md.golden import make_fairchem
+    from tests.ranks import predict_on_ranks
 
 # Its own warnings are its own affair.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,6 +51,23 @@ def test_the_same(case):
                 assert (ours.forces_of(which) - theirs["forces"]).abs().max() < FORCES
                 if atoms.pbc.all():
                     assert (ours.stress[which] - theirs["stress"].reshape(3, 3)).abs().max() < STRESS
+
+
+def test_four_ranks_that_share_the_structures(case):
+    """The last owns no atoms, the others some at random."""
+    name, path, frames, found = case
+    for backend in BACKENDS[name]:
+        engine = atomjet.load(path, device="cpu", backend=backend, precision="float64")
+        graph = engine.search(atomjet.System.from_ase(frames))
+        owner = torch.randint(3, (graph.num_atoms,), generator=torch.Generator().manual_seed(0))
+        ours, _ = predict_on_ranks(engine, graph, owner, 4)
+        forces = ours.forces.split([len(atoms) for atoms in frames])
+        for place, (atoms, theirs) in enumerate(zip(frames, found, strict=True)):
+            assert abs(float(ours.energy[place] - theirs["energy"])) / len(atoms) < ENERGY
+            assert (forces[place] - theirs["forces"]).abs().max() < FORCES
+            if atoms.pbc.all():
+                stress = ours.virial[place] / atoms.get_volume()
+                assert (stress - theirs["stress"].reshape(3, 3)).abs().max() < STRESS
 
 
 OTHERWISE = {

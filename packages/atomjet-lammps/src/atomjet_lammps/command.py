@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
+import io
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,10 @@ from lammps import lammps
 
 import atomjet
 from atomjet.engine.torch_halo import device_of
-from atomjet.errors import AtomJetError, ConfigError
-from atomjet_lammps.driver import attach
+from atomjet.errors import AtomJetError, BackendError, ConfigError
+from atomjet_lammps.driver import FIX, attach
+from atomjet_lammps.session import FORCES, PAIRWISE, STRESSES
+from atomjet_lammps.transport import end
 
 EXAMPLE = """\
 An input looks like any other; 'pair_style atomjet' stands where the model's forces begin:
@@ -35,14 +36,18 @@ An input looks like any other; 'pair_style atomjet' stands where the model's for
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command; ends all ranks with status 2 where the request is wrong, 1 where LAMMPS or a step fails."""
-    options = _parser().parse_args(arguments)
     comm = MPI.COMM_WORLD
+    with contextlib.ExitStack() as silent:
+        if comm.rank:  # all ranks are given the same words: one of them says what is wrong with these
+            silent.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            silent.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        options = _parser().parse_args(arguments)
     try:
         _run(options, comm)
     except AtomJetError as error:
-        _end(comm, str(error), 2)
+        end(comm, str(error), 2)
     except Exception as error:  # LAMMPS's own
-        _end(comm, str(error).removeprefix("ERROR: "), 1)
+        end(comm, str(error).removeprefix("ERROR: "), 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,10 +81,14 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
     if isinstance(text, AtomJetError):
         raise text
     before, types, after = split(text)
+    if types and options.types and types != options.types:
+        raise ConfigError(
+            f"--types {' '.join(options.types)}, but pair_coeff names {' '.join(types)}; give one of the two"
+        )
     if comm.size > 1:
         torch.set_num_threads(1)
     device = options.device or str(device_of(comm.Split_type(MPI.COMM_TYPE_SHARED).rank))
-    engine = _load(options, device, comm.size > 1)
+    engine = load(options, device, comm.size > 1)
     for rank, line in enumerate(comm.gather(engine.describe(), 0) or []):
         print(f"rank {rank}: {line}", flush=True)
     words = ["-log", options.log]
@@ -89,19 +98,25 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
         words += ["-screen", options.screen]
     lmp = lammps(cmdargs=words, comm=comm)
     lmp.commands_string(before)
-    attach(lmp, engine, options.types or types)
+    driver = attach(lmp, engine, options.types or types)
+    driver.stresses |= any(style in text for style in STRESSES)
     with _one_file(after, comm) as path:
         lmp.file(path)
+    if not lmp.has_id("fix", FIX):
+        raise ConfigError(f"the input has taken the fix {FIX!r} away: what ran after that had no forces; leave it")
     lmp.close()
 
 
-def _load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
+def load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
     """The model, on several ranks with the fastest backend that can share a structure."""
     given = {"device": device, "precision": options.precision}
     given |= {"task": options.task, "charge": options.charge, "spin": options.spin}
     if options.backend or not shared:
         return atomjet.load(options.model, backend=options.backend or "auto", **given)
-    engine = atomjet.load(options.model, backend="fast_pytorch", **given)
+    try:
+        engine = atomjet.load(options.model, backend="fast_pytorch", **given)
+    except BackendError:  # not written for every model
+        return atomjet.load(options.model, backend="general", **given)
     return engine if engine.evaluator.exchanges is not None else engine.with_settings(backend="general")
 
 
@@ -116,9 +131,9 @@ def split(text: str) -> tuple[str, list[str] | None, str]:
     """Cut an input where the model's forces begin: what stands before, the elements that `pair_coeff` names, what follows.
 
     Raises:
-        ConfigError: no `pair_style atomjet` line, or another pair style.
+        ConfigError: no `pair_style atomjet` line, or one that would add other forces, need pair energies or take the model away.
     """
-    lines = text.splitlines()
+    lines = _joined(text.splitlines())
     places = [place for place, line in enumerate(lines) if line.split()[:1] == ["pair_style"]]
     for place in places:
         style = lines[place].split("#")[0].split()[1:2]
@@ -133,13 +148,48 @@ def split(text: str) -> tuple[str, list[str] | None, str]:
     (place,) = places
     types: list[str] | None = None
     rest = []
-    for line in lines[place + 1 :]:
+    for number, line in enumerate(lines[place + 1 :], place + 2):
         words = line.split("#")[0].split()
+        _check_line(words, number)
         if words[:1] == ["pair_coeff"]:
             types = words[3:] or types
             line = ""
         rest.append(line)
     return "\n".join(lines[:place]) + "\n", types, "\n".join(rest) + "\n"
+
+
+def _check_line(words: list[str], number: int) -> None:
+    """Refuse a command behind `pair_style atomjet` that `attach` would have refused before it.
+
+    Raises:
+        ConfigError: names the line.
+    """
+    command = words[0] if words else ""
+    if command in [f"{name.lower()}_style" for name in FORCES] and words[1:2] not in ([["none"], ["zero"]]):
+        raise ConfigError(f"line {number}: {' '.join(words[:2])} would add its forces to the model's; take it out")
+    if command in PAIRWISE and words[3:4] and words[3] in PAIRWISE[command]:
+        raise ConfigError(
+            f"line {number}: {command} {words[3]} needs energies or forces of single pairs of atoms, which a model does not have; "
+            "take it out"
+        )
+    if command == "clear":
+        raise ConfigError(f"line {number}: 'clear' takes the model's forces away; write an input for each system")
+    if words[:2] == ["run_style", "respa"]:
+        raise ConfigError(f"line {number}: run_style respa asks for forces of some levels only; use 'run_style verlet'")
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Lines that end with '&' together with what follows them, and as many empty ones, so that numbers of lines stay."""
+    found: list[str] = []
+    empty = 0
+    for line in lines:
+        if found and found[-1].rstrip().endswith("&") and "#" not in found[-1]:
+            found[-1] = found[-1].rstrip()[:-1] + line
+            empty += 1
+        else:
+            found += [""] * empty + [line]
+            empty = 0
+    return found + [""] * empty
 
 
 @contextlib.contextmanager
@@ -150,14 +200,3 @@ def _one_file(text: str, comm: MPI.Intracomm):  # type: ignore[no-untyped-def]
         if comm.rank == 0:
             Path(path).write_text(text)
         yield comm.bcast(path, 0)
-
-
-def _end(comm: MPI.Intracomm, text: str, status: int) -> None:
-    """Say why and end every rank; where all have the same to say, the first is quicker."""
-    if comm.rank:
-        time.sleep(0.5)
-    if comm.rank == 0 or not text.startswith(("another rank", "process ")):
-        print(f"error: {text}", file=sys.stderr, flush=True)
-    if comm.size > 1:
-        comm.Abort(status)
-    sys.exit(status)

