@@ -99,6 +99,7 @@ def test_relaxation(wrapper):
     assert float(wrapper(batch)["forces"].norm(dim=1).max()) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:.* is deprecated and ignored:DeprecationWarning")
 def test_constant_pressure_takes_the_stress(wrapper):
     crystal = box()
     wrapper.set_config("active_outputs", {"energy", "forces", "stress"})
