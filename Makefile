@@ -78,7 +78,7 @@ test-hosts: $(HOSTS)/installed
 	  tests/docs/test_examples.py 'tests/docs/test_docs.py' -k 'torch_sim or ipi or argon_elastic'
 
 test-nvalchemi: $(NVALCHEMI)/installed
-	$(NVALCHEMI)/bin/python -m pytest tests/adapters/test_nvalchemi.py tests/neighbors/test_neighbors.py
+	$(NVALCHEMI)/bin/python -m pytest tests/adapters/test_nvalchemi.py tests/docs/test_docs.py -k nvalchemi
 
 # What a user has: no source beside it, no packages but the ten. `CONSTRAINTS=` takes the newest ones, of PyTorch the build with CUDA.
 test-wheel:

@@ -16,7 +16,7 @@ def box() -> Atoms:
     water.center(vacuum=1.3)
     water.pbc = True
     water = water.repeat((2, 2, 1))
-    water.set_cell(water.cell.array + [[0, 0, 0], [0.5, 0, 0], [0.2, 0.1, 0]], scale_atoms=True)
+    water.set_cell(water.cell.array + np.array([[0, 0, 0], [0.5, 0, 0], [0.2, 0.1, 0]]), scale_atoms=True)
     water.rattle(0.03, seed=2)
     return water
 
