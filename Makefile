@@ -4,6 +4,8 @@
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
 # make test-ray   label, rounds and predict on a Ray cluster of this machine, of which a node is killed
+# make test-hosts   i-PI, matcalc and torch-sim with AtomJet's forces, in an environment that lies over .venv
+# make test-nvalchemi   nvalchemi-toolkit and its 100 packages, likewise
 # make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
 # make test-versions   kernels compiled by every release of Triton that is served; some tests with the newest and the oldest packages
@@ -16,6 +18,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAIRCHEM := .venv-fairchem
 LAMMPS := .venv-lammps
+HOSTS := .venv-hosts
+NVALCHEMI := .venv-nvalchemi
 DOCS := .venv-docs
 WHEEL := .wheel
 CONSTRAINTS := -c constraints.txt
@@ -34,7 +38,7 @@ DEVICE := $(or $(GPU),cpu)
 SUITES := $(if $(GPU),latency bulk md step neighbors,latency)
 MINUTES := 10
 
-.PHONY: bench-page demo test test-slow test-fairchem test-lammps test-ray test-versions test-wheel docs lint clean
+.PHONY: bench-page demo test test-slow test-fairchem test-lammps test-ray test-hosts test-nvalchemi test-versions test-wheel docs lint clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -68,6 +72,13 @@ test-lammps: $(LAMMPS)/installed
 # Ray's packages, 260 MB, lie over .venv too.
 test-ray: $(VENV)/installed-test $(VERSIONS)/ray
 	PYTHONPATH=$(CURDIR)/$(VERSIONS)/ray $(BIN)/python -m pytest tests/distill/test_ray.py tests/docs/test_docs.py::test_the_tutorial_of_many_machines_runs
+
+test-hosts: $(HOSTS)/installed
+	$(HOSTS)/bin/python -m pytest tests/adapters/test_torch_sim.py tests/adapters/test_ipi.py \
+	  tests/docs/test_examples.py 'tests/docs/test_docs.py' -k 'torch_sim or ipi or argon_elastic'
+
+test-nvalchemi: $(NVALCHEMI)/installed
+	$(NVALCHEMI)/bin/python -m pytest tests/adapters/test_nvalchemi.py tests/docs/test_docs.py -k nvalchemi
 
 # What a user has: no source beside it, no packages but the ten. `CONSTRAINTS=` takes the newest ones, of PyTorch the build with CUDA.
 test-wheel:
@@ -108,7 +119,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/python .ci/structure.py
 
 clean:
-	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(VERSIONS) $(DOCS) $(WHEEL) demo site
+	rm -rf $(VENV) $(FAIRCHEM) $(LAMMPS) $(HOSTS) $(NVALCHEMI) $(VERSIONS) $(DOCS) $(WHEEL) demo site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -129,6 +140,23 @@ $(FAIRCHEM)/installed: pyproject.toml constraints.txt
 $(LAMMPS)/installed: pyproject.toml packages/atomjet-lammps/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LAMMPS)
 	$(LAMMPS)/bin/python -m pip install -q -c constraints.txt 'pytest>=8' -e . -e packages/atomjet-lammps
+	touch $@
+
+# Packages of .venv, PyTorch's CPU build among them, are seen from these; pip adds what is missing and moves none of them.
+OVER_VENV = $(BIN)/python -m venv $(@D) && echo 'import site; site.addsitedir("$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')")' \
+  > $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over_venv.pth
+
+# torch-sim wants Python 3.12, for which no CPU build of PyTorch may be served: .ci/torch_sim_for_3_11.py.
+$(HOSTS)/installed: $(VENV)/installed-test .ci/torch_sim_for_3_11.py
+	$(OVER_VENV)
+	$(HOSTS)/bin/python -m pip install -q $(CONSTRAINTS) ipi==3.3.1 matcalc==0.7.0 'nvalchemi-toolkit-ops>=0.5' tables tqdm
+	$(HOSTS)/bin/python -m pip install -q --no-deps --ignore-requires-python torch-sim-atomistic==0.6.2
+	$(HOSTS)/bin/python .ci/torch_sim_for_3_11.py
+	touch $@
+
+$(NVALCHEMI)/installed: $(VENV)/installed-test
+	$(OVER_VENV)
+	$(NVALCHEMI)/bin/python -m pip install -q $(CONSTRAINTS) nvalchemi-toolkit==0.3.0
 	touch $@
 
 # The packages of the extra [docs] alone, without AtomJet's own.

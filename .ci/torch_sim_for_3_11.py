@@ -1,7 +1,7 @@
 """Let Python 3.11 import torch-sim, which is written for 3.12, where a CPU build of PyTorch is not to be had for every Python.
 
-Takes the type parameters (`def f[T: State](state: T)`) out of the installed package, in favour of a `TypeVar`. They are for type checkers:
-what the code does is the same. On 3.12 or newer nothing is done.
+Takes the type parameters (`def f[T: State](state: T)`) out of the installed package, in favour of a `TypeVar`. They are for type
+checkers: what the code does is the same. On 3.12 or newer nothing is done.
 """
 
 import ast
@@ -10,7 +10,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PARAMETERS = re.compile(r"^(?P<what>\s*(?P<word>def|class) \w+)\[(?P<name>\w+)(?:: [^\]]*)?\](?P<rest>[(:])", re.MULTILINE)
+PARAMETERS = re.compile(
+    r"^(?P<what>\s*(?P<word>def|class) \w+)\[(?P<name>\w+)(?:: [^\]]*)?\](?P<rest>[(:])", re.MULTILINE
+)
 
 
 def without_parameters(source: str) -> str:
@@ -19,7 +21,9 @@ def without_parameters(source: str) -> str:
     if not names:
         return source
     source = PARAMETERS.sub(
-        lambda found: found["what"] + (f"(Generic[{found['name']}])" if found["word"] == "class" else "") + found["rest"],
+        lambda found: (
+            found["what"] + (f"(Generic[{found['name']}])" if found["word"] == "class" else "") + found["rest"]
+        ),
         source,
     )
     statements = ast.parse(source).body

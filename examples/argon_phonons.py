@@ -31,7 +31,9 @@ def main() -> None:
     crystal.calc = atomjet.AtomJetCalculator(engine)
     BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-5)
     found = phonons(engine.predict, crystal, supercell=(4, 4, 4), mesh=(8, 8, 8))
-    print(f"{found.crystal.space_group}, {found.supercells} displaced supercell of {len(found.crystal.supercell)} atoms")
+    print(
+        f"{found.crystal.space_group}, {found.supercells} displaced supercell of {len(found.crystal.supercell)} atoms"
+    )
     print(f"highest frequency {found.frequencies.max():.3f} THz, imaginary modes {len(found.imaginary)}")
     draw_bands(found, PICTURE, "solid argon, Lennard-Jones")
     print(f"wrote {PICTURE}")

@@ -29,7 +29,7 @@ def box() -> Atoms:
     water.center(vacuum=1.3)
     water.pbc = True
     water = water.repeat((2, 2, 2))
-    water.set_cell(water.cell.array + [[0, 0, 0], [0.5, 0, 0], [0.2, 0.1, 0]], scale_atoms=True)
+    water.set_cell(water.cell.array + np.array([[0, 0, 0], [0.5, 0, 0], [0.2, 0.1, 0]]), scale_atoms=True)
     water.rattle(0.03, seed=2)
     return water
 
@@ -99,6 +99,7 @@ def test_relaxation(wrapper):
     assert float(wrapper(batch)["forces"].norm(dim=1).max()) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:.* is deprecated and ignored:DeprecationWarning")
 def test_constant_pressure_takes_the_stress(wrapper):
     crystal = box()
     wrapper.set_config("active_outputs", {"energy", "forces", "stress"})

@@ -109,7 +109,7 @@ def box() -> Atoms:
     water.center(vacuum=1.3)
     water.pbc = True
     water = water.repeat((2, 2, 2))
-    water.set_cell(water.cell.array + [[0, 0, 0], [0.9, 0, 0], [0.4, 0.3, 0]], scale_atoms=True)
+    water.set_cell(water.cell.array + np.array([[0, 0, 0], [0.9, 0, 0], [0.4, 0.3, 0]]), scale_atoms=True)
     water.rattle(0.03, seed=2)
     return water
 

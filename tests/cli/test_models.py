@@ -1,5 +1,7 @@
 """`atomjet info` and `atomjet doctor`."""
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,19 @@ def test_doctor_is_well_with_a_model_that_works(call):
     assert "python" in out
     for package in ("torch", "ase", "tblite", "rdkit", "h5py", "triton", "pyarrow", "ray"):
         assert f"\n{package} " in out
+
+
+def test_doctor_names_each_host_and_the_command_that_brings_it(call):
+    _, out, _ = call("doctor")
+    hosts = {"openmmml": "openmmml", "torch-sim-atomistic": "torch_sim", "ipi": "ipi", "matcalc": "matcalc"}
+    hosts |= {"atomjet-lammps": "atomjet_lammps", "nvalchemi-toolkit": "nvalchemi"}
+    for package, module in hosts.items():
+        (line,) = (found for found in out.splitlines() if found.startswith(f"{package} "))
+        if find_spec(module) is None:
+            assert " missing " in line
+            python = "python3.12" if module == "torch_sim" and sys.version_info < (3, 12) else sys.executable
+            where = "./packages/atomjet-lammps" if module == "atomjet_lammps" else package
+            assert f'{python} -m pip install "{where}' in out
 
 
 def test_doctor_fails_with_a_damaged_model(call, small_model: Path, tmp_path: Path):

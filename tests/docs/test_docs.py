@@ -98,7 +98,7 @@ def test_dispersion_and_formation_energies_in_the_reference_run(tmp_path: Path, 
 
 
 @needs_student
-@pytest.mark.parametrize("package", ["openmmml", "torch_sim"])
+@pytest.mark.parametrize("package", ["openmmml", "torch_sim", "nvalchemi"])
 def test_the_tutorial_of_other_engines_runs(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = ROOT / "docs/tutorials/other_engines.md"
     chosen = blocks(page, f"needs {package}")
@@ -120,8 +120,8 @@ def test_the_tutorial_of_many_machines_runs(package: str, tmp_path: Path, monkey
 
 
 def test_every_block_of_the_pages_is_run_by_some_test():
-    marks = {"", "slow", "needs the checkpoint", "needs openmmml", "needs torch_sim", "needs dftd3", "four ranks"}
-    marks |= {"needs pyarrow", "needs ray"}
+    packages = ("openmmml", "torch_sim", "nvalchemi", "dftd3", "pyarrow", "ray")
+    marks = {"", "slow", "needs the checkpoint", "four ranks", *(f"needs {package}" for package in packages)}
     pages = [ROOT / name for name in PAGES] + [*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/reference/*.md")]
     for page in pages:
         for one in BLOCK.finditer(page.read_text(encoding="utf-8")):

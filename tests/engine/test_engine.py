@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,31 @@ def test_an_engine_is_copied_and_sent_to_other_processes(engine):
     for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
         assert torch.equal(other.predict(frames).forces, told.forces)
         assert other.describe() == engine.describe()
+
+
+UMA = Path(__file__).parents[1] / "models/escn_md/golden/uma_1p2p1.pt"
+
+
+@pytest.mark.parametrize("backend", ["general", "fast_pytorch"])
+@pytest.mark.parametrize("family", ["painn", "uma"])
+def test_hosts_may_switch_derivatives_off_and_send_engines_on(family, backend):
+    water = molecule("H2O")
+    water.info.update(spin=1, charge=0)
+    options = {"device": "cpu", "backend": backend, "precision": "float64"}
+    engine = (
+        Engine(random_painn(), Settings(**options)) if family == "painn" else atomjet.load(UMA, task="omol", **options)
+    )
+    with torch.inference_mode():
+        system = System.from_ase(water)
+        found = [engine.predict(water), engine.predict(system)]
+        curvature = [engine.hessian(water), engine.hessian(system)]
+    expected = engine.predict(water)
+    assert torch.equal(curvature[0], engine.hessian(water))
+    assert torch.equal(curvature[1], curvature[0])
+    found.append(pickle.loads(pickle.dumps(engine)).predict(water))  # with what it has cached
+    for one in found:
+        assert torch.equal(one.energy, expected.energy)
+        assert torch.equal(one.forces, expected.forces)
 
 
 def test_calls_of_different_sizes_and_models_share_a_threads_buffers():

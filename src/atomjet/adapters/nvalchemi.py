@@ -92,7 +92,7 @@ def to_system(batch: Batch) -> System:
     return System(
         positions=batch.positions.detach(),
         atomic_numbers=batch.atomic_numbers.long(),
-        cell=None if cell is None else cell.detach().reshape(number, 3, 3),
+        cell=None if cell is None else cell.detach().reshape(number, 3, 3),  # type: ignore[arg-type]
         pbc=torch.zeros(number, 3, dtype=torch.bool) if pbc is None else pbc.reshape(number, 3),
         system_index=batch.batch_idx.long(),
         charge=_whole(batch, "charge"),  # type: ignore[arg-type]

@@ -62,11 +62,18 @@ class AtomJetPotentialImpl(MLPotentialImpl):
         forceGroup: int,
         **args: Any,
     ) -> None:
-        """Add the force of all atoms, or of some; `charge` and `spin`, if given, are those of the atoms that AtomJet computes.
+        """Add the force of all atoms, or of some; periodic where the topology has a box or a force of the system uses one.
+
+        Args:
+            topology, system, atoms, forceGroup: openmm-ml's own.
+            args: `charge`, `spin` (openmm-ml's other potentials call it `multiplicity`, which serves too) and `task` of the atoms
+                that AtomJet computes.
 
         Raises:
+            ConfigError: an argument of another name, or both spin and multiplicity.
             StructureError: a particle without an element.
         """
+        info = _conditions(args)
         particles = list(topology.atoms())
         chosen = list(range(len(particles))) if atoms is None else list(atoms)
         for place in chosen:
@@ -75,14 +82,29 @@ class AtomJetPotentialImpl(MLPotentialImpl):
                     f"particle {place} ({particles[place].name}) has no element; AtomJet computes atoms"
                 )
         numbers = np.array([particles[place].element.atomic_number for place in chosen])
-        periodic = topology.getPeriodicBoxVectors() is not None
-        info = {name: args[name] for name in ("charge", "spin", "task") if args.get(name) is not None}
+        periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
         force = openmm.PythonForce(EnergyAndForces(self.options, numbers, periodic, info))
         force.setForceGroup(forceGroup)
         force.setUsesPeriodicBoundaryConditions(periodic)
         if atoms is not None:
             force.setParticles(chosen)
         system.addForce(force)
+
+
+def _conditions(args: dict[str, Any]) -> dict[str, Any]:
+    """What the arguments say of charge, spin and task."""
+    unknown = sorted(set(args) - {"charge", "spin", "multiplicity", "task"})
+    if unknown:
+        raise ConfigError(
+            f"argument {unknown[0]!r} is unknown; createSystem takes charge, spin and task, and what atomjet.load takes goes to "
+            "MLPotential('atomjet', ...)"
+        )
+    given = {name: value for name, value in args.items() if value is not None}
+    if "multiplicity" in given:
+        if "spin" in given:
+            raise ConfigError("spin and multiplicity are the same, 2S + 1; give one of them")
+        given["spin"] = given.pop("multiplicity")
+    return given
 
 
 class EnergyAndForces:

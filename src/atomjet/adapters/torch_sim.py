@@ -73,9 +73,10 @@ class AtomJetModel(ModelInterface):
         structures = [frames] if isinstance(frames, Atoms) else list(frames)
         for place, atoms in enumerate(structures):
             if (atoms.pbc != structures[0].pbc).any():
+                first = structures[0].pbc.tolist()
                 raise StructureError(
-                    f"structure {place} has pbc {atoms.pbc.tolist()}, structure 0 {structures[0].pbc.tolist()}; torch-sim takes one for "
-                    "all, so run them apart, or make molecules periodic with vacuum around"
+                    f"structure {place} has pbc {atoms.pbc.tolist()}, structure 0 {first}; torch-sim takes one for all, so run "
+                    "them apart, or make molecules periodic with vacuum around"
                 )
         system = System.from_ase(structures)
         state = atoms_to_state(structures, self._device, self._dtype)

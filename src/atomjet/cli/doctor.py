@@ -33,12 +33,23 @@ HOSTS = {
     "atomjet-lammps": "AtomJet in LAMMPS, on any number of ranks",
     "openmmml": "AtomJet in OpenMM: MLPotential('atomjet', model=...)",
     "ray": "label, rounds and predict on the nodes of a cluster: --executor ray",
-    "torch-sim-atomistic": "AtomJet in torch-sim: atomjet.adapters.torch_sim (Python 3.12)",
+    "torch-sim-atomistic": "AtomJet in torch-sim: atomjet.adapters.torch_sim, Python 3.12 or newer",
+    "ipi": "AtomJet in i-PI, path integrals: python -m atomjet.adapters.ipi",
+    "nvalchemi-toolkit": "AtomJet in nvalchemi-toolkit: atomjet.adapters.nvalchemi",
+    "matcalc": "properties of crystals by AtomJet's ASE calculator: examples/argon_elastic.py",
 }
 """Programs that AtomJet runs in."""
 
-MODULES = {"pyyaml": "yaml", "atomjet-lammps": "atomjet_lammps", "torch-sim-atomistic": "torch_sim"}
+MODULES = {
+    "pyyaml": "yaml",
+    "atomjet-lammps": "atomjet_lammps",
+    "torch-sim-atomistic": "torch_sim",
+    "nvalchemi-toolkit": "nvalchemi",
+}
 """Packages that are imported by another name."""
+
+NEWER_PYTHON = {"torch-sim-atomistic": (3, 12)}
+"""Packages that an older Python does not get."""
 
 FROM_THE_CLONE = {"atomjet-lammps": "./packages/atomjet-lammps"}
 """Packages that stand in this repository, under licences of their own."""
@@ -89,7 +100,9 @@ def _examine(computing: Computing) -> Iterator[Finding]:
 
 def _package(name: str, purpose: str, needed: bool) -> Finding:
     """Whether a package is there, and that it can be imported."""
-    install = f'{sys.executable} -m pip install "{_requirement(name)}"'
+    wanted = NEWER_PYTHON.get(name, (3, 11))
+    python = sys.executable if sys.version_info >= wanted else "python{}.{}".format(*wanted)
+    install = f'{python} -m pip install "{_requirement(name)}"'
     try:
         version = metadata.version(name)
         __import__(MODULES.get(name, name))

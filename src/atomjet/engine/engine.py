@@ -337,6 +337,7 @@ class Engine:
             raise self._not_finite(prediction, system.labels)
         return prediction
 
+    @torch.inference_mode(False)  # whatever the host's mode
     def hessian(self, structure: Any) -> Tensor:
         """Second derivatives of the energy of one structure, in float64 whatever the engine's precision.
 

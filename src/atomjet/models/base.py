@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import torch
 from torch import Tensor
 
@@ -83,7 +85,9 @@ class General:
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
-        with torch.enable_grad():
+        # Hosts that want no derivatives call under `torch.inference_mode()`, which keeps autograd from recording.
+        with torch.inference_mode(False), torch.enable_grad():
+            graph = _recordable(graph)
             vectors = graph.vectors.detach().requires_grad_(True)
             energies = self.model.atomic_energies(graph.with_vectors(vectors))
             (gradients,) = torch.autograd.grad(energies.sum(), vectors, allow_unused=True)
@@ -92,6 +96,13 @@ class General:
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         return self.model.bytes_by_autograd(graph)
+
+
+def _recordable(graph: Graph) -> Graph:
+    """The graph, its tensors copied that were made under `torch.inference_mode()`: autograd saves no such tensor."""
+    made = {field.name: getattr(graph, field.name) for field in fields(graph)}
+    tensors = {name: value for name, value in made.items() if isinstance(value, Tensor) and value.is_inference()}
+    return replace(graph, **{name: value.clone() for name, value in tensors.items()}) if tensors else graph
 
 
 def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:

@@ -85,14 +85,18 @@ class Mixture(Protocol):
 class Blends:
     """The blends used lately, least recently used first out."""
 
-    def __init__(self, prepare: Callable[[Blend], Any] = lambda blend: blend) -> None:
-        """`prepare` turns a new blend into what is cached of it."""
+    def __init__(self, prepare: Callable[[Blend], Any] | None = None) -> None:
+        """`prepare` turns a new blend into what is cached of it; None caches the blend."""
         self._prepare = prepare
         self._cached: OrderedDict[MixtureKey, Any] = OrderedDict()
         self._lock = Lock()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Blends:
         return Blends(self._prepare)
+
+    def __reduce__(self) -> tuple[type[Blends], tuple[Any]]:
+        """As it is when new: an engine goes to another process without what it has cached."""
+        return Blends, (self._prepare,)
 
     def clear(self) -> None:
         """Forget all: the weights have moved or changed type."""
@@ -113,7 +117,8 @@ class Blends:
             if key not in self._cached:
                 while len(self._cached) >= self.capacity(model):
                     self._cached.popitem(last=False)
-                self._cached[key] = self._prepare(_made(model, key))
+                blend = _made(model, key)
+                self._cached[key] = blend if self._prepare is None else self._prepare(blend)
             self._cached.move_to_end(key)
             return self._cached[key]
 
