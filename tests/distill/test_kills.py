@@ -96,7 +96,7 @@ def undisturbed(runs, tmp_path_factory) -> Undisturbed:
 
 @pytest.fixture(scope="module")
 def longer(runs, tmp_path_factory) -> Undisturbed:
-    return Undisturbed(runs, tmp_path_factory.mktemp("longer"), frames=300)
+    return Undisturbed(runs, tmp_path_factory.mktemp("longer"), frames=200)
 
 
 def kill_again_and_again(runs: Runs, reference: Undisturbed, output: Path, command: str, kills: int) -> None:

@@ -45,7 +45,7 @@ def small_kernels(monkeypatch):
 @pytest.fixture
 def take(monkeypatch):
     """Force a route, whatever the capacity."""
-    gpu._cache.all.clear()
+    gpu.cache.all.clear()
     return partial(force_route, monkeypatch)
 
 
@@ -280,18 +280,26 @@ def test_too_little_room_to_work_in_asks_for_more_edges(route, take, monkeypatch
     assert int(check_room.row_ptr[-1]) == brute_force(system, 1.5).num_edges
 
 
-@pytest.mark.parametrize("route", ["one kernel", "all pairs", "cells"])
+SPOILED = {
+    "nan position": Status.NOT_FINITE,
+    "infinite position": Status.NOT_FINITE,
+    "1e15 position": Status.NOT_FINITE,
+    "nan cell": Status.NOT_FINITE,
+    "no volume": Status.SINGULAR,
+    "zero cell": Status.SINGULAR,
+    "thin cell": Status.IMAGES,
+    "far atom": Status.SHIFTS,
+}
+OF_EACH_BIT = ("nan position", "no volume", "thin cell", "far atom")
+
+
 @pytest.mark.parametrize(
-    ("what", "bit"),
+    ("route", "what", "bit"),  # everything on one route and one of each bit on the others; the rest among the slow ones
     [
-        ("nan position", Status.NOT_FINITE),
-        ("infinite position", Status.NOT_FINITE),
-        ("1e15 position", Status.NOT_FINITE),
-        ("nan cell", Status.NOT_FINITE),
-        ("no volume", Status.SINGULAR),
-        ("zero cell", Status.SINGULAR),
-        ("thin cell", Status.IMAGES),
-        ("far atom", Status.SHIFTS),
+        pytest.param(route, what, bit, marks=[pytest.mark.slow] if slow and DEVICE == "cpu" else [])
+        for route in ("all pairs", "one kernel", "cells")
+        for what, bit in SPOILED.items()
+        for slow in [route != "all pairs" and what not in OF_EACH_BIT]
     ],
 )
 def test_what_cannot_be_computed_is_flagged_and_harms_no_other(route, what, bit, take):
@@ -374,18 +382,18 @@ def test_search_keeps_its_room(take):
     rng = np.random.default_rng(4)
     first, second, large = (batch((rng.uniform(0, 4, (n, 3)), np.eye(3), (False,) * 3)) for n in (20, 21, 70))
     before = gpu.search(first, 1.5)
-    kept = gpu._cache.all[-1]
+    kept = gpu.cache.all[-1]
     for system in (second, first):
         graph = gpu.search(system, 1.5)
-        assert gpu._cache.all[-1] is kept
+        assert gpu.cache.all[-1] is kept
         assert graph is not None
         assert torch.equal(graph.neighbors, brute_force(system, 1.5).neighbors)
     assert before is not None
     assert torch.equal(before.vectors, brute_force(first, 1.5).vectors)
-    assert not gpu._serves(kept.capacity, Capacity(1, 70, 10, 70))
-    assert not gpu._serves(Capacity(1, 300, 10**6, 300), kept.capacity)
+    assert not gpu.serves(kept.capacity, Capacity(1, 70, 10, 70))
+    assert not gpu.serves(Capacity(1, 300, 10**6, 300), kept.capacity)
     gpu.search(large, 1.5)
-    assert gpu._cache.all[-1] is not kept
+    assert gpu.cache.all[-1] is not kept
 
 
 def test_search_grows_where_it_guessed_too_low(take, monkeypatch):
