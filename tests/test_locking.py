@@ -16,7 +16,7 @@ from pathlib import Path
 from atomjet.locking import only_writer
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(100)
+    time.sleep(3600)
 """
 
 

@@ -25,7 +25,7 @@ def test_an_interrupt_within_a_finalizer_is_not_lost(number):
     def interrupted():
         with stoppable():
             Closing(number)
-            time.sleep(5)
+            time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -35,7 +35,7 @@ def test_an_interrupt_that_was_heard_does_not_come_again():
     with stoppable() as heard:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            time.sleep(600)
         except KeyboardInterrupt:
             heard()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1028,26 +1028,13 @@ def test_a_fresh_process_that_fails_is_no_reason_to_measure_nothing(tmp_path, ca
     assert "Before the first call" not in report.read_text()
 
 
-def test_several_processes_are_joined(tmp_path):
+def test_several_processes_are_joined(tmp_path, runs):
     model = tmp_path / "tiny.safetensors"
     tensor_file.write(model, PaiNN(PaiNNConfig(features=16, layers=2)), {"name": "tiny"})
     path = tmp_path / "joined.json"
-    command = [
-        sys.executable,
-        "-m",
-        "atomjet",
-        "bench",
-        "latency",
-        "--model",
-        str(model),
-        "--device",
-        "cpu",
-        "--runs",
-        "5",
-    ]
-    options = ["--max-atoms", "10", "--processes", "2", "--contenders", "general", "--json", str(path)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = ["bench", "latency", "--model", model, "--device", "cpu", "--runs", "5", "--max-atoms", "10"]
+    ended = runs.run([*words, "--processes", "2", "--contenders", "general", "--json", path])
+    assert ended.status == 0, ended.err
     (row,) = read_result(path).rows
     assert len(row["samples"]) == 2
     assert row["statistics"]["runs"] == 10

@@ -96,7 +96,7 @@ def undisturbed(runs, tmp_path_factory) -> Undisturbed:
 
 @pytest.fixture(scope="module")
 def longer(runs, tmp_path_factory) -> Undisturbed:
-    return Undisturbed(runs, tmp_path_factory.mktemp("longer"), frames=300)
+    return Undisturbed(runs, tmp_path_factory.mktemp("longer"), frames=120)
 
 
 def kill_again_and_again(runs: Runs, reference: Undisturbed, output: Path, command: str, kills: int) -> None:
@@ -138,8 +138,8 @@ def test_a_distillation_killed_in_each_of_its_steps_ends_as_undisturbed(runs, un
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["label", "train", "distill"])
-def test_twenty_kills_end_as_undisturbed(runs, longer, tmp_path, command):
+@pytest.mark.parametrize(("command", "kills"), [("label", 10), ("train", 20), ("distill", 10)])
+def test_many_kills_end_as_undisturbed(runs, longer, tmp_path, command, kills):
     output = longer.begun(tmp_path / "run", command)
-    kill_again_and_again(runs, longer, output, command, 20)
+    kill_again_and_again(runs, longer, output, command, kills)
     assert_same(output, longer.output, command)

@@ -153,7 +153,7 @@ def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_recipe_is_read_or_refused_in_one_line(tmp_path: Path, seed: int):
     drawn, path, before = random.Random(seed), tmp_path / "recipe.yaml", megabytes()
     (tmp_path / "molecules.smi").write_text("\n".join(SMILES[:5]))

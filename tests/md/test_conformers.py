@@ -155,8 +155,13 @@ SAME = 1e-3
 """eV, between the lowest of two searches."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FLEXIBLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "ethylene glycol" else pytest.mark.study)
+        for name in FLEXIBLE
+    ],
+)
 def test_the_lowest_of_200_random_starts_is_found(engine, name):
     from rdkit.Chem import rdDistGeom
 

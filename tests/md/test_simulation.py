@@ -121,7 +121,7 @@ def test_killed_before_anything_was_recorded(tmp_path: Path):
 def test_longer_run_continues_a_finished_one(tmp_path: Path, ensemble: str):
     # 17 is no multiple of the intervals, so the short run ends with a record that the long one does not have. More than
     # 42 frames make the trajectory's list of frames move.
-    short, whole = (MDSettings(n, ensemble=ensemble, log_interval=2, trajectory_interval=2) for n in (17, 120))
+    short, whole = (MDSettings(n, ensemble=ensemble, log_interval=2, trajectory_interval=2) for n in (17, 90))
     simulate(copper(), short, tmp_path / "grown.traj", quiet=True)
     assert len(read(tmp_path / "grown.traj", ":")) == 10
     simulate(copper(), short, tmp_path / "grown.traj", resume=True, quiet=True)  # nothing left to do

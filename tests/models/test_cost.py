@@ -53,6 +53,7 @@ print(peak() - before, engine.evaluator.bytes_needed(search(System.from_ase(wate
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory():
     peaks = {}

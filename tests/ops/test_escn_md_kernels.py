@@ -32,7 +32,7 @@ from tests.compiling import printed
 from tests.potentials import random_escn_md
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CHANNELS, CUTOFF, KNOTS = 32, 3.0, 2048
+CHANNELS, CUTOFF, KNOTS = 32, 2.7, 2048
 LAST = KNOTS - 1
 FACTOR = {1: (0, 1, 2, 3, 4, 3, 4), 2: (0, 1, 2, 3, 4, 3, 4, 5, 5)}
 HALF = 2e-3

@@ -23,6 +23,7 @@ from atomjet.ops import painn_update, painn_update_hopper
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 
 
+@pytest.mark.slow
 def test_kernels_compile():
     """And fit: a Hopper GPU has 227 KiB of shared memory for a program."""
     found = json.loads(printed(Path(__file__).with_name("compile_kernels.py")))

@@ -48,12 +48,12 @@ def search(system: System, cutoff: float) -> Graph | None:
     if system.device.type == "cuda" and index is not None and index != torch.cuda.current_device():
         with torch.cuda.device(index):  # kernels are launched on the current one
             return search(system, cutoff)
-    buffers = _cache.buffers_for(system, float(cutoff))
+    buffers = cache.buffers_for(system, float(cutoff))
     while True:
         result, room = buffers.launch(system)
         status, needed = buffers.wait()
         if status == Status.EDGES:
-            buffers = _cache.larger(buffers, needed)
+            buffers = cache.larger(buffers, needed)
             continue
         if status:
             return None
@@ -226,7 +226,7 @@ class _Cache(threading.local):
                 return self._used(known)
         asked = _likely(system, cutoff)
         for known in reversed(self.all):
-            if known.key == key and _serves(known.capacity, asked):
+            if known.key == key and serves(known.capacity, asked):
                 return self._used(known)
         sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
         systems, atoms, edges, largest = (_rounded(n) for n in sizes)
@@ -250,7 +250,7 @@ class _Cache(threading.local):
         return buffers
 
 
-_cache = _Cache()
+cache = _Cache()
 
 
 def _allowed(device: torch.device) -> float:
@@ -259,7 +259,7 @@ def _allowed(device: torch.device) -> float:
     return CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
-def _serves(capacity: Capacity, asked: Capacity) -> bool:
+def serves(capacity: Capacity, asked: Capacity) -> bool:
     """Whether a search of some capacity will do for another."""
     enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
     alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
