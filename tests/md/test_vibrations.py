@@ -30,7 +30,7 @@ def test_constants_are_those_of_ase():
     assert pytest.approx(ase_units.invcm, rel=1e-12) == INVERSE_CM
 
 
-MORE = ["C2H2", "C2H6", "H2CO", "HCOOH", "CH3CN", "CH3CH2OH", "CH3NH2"]
+MORE = ["C2H2", "C2H6", "H2CO", "HCOOH", "CH3CN", "CH3CH2OH", "H2O2"]
 
 
 @pytest.mark.parametrize(
