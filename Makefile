@@ -4,7 +4,7 @@
 # make test-fairchem   fairchem itself, in an environment of its own, against ours
 # make test-lammps   LAMMPS on one, two and four ranks, in an environment of its own
 # make test-ray   label, rounds and predict on a Ray cluster of this machine, of which a node is killed
-# make test-hosts   i-PI, matcalc and torch-sim with AtomJet's forces, in an environment that lies over .venv
+# make test-hosts   i-PI, matcalc and torch-sim with AtomJet's forces, CHGNet as a teacher, in an environment that lies over .venv
 # make test-nvalchemi   nvalchemi-toolkit and its 100 packages, likewise
 # make test-wheel   a wheel, installed into an empty environment; PYTHON=python3.12 takes another Python
 # make docs   the site of documentation, in site/: every page, link and reference checked
@@ -75,7 +75,7 @@ test-ray: $(VENV)/installed-test $(VERSIONS)/ray
 
 test-hosts: $(HOSTS)/installed
 	$(HOSTS)/bin/python -m pytest tests/adapters/test_torch_sim.py tests/adapters/test_ipi.py \
-	  tests/docs/test_examples.py 'tests/docs/test_docs.py' -k 'torch_sim or ipi or argon_elastic'
+	  tests/docs/test_examples.py tests/docs/test_docs.py tests/distill/test_chgnet.py -k 'torch_sim or ipi or argon_elastic or chgnet'
 
 test-nvalchemi: $(NVALCHEMI)/installed
 	$(NVALCHEMI)/bin/python -m pytest tests/adapters/test_nvalchemi.py tests/docs/test_docs.py -k nvalchemi
@@ -149,7 +149,7 @@ OVER_VENV = $(BIN)/python -m venv $(@D) && echo 'import site; site.addsitedir("$
 # torch-sim wants Python 3.12, for which no CPU build of PyTorch may be served: .ci/torch_sim_for_3_11.py.
 $(HOSTS)/installed: $(VENV)/installed-test .ci/torch_sim_for_3_11.py
 	$(OVER_VENV)
-	$(HOSTS)/bin/python -m pip install -q $(CONSTRAINTS) ipi==3.3.1 matcalc==0.7.0 'nvalchemi-toolkit-ops>=0.5' tables tqdm
+	$(HOSTS)/bin/python -m pip install -q $(CONSTRAINTS) ipi==3.3.1 matcalc==0.7.0 chgnet==0.4.2 'nvalchemi-toolkit-ops>=0.5' tables tqdm
 	$(HOSTS)/bin/python -m pip install -q --no-deps --ignore-requires-python torch-sim-atomistic==0.6.2
 	$(HOSTS)/bin/python .ci/torch_sim_for_3_11.py
 	touch $@
