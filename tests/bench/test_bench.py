@@ -670,7 +670,7 @@ def test_the_device_is_the_clock_of_steps(tmp_path):
     assert row["statistics"]["median"] == 2e-3
     assert row["ratio"]["estimate"] == 4.0
     assert row["throughput"]["edges/s"] == pytest.approx(1.65e6)
-    assert "2 ms  (10 runs)" in timed_calls.spoken(row, back.clock)
+    assert "2 ms  (10 runs)" in timed_calls.progress_line(row, back.clock)
     text = tables(back)
     assert "| 20 atoms x 1, 3,300 edges | 8 | 2, × 4 (4 ... 4) |" in text
     assert "Times are time on the device" in text

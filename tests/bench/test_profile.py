@@ -23,7 +23,7 @@ from atomjet.bench.profile import (
     ncu_command,
     profile_engine,
     search_costs,
-    spoken,
+    table,
 )
 from atomjet.cli.main import main
 from atomjet.data import System
@@ -67,7 +67,7 @@ def test_profile_on_a_cpu(tmp_path, backend):
     assert sum(item.share for item in made.items) == pytest.approx(1.0, abs=0.01)
     priorities = [item.priority for item in made.items if item.priority is not None]
     assert priorities == sorted(priorities, reverse=True)
-    assert "ceilings measured here" in spoken(made)
+    assert "ceilings measured here" in table(made)
 
 
 def test_declared_costs_by_hand():
@@ -175,7 +175,7 @@ def test_profile_of_a_model_with_tasks():
     model = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p1.pt"
     made = profile_engine(load(model, device="cpu", task="omat"), carbon_crystal(4))
     assert made.work is None
-    assert "declared work" not in spoken(made)
+    assert "declared work" not in table(made)
     assert made.stages["model"] > 0
 
 
