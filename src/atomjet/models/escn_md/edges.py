@@ -26,19 +26,19 @@ class Edges(Protocol):
     """
 
     def degrees(self) -> Tensor:
-        """Sums over each row of the edge degrees, (N, 9, C)."""
+        """Sums over each row of the edge degrees, (owned, 9, C)."""
         ...
 
     def messages(self, layer: int, y: Tensor) -> Tensor:
-        """Sums over each row of the messages of a layer, from its normalised input y: (N, 9, C) both."""
+        """Sums over each row of the messages of a layer, (owned, 9, C), from its normalised input y (N, 9, C)."""
         ...
 
     def messages_backward(self, layer: int, y: Tensor, x_bar: Tensor) -> Tensor:
-        """x̄ of the sums to ȳ, (N, 9, C) both; accumulates what belongs to edges."""
+        """x̄ (owned, 9, C) of the sums to ȳ (N, 9, C), ghosts' too; accumulates what belongs to edges."""
         ...
 
     def degrees_backward(self, x_bar: Tensor) -> None:
-        """x̄ (N, 9, C) of the sums of the edge degrees; accumulates what belongs to edges."""
+        """x̄ (owned, 9, C) of the sums of the edge degrees; accumulates what belongs to edges."""
         ...
 
     def gradients(self) -> Tensor:
