@@ -29,6 +29,19 @@ def refused(engine, structures, message):
         engine.predict(structures)
 
 
+def test_float32_that_lost_its_digits_is_refused(engine):
+    """Converted to float64 afterwards it looks exact."""
+    positions = torch.tensor(molecule("H2O").positions)
+    far = System((positions + 1e6).float(), [8, 1, 1])
+    refused(engine, far, r"atom 0: position .* is too far out: float32 resolves .* or give float64")
+    assert engine.predict(System(positions + 1e6, [8, 1, 1])).energy.isfinite()
+
+
+def test_a_model_that_is_none():
+    with pytest.raises(atomjet.AtomJetError, match="model is NoneType 'None'; give a name, a path, or a list of them"):
+        atomjet.load(None)
+
+
 def test_prediction(engine):
     frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O")]
     prediction = engine.predict(frames)

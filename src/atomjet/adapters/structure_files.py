@@ -25,6 +25,7 @@ from ase.data import atomic_masses, chemical_symbols
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from atomjet.adapters import molfile, pdb, smiles
+from atomjet.adapters.cif import cif_remarks
 from atomjet.adapters.structure_checks import remarks_on
 from atomjet.adapters.structure_output import is_parquet
 from atomjet.errors import AtomJetError, StructureError
@@ -194,7 +195,10 @@ def _read_file(path: Path, name: str, seed: int) -> list[Read]:
         return [_attempt(pdb.read_model, model) for model in pdb.split_models(_text(path, name))]
     if kind in ("extxyz", "xyz"):
         return _read_xyz(path, name)
-    if kind == "cif" or (kind in ioformats and not ioformats[kind].isbinary and kind not in ONE_LINE):
+    if kind not in ioformats:
+        hint = "decompress it" if kind == "zst" else "convert it to extxyz"
+        raise StructureError(f"{name}: ASE knows no format {kind!r}; {hint}")
+    if kind == "cif" or (not ioformats[kind].isbinary and kind not in ONE_LINE):
         return _read_text(path, name, kind)
     return [(atoms, "", {}) for atoms in _by_ase(str(path), name, kind)]
 
@@ -236,8 +240,26 @@ def _read_text(path: Path, name: str, kind: str) -> list[Read]:
                 raise StructureError(f"{name}: says {claimed} atoms, but has {lines} lines; it is cut off or damaged")
     if not ioformats[kind].acceptsfd:
         return [(atoms, "", {}) for atoms in _by_ase(str(path), name, kind)]
-    source = BytesIO(text) if ioformats[kind].isbinary else StringIO(text.decode())
-    return [(atoms, "", {}) for atoms in _by_ase(source, name, kind)]
+    source = BytesIO(text) if ioformats[kind].isbinary else _TextFile(text.decode())
+    source.name = str(path)  # type: ignore[union-attr]  # ASE's readers of OUTCAR, CONTCAR and others look beside the file
+    found = _by_ase(source, name, kind)
+    if kind == "gaussian-in":
+        _take_gaussian_conditions(text.decode(), found)
+    remarks = cif_remarks(text.decode(), len(found)) if kind == "cif" else [{} for _ in found]
+    return [(atoms, "", own) for atoms, own in zip(found, remarks, strict=True)]
+
+
+class _TextFile(StringIO):
+    """A text in memory under the name of the file that it came from."""
+
+    name = ""
+
+
+def _take_gaussian_conditions(text: str, frames: list[Atoms]) -> None:
+    """Charge and multiplicity of a Gaussian input, which ASE reads over: two whole numbers after the title."""
+    said = re.search(r"^[ \t]*([+-]?\d{1,4})[ \t,]+(\d{1,4})[ \t]*$", text, re.MULTILINE)
+    for atoms in frames if said else []:
+        atoms.info["charge"], atoms.info["spin"] = int(said.group(1)), int(said.group(2))  # type: ignore[union-attr]
 
 
 def _by_ase(source: str | IO[Any], name: str, kind: str) -> list[Atoms]:

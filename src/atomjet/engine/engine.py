@@ -33,7 +33,7 @@ from atomjet.models.contract import CapturedBackend, Model
 from atomjet.models.ensemble import EnsembleBackend, members_of
 from atomjet.models.families import FAMILIES
 from atomjet.models.load import read, read_ensemble
-from atomjet.neighbors import search
+from atomjet.neighbors import check_resolution, search
 
 NOTHING_TO_DO = nullcontext()
 
@@ -65,6 +65,10 @@ def load(
         ConfigError: an unknown setting or task, a charge or spin that the model does not know; members that do not go together.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
+    if not isinstance(model, str | Path | Sequence):
+        raise ConfigError(
+            f"model is {type(model).__name__} {str(model)[:60]!r}; give a name, a path, or a list of them"
+        )
     if isinstance(model, str | Path):
         network, card = read(registry.locate(model))
     else:
@@ -267,6 +271,8 @@ class Engine:
             with self._there():
                 return self._path.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
+        if isinstance(structures, System) and structures.dtype == torch.float32:
+            check_resolution(structures, self.cutoff)  # of the type in which they came
         system = System.from_ase(structures, device=self.device, dtype=torch.float64)
         home = structures.device if isinstance(structures, System) else torch.device("cpu")
         return self._evaluate(system).to(home)
