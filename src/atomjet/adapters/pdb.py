@@ -72,7 +72,8 @@ def read_model(lines: list[str]) -> tuple[Atoms, dict[str, str]]:
         remarks["dummy cell"] = "has the cell of 1 Å by which CRYST1 says that there is none; taken as not periodic"
     elif atoms.pbc.any() and group not in ("", "P 1", "P1"):
         remarks["symmetry"] = (
-            f"is the asymmetric unit of space group {group}; it is computed alone in the cell, without the copies that symmetry makes"
+            f"is the asymmetric unit of space group {group}; it is computed alone in its cell, without the copies that "
+            "symmetry makes"
         )
     return atoms, remarks
 

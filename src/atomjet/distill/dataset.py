@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -24,6 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from atomjet.adapters.structure_files import read_structures
 from atomjet.distill.conditions import NOT_SAID, Conditions, read_conditions, set_conditions
 from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record
@@ -274,7 +275,9 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
     h5py, content = require_h5py(), io.BytesIO()
     # In memory first: what HDF5 says of a full disk depends on when it notices, and may come too late to be raised.
     with h5py.File(content, "w") as file:
-        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
+        text = json.dumps(about, sort_keys=True)
+        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": text})
+        file.attrs["sha256"] = _digest({field.name: getattr(frames, field.name) for field in fields(Frames)}, text)
         for field in fields(Frames):
             values = getattr(frames, field.name)
             if field.name in NAMED:
@@ -317,16 +320,19 @@ def read_dataset(
 def describe_dataset(path: str | Path) -> dict[str, Any]:
     """What a shard says of its origin: recipe, seed, teacher (calculator, version, options)."""
     with _open_shard(Path(path)) as file:
-        return json.loads(file.attrs["about"])
+        try:
+            return json.loads(file.attrs["about"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{path} is a damaged dataset ({_one_line(error)}); label it again") from error
 
 
 def _open_shard(path: Path) -> Any:
     try:
         file = require_h5py().File(path, "r")
-    except OSError as error:
-        raise ConfigError(f"{path} is not a readable HDF5 file: {error}") from error
-    if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in READABLE:
         found = (file.attrs.get("format"), file.attrs.get("version"))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is not a readable HDF5 file: {_one_line(error)}") from error
+    if not isinstance(found[0], str) or found[0] != FORMAT or found[1] not in READABLE:
         file.close()
         versions = " or ".join(map(str, READABLE))
         raise ConfigError(f"{path} is not a dataset of format {FORMAT} {versions}, it says {found}")
@@ -335,20 +341,38 @@ def _open_shard(path: Path) -> Any:
 
 def _read_shard(path: Path) -> Frames:
     with _open_shard(path) as file:
-        arrays = {field.name: file[field.name][()] for field in fields(Frames) if field.name in file}
-        for name in arrays.keys() & set(NAMED):
-            names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
-            arrays[name] = names[arrays[name]] if len(names) else names
-    return Frames(**arrays)
+        try:
+            arrays = {field.name: file[field.name][()] for field in fields(Frames) if field.name in file}
+            for name in arrays.keys() & set(NAMED):
+                names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
+                arrays[name] = names[arrays[name]] if len(names) else names
+            frames = Frames(**arrays)
+            about = str(file.attrs.get("about"))
+            digest = file.attrs.get("sha256") if file.attrs["version"] == FORMAT_VERSION else None
+        except Exception as error:  # what h5py raises depends on where the file is damaged
+            raise ConfigError(f"{path} is a damaged dataset ({_one_line(error)}); label it again") from error
+    # Shards written before have none.
+    if digest is not None and digest != _digest(arrays, about):
+        raise ConfigError(f"{path} does not match its SHA-256: it is damaged; label it again")
+    return frames
+
+
+def _digest(arrays: Mapping[str, Array], about: str) -> str:
+    """SHA-256 over what a shard says of itself, and names and contents of all its arrays in the types in which they are stored."""
+    sha = hashlib.sha256(about.encode())
+    for name in sorted(arrays):
+        values = np.asarray(arrays[name], dtype=DTYPES[name])
+        sha.update(f"{name} {values.shape}\n".encode())
+        sha.update(json.dumps(values.tolist()).encode() if name in NAMED else np.ascontiguousarray(values).tobytes())
+    return sha.hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Frames:
-    import ase.io
-
-    try:
-        structures = cast(list[Atoms], ase.io.read(path, index=":"))
-    except Exception as error:  # ASE's readers raise anything
-        raise ConfigError(f"ASE cannot read {path}: {error}") from error
+    structures = read_structures(path)
     parts = []
     told = False
     for number, atoms in enumerate(structures):
