@@ -39,6 +39,12 @@ ENOUGH_TO_HOLD_BACK = 5
 READABLE = (1, 2)
 """Versions of the format; the first had neither spin nor task."""
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""First bytes of an HDF5 file without a user block."""
+
+USER_BLOCK = 512
+"""Bytes before a shard's HDF5 content; the smallest number that HDF5 allows."""
+
 NAMED = ("split", "source", "molecule", "task")
 DTYPES = {
     "ptr": np.int64,
@@ -274,10 +280,8 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
     """Write one HDF5 file, atomically; the bytes depend on the frames and `about` (JSON-able) only."""
     h5py, content = require_h5py(), io.BytesIO()
     # In memory first: what HDF5 says of a full disk depends on when it notices, and may come too late to be raised.
-    with h5py.File(content, "w") as file:
-        text = json.dumps(about, sort_keys=True)
-        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": text})
-        file.attrs["sha256"] = _digest({field.name: getattr(frames, field.name) for field in fields(Frames)}, text)
+    with h5py.File(content, "w", userblock_size=USER_BLOCK) as file:
+        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
         for field in fields(Frames):
             values = getattr(frames, field.name)
             if field.name in NAMED:
@@ -286,7 +290,13 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
                 values = values.astype(np.int32)
             packing = {"compression": "gzip", "shuffle": True} if values.size else {}
             file.create_dataset(field.name, data=values, **packing)
-    write_atomically(path, content.getvalue())
+    body = content.getvalue()[USER_BLOCK:]
+    write_atomically(path, _user_block(body) + body)
+
+
+def _user_block(body: bytes | memoryview) -> bytes:
+    """The first bytes of a shard, which HDF5 leaves to its user: the SHA-256 of all others."""
+    return f"{FORMAT} sha256 {hashlib.sha256(body).hexdigest()}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
 def read_dataset(
@@ -327,6 +337,7 @@ def describe_dataset(path: str | Path) -> dict[str, Any]:
 
 
 def _open_shard(path: Path) -> Any:
+    _check_digest(path)
     try:
         file = require_h5py().File(path, "r")
         found = (file.attrs.get("format"), file.attrs.get("version"))
@@ -339,6 +350,21 @@ def _open_shard(path: Path) -> Any:
     return file
 
 
+def _check_digest(path: Path) -> None:
+    """Refuse a shard that is not as it was written, before HDF5 sees it, which may loop for ever over damaged lists of texts.
+
+    Shards that were written before, and other HDF5 files, begin with HDF5's signature and have no digest.
+    """
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if content[: len(SIGNATURE)] != SIGNATURE and content[:USER_BLOCK] != _user_block(content[USER_BLOCK:]):
+        raise ConfigError(
+            f"{path} is not a readable HDF5 file of {FORMAT}, or does not match its SHA-256: it is damaged; label it again"
+        )
+
+
 def _read_shard(path: Path) -> Frames:
     with _open_shard(path) as file:
         try:
@@ -346,25 +372,9 @@ def _read_shard(path: Path) -> Frames:
             for name in arrays.keys() & set(NAMED):
                 names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
                 arrays[name] = names[arrays[name]] if len(names) else names
-            frames = Frames(**arrays)
-            about = str(file.attrs.get("about"))
-            digest = file.attrs.get("sha256") if file.attrs["version"] == FORMAT_VERSION else None
+            return Frames(**arrays)
         except Exception as error:  # what h5py raises depends on where the file is damaged
             raise ConfigError(f"{path} is a damaged dataset ({_one_line(error)}); label it again") from error
-    # Shards written before have none.
-    if digest is not None and digest != _digest(arrays, about):
-        raise ConfigError(f"{path} does not match its SHA-256: it is damaged; label it again")
-    return frames
-
-
-def _digest(arrays: Mapping[str, Array], about: str) -> str:
-    """SHA-256 over what a shard says of itself, and names and contents of all its arrays in the types in which they are stored."""
-    sha = hashlib.sha256(about.encode())
-    for name in sorted(arrays):
-        values = np.asarray(arrays[name], dtype=DTYPES[name])
-        sha.update(f"{name} {values.shape}\n".encode())
-        sha.update(json.dumps(values.tolist()).encode() if name in NAMED else np.ascontiguousarray(values).tobytes())
-    return sha.hexdigest()
 
 
 def _one_line(error: BaseException) -> str:
