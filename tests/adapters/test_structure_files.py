@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -419,3 +420,18 @@ def test_cards_say_whether_training_was_periodic():
     if "organic-xtb" in packaged():
         with safe_open(packaged()["organic-xtb"], framework="np") as opened:
             assert trained_on_periodic(json.loads(opened.metadata()["card"])) is False
+
+
+def test_xyz_without_assertions(tmp_path: Path):
+    """ASE reads the number of atoms within an `assert`."""
+    frame = '2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 charge=1\nO 0 0 0\nD 0 0 1\n'
+    (tmp_path / "x.xyz").write_text(frame + "1\n\nNe 0 0 0\nVEC1 3 0 0\nVEC2 0 3 0\nVEC3 0 0 3\n")
+    program = (
+        "import sys; from atomjet.adapters.structure_files import read_structures\n"
+        "for atoms in read_structures(sys.argv[1]): print(atoms.get_chemical_formula(), atoms.pbc, atoms.info)"
+    )
+    for option in ("-O", "-B"):
+        command = [sys.executable, option, "-c", program, str(tmp_path / "x.xyz")]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert lines[0].startswith("HO [ True  True  True] {'charge': ")
+        assert lines[1].startswith("Ne [ True  True  True] ")

@@ -42,6 +42,31 @@ def test_a_model_that_is_none():
         atomjet.load(None)
 
 
+def test_what_a_caller_sets_for_its_own_pytorch_changes_nothing():
+    settings = [
+        Settings("cpu", backend, precision)
+        for backend in ("general", "fast_pytorch")
+        for precision in ("high", "float64")
+    ]
+    model, atoms = random_painn(elements=(1, 8)), molecule("H2O")
+    for setting in settings:
+        expected = Engine(model, setting).predict(atoms)
+        contexts = (
+            torch.inference_mode(),
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+            torch.device("meta"),
+        )
+        for context in contexts:
+            with context:
+                engine = Engine(model, setting)
+                found = engine.predict(atoms)
+            assert torch.equal(found.energy, expected.energy), context
+            assert torch.equal(found.forces, expected.forces), context
+    with torch.inference_mode():
+        assert engine.hessian(atoms).shape == (9, 9)
+
+
 def test_prediction(engine):
     frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O")]
     prediction = engine.predict(frames)

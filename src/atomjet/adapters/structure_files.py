@@ -22,6 +22,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
+from ase.io.extxyz import _read_xyz_frame
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from atomjet.adapters import molfile, pdb, smiles
@@ -292,10 +293,12 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
     heavy = [_take_heavy_hydrogen(lines, first, last) for first, last in frames]
     source = StringIO("".join(lines[:end])) if changed or rest or any(heavy) else str(path)
     try:
-        results: list[Read] = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")]
+        results: list[Read] = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")] if __debug__ else []
     except StructureError:
         if len(frames) < 2:
             raise
+        results = []
+    if not results:
         results = [_xyz_frame(lines[first:last]) for first, last in frames]
     for (atoms, _, _), masses in zip(results, heavy, strict=True):
         if atoms is not None and masses and not atoms.has("masses"):
@@ -304,7 +307,15 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
 
 
 def _xyz_frame(lines: list[str]) -> Read:
-    return _attempt(lambda own: (ase.io.read(StringIO("".join(own)), format="extxyz"), {}), lines)  # type: ignore[return-value]
+    return _attempt(lambda own: (_parsed(own), {}), lines)
+
+
+def _parsed(lines: list[str]) -> Atoms:
+    if __debug__:
+        return ase.io.read(StringIO("".join(lines)), format="extxyz")  # type: ignore[return-value]
+    # ASE reads the number of atoms in an `assert`, which `python -O` leaves out.
+    number = int(lines[0])
+    return _read_xyz_frame(iter(lines[1:]), number, nvec=len(lines) - 2 - number)
 
 
 def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int]]:
