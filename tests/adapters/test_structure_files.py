@@ -435,3 +435,22 @@ def test_xyz_without_assertions(tmp_path: Path):
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         assert lines[0].startswith("HO [ True  True  True] {'charge': ")
         assert lines[1].startswith("Ne [ True  True  True] ")
+
+
+def test_columns_that_are_not_there(tmp_path: Path):
+    """ASE would take 5 GB for them."""
+    bomb = "1\nProperties=species:S:1:pos:R:3:x:R:999999999\nH 0 0 0 1\n"
+    (tmp_path / "bomb.xyz").write_text(bomb)
+    with pytest.raises(StructureError, match=r"bomb.xyz: Properties says 1000000003 columns, but the first atom has 5"):
+        read_frames(tmp_path / "bomb.xyz")
+    (tmp_path / "many.xyz").write_text(bomb + "1\n\nNe 0 0 0\n")
+    first, second = read_frames(tmp_path / "many.xyz")
+    assert first.refusal.startswith("Properties says 1000000003 columns")
+    assert second.atoms.get_chemical_formula() == "Ne"
+
+
+def test_many_empty_frames_at_the_end_take_no_time(tmp_path: Path):
+    (tmp_path / "x.xyz").write_text("1\n\nNe 0 0 0\n" + "0\n\n" * 20000)
+    notes: list[str] = []
+    assert len(read_frames(tmp_path / "x.xyz", note=notes.append)) == 1
+    assert notes == [f"{tmp_path / 'x.xyz'}: frames 1 to 20000 have no atoms; left out"]

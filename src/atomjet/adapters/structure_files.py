@@ -53,6 +53,9 @@ INFLATING = (EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
 ONE_LINE = ("json", "db")
 """Text formats of ASE that need no line ends."""
 
+PROPERTIES = re.compile(r"""Properties=["']?([^\s"']+)""")
+"""What an extended XYZ file says of its columns: name, kind and width of each."""
+
 CLAIMS = {
     "vasp": rb"\A(?:.*\n){5,6}[ \t]*((?:\d+[ \t]*)+)\r?\n",
     "gen": rb"\A\s*(\d+)",
@@ -155,9 +158,13 @@ def molecule_of(source: str | Path, frame: int, atoms: Atoms) -> Any:
 
 def _named(name: str, read: list[Read], note: Callable[[str], object]) -> list[Frame]:
     """Frames with names; empty ones at the end, such as a last PDB model without atoms, are none."""
-    while len(read) > 1 and read[-1][0] is not None and len(read[-1][0]) == 0:
-        read = read[:-1]
-        note(f"{name}: frame {len(read)} has no atoms; left out")
+    last = len(read)
+    while last > 1 and (atoms := read[last - 1][0]) is not None and len(atoms) == 0:
+        last -= 1
+    if last < len(read):
+        which = f"frame {last} has" if last == len(read) - 1 else f"frames {last} to {len(read) - 1} have"
+        note(f"{name}: {which} no atoms; left out")
+    read = read[:last]
     if not read or (len(read) == 1 and read[0][0] is not None and len(read[0][0]) == 0):
         raise StructureError(f"{name}: holds no structures")
     frames = []
@@ -292,12 +299,15 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
         rest = str(error)
     heavy = [_take_heavy_hydrogen(lines, first, last) for first, last in frames]
     source = StringIO("".join(lines[:end])) if changed or rest or any(heavy) else str(path)
+    results: list[Read] = []
     try:
-        results: list[Read] = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")] if __debug__ else []
-    except StructureError:
+        for first, _ in frames:
+            _check_columns(lines, first)
+        if __debug__:
+            results = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")]
+    except StructureError as error:
         if len(frames) < 2:
-            raise
-        results = []
+            raise StructureError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
     if not results:
         results = [_xyz_frame(lines[first:last]) for first, last in frames]
     for (atoms, _, _), masses in zip(results, heavy, strict=True):
@@ -310,7 +320,18 @@ def _xyz_frame(lines: list[str]) -> Read:
     return _attempt(lambda own: (_parsed(own), {}), lines)
 
 
+def _check_columns(lines: list[str], first: int) -> None:
+    """Refuse a frame that says more columns than its first atom has, before ASE makes room for them."""
+    properties = PROPERTIES.search(lines[first + 1])
+    if properties and lines[first].strip() != "0":
+        widths = [int(width) for width in properties.group(1).split(":")[2::3] if width.isdigit() and len(width) < 19]
+        columns = len(lines[first + 2].split())
+        if sum(widths) > columns:
+            raise StructureError(f"Properties says {sum(widths)} columns, but the first atom has {columns}; correct it")
+
+
 def _parsed(lines: list[str]) -> Atoms:
+    _check_columns(lines, 0)
     if __debug__:
         return ase.io.read(StringIO("".join(lines)), format="extxyz")  # type: ignore[return-value]
     # ASE reads the number of atoms in an `assert`, which `python -O` leaves out.
@@ -348,7 +369,7 @@ def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int]]:
 def _take_heavy_hydrogen(lines: list[str], first: int, last: int) -> dict[int, float]:
     """Make D and T of a frame H; return their masses by atom."""
     column = 0
-    properties = re.search(r"""Properties=["']?([^\s"']+)""", lines[first + 1])
+    properties = PROPERTIES.search(lines[first + 1])
     if properties:
         words = properties.group(1).split(":")
         widths = [int(width) if width.isdigit() else 1 for width in words[2::3]]
