@@ -185,7 +185,7 @@ def test_arrays_that_are_none_of_real_numbers():
     refused(r"pbc is \[2, 0, 0\]; it must be True or False for each direction", pbc=[2, 0, 0], cell=np.eye(3))
     refused("atom 1: position .* is not finite", positions=np.ma.array(np.zeros((2, 3)), mask=[[0] * 3, [0, 1, 0]]))
     refused(r"cell has shape \(3,\); it must be \(3, 3\), rows the cell vectors", cell=[5.0, 5.0, 5.0], pbc=True)
-    refused("says structure 1000000000, but there are 2 atoms; number structures from 0", system_index=[0, 10**9])
+    refused("says structure 1000000000, but there are 2 atoms; number them from 0", system_index=[0, 10**9])
 
 
 def test_foreign_objects():

@@ -47,7 +47,7 @@ def _unread(atoms: Atoms) -> Remarks:
             )
     for word in CELL_WORDS:
         value = atoms.info.get(word)
-        if isinstance(value, np.ndarray) and value.size in (3, 6, 9) and not atoms.cell.any():
+        if isinstance(value, np.ndarray) and value.size in (3, 6, 9) and not np.any(atoms.cell.array):
             found["unread cell"] = f"says {word}=, which is not read as its cell; write Lattice= for it"
     return found
 

@@ -337,7 +337,7 @@ def _number_of_structures(system: System, index: Tensor) -> int:
             raise StructureError(
                 f"cell has shape {shape}; it must be (3, 3), rows the cell vectors, or one for each structure"
             )
-        return 1 if len(shape) == 2 else shape[0]
+        return shape[0] if len(shape) == 3 else 1
     if system.pbc is not None and (pbc := _tensor("pbc", system.pbc)).ndim == 2:
         return pbc.shape[0]
     if system.system_index is None:
