@@ -50,9 +50,10 @@ def neighbor_list(
     if isinstance(cutoff, bool) or not isinstance(cutoff, Real) or not 0 < cutoff <= LONGEST_CUTOFF:
         raise ConfigError(f"cutoff is {cutoff!r}; it must be a positive number of Å, of at most {LONGEST_CUTOFF:g}")
     cutoff = float(cutoff)
-    if device is None:
+    if device is not None:
+        device = checked_device(device)
+    else:
         device = structures.device if isinstance(structures, System) else "cpu"
-    device = checked_device(device)
     dtype = structures.dtype if isinstance(structures, System) else torch.float64
     return search(System.from_ase(structures, device=device, dtype=dtype), cutoff, neighbors)
 
