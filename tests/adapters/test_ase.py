@@ -12,7 +12,7 @@ from ase.optimize import BFGS
 import atomjet
 from atomjet import AtomJetCalculator, Engine
 from atomjet.engine import Settings
-from tests.potentials import random_painn
+from tests.potentials import random_escn_md, random_painn
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,13 @@ def test_cell_relaxation_lowers_the_energy(engine):
     start = atoms.get_potential_energy()
     BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.05, steps=5)
     assert atoms.get_potential_energy() < start
+
+
+def test_info_that_is_changed_in_its_place_is_noticed():
+    """A copy of atoms shares what `info` holds."""
+    atoms = molecule("O2")
+    atoms.info |= {"charge": 0, "spin": np.array([1])}
+    atoms.calc = AtomJetCalculator(Engine(random_escn_md(), Settings("cpu"), task="omol"))
+    singlet = atoms.get_potential_energy()
+    atoms.info["spin"][0] = 3
+    assert atoms.get_potential_energy() != singlet

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,6 +94,18 @@ def test_charges_of_the_old_columns_and_of_v3000(tmp_path: Path):
     assert hydroxide.get_masses()[1] == DEUTERIUM
 
 
+def test_records_that_lack_a_part(tmp_path: Path):
+    cut = AMMONIUM.replace("M  CHG  1   1   1", "M  CHG  2   1   1")
+    (tmp_path / "cut.sdf").write_text(cut + NITRATE.replace("M  END\n", ""))
+    first, second = read_frames(tmp_path / "cut.sdf")
+    assert first.refusal == "'M  CHG  2   1   1' says 2 values, but has 1; it is cut off"
+    assert second.remarks["end"] == "has no `M  END`: it may be cut off, and lack charges"
+    lines = ["", "", "", "  0  0  0     0  0            999 V3000", "M  V30 COUNTS 3 0 0 0 0", "M  V30 BEGIN ATOM"]
+    lines += ["M  V30 1 O 0 0 0 0 CHG=-1", "M  V30 2 H 0 0 1 0", "M  V30 END ATOM", "M  END"]
+    (tmp_path / "cut.mol").write_text("\n".join(lines))
+    assert read_frames(tmp_path / "cut.mol")[0].refusal == "says 3 atoms, but has 2; it is cut off or damaged"
+
+
 def test_drawings_and_missing_hydrogen_are_remarked(tmp_path: Path):
     flat = record("ethane", [("C", 0, 0, 0), ("C", 1.5, 0, 0)], [(1, 2, 1)]).replace("3D", "2D")
     (tmp_path / "flat.sdf").write_text(flat)
@@ -124,6 +137,13 @@ def test_smiles_are_embedded(tmp_path: Path):
     assert np.array_equal(read_structures("CCO", seed=3)[0].positions, ethanol.positions)
     with pytest.raises(StructureError, match="none.xyz: no such file, and no SMILES"):
         read_structures(tmp_path / "none.xyz")
+
+
+def test_molecules_of_one_smiles_stand_apart(tmp_path: Path):
+    pytest.importorskip("rdkit")
+    (salt,) = read_structures("[Na+].[Cl-]")
+    assert salt.get_distance(0, 1) == pytest.approx(3.0)
+    assert salt.info["charge"] == 0
 
 
 def test_text_as_editors_leave_it(tmp_path: Path):
@@ -203,6 +223,119 @@ def test_protein_data_bank(tmp_path: Path):
         "ATOM      1  CA  ALA A   1       0.000   0.000   0.000\nHETATM    2 CA    CA A   2       5.000   0.000   0.000\n"
     )
     assert str(read_structures(tmp_path / "c.pdb")[0].symbols) == "CCa"
+
+
+ATOM_LINE = "ATOM  {:5d} {:4} {} A   1    {:8.3f}{:8.3f}{:8.3f}  1.00  0.00          {:>2}{}\n"
+
+
+def test_elements_and_charges_of_protein_data_bank(tmp_path: Path):
+    names = ["HG11 VAL", " HG  SER", "HO5' DA ", "HG    HG", "CA    CA", " CA  ALA"]
+    lines = [ATOM_LINE.format(k, name[:4], name[5:], 3 * k, 0, 0, "", "") for k, name in enumerate(names)]
+    (tmp_path / "names.pdb").write_text("".join(lines))
+    (named,) = read_structures(tmp_path / "names.pdb")
+    assert list(named.symbols) == ["H", "H", "H", "Hg", "Ca", "C"]
+    ions = [("N", "1+"), ("O", "1-"), ("O", "-1"), ("H", "  "), ("O", "1-")]
+    lines = [ATOM_LINE.format(k, f" {e}  ", "LIG", 3 * k, 0, 0, e, charge) for k, (e, charge) in enumerate(ions)]
+    (tmp_path / "ions.pdb").write_text("".join(lines))
+    (charged,) = read_structures(tmp_path / "ions.pdb")
+    assert charged.info["charge"] == -2
+    (tmp_path / "pair.pdb").write_text(lines[3].replace(" H  ", " LP ", 1).replace("           H", "          LP"))
+    (refused,) = read_frames(tmp_path / "pair.pdb")
+    assert refused.refusal == "atom 0: 'LP' is no element; correct columns 77 and 78"
+
+
+def test_the_asymmetric_unit_of_a_crystal_is_remarked(tmp_path: Path):
+    cell = "CRYST1   20.000   20.000   20.000  90.00  90.00  90.00 {:11}   1\n"
+    atom = ATOM_LINE.format(1, " O  ", "HOH", 0, 0, 0, "O", "")
+    for group, remarked in (("P 21 21 21", True), ("P 1", False), ("", False)):
+        (tmp_path / "x.pdb").write_text(cell.format(group) + atom)
+        (frame,) = read_frames(tmp_path / "x.pdb")
+        assert ("symmetry" in frame.remarks) is remarked
+        assert frame.atoms.pbc.all()
+
+
+CIF = """data_x
+_cell_length_a 5
+_cell_length_b 5
+_cell_length_c 5
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+"""
+
+
+def test_disorder_and_dummies_of_a_crystal(tmp_path: Path):
+    def remarks(column: str, sites: str) -> dict[str, str]:
+        (tmp_path / "x.cif").write_text(f"{CIF}{column}\n{sites}")
+        return read_frames(tmp_path / "x.cif")[0].remarks
+
+    group = "_atom_site_disorder_group"
+    assert remarks(group, "C1 C 0 0 0 1\nC2 C 0.3 0 0 2\nO1 O .5 .5 .5 .\n")["disorder"].startswith(
+        "has 2 sites in disorder groups 1, 2, which exclude each other; all are computed as atoms"
+    )
+    assert "disorder" in remarks(group, "C1 C 0 0 0 -1\nO1 O .5 .5 .5 .\n")
+    assert not remarks(group, "C1 C 0 0 0 1\nO1 O .5 .5 .5 .\n")
+    dummies = remarks("_atom_site_calc_flag", "C1 C 0 0 0 d\nD1 D .5 .5 .5 dum\n")
+    assert dummies == {"dummies": "has 1 dummy sites (the first is site 1); they are computed as atoms"}
+
+
+@pytest.mark.parametrize(
+    ("comment", "kind", "word"),
+    [
+        ("total_charge=1", "unread charge", "says total_charge=1, which is not read; write charge= for it"),
+        ("charge=1 multiplicity=2", "unread spin", "says multiplicity=2, which is not read; write spin= for it"),
+        ('cell="3 0 0 0 3 0 0 0 3"', "unread cell", "says cell=, which is not read as its cell; write Lattice= for it"),
+        ("total_charge=0 multiplicity=1", "", ""),
+        ("charge=1 spin=2 total_charge=1 multiplicity=2", "", ""),
+    ],
+)
+def test_words_of_a_comment_that_are_not_read(tmp_path: Path, comment: str, kind: str, word: str):
+    (tmp_path / "x.xyz").write_text(f"1\n{comment} Properties=species:S:1:pos:R:3\nNe 0 0 0\n")
+    (frame,) = read_frames(tmp_path / "x.xyz")
+    assert frame.remarks == ({kind: word} if kind else {})
+
+
+def test_charge_and_multiplicity_of_a_gaussian_input(tmp_path: Path):
+    atoms = molecule("H2O")
+    write(tmp_path / "x.com", atoms, charge=1, mult=2)
+    (frame,) = read_structures(tmp_path / "x.com")
+    assert (frame.info["charge"], frame.info["spin"]) == (1, 2)
+
+
+OUTCAR = """ POTCAR:    PAW_PBE H 15Jun2001
+ POTCAR:    PAW_PBE H 15Jun2001
+   ISPIN  =      1    spin polarized calculation?
+   ions per type =               2
+----------------------------------------- Iteration    1(   1)  ---------------------------------------
+      direct lattice vectors                 reciprocal lattice vectors
+     8.000000000  0.000000000  0.000000000     0.125000000  0.000000000  0.000000000
+     0.000000000  8.000000000  0.000000000     0.000000000  0.125000000  0.000000000
+     0.000000000  0.000000000  8.000000000     0.000000000  0.000000000  0.125000000
+ POSITION                                       TOTAL-FORCE (eV/Angst)
+ -----------------------------------------------------------------------------------
+      0.00000      0.00000      0.00000         0.000000      0.000000     -0.100000
+      0.00000      0.00000      0.75000         0.000000      0.000000      0.100000
+ -----------------------------------------------------------------------------------
+  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
+  ---------------------------------------------------
+  free  energy   TOTEN  =        -6.70000000 eV
+
+  energy  without entropy=       -6.70000000  energy(sigma->0) =       -6.70000000
+"""
+
+
+def test_readers_that_ask_for_the_name_of_the_file(tmp_path: Path):
+    """As ASE's of VASP's output does, to look for constraints beside it."""
+    (tmp_path / "OUTCAR").write_text(OUTCAR)
+    (atoms,) = read_structures(tmp_path / "OUTCAR")
+    assert atoms.get_distance(0, 1) == 0.75
+    assert atoms.get_potential_energy() == -6.7
 
 
 def test_shared_sites_of_a_crystal(tmp_path: Path):
@@ -287,3 +420,37 @@ def test_cards_say_whether_training_was_periodic():
     if "organic-xtb" in packaged():
         with safe_open(packaged()["organic-xtb"], framework="np") as opened:
             assert trained_on_periodic(json.loads(opened.metadata()["card"])) is False
+
+
+def test_xyz_without_assertions(tmp_path: Path):
+    """ASE reads the number of atoms within an `assert`."""
+    frame = '2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 charge=1\nO 0 0 0\nD 0 0 1\n'
+    (tmp_path / "x.xyz").write_text(frame + "1\n\nNe 0 0 0\nVEC1 3 0 0\nVEC2 0 3 0\nVEC3 0 0 3\n")
+    program = (
+        "import sys; from atomjet.adapters.structure_files import read_structures\n"
+        "for atoms in read_structures(sys.argv[1]): print(atoms.get_chemical_formula(), atoms.pbc, atoms.info)"
+    )
+    for option in ("-O", "-B"):
+        command = [sys.executable, option, "-c", program, str(tmp_path / "x.xyz")]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert lines[0].startswith("HO [ True  True  True] {'charge': ")
+        assert lines[1].startswith("Ne [ True  True  True] ")
+
+
+def test_columns_that_are_not_there(tmp_path: Path):
+    """ASE would take 5 GB for them."""
+    bomb = "1\nProperties=species:S:1:pos:R:3:x:R:999999999\nH 0 0 0 1\n"
+    (tmp_path / "bomb.xyz").write_text(bomb)
+    with pytest.raises(StructureError, match=r"bomb.xyz: Properties says 1000000003 columns, but the first atom has 5"):
+        read_frames(tmp_path / "bomb.xyz")
+    (tmp_path / "many.xyz").write_text(bomb + "1\n\nNe 0 0 0\n")
+    first, second = read_frames(tmp_path / "many.xyz")
+    assert first.refusal.startswith("Properties says 1000000003 columns")
+    assert second.atoms.get_chemical_formula() == "Ne"
+
+
+def test_many_empty_frames_at_the_end_take_no_time(tmp_path: Path):
+    (tmp_path / "x.xyz").write_text("1\n\nNe 0 0 0\n" + "0\n\n" * 20000)
+    notes: list[str] = []
+    assert len(read_frames(tmp_path / "x.xyz", note=notes.append)) == 1
+    assert notes == [f"{tmp_path / 'x.xyz'}: frames 1 to 20000 have no atoms; left out"]

@@ -1,6 +1,10 @@
 """Foreign text on the terminal: what would move the cursor is written out, wherever it comes from."""
 
 import io
+import os
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,3 +95,14 @@ def test_errors(call, nasty_model, tmp_path):
         assert err.count("\n") == 1
         assert clean(out + err)
         assert "unexpected" not in err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "variables"),
+    [("", {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}), (">&-", {}), (">&- 2>&-", {})],
+)
+def test_terminals_without_our_letters_and_closed_ones(redirection, variables):
+    command = f"{shlex.quote(sys.executable)} -m atomjet info organic-xtb {redirection}"
+    done = subprocess.run(command, shell=True, env=os.environ | variables, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("\\xc5" in done.stdout) == bool(variables)

@@ -80,3 +80,11 @@ def test_no_reverse_no_answer(what):
 
 def test_no_edges():
     assert neighbor_list(System(torch.zeros(1, 3), [1]), 3.0).reverse.tolist() == []
+
+
+def test_the_definition_needs_all_rows():
+    engine = Engine(random_painn(elements=(1, 6)), Settings("cpu", "general"))
+    graph = neighbor_list(molecule("CH4"), engine.cutoff)
+    some = {name: getattr(graph, name)[:8] for name in ("centers", "neighbors", "shifts", "vectors")}
+    with pytest.raises(atomjet.AtomJetError, match="row_ptr ends at 20, but there are 8 edges: the graph lacks rows"):
+        engine.evaluator.energies_and_gradients(replace(graph, **some))

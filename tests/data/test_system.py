@@ -132,6 +132,62 @@ def test_charge_that_is_no_whole_number(key, value):
         System.from_ase([molecule("CH4"), atoms])
 
 
+def test_a_task_of_none_is_not_said():
+    atoms = molecule("H2O")
+    atoms.info["task"] = None
+    assert System.from_ase(atoms).task == ("",)
+
+
+def test_an_array_of_one_number_is_that_number(recwarn):
+    atoms = molecule("H2O")
+    atoms.info |= {"charge": np.array([-1]), "spin": np.array(2)}
+    system = System.from_ase(atoms)
+    assert (system.charge.tolist(), system.spin.tolist(), len(recwarn)) == ([-1], [2], 0)
+
+
+@pytest.mark.parametrize("change", [">f8", ">f4", "f2", "g", "O"])
+def test_arrays_of_any_type_of_real_numbers(change):
+    x = np.array([[0.0, 0.5, 1.0], [2.0, -4.0, 0.25]])
+    system = System(x.astype(change), np.array([1, 8], ">i4"))
+    assert torch.equal(system.positions.double(), torch.from_numpy(x))
+    assert system.atomic_numbers.tolist() == [1, 8]
+
+
+def test_arrays_are_copied_and_need_not_be_writable(recwarn):
+    x, z = np.zeros((2, 3)), np.array([1, 8])
+    x.flags.writeable = z.flags.writeable = False
+    system = System(x[::-1], z[::-1])
+    assert not recwarn.list
+    x.flags.writeable = True
+    x[:] = 7
+    assert not system.positions.any()
+    assert system.atomic_numbers.tolist() == [8, 1]
+
+
+def test_numbers_of_python_are_not_rounded():
+    assert System([[0.1, 0.2, 100000.3]], [1]).positions.tolist() == [[0.1, 0.2, 100000.3]]
+
+
+def test_what_would_be_cut_off_to_whole_numbers():
+    refused(r"charge\[0\] is 0\.5; it must be a whole number", charge=[0.5])
+    refused(r"spin\[0\] is 1\.9; it must be a whole number", spin=torch.tensor([1.9]))
+    refused(r"charge\[0\] is nan; it must be a whole number", charge=[float("nan")])
+    refused(r"atomic_numbers\[1\] is 1\.5; it must be a whole number", atomic_numbers=[1.0, 1.5])
+    refused(r"system_index\[1\] is 0\.7; it must be a whole number", system_index=np.array([0, 0.7]))
+    refused("atomic_numbers is True or False", atomic_numbers=[True, False])
+    assert System(torch.zeros(1, 3), [1.0], charge=[-1.0]).charge.tolist() == [-1]
+
+
+def test_arrays_that_are_none_of_real_numbers():
+    refused("positions is complex; it must be real", positions=np.zeros((2, 3), complex))
+    refused("positions is no array of numbers, but list", positions=[[0, 0, 0], [0, 0]])
+    refused("pbc is no array of numbers, but str 'TTT'; correct it", pbc="TTT", cell=np.eye(3))
+    refused(r"pbc is \[2, 0, 0\]; it must be True or False for each direction", pbc=[2, 0, 0], cell=np.eye(3))
+    refused("atom 1: position .* is not finite", positions=np.ma.array(np.zeros((2, 3)), mask=[[0] * 3, [0, 1, 0]]))
+    refused(r"cell has shape \(3,\); it must be \(3, 3\), rows the cell vectors", cell=[5.0, 5.0, 5.0], pbc=True)
+    refused("says structure 1000000000, but there are 2 atoms; number them from 0", system_index=[0, 10**9])
+
+
 def test_foreign_objects():
     with pytest.raises(atomjet.AtomJetError, match="cannot read structures from str"):
         System.from_ase("water.xyz")

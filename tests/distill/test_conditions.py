@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 import atomjet
 from atomjet.cli.main import main
 from atomjet.distill.conditions import Conditions, read_conditions
-from atomjet.distill.dataset import concatenate, make_frames, pack, read_dataset, write_shard
+from atomjet.distill.dataset import USER_BLOCK, concatenate, make_frames, pack, read_dataset, write_shard
 from atomjet.distill.journal import Journal
 from atomjet.distill.label import label_frame, run_label
 from atomjet.distill.recipe import TeacherConfig, load_recipe
@@ -157,6 +157,7 @@ def test_a_shard_of_the_first_version_is_still_read(tmp_path):
         for name in ("spin", "task", "task_names"):
             del file[name]
         file.attrs["version"] = 1
+    (tmp_path / "a.h5").write_bytes((tmp_path / "a.h5").read_bytes()[USER_BLOCK:])  # nor had it a SHA-256
     assert read_dataset(tmp_path / "a.h5").conditions(0) == Conditions()
 
 

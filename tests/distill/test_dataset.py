@@ -18,7 +18,7 @@ from atomjet.distill.dataset import (
     read_dataset,
     write_shard,
 )
-from atomjet.errors import ConfigError
+from atomjet.errors import AtomJetError, ConfigError
 
 
 def mixed() -> Frames:
@@ -134,15 +134,25 @@ def test_what_a_foreign_file_says_of_its_frames_is_believed(tmp_path):
     [
         ("gone.h5", None, "no dataset at .*gone.h5; label one first"),
         ("torn.h5", b"\x89HDF\r\n", "torn.h5 is not a readable HDF5 file"),
-        ("words.extxyz", b"hello", "ASE cannot read .*words.extxyz"),
+        ("words.extxyz", b"hello", "words.extxyz: line 1, 'hello', is not the number of atoms of a frame"),
         ("bare.xyz", b"1\n\nH 0 0 0\n", "bare.xyz, frame 0 has no energy and forces"),
     ],
 )
 def test_files_that_are_no_dataset_are_refused(tmp_path, name, content, complaint):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(AtomJetError, match=complaint):
         read_dataset(tmp_path / name)
+
+
+def test_names_of_foreign_files_are_taken_as_they_are(tmp_path):
+    """ASE takes what follows an at sign for frames of the file before it."""
+    atoms = bulk("Cu")
+    atoms.calc = EMT()
+    atoms.get_forces()
+    write(tmp_path / "plain.extxyz", atoms)
+    (tmp_path / "plain.extxyz").rename(tmp_path / "run@300.extxyz")
+    assert len(read_dataset(tmp_path / "run@300.extxyz")) == 1
 
 
 def test_an_hdf5_file_of_another_kind_is_refused(tmp_path):

@@ -29,6 +29,44 @@ def refused(engine, structures, message):
         engine.predict(structures)
 
 
+def test_float32_that_lost_its_digits_is_refused(engine):
+    """Converted to float64 afterwards it looks exact."""
+    positions = torch.tensor(molecule("H2O").positions)
+    far = System((positions + 1e6).float(), [8, 1, 1])
+    refused(engine, far, r"atom 0: position .* is too far out: float32 resolves .* or give float64")
+    assert engine.predict(System(positions + 1e6, [8, 1, 1])).energy.isfinite()
+
+
+def test_a_model_that_is_none():
+    with pytest.raises(atomjet.AtomJetError, match="model is NoneType 'None'; give a name, a path, or a list of them"):
+        atomjet.load(None)
+
+
+def test_what_a_caller_sets_for_its_own_pytorch_changes_nothing():
+    settings = [
+        Settings("cpu", backend, precision)
+        for backend in ("general", "fast_pytorch")
+        for precision in ("high", "float64")
+    ]
+    model, atoms = random_painn(elements=(1, 8)), molecule("H2O")
+    for setting in settings:
+        expected = Engine(model, setting).predict(atoms)
+        contexts = (
+            torch.inference_mode(),
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+            torch.device("meta"),
+        )
+        for context in contexts:
+            with context:
+                engine = Engine(model, setting)
+                found = engine.predict(atoms)
+            assert torch.equal(found.energy, expected.energy), context
+            assert torch.equal(found.forces, expected.forces), context
+    with torch.inference_mode():
+        assert engine.hessian(atoms).shape == (9, 9)
+
+
 def test_prediction(engine):
     frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O")]
     prediction = engine.predict(frames)

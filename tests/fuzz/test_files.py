@@ -5,13 +5,18 @@ import math
 import pickle
 import warnings
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase.build import molecule
 
+from atomjet.distill.checkpoint import read_checkpoint, write_checkpoint
+from atomjet.distill.dataset import make_frames, read_dataset, write_shard
 from atomjet.engine import Engine, Settings
+from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.models import load, tensor_file
 from atomjet.models.escn_md import fairchem_zip
 from tests.fuzz import cases, changed, damaged, served_or_refused, value
@@ -54,6 +59,53 @@ def test_damaged_model_files(content, tmp_path):
         path.write_bytes(damaged(content, generator))
         found = served_or_refused(case, load.read, path)
         assert found is None or equal(found, whole), f"case {case}: loads, and is another model"
+
+
+def test_damaged_checkpoints_of_dynamics(tmp_path):
+    """What still loads is the same to the last bit; so for all files from which a run goes on."""
+    path = tmp_path / "run.checkpoint"
+    arrays = {"positions": np.arange(12.0).reshape(4, 3), "momenta": np.ones((4, 3))}
+    Checkpoint(40, {"steps": 10}, {"state": 5}, (Recorded(100, b"Ulm", 20),), arrays).save(path)
+    content, whole = path.read_bytes(), Checkpoint.load(path)
+    for case, generator in cases("damaged checkpoints of dynamics", 1500):
+        path.write_bytes(damaged(content, generator))
+        found = served_or_refused(case, Checkpoint.load, path)
+        assert found is None or all(
+            np.array_equal(found.arrays.get(name), values) for name, values in whole.arrays.items()
+        ), f"case {case}"
+        assert found is None or (found.step, found.request, found.noise, found.recorded) == (
+            whole.step,
+            whole.request,
+            whole.noise,
+            whole.recorded,
+        ), f"case {case}"
+
+
+def test_damaged_checkpoints_of_trainings(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(path, {"weights": torch.arange(20.0), "step": torch.tensor(7)}, {"step": 7, "run": {"seed": 3}})
+    content, (tensors, header) = path.read_bytes(), read_checkpoint(path)
+    for case, generator in cases("damaged checkpoints of trainings", 1000):
+        path.write_bytes(damaged(content, generator))
+        found = served_or_refused(case, read_checkpoint, path)
+        assert found is None or found[1] == header, f"case {case}"
+        assert found is None or all(torch.equal(found[0][name], value) for name, value in tensors.items()), case
+
+
+def test_damaged_shards(tmp_path):
+    pytest.importorskip("h5py")
+    path = tmp_path / "shard.h5"
+    frames = make_frames([molecule("CH4"), molecule("H2O")], "train", "md", "C")
+    frames.energy[:], frames.forces[:] = [-1.0, -2.0], 0.5
+    write_shard(path, frames, {"seed": 1})
+    content = path.read_bytes()
+    for case, generator in cases("damaged shards", 400):
+        path.write_bytes(damaged(content, generator))
+        found = served_or_refused(case, read_dataset, path)
+        for field in fields(frames) if found is not None else ():
+            one, other = getattr(found, field.name), getattr(frames, field.name)
+            same = one.tolist() == other.tolist() if one.dtype.kind in "TUb" else np.array_equal(one, other, True)
+            assert same, f"case {case}: {field.name}"
 
 
 def usable(case, path):

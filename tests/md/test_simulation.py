@@ -1,5 +1,6 @@
 """Runs through ASE with a cheap calculator: what is recorded, and that a cut run ends as the undisturbed one does."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -412,3 +413,9 @@ def test_thermostats_hold_the_temperature_of_few_atoms(tmp_path: Path, ensemble:
     if ensemble == "npt":
         # In nvt, at the tabulated lattice constant, it is -0.35 GPa.
         assert abs(rows["pressure_GPa"][300:].mean()) < 0.2
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = MDSettings(np.int64(5), temperature=np.float32(300), ensemble="nvt", friction=np.float64(2))
+    plain = MDSettings(5, temperature=300.0, ensemble="nvt", friction=2.0)
+    assert json.dumps(settings.identity()) == json.dumps(plain.identity())

@@ -128,6 +128,29 @@ def test_bad_cutoff(cutoff):
         neighbor_list(molecule("H2O"), cutoff)
 
 
+def test_cutoffs_of_numpy_are_numbers():
+    atoms = molecule("H2O")
+    assert neighbor_list(atoms, np.float32(5)).num_edges == neighbor_list(atoms, np.int64(5)).num_edges == 6
+
+
+def test_devices_that_are_none():
+    with pytest.raises(atomjet.AtomJetError, match="device 'foo' is unknown; write cpu, cuda or cuda:N"):
+        neighbor_list(molecule("H2O"), 5.0, device="foo")
+    with pytest.raises(atomjet.AtomJetError, match="device 'cuda:77' is not there: .* CUDA devices found; use cpu"):
+        neighbor_list(molecule("H2O"), 5.0, device="cuda:77")
+
+
+@pytest.mark.parametrize("cutoff", [1e3, 1e9])
+def test_a_cutoff_far_beyond_the_structure(cutoff):
+    """vesin alone takes hours over it."""
+    molecules = [molecule("H2O"), molecule("C6H6"), Atoms("H2", [[1e7, 0, 0], [1e7, 0, 1]]), Atoms("H")]
+    molecules[0].positions += [1e4, -3e5, 0]
+    found, every = neighbor_list(molecules, cutoff), neighbor_list(molecules, cutoff, neighbors="brute_force")
+    for name in ("centers", "neighbors", "shifts", "vectors"):
+        assert torch.equal(getattr(found, name), getattr(every, name))
+    assert found.num_edges == 3 * 2 + 12 * 11 + 2
+
+
 def test_a_cell_too_thin_is_refused():
     atoms = Atoms("H", cell=np.diag([0.01, 0.01, 0.01]), pbc=True)
     with pytest.raises(atomjet.AtomJetError, match="structure 0: its cell is so thin"):

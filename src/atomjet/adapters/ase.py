@@ -58,15 +58,16 @@ class AtomJetCalculator(Calculator):
         self.engine = model if isinstance(model, Engine) else load(model, **options)
         self.watch = Watch(self.engine.bound)
         self._remarks, self._known = remarks, set[bytes]()
+        self._before: dict[str, Any] | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last calculation, in ASE's words; any difference counts, however small.
 
         ASE's own comparison allows tolerances and takes a fifth of a step of dynamics.
         """
-        if self.atoms is None:
+        if self.atoms is None or self._before is None:
             return all_changes
-        before, now = _state(self.atoms), _state(atoms)
+        before, now = self._before, _state(atoms)
         return [name for name in now if not np.array_equal(before[name], now[name])]
 
     def calculate(
@@ -77,7 +78,7 @@ class AtomJetCalculator(Calculator):
     ) -> None:
         """Fill `results`; everything comes from one evaluation."""
         super().calculate(atoms, properties, system_changes)
-        self.results = {}
+        self.results, self._before = {}, _state(self.atoms)  # type: ignore[arg-type]
         with watched():
             prediction = self.engine.predict(self.atoms).to("cpu")
         self._look(prediction)

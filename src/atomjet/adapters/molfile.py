@@ -72,6 +72,8 @@ def read_record(lines: list[str]) -> tuple[Atoms, Remarks]:
     if masses:
         atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(numbers)], float))
     remarks = _remarks(table, numbers, flat=lines[1][20:22] == "2D" or lines[1].rstrip().endswith("2D"))
+    if not any(line.startswith("M  END") for line in lines):
+        remarks["end"] = "has no `M  END`: it may be cut off, and lack charges"
     charge = sum(table.charges.values())
     unpaired = sum(UNPAIRED.get(radical, 0) for radical in table.radicals.values())
     odd = (sum(numbers) - charge) % 2
@@ -141,6 +143,8 @@ def _properties(table: _Table, lines: list[str]) -> None:
                 pairs = list(zip(words[0::2], words[1::2], strict=True))
             except ValueError:
                 raise StructureError(f"{line[:60]!r} is no list of atoms and values") from None
+            if line[6:9].strip().isdigit() and int(line[6:9]) != len(pairs):
+                raise StructureError(f"{line[:60]!r} says {int(line[6:9])} values, but has {len(pairs)}; it is cut off")
             for atom, value in pairs:
                 if not 1 <= atom <= len(table.symbols):
                     raise StructureError(f"{line[:60]!r} names atom {atom} of {len(table.symbols)}")
@@ -152,11 +156,13 @@ def _properties(table: _Table, lines: list[str]) -> None:
 
 def _v3000(lines: list[str]) -> _Table:
     """Free format: an atom is `index symbol x y z map KEY=value ...`."""
-    table, block, places = _Table(), "", {}
+    table, block, places, said = _Table(), "", {}, ""
     for line in _joined(lines):
         words = line.split()
         if words[:1] in (["BEGIN"], ["END"]):
             block = words[1] if words[0] == "BEGIN" and len(words) > 1 else ""
+        elif words[:1] == ["COUNTS"]:
+            said = words[1] if len(words) > 1 else ""
         elif block == "ATOM":
             try:
                 position = float(words[2]), float(words[3]), float(words[4])
@@ -172,6 +178,8 @@ def _v3000(lines: list[str]) -> _Table:
                     of[place] = int(value)
         elif block == "BOND" and len(words) > 3 and words[2] in places and words[3] in places:
             table.bonds.append((places[words[2]], places[words[3]], int(words[1]) if words[1].isdigit() else 1))
+    if said and said != str(len(places)):
+        raise StructureError(f"says {said[:20]} atoms, but has {len(places)}; it is cut off or damaged")
     return table
 
 

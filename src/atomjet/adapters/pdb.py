@@ -6,14 +6,16 @@ says "no cell", a cell for the first model only) is put right in the lines befor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from io import StringIO
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_masses
+from ase.data import atomic_masses, chemical_symbols
 
+from atomjet.errors import StructureError
 from atomjet.units import HEAVY_HYDROGEN
 
 HEAD = ("CRYST1", "ORIGX")
@@ -50,17 +52,29 @@ def read_model(lines: list[str]) -> tuple[Atoms, dict[str, str]]:
     atom_lines = [line for line in kept if line.startswith(ATOM)]
     if not atom_lines:
         return Atoms(), {}
+    for place, line in enumerate(atom_lines):
+        if line[76:78].strip() and _symbol(line).capitalize() not in {*chemical_symbols, *HEAVY_HYDROGEN}:
+            raise StructureError(f"atom {place}: {line[76:78].strip()!r} is no element; correct columns 77 and 78")
     masses = {k: HEAVY_HYDROGEN[_symbol(line)] for k, line in enumerate(atom_lines) if _symbol(line) in HEAVY_HYDROGEN}
     text = "\n".join(_with_symbol(line) if line.startswith(ATOM) else line for line in kept) + "\nEND\n"
     atoms = ase.io.read(StringIO(text), index=0, format="proteindatabank")
     assert isinstance(atoms, Atoms)
     if masses:
         atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)]))
+    charges = [charge for line in atom_lines if (charge := _charge(line)) is not None]
+    if charges:
+        atoms.info["charge"] = sum(charges)
+    group = next((line[55:66].strip() for line in kept if line.startswith("CRYST1")), "")
     lengths = atoms.cell.lengths()
     if atoms.pbc.any() and bool((lengths <= NO_CELL).all()):
         atoms.set_cell(np.zeros((3, 3)))
         atoms.set_pbc(False)
         remarks["dummy cell"] = "has the cell of 1 Å by which CRYST1 says that there is none; taken as not periodic"
+    elif atoms.pbc.any() and group not in ("", "P 1", "P1"):
+        remarks["symmetry"] = (
+            f"is the asymmetric unit of space group {group}; it is computed alone in its cell, without the copies that "
+            "symmetry makes"
+        )
     return atoms, remarks
 
 
@@ -88,7 +102,14 @@ def _symbol(line: str) -> str:
     name = line[12:16]
     if name[:1].isspace() or name[:1].isdigit():
         return name[1:2]
-    return ""
+    # Hydrogen atoms with names of four characters begin a column early: no element has so long a name.
+    return "H" if name[:1] == "H" and len(name.strip()) == 4 else ""
+
+
+def _charge(line: str) -> int | None:
+    """The formal charge of an atom, such as "2+" or "1-"; None where the line says none."""
+    said = re.fullmatch(r"(\d)([+-])|([+-])(\d)", line[78:80])
+    return None if said is None else int(f"{said[2] or said[3]}{said[1] or said[4]}")
 
 
 def _with_symbol(line: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ LONGEST = 10_000
 
 MOST_ATOMS = 1000
 """Atoms, hydrogen included, of a molecule that is embedded; beyond, distance geometry takes minutes."""
+
+OVERLAPPING, SIDE_BY_SIDE = 1.0, 3.0
+"""Å. Molecules of one SMILES with atoms nearer than the first are put so far from each other."""
 
 TO_THE_END, A_FEW = 500, 20
 """Steps of the force field: to its minimum, or only until strain is gone: its minima are fewer than those of a better potential."""
@@ -115,7 +119,11 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
         info = {"charge": Chem.GetFormalCharge(molecule), "spin": 1 + unpaired}
         if molecule.HasProp("smiles"):
             info["smiles"] = molecule.GetProp("smiles")
-        frames = [Atoms(numbers, molecule.GetConformer(place).GetPositions(), info=dict(info)) for place in places]
+        fragments = [list(atoms) for atoms in Chem.GetMolFrags(molecule)]
+        frames = [
+            Atoms(numbers, _apart(molecule.GetConformer(place).GetPositions(), fragments), info=dict(info))
+            for place in places
+        ]
         if any(atom.GetIsotope() for atom in molecule.GetAtoms()):
             for atoms in frames:
                 atoms.set_array("masses", np.array([atom.GetMass() for atom in molecule.GetAtoms()]))
@@ -125,7 +133,7 @@ def embed_many(molecule: Any, number: int, seed: int = 0, force_field_steps: int
             np.array(list(equivalent)),
             _is_own_mirror_image(molecule),
             _open_centres(molecule),
-            len(Chem.GetMolFrags(molecule)),
+            len(fragments),
             tuple(_torsions(molecule, list(equivalent))),
         )
 
@@ -137,6 +145,22 @@ def torsions_of(molecule: Any) -> int:
     molecule = Chem.AddHs(molecule)
     equivalent = Chem.CanonicalRankAtoms(molecule, breakTies=False, includeChirality=False)
     return sum(torsion.distinct for torsion in _torsions(molecule, list(equivalent)))
+
+
+def _apart(positions: np.ndarray, fragments: list[list[int]]) -> np.ndarray:
+    """Molecules side by side where RDKit, which has no bounds between them, left any on top of each other."""
+    if len(fragments) < 2:
+        return positions
+    nearest = min(
+        np.linalg.norm(positions[a][:, None] - positions[b], axis=2).min() for a, b in combinations(fragments, 2)
+    )
+    if nearest > OVERLAPPING:
+        return positions
+    moved, edge = positions.copy(), 0.0
+    for atoms in fragments:
+        moved[atoms] -= [positions[atoms, 0].min() - edge, *positions[atoms, 1:].mean(0)]
+        edge = moved[atoms, 0].max() + SIDE_BY_SIDE
+    return moved
 
 
 def from_smiles(text: str) -> Any:

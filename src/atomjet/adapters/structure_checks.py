@@ -20,8 +20,46 @@ WHOLE = 1e-3
 Remarks = dict[str, str]
 
 
+OTHER_WORDS = {
+    "charge": ("total_charge", "tot_charge", "net_charge", "molecular_charge", "Charge", "CHARGE"),
+    "spin": ("multiplicity", "Multiplicity", "spin_multiplicity", "mult", "Spin", "SPIN"),
+}
+"""What other programs write into a comment line for the `info` that is read."""
+
+CELL_WORDS = ("lattice", "LATTICE", "cell", "Cell", "unit_cell")
+"""What other programs write for `Lattice`."""
+
+
 def remarks_on(atoms: Atoms) -> Remarks:
-    """What no model can know of a structure: partly occupied sites."""
+    """What no model can know of a structure: partly occupied sites, and what a comment says in words that are not read."""
+    return _unread(atoms) | _partial_sites(atoms)
+
+
+def _unread(atoms: Atoms) -> Remarks:
+    """A charge, spin or cell under another name than the one that is read."""
+    found: Remarks = {}
+    for name, words in OTHER_WORDS.items():
+        word = next((word for word in words if atoms.info.get(word) is not None), None)
+        usual = (0,) if name == "charge" else (0, 1)
+        if word and atoms.info.get(name) is None and _number(atoms.info[word]) not in usual:
+            found[f"unread {name}"] = (
+                f"says {word}={str(atoms.info[word])[:40]}, which is not read; write {name}= for it"
+            )
+    for word in CELL_WORDS:
+        value = atoms.info.get(word)
+        if isinstance(value, np.ndarray) and value.size in (3, 6, 9) and not np.any(atoms.cell.array):
+            found["unread cell"] = f"says {word}=, which is not read as its cell; write Lattice= for it"
+    return found
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def _partial_sites(atoms: Atoms) -> Remarks:
     sites: Any = atoms.info.get("occupancy")
     if isinstance(sites, dict):  # of a CIF, by site
         partial = [site for site in sites.values() if isinstance(site, dict) and _is_partial(list(site.values()))]

@@ -22,9 +22,11 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
+from ase.io.extxyz import _read_xyz_frame
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
 from atomjet.adapters import molfile, pdb, smiles
+from atomjet.adapters.cif import cif_remarks
 from atomjet.adapters.structure_checks import remarks_on
 from atomjet.adapters.structure_output import is_parquet
 from atomjet.errors import AtomJetError, StructureError
@@ -50,6 +52,9 @@ INFLATING = (EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
 
 ONE_LINE = ("json", "db")
 """Text formats of ASE that need no line ends."""
+
+PROPERTIES = re.compile(r"""Properties=["']?([^\s"']+)""")
+"""What an extended XYZ file says of its columns: name, kind and width of each."""
 
 CLAIMS = {
     "vasp": rb"\A(?:.*\n){5,6}[ \t]*((?:\d+[ \t]*)+)\r?\n",
@@ -153,9 +158,13 @@ def molecule_of(source: str | Path, frame: int, atoms: Atoms) -> Any:
 
 def _named(name: str, read: list[Read], note: Callable[[str], object]) -> list[Frame]:
     """Frames with names; empty ones at the end, such as a last PDB model without atoms, are none."""
-    while len(read) > 1 and read[-1][0] is not None and len(read[-1][0]) == 0:
-        read = read[:-1]
-        note(f"{name}: frame {len(read)} has no atoms; left out")
+    last = len(read)
+    while last > 1 and (atoms := read[last - 1][0]) is not None and len(atoms) == 0:
+        last -= 1
+    if last < len(read):
+        which = f"frame {last} has" if last == len(read) - 1 else f"frames {last} to {len(read) - 1} have"
+        note(f"{name}: {which} no atoms; left out")
+    read = read[:last]
     if not read or (len(read) == 1 and read[0][0] is not None and len(read[0][0]) == 0):
         raise StructureError(f"{name}: holds no structures")
     frames = []
@@ -194,7 +203,10 @@ def _read_file(path: Path, name: str, seed: int) -> list[Read]:
         return [_attempt(pdb.read_model, model) for model in pdb.split_models(_text(path, name))]
     if kind in ("extxyz", "xyz"):
         return _read_xyz(path, name)
-    if kind == "cif" or (kind in ioformats and not ioformats[kind].isbinary and kind not in ONE_LINE):
+    if kind not in ioformats:
+        hint = "decompress it" if kind == "zst" else "convert it to extxyz"
+        raise StructureError(f"{name}: ASE knows no format {kind!r}; {hint}")
+    if kind == "cif" or (not ioformats[kind].isbinary and kind not in ONE_LINE):
         return _read_text(path, name, kind)
     return [(atoms, "", {}) for atoms in _by_ase(str(path), name, kind)]
 
@@ -236,8 +248,26 @@ def _read_text(path: Path, name: str, kind: str) -> list[Read]:
                 raise StructureError(f"{name}: says {claimed} atoms, but has {lines} lines; it is cut off or damaged")
     if not ioformats[kind].acceptsfd:
         return [(atoms, "", {}) for atoms in _by_ase(str(path), name, kind)]
-    source = BytesIO(text) if ioformats[kind].isbinary else StringIO(text.decode())
-    return [(atoms, "", {}) for atoms in _by_ase(source, name, kind)]
+    source = BytesIO(text) if ioformats[kind].isbinary else _TextFile(text.decode())
+    source.name = str(path)  # type: ignore[union-attr]  # ASE's readers of OUTCAR, CONTCAR and others look beside the file
+    found = _by_ase(source, name, kind)
+    if kind == "gaussian-in":
+        _take_gaussian_conditions(text.decode(), found)
+    remarks = cif_remarks(text.decode(), len(found)) if kind == "cif" else [{} for _ in found]
+    return [(atoms, "", own) for atoms, own in zip(found, remarks, strict=True)]
+
+
+class _TextFile(StringIO):
+    """A text in memory under the name of the file that it came from."""
+
+    name = ""
+
+
+def _take_gaussian_conditions(text: str, frames: list[Atoms]) -> None:
+    """Charge and multiplicity of a Gaussian input, which ASE reads over: two whole numbers after the title."""
+    said = re.search(r"^[ \t]*([+-]?\d{1,4})[ \t,]+(\d{1,4})[ \t]*$", text, re.MULTILINE)
+    for atoms in frames if said else []:
+        atoms.info["charge"], atoms.info["spin"] = int(said.group(1)), int(said.group(2))  # type: ignore[union-attr]
 
 
 def _by_ase(source: str | IO[Any], name: str, kind: str) -> list[Atoms]:
@@ -269,11 +299,16 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
         rest = str(error)
     heavy = [_take_heavy_hydrogen(lines, first, last) for first, last in frames]
     source = StringIO("".join(lines[:end])) if changed or rest or any(heavy) else str(path)
+    results: list[Read] = []
     try:
-        results: list[Read] = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")]
-    except StructureError:
+        for first, _ in frames:
+            _check_columns(lines, first)
+        if __debug__:
+            results = [(atoms, "", {}) for atoms in _by_ase(source, name, "extxyz")]
+    except StructureError as error:
         if len(frames) < 2:
-            raise
+            raise StructureError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    if not results:
         results = [_xyz_frame(lines[first:last]) for first, last in frames]
     for (atoms, _, _), masses in zip(results, heavy, strict=True):
         if atoms is not None and masses and not atoms.has("masses"):
@@ -282,7 +317,26 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
 
 
 def _xyz_frame(lines: list[str]) -> Read:
-    return _attempt(lambda own: (ase.io.read(StringIO("".join(own)), format="extxyz"), {}), lines)  # type: ignore[return-value]
+    return _attempt(lambda own: (_parsed(own), {}), lines)
+
+
+def _check_columns(lines: list[str], first: int) -> None:
+    """Refuse a frame that says more columns than its first atom has, before ASE makes room for them."""
+    properties = PROPERTIES.search(lines[first + 1])
+    if properties and lines[first].strip() != "0":
+        widths = [int(width) for width in properties.group(1).split(":")[2::3] if width.isdigit() and len(width) < 19]
+        columns = len(lines[first + 2].split())
+        if sum(widths) > columns:
+            raise StructureError(f"Properties says {sum(widths)} columns, but the first atom has {columns}; correct it")
+
+
+def _parsed(lines: list[str]) -> Atoms:
+    _check_columns(lines, 0)
+    if __debug__:
+        return ase.io.read(StringIO("".join(lines)), format="extxyz")  # type: ignore[return-value]
+    # ASE reads the number of atoms in an `assert`, which `python -O` leaves out.
+    number = int(lines[0])
+    return _read_xyz_frame(iter(lines[1:]), number, nvec=len(lines) - 2 - number)
 
 
 def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int]]:
@@ -315,7 +369,7 @@ def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int]]:
 def _take_heavy_hydrogen(lines: list[str], first: int, last: int) -> dict[int, float]:
     """Make D and T of a frame H; return their masses by atom."""
     column = 0
-    properties = re.search(r"""Properties=["']?([^\s"']+)""", lines[first + 1])
+    properties = PROPERTIES.search(lines[first + 1])
     if properties:
         words = properties.group(1).split(":")
         widths = [int(width) if width.isdigit() else 1 for width in words[2::3]]

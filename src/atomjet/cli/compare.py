@@ -183,11 +183,6 @@ def _run(calculator: Calculator, atoms: Atoms, dynamics: Dynamics, files: Runs, 
 
 def _read_all(file: Path) -> list[Atoms]:
     """Every frame, with the labels that it carries."""
-    import ase.io
+    from atomjet.adapters.structure_files import read_structures
 
-    from atomjet.errors import ConfigError
-
-    try:
-        return list(ase.io.read(file, index=":"))  # type: ignore[arg-type]
-    except Exception as error:  # ASE's readers raise anything
-        raise ConfigError(f"ASE cannot read {file}: {error}") from error
+    return read_structures(file)

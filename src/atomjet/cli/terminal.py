@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -33,6 +34,8 @@ class Escaped:
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # where the locale has no Å
 
     def write(self, text: str) -> int:
         """Write the text, escaped."""
@@ -50,8 +53,11 @@ class Escaped:
 @contextmanager
 def escaping() -> Iterator[None]:
     """Let everything that is printed to standard output and standard error pass through `Escaped`."""
-    with redirect_stdout(Escaped(sys.stdout)), redirect_stderr(Escaped(sys.stderr)):  # type: ignore[type-var]
-        yield
+    with ExitStack() as stack:
+        # Closed by whoever started us, as `>&-` does: nobody listens.
+        out, err = (stream or stack.enter_context(open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
+        with redirect_stdout(Escaped(out)), redirect_stderr(Escaped(err)):  # type: ignore[type-var]
+            yield
 
 
 MOST_WARNINGS = 10

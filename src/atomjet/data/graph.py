@@ -122,6 +122,18 @@ class Graph:
             raise self._without_reverse(reverse)
         return reverse
 
+    def check_rows(self) -> None:
+        """Refuse rows that are not those of the edges. On the CPU only: a GPU would be waited for.
+
+        Raises:
+            StructureError: rows that end elsewhere than the edges, as where there are edges of some atoms only.
+        """
+        if self.row_ptr.device.type == "cpu" and int(self.row_ptr[-1]) != self.num_edges:
+            raise StructureError(
+                f"row_ptr ends at {int(self.row_ptr[-1])}, but there are {self.num_edges} edges: the graph lacks rows of some "
+                "atoms; take it from atomjet.neighbor_list, of all atoms"
+            )
+
     def _without_reverse(self, reverse: Tensor) -> StructureError:
         """Name an edge that the map does not lead to its opposite."""
         undone = (self.centers[reverse] == self.neighbors) & (self.neighbors[reverse] == self.centers)

@@ -101,7 +101,7 @@ class System:
             ),
             charge=torch.tensor(charges, dtype=torch.int64, device=device),
             spin=torch.tensor(spins, dtype=torch.int64, device=device),
-            task=tuple(str(frame.info.get("task", "")) for frame in frames),
+            task=tuple(_task(frame) for frame in frames),
             labels=None if labels is None else tuple(labels),
             charge_given=tuple("charge" in frame.info for frame in frames),
             spin_given=tuple("spin" in frame.info for frame in frames),
@@ -245,27 +245,26 @@ def frames_of(structures: Any) -> Sequence[Any]:
 
 def _filled(system: System) -> dict[str, Any]:
     """Bring every field to one device and its own type, defaults included."""
-    positions = torch.as_tensor(system.positions)
+    positions = _tensor("positions", system.positions)
     if positions.dtype not in (torch.float32, torch.float64):
         positions = positions.to(torch.float64)
     positions = positions.contiguous()
     device, dtype = positions.device, positions.dtype
 
-    def given(value: Any, default: Tensor, to: torch.dtype) -> Tensor:
-        return (default if value is None else torch.as_tensor(value)).to(device=device, dtype=to).contiguous()
+    def given(name: str, default: Tensor, to: torch.dtype) -> Tensor:
+        value = getattr(system, name)
+        tensor = default if value is None else _tensor(name, value)
+        if to == torch.int64:
+            _check_whole(name, tensor)
+        return tensor.to(device=device, dtype=to).contiguous()
 
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise StructureError(f"positions have shape {tuple(positions.shape)}; they must be (number of atoms, 3)")
     atoms = positions.shape[0]
-    index = given(system.system_index, torch.zeros(atoms), torch.int64)
-    if system.cell is not None:
-        structures = 1 if torch.as_tensor(system.cell).ndim == 2 else torch.as_tensor(system.cell).shape[0]
-    elif system.pbc is not None and torch.as_tensor(system.pbc).ndim == 2:
-        structures = torch.as_tensor(system.pbc).shape[0]
-    else:
-        structures = 1 if system.system_index is None else (int(index.max()) + 1 if len(index) else 0)
-    cell = given(system.cell, torch.zeros(structures, 3, 3), dtype)
-    pbc = given(system.pbc, torch.zeros(3, dtype=torch.bool), torch.bool)
+    index = given("system_index", torch.zeros(atoms, dtype=torch.int64), torch.int64)
+    structures = _number_of_structures(system, index)
+    cell = given("cell", torch.zeros(structures, 3, 3), dtype)
+    pbc = given("pbc", torch.zeros(3, dtype=torch.bool), torch.bool)
     cell = cell.expand(structures, 3, 3) if cell.ndim == 2 else cell
     pbc = pbc.expand(structures, 3) if pbc.ndim < 2 else pbc
     if cell.shape != (structures, 3, 3) or pbc.shape != (structures, 3):
@@ -273,7 +272,8 @@ def _filled(system: System) -> dict[str, Any]:
             f"cell has shape {tuple(cell.shape)} and pbc {tuple(pbc.shape)}; "
             f"for {structures} structures they must be ({structures}, 3, 3) and ({structures}, 3)"
         )
-    spin = torch.atleast_1d(given(system.spin, torch.zeros(structures), torch.int64))
+    none = torch.zeros(structures, dtype=torch.int64)
+    spin = torch.atleast_1d(given("spin", none, torch.int64))
     charge_given, spin_given = system.charge_given, system.spin_given
     if charge_given is None:
         charge_given = (system.charge is not None,) * structures
@@ -281,16 +281,73 @@ def _filled(system: System) -> dict[str, Any]:
         spin_given = (False,) * structures if system.spin is None else tuple((spin != 0).tolist())
     return {
         "positions": positions,
-        "atomic_numbers": given(system.atomic_numbers, torch.zeros(0), torch.int64),
+        "atomic_numbers": given("atomic_numbers", none[:0], torch.int64),
         "cell": torch.where(pbc[:, :, None], cell, torch.zeros((), dtype=dtype, device=device)),
         "pbc": pbc.contiguous(),
         "system_index": index,
-        "charge": torch.atleast_1d(given(system.charge, torch.zeros(structures), torch.int64)),
+        "charge": torch.atleast_1d(given("charge", none, torch.int64)),
         "spin": spin,
         "task": ("",) * structures if system.task is None else tuple(system.task),
         "charge_given": tuple(charge_given),
         "spin_given": tuple(spin_given),
     }
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """A field as a tensor: one that is given stays itself, anything else is copied, Python's numbers in float64.
+
+    Raises:
+        StructureError: not an array of real numbers, or of whether.
+    """
+    tensor = value
+    if not isinstance(value, Tensor):
+        try:
+            array = np.array(
+                value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) and value.mask.any() else value
+            )
+            if array.dtype.kind in "fO":  # float128 and lists of tensors too, which torch does not take
+                array = array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
+            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        except (TypeError, ValueError):
+            kind = type(value).__name__
+            raise StructureError(f"{name} is no array of numbers, but {kind} {str(value)[:60]!r}; correct it") from None
+    if tensor.is_complex():
+        raise StructureError(f"{name} is complex; it must be real")
+    if name == "pbc" and tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
+        raise StructureError(f"pbc is {tensor.tolist()}; it must be True or False for each direction")
+    return tensor
+
+
+def _check_whole(name: str, tensor: Tensor) -> None:
+    """Refuse what would be cut off to whole numbers."""
+    if tensor.dtype == torch.bool:
+        raise StructureError(f"{name} is True or False; it must be whole numbers")
+    if tensor.is_floating_point():
+        bad = ~(tensor == tensor.round()) | (tensor.abs() > 2**53)
+        if bool(bad.any()):
+            place = int(bad.flatten().nonzero()[0])
+            raise StructureError(f"{name}[{place}] is {float(tensor.flatten()[place]):g}; it must be a whole number")
+
+
+def _number_of_structures(system: System, index: Tensor) -> int:
+    """As the cells say it, or periodic directions, or the structures of atoms."""
+    if system.cell is not None:
+        shape = tuple(_tensor("cell", system.cell).shape)
+        if shape[-2:] != (3, 3) or len(shape) > 3:
+            raise StructureError(
+                f"cell has shape {shape}; it must be (3, 3), rows the cell vectors, or one for each structure"
+            )
+        return shape[0] if len(shape) == 3 else 1
+    if system.pbc is not None and (pbc := _tensor("pbc", system.pbc)).ndim == 2:
+        return pbc.shape[0]
+    if system.system_index is None:
+        return 1
+    last = int(index.max()) if len(index) else -1
+    if last > len(index):
+        raise StructureError(
+            f"system_index says structure {last}, but there are {len(index)} atoms; number them from 0, without gaps"
+        )
+    return last + 1
 
 
 def _check(system: System) -> None:
@@ -350,14 +407,20 @@ def _check_cells(system: System) -> None:
         )
 
 
+def _task(frame: Any) -> str:
+    """Name of the task that one `ase.Atoms` says; "" where it says none."""
+    task = frame.info.get("task")
+    return "" if task is None else str(task)
+
+
 def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
     """Total charge and spin multiplicity of one `ase.Atoms`; 0 where it says none."""
     values = []
     for name in ("charge", "spin"):
         value = frame.info.get(name, 0)
         try:
-            number = float(value)
-        except (TypeError, ValueError):
+            number = float(value.item() if isinstance(value, np.ndarray) else value)
+        except (TypeError, ValueError, OverflowError):
             raise StructureError(f"structure {label}: info[{name!r}] is {value!r}; it must be a whole number") from None
         if not abs(number) <= LARGEST_CHARGE or abs(number - round(number)) > 1e-3:
             raise StructureError(

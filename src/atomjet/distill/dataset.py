@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -24,6 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from atomjet.adapters.structure_files import read_structures
 from atomjet.distill.conditions import NOT_SAID, Conditions, read_conditions, set_conditions
 from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record
@@ -37,6 +38,12 @@ ENOUGH_TO_HOLD_BACK = 5
 
 READABLE = (1, 2)
 """Versions of the format; the first had neither spin nor task."""
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""First bytes of an HDF5 file without a user block."""
+
+USER_BLOCK = 512
+"""Bytes before a shard's HDF5 content; the smallest number that HDF5 allows."""
 
 NAMED = ("split", "source", "molecule", "task")
 DTYPES = {
@@ -273,7 +280,7 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
     """Write one HDF5 file, atomically; the bytes depend on the frames and `about` (JSON-able) only."""
     h5py, content = require_h5py(), io.BytesIO()
     # In memory first: what HDF5 says of a full disk depends on when it notices, and may come too late to be raised.
-    with h5py.File(content, "w") as file:
+    with h5py.File(content, "w", userblock_size=USER_BLOCK) as file:
         file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "about": json.dumps(about, sort_keys=True)})
         for field in fields(Frames):
             values = getattr(frames, field.name)
@@ -283,7 +290,13 @@ def write_shard(path: Path, frames: Frames, about: Mapping[str, Any]) -> None:
                 values = values.astype(np.int32)
             packing = {"compression": "gzip", "shuffle": True} if values.size else {}
             file.create_dataset(field.name, data=values, **packing)
-    write_atomically(path, content.getvalue())
+    body = content.getvalue()[USER_BLOCK:]
+    write_atomically(path, _user_block(body) + body)
+
+
+def _user_block(body: bytes | memoryview) -> bytes:
+    """The first bytes of a shard, which HDF5 leaves to its user: the SHA-256 of all others."""
+    return f"{FORMAT} sha256 {hashlib.sha256(body).hexdigest()}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
 def read_dataset(
@@ -317,38 +330,59 @@ def read_dataset(
 def describe_dataset(path: str | Path) -> dict[str, Any]:
     """What a shard says of its origin: recipe, seed, teacher (calculator, version, options)."""
     with _open_shard(Path(path)) as file:
-        return json.loads(file.attrs["about"])
+        try:
+            return json.loads(file.attrs["about"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{path} is a damaged dataset ({_one_line(error)}); label it again") from error
 
 
 def _open_shard(path: Path) -> Any:
+    _check_digest(path)
     try:
         file = require_h5py().File(path, "r")
-    except OSError as error:
-        raise ConfigError(f"{path} is not a readable HDF5 file: {error}") from error
-    if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in READABLE:
         found = (file.attrs.get("format"), file.attrs.get("version"))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is not a readable HDF5 file: {_one_line(error)}") from error
+    if not isinstance(found[0], str) or found[0] != FORMAT or found[1] not in READABLE:
         file.close()
         versions = " or ".join(map(str, READABLE))
         raise ConfigError(f"{path} is not a dataset of format {FORMAT} {versions}, it says {found}")
     return file
 
 
+def _check_digest(path: Path) -> None:
+    """Refuse a shard that is not as it was written, before HDF5 sees it, which may loop for ever over damaged lists of texts.
+
+    Shards that were written before, and other HDF5 files, begin with HDF5's signature and have no digest.
+    """
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if content[: len(SIGNATURE)] != SIGNATURE and content[:USER_BLOCK] != _user_block(content[USER_BLOCK:]):
+        raise ConfigError(
+            f"{path} is not a readable HDF5 file of {FORMAT}, or does not match its SHA-256: it is damaged; label it again"
+        )
+
+
 def _read_shard(path: Path) -> Frames:
     with _open_shard(path) as file:
-        arrays = {field.name: file[field.name][()] for field in fields(Frames) if field.name in file}
-        for name in arrays.keys() & set(NAMED):
-            names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
-            arrays[name] = names[arrays[name]] if len(names) else names
-    return Frames(**arrays)
+        try:
+            arrays = {field.name: file[field.name][()] for field in fields(Frames) if field.name in file}
+            for name in arrays.keys() & set(NAMED):
+                names = np.array(file[f"{name}_names"].asstr()[()], dtype=DTYPES[name])
+                arrays[name] = names[arrays[name]] if len(names) else names
+            return Frames(**arrays)
+        except Exception as error:  # what h5py raises depends on where the file is damaged
+            raise ConfigError(f"{path} is a damaged dataset ({_one_line(error)}); label it again") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_foreign(path: Path, seed: int, validation: float, test: float) -> Frames:
-    import ase.io
-
-    try:
-        structures = cast(list[Atoms], ase.io.read(path, index=":"))
-    except Exception as error:  # ASE's readers raise anything
-        raise ConfigError(f"ASE cannot read {path}: {error}") from error
+    structures = read_structures(path)
     parts = []
     told = False
     for number, atoms in enumerate(structures):

@@ -25,6 +25,7 @@ from atomjet.engine.settings import BELOW_TRAINING, CLOSEST, OnOverlap, Precisio
 from atomjet.engine.streams import halved
 from atomjet.engine.trained_at import TrainedAt
 from atomjet.engine.uncertainty import Bound
+from atomjet.engine.undisturbed import undisturbed
 from atomjet.errors import BackendError, ConfigError, StructureError
 from atomjet.models import contract, registry, tensor_file
 from atomjet.models.base import forces_from_gradients, virials_from_gradients
@@ -33,7 +34,7 @@ from atomjet.models.contract import CapturedBackend, Model
 from atomjet.models.ensemble import EnsembleBackend, members_of
 from atomjet.models.families import FAMILIES
 from atomjet.models.load import read, read_ensemble
-from atomjet.neighbors import search
+from atomjet.neighbors import check_resolution, search
 
 NOTHING_TO_DO = nullcontext()
 
@@ -65,11 +66,16 @@ def load(
         ConfigError: an unknown setting or task, a charge or spin that the model does not know; members that do not go together.
     """
     settings = Settings(device, backend, precision, on_overlap, neighbors)
-    if isinstance(model, str | Path):
-        network, card = read(registry.locate(model))
-    else:
-        network, card = read_ensemble([registry.locate(member) for member in model])
-    return Engine(network, settings, card, task, charge, spin)
+    if not isinstance(model, str | Path | Sequence):
+        raise ConfigError(
+            f"model is {type(model).__name__} {str(model)[:60]!r}; give a name, a path, or a list of them"
+        )
+    with undisturbed(settings.device):  # type: ignore[arg-type]
+        if isinstance(model, str | Path):
+            network, card = read(registry.locate(model))
+        else:
+            network, card = read_ensemble([registry.locate(member) for member in model])
+        return Engine(network, settings, card, task, charge, spin)
 
 
 class Engine:
@@ -112,8 +118,9 @@ class Engine:
         (self._trained_at or model).check_conditions(self.charge, self.spin)
         self.device = torch.device(self.settings.device)  # type: ignore[arg-type]
         self.dtype = self.settings.dtype
-        self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
-        self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
+        with undisturbed(self.device):
+            self.model = tensor_file.frozen(copy.deepcopy(model)).to(self.device, self.dtype)
+            self.backend, self.evaluator, self._passed_over = _choose(self.settings, self.model)
         self.bound = Bound.of(self.card) if isinstance(self.evaluator, EnsembleBackend) else None
         self.served = torch.zeros(len(SYMBOLS), dtype=torch.bool, device=self.device)
         self.served[list(model.elements)] = True
@@ -267,9 +274,12 @@ class Engine:
             with self._there():
                 return self._path.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
-        system = System.from_ase(structures, device=self.device, dtype=torch.float64)
-        home = structures.device if isinstance(structures, System) else torch.device("cpu")
-        return self._evaluate(system).to(home)
+        if isinstance(structures, System) and structures.dtype == torch.float32:
+            check_resolution(structures, self.cutoff)  # of the type in which they came
+        with undisturbed(self.device):
+            system = System.from_ase(structures, device=self.device, dtype=torch.float64)
+            home = structures.device if isinstance(structures, System) else torch.device("cpu")
+            return self._evaluate(system).to(home)
 
     def _not_finite(self, prediction: Prediction, labels: Sequence[int] | None = None) -> BackendError:
         """Say which structure has no result."""
@@ -350,13 +360,14 @@ class Engine:
         Raises:
             StructureError: see `predict`; also for more than one structure.
         """
-        system = System.from_ase(structure, device=self.device, dtype=torch.float64)
-        if system.num_systems != 1:
-            raise StructureError(f"{system.num_systems} structures given; a Hessian is of one, so call it for each")
-        system = self._check_inputs(system)
-        self._check_graph(system, self.search(system))
-        definition = copy.deepcopy(self.model).double() if self.dtype != torch.float64 else self.model
-        found = hessian(definition, system, self.search, free_bytes(self.device), SHARE)
+        with undisturbed(self.device):
+            system = System.from_ase(structure, device=self.device, dtype=torch.float64)
+            if system.num_systems != 1:
+                raise StructureError(f"{system.num_systems} structures given; a Hessian is of one, so call it for each")
+            system = self._check_inputs(system)
+            self._check_graph(system, self.search(system))
+            definition = copy.deepcopy(self.model).double() if self.dtype != torch.float64 else self.model
+            found = hessian(definition, system, self.search, free_bytes(self.device), SHARE)
         return found.to(structure.device if isinstance(structure, System) else "cpu")
 
     def bytes_per_atom(self) -> float:
@@ -449,7 +460,7 @@ def _whole(name: str, value: Any) -> int | None:
 
 def _closest(card: dict[str, Any], device: torch.device) -> Tensor:
     """Shortest distance allowed for each pair of elements, Å: a little under that of the training data, if the card says it."""
-    limits = torch.full((len(SYMBOLS), len(SYMBOLS)), CLOSEST, dtype=torch.float64)
+    limits = torch.full((len(SYMBOLS), len(SYMBOLS)), CLOSEST, dtype=torch.float64, device="cpu")
     numbers = {symbol: number for number, symbol in enumerate(SYMBOLS)}
     for pair, length in card.get("shortest_distances", {}).items():
         a, b = (numbers[symbol] for symbol in pair.split("-"))

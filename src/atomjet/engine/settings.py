@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
-from atomjet.errors import BackendError, ConfigError
+from atomjet.data.device import checked_device
+from atomjet.errors import ConfigError
 from atomjet.models.families import backend_names
 from atomjet.neighbors import check_search
 
@@ -59,28 +59,9 @@ class Settings:
                 options = ", ".join(choices)
                 raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; choose one of {options}")
         check_search(self.neighbors)
-        object.__setattr__(self, "device", _device(self.device))
+        object.__setattr__(self, "device", checked_device(self.device))
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights and of what is computed with them."""
         return torch.float64 if self.precision == "float64" else torch.float32
-
-
-def _device(wanted: str | torch.device | None) -> torch.device:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an old driver is reported below, by its consequence
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted is None:
-        return torch.device("cuda" if count else "cpu")
-    try:
-        device = torch.device(wanted)
-    except (RuntimeError, TypeError):
-        raise ConfigError(f"device {wanted!r} is unknown; write cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise BackendError(f"device {str(device)!r} is not supported; use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise BackendError(
-            f"device {str(device)!r} is not there: {count} CUDA devices found; use cpu, or see `atomjet doctor`"
-        )
-    return device

@@ -91,6 +91,9 @@ class MDSettings:
         if self.temperature < 0:
             raise ConfigError(f"temperature {self.temperature} K is below 0 K; give 0 or more")
         self._check_couplings()
+        for name, value in asdict(self).items():  # numbers of numpy's, which JSON does not take
+            if isinstance(value, Real) and not isinstance(value, bool):
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def _check_couplings(self) -> None:
         """Thermostat and barostat values go with their ensembles only."""

@@ -84,7 +84,12 @@ class General:
         self.model, self.exchanges = model, model.exchanges
 
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return (N,) eV without reference energies, and (E, 3) eV/Å."""
+        """Return (N,) eV without reference energies, and (E, 3) eV/Å.
+
+        Raises:
+            StructureError: a graph without all its rows.
+        """
+        graph.check_rows()
         # Hosts that want no derivatives call under `torch.inference_mode()`, which keeps autograd from recording.
         with torch.inference_mode(False), torch.enable_grad():
             graph = _recordable(graph)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from numbers import Real
 from typing import Any
 
 import torch
 
 from atomjet.data import Graph, System
+from atomjet.data.device import checked_device
 from atomjet.errors import BackendError, ConfigError
 from atomjet.neighbors import cpu
 from atomjet.neighbors.brute_force import brute_force, check_resolution
 
-__all__ = ["OTHERS", "brute_force", "check_search", "neighbor_list", "search"]
+__all__ = ["OTHERS", "brute_force", "check_resolution", "check_search", "neighbor_list", "search"]
 
 OTHERS = {
     "brute_force": "atomjet",
@@ -22,6 +24,10 @@ OTHERS = {
     "nvalchemi": "nvalchemi-toolkit-ops",
 }
 """Searches that can be asked for by name, and the package that holds them; "auto" is AtomJet's own choice."""
+
+
+LONGEST_CUTOFF = 1e9
+"""Å. Squares of anything longer leave the range in which distances are compared."""
 
 
 def neighbor_list(
@@ -38,12 +44,15 @@ def neighbor_list(
     Raises:
         StructureError: see `System`; also for a cell so thin that millions of images lie within the cutoff, and for atoms so far
             out that their coordinates no longer resolve a thousandth of it.
-        ConfigError: the cutoff is not a positive number, or the search is not known.
-        BackendError: a search that is not installed, or does not serve these structures.
+        ConfigError: the cutoff is not a positive number, or the search or the device is not known.
+        BackendError: a device that is not there; a search that is not installed, or does not serve these structures.
     """
-    if not (isinstance(cutoff, int | float) and 0 < cutoff < float("inf")):
-        raise ConfigError(f"cutoff is {cutoff!r}; it must be a positive number of Å")
-    if device is None:
+    if isinstance(cutoff, bool) or not isinstance(cutoff, Real) or not 0 < cutoff <= LONGEST_CUTOFF:
+        raise ConfigError(f"cutoff is {cutoff!r}; it must be a positive number of Å, of at most {LONGEST_CUTOFF:g}")
+    cutoff = float(cutoff)
+    if device is not None:
+        device = checked_device(device)
+    else:
         device = structures.device if isinstance(structures, System) else "cpu"
     dtype = structures.dtype if isinstance(structures, System) else torch.float64
     return search(System.from_ase(structures, device=device, dtype=dtype), cutoff, neighbors)

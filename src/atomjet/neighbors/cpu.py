@@ -24,6 +24,11 @@ FEW_CELLS, PER_ATOM = 100, 4
 every empty cell, which takes seconds where most are empty."""
 
 
+FLAT = 10
+"""Structures this much thinner than the cutoff are searched in a periodic box: in an open one vesin walks through as many cells
+as the atoms' extent goes into the cutoff, in each direction."""
+
+
 def search(system: System, cutoff: float) -> Graph:
     """Find the same edges as `brute_force` does, in time linear in the atoms."""
     x, pbc = system.positions.detach().double(), system.pbc
@@ -45,10 +50,11 @@ def search(system: System, cutoff: float) -> Graph:
     most = (FEW_CELLS + PER_ATOM * system.counts()).clamp(max=MOST_CELLS)
     sparse = (widths / radius).floor().clamp(min=1).prod(1) > most
     finder = vesin.NeighborList(cutoff=radius, full_list=True)
-    # With some directions open it may take seconds. With rows that no neighbor reaches across, periodic in all, it does not.
+    # With some directions open, or where atoms lie much closer than the cutoff, it may take hours. With rows that no neighbor
+    # reaches across, periodic in all, it does not.
     boxes = torch.where(pbc[:, :, None], cells, cells * (widths + 2 * radius)[:, :, None]).numpy()
     positions, periodic, far = wrapped.numpy(), pbc.numpy(), sparse.tolist()
-    everywhere = pbc.any(1).tolist()
+    everywhere = (pbc.any(1) | (FLAT * widths.amin(1) < radius)).tolist()
     stops = np.cumsum(system.counts().numpy())
     pieces = []
     for structure, stop in enumerate(stops):
