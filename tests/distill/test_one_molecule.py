@@ -115,7 +115,7 @@ def test_one_line_makes_a_student_of_one_molecule_better_than_its_start(tmp_path
     assert card["training"]["start_from"] == "organic-xtb"
 
 
-@pytest.mark.study
+@pytest.mark.slow
 def test_paracetamol_as_the_page_has_it(tmp_path, monkeypatch):
     """The line of docs/recipes.md with all its frames, for four passes instead of four minutes, which depend on the machine."""
     monkeypatch.setattr(one_molecule, "WARM", one_molecule.WARM | {"max_minutes": None, "epochs": 4})
