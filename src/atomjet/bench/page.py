@@ -196,7 +196,8 @@ def section_of(result: Result) -> tuple[str, Quantity]:
 def title(result: Result) -> str:
     """What was measured and where, as headings say it."""
     within = f" within {result.about['cutoff']:g} Å" if "cutoff" in result.about else ""
-    return f"{section_of(result)[0]}{within}, {result.about['provenance']['device']}"
+    beside = " beside fairchem" if any(name.startswith("fairchem") for name in result.about["settings"]) else ""
+    return f"{section_of(result)[0]}{within}{beside}, {result.about['provenance']['device']}"
 
 
 def headlines(result: Result) -> list[list[str]]:
