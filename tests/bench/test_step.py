@@ -302,7 +302,7 @@ def test_cases_and_contenders():
     assert SUITES["latency"].default_names(gpu, "fast_gpu") == "general,fast_gpu"
     assert contenders.chosen(suite, suite.default_names(gpu)) == ["compile_graph", "fast_gpu", "fast_gpu@high"]
     with pytest.raises(
-        ConfigError, match="setting 'general' cannot be captured as a step; give some of compile_graph, fast_gpu"
+        ConfigError, match="contender 'general' cannot be captured as a step; give some of compile_graph, fast_gpu"
     ):
         contenders.chosen(suite, "general")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from io import BytesIO
 
-from ase.io.cif import parse_cif
-
 Remarks = dict[str, str]
 
 
@@ -14,6 +12,8 @@ def cif_remarks(text: str, frames: int) -> list[Remarks]:
     """For each structure of a file, in order, what is odd about it; nothing where blocks and structures do not correspond."""
     if not any(tag in text for tag in ("_disorder_group", "_calc_flag")):
         return [{} for _ in range(frames)]
+    from ase.io.cif import parse_cif  # imports SciPy
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         blocks = [block for block in parse_cif(BytesIO(text.encode()), reader="ase") if block.has_structure()]
