@@ -117,7 +117,7 @@ def train_row(row: str, options: argparse.Namespace) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training_frames": int((frames.split == "train").sum()),
         "epochs": ran["epochs"],
-        "training_seconds": round(60 * ran["minutes"], 1),
+        "training_seconds": float(f"{60 * ran['minutes']:.3g}"),
         "frames_per_second": round(ran["steps"] * recipe.train.batch_size / max(60 * ran["minutes"], 1e-9)),
         "whole_seconds": round(time.monotonic() - started, 1),
         "device": ran["device"],

@@ -232,7 +232,7 @@ def _what_ran(trainer: Trainer) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "processes": trainer.ranks.size,
-        "minutes": round(trainer.seconds / 60, 2),
+        "minutes": float(f"{trainer.seconds / 60:.3g}"),
         "epochs": round(trainer.epoch + trainer.batch / trainer.batches_per_epoch, 2),
         "steps": trainer.step,
         "skipped_steps": int(trainer.optimizer.counts[1]),
