@@ -183,6 +183,18 @@ def test_a_smiles_in_the_place_of_a_file(call, tmp_path: Path):
     assert (status, err) == (2, "error: C1CC: no such file, and no SMILES\n")
 
 
+def test_a_smiles_without_rdkit_is_told_what_it_needs(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    needs = "RDKit: pip install 'atomjet[distill]'"
+    assert call("vib", "CCO")[::2] == (2, f"error: CCO: no such file; if it is a SMILES, it needs {needs}\n")
+    (tmp_path / "smiles").write_text("CCO ethanol\n")
+    with (tmp_path / "smiles").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        status, _, err = call("predict", "-")
+    assert status == 2
+    assert err.endswith(f"or SMILES, or a file; a SMILES needs {needs}\n")
+
+
 def test_nothing_is_written_over_unless_asked(call, ethanol: Path, tmp_path: Path):
     kept = tmp_path / "kept.extxyz"
     for command, option in (("predict", "-o"), ("predict", "--csv"), ("relax", "-o"), ("relax", "--trajectory")):

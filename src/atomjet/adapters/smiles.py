@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +24,14 @@ OVERLAPPING, SIDE_BY_SIDE = 1.0, 3.0
 
 TO_THE_END, A_FEW = 500, 20
 """Steps of the force field: to its minimum, or only until strain is gone: its minima are fewer than those of a better potential."""
+
+
+RDKIT = "RDKit: pip install 'atomjet[distill]'"
+
+
+def readable() -> bool:
+    """Whether RDKit is there."""
+    return find_spec("rdkit") is not None
 
 
 def is_smiles(text: str) -> bool:
@@ -283,9 +292,7 @@ def _rdkit() -> tuple[Any, Any]:
     try:
         from rdkit import Chem, rdBase
     except ImportError:
-        raise ConfigError(
-            "a SMILES, or bonds, need RDKit: pip install 'atomjet[distill]', or give a file with a geometry"
-        ) from None
+        raise ConfigError(f"a SMILES, or bonds, need {RDKIT}, or give a file with a geometry") from None
     return Chem, rdBase
 
 

@@ -128,6 +128,8 @@ def read_frames(source: str | Path, seed: int = 0, note: Callable[[str], object]
                 read = _read_file(_stored(pipe, Path(folder), name), name, seed)
         elif not path.exists():
             name = str(source)
+            if not smiles.readable():
+                raise StructureError(f"{name}: no such file; if it is a SMILES, it needs {smiles.RDKIT}")
             if not smiles.is_smiles(name):
                 raise StructureError(f"{name}: no such file, and no SMILES")
             read = [_read_smiles(name, seed)]
@@ -476,6 +478,7 @@ def _sniffed(head: bytes, path: Path, name: str) -> str:
         return ".smi"
     raise StructureError(
         f"{name}: its format cannot be told; give xyz, extxyz, sdf, pdb, cif, POSCAR or SMILES, or a file"
+        + ("" if smiles.readable() else f"; a SMILES needs {smiles.RDKIT}")
     )
 
 
