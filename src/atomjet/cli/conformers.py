@@ -25,7 +25,7 @@ EXAMPLES = """Examples:
 
 \b
   atomjet conformers CCCCO -o conformers.extxyz
-  atomjet conformers drug.sdf -n 300 --window 6 -o conformers.extxyz --csv energies.csv
+  atomjet conformers drug.sdf -n 300 --window 3 -o conformers.extxyz --csv energies.csv
   atomjet conformers zwitterion.xyz --charge 0 -o conformers.extxyz
 """
 
@@ -56,7 +56,7 @@ def conformers(
     ] = None,
     window: Annotated[
         float, typer.Option("--window", help="kcal/mol above the lowest, beyond which none is kept.")
-    ] = 10.0,
+    ] = 6.0,
     temperature: Annotated[float, typer.Option("--temperature", help="K, of the Boltzmann weights.")] = 298.15,
     fmax: Annotated[float, typer.Option("--fmax", help="Converged below this force on every atom, eV/Å.")] = 0.005,
     steps: Annotated[int, typer.Option("--steps", help="Most steps of each relaxation.")] = 1000,

@@ -119,7 +119,7 @@ class _Geometry:
 def find_conformers(
     engine: Engine,
     embedded: Embedded,
-    window: float = 10.0,
+    window: float = 6.0,
     temperature: float = 298.15,
     fmax: float = 0.005,
     steps: int = 1000,
