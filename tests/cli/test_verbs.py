@@ -283,7 +283,7 @@ def test_conformers_of_a_smiles_and_of_files(here, capsys):
     words = ["-n", "4", "--device", "cpu"]
     assert main(["conformers", "CCCC", "-o", "out.extxyz", "--csv", "out.csv", *words]) == 0
     said = capsys.readouterr()
-    assert "2 conformers from 4 starts; 0 starts end above 10 kcal/mol, 0 are left out" in said.out
+    assert "2 conformers from 4 starts; 0 starts end above 6 kcal/mol, 0 are left out" in said.out
     frames = read("out.extxyz", ":")
     assert [atoms.info["degeneracy"] for atoms in frames] == [1, 2]
     energies = [atoms.get_potential_energy() for atoms in frames]
