@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,17 +81,3 @@ def results_of(record: Predicted, structures: Sequence[Atoms]) -> Iterator[Atoms
             copy.arrays["forces_spread"] = spread[k]
             copy.info["energy_spread"] = float(record["energy_spread"][k])
         yield copy
-
-
-def groups(sizes: Iterable[int]) -> Iterator[list[int]]:
-    """Places of consecutive structures, by their numbers of atoms, that are computed together."""
-    group: list[int] = []
-    atoms = 0
-    for place, size in enumerate(sizes):
-        if group and atoms + size > ATOMS_AT_ONCE:
-            yield group
-            group, atoms = [], 0
-        group.append(place)
-        atoms += size
-    if group:
-        yield group

@@ -212,15 +212,16 @@ def _batches(
     """Structures that are computed together; the plan takes down which rows they are."""
     import numpy as np
 
+    from atomjet.adapters import predictions
     from atomjet.adapters.parquet import rows_of
-    from atomjet.adapters.predictions import groups
+    from atomjet.engine.streams import groups
 
     first = source.first
     for batch in source.batches():
         taken = [(row.number, plan.take(engine, row)) for row in rows_of(batch, first)]
         good = [(number, atoms) for number, atoms in taken if atoms is not None]
         advance(len(taken) - len(good))
-        for group in groups(len(atoms) for _, atoms in good):
+        for group in groups([len(atoms) for _, atoms in good], predictions.ATOMS_AT_ONCE):
             part = [good[k][1] for k in group]
             plan.groups.append((np.array([good[k][0] for k in group]), np.array([len(atoms) for atoms in part])))
             yield part

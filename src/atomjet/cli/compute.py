@@ -392,18 +392,10 @@ def _by_executor(
 def _groups(frames: list[Structured]) -> Iterator[list[Structured]]:
     """Frames to be computed together; one that was refused is alone."""
     from atomjet.adapters.predictions import ATOMS_AT_ONCE
+    from atomjet.engine.streams import groups
 
-    group: list[Structured] = []
-    atoms = 0
-    for frame in frames:
-        size = ATOMS_AT_ONCE if frame.atoms is None else len(frame.atoms)
-        if group and (atoms + size > ATOMS_AT_ONCE or frame.atoms is None):
-            yield group
-            group, atoms = [], 0
-        group.append(frame)
-        atoms += size
-    if group:
-        yield group
+    sizes = [ATOMS_AT_ONCE + 1 if frame.atoms is None else len(frame.atoms) for frame in frames]
+    yield from ([frames[k] for k in which] for which in groups(sizes, ATOMS_AT_ONCE))
 
 
 def _write(done: list[Predicted], output: Path | None, csv: Path | None, what: str) -> None:

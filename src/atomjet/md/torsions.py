@@ -11,7 +11,7 @@ from atomjet.adapters.smiles import Torsion
 from atomjet.data import Prediction
 
 SMALL_TURN = np.radians(4.0)
-"""Of differences of forces along a turn."""
+"""rad, to both sides of a turn: the step of finite differences, from which its curvature follows."""
 
 
 def turned(positions: np.ndarray, torsion: Torsion, angle: float) -> np.ndarray:
