@@ -17,7 +17,6 @@ from ase.build import bulk, molecule
 
 import atomjet
 from atomjet.adapters.parquet import write_structures
-from atomjet.adapters.predictions import groups
 from atomjet.cli.main import main
 from atomjet.distill import bulk as predictions
 from atomjet.distill.executors import Processes, RayActors, open_executor
@@ -27,6 +26,7 @@ from atomjet.distill.pool import Task
 from atomjet.distill.recipe import load_recipe
 from atomjet.distill.rounds import run_rounds
 from atomjet.distill.sample import run_sample
+from atomjet.engine.streams import groups
 from atomjet.errors import AtomJetError, ConfigError
 from tests.cli.test_bulk import DIES
 from tests.distill.test_rounds import labelled, prepare
@@ -131,13 +131,12 @@ def small_molecules(count: int) -> list[Atoms]:
 
 
 def test_a_killed_node_loses_nothing_and_doubles_nothing(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("atomjet.adapters.predictions.ATOMS_AT_ONCE", 100)
     monkeypatch.setattr(adapter, "LARGEST_CHUNK", 2)
     doomed = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     seen, journals = tmp_path / "nodes", tmp_path / "journals"
     seen.mkdir()
     frames = small_molecules(2000)
-    batches = [[frames[k] for k in group] for group in groups(map(len, frames))]
+    batches = [[frames[k] for k in group] for group in groups(list(map(len, frames)), 100)]
     settings = predictions.ModelSettings("organic-xtb", "cpu", precision="float64")
     tasks = [Task(content_key(n), (settings, group, str(seen))) for n, group in enumerate(batches)]
     done = []
