@@ -3,6 +3,7 @@
 Writes what it found to FOLDER/RANK.json. Then process 2 is killed in the middle of an exchange.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -179,6 +180,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of neighbours beyond the limit, which binds here
     dist.init_process_group("gloo", init_method=f"file://{FOLDER}/meeting", rank=RANK, world_size=SIZE)
+    atexit.register(dist.destroy_process_group)  # a group left to the end of the interpreter may abort the process
     pair = dist.new_group([0, 1])
     backends = ("general", "fast_pytorch")
     rows = [

@@ -142,11 +142,12 @@ def test_processes_of_different_versions(tmp_path):
 
 
 MEET = """
-import sys
+import atexit, sys
 import torch, torch.distributed as dist
 from atomjet.engine import TorchHalo
 rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+atexit.register(dist.destroy_process_group)  # a group left to the end of the interpreter may abort the process
 TorchHalo(torch.tensor([rank]), torch.tensor([1 - rank]))
 """
 
