@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
 
 def compiled(kernel, constants, types, rest, capability, kind=ASTSource, **options):
@@ -35,3 +37,24 @@ def printed(script: Path) -> str:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def as_launched(launch, capability):
+    """The one kernel that a call of `launch` would run on a GPU of this compute capability, specialised as it would be there.
+
+    Not for the interpreter: in a process of its own.
+    """
+    target = GPUTarget("cuda", capability, 32)
+    backend, made = make_backend(target), []
+
+    def run(kernel, *args, grid, warmup, **named):
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, options = bind(*args, debug=False, **named)
+        options, signature, constants, attributes = kernel._pack_args(backend, named, bound, specialization, options)
+        source = ASTSource(kernel, signature, constants, attributes)
+        made.append(triton.compile(source, target=target, options=options.__dict__))
+
+    with mock.patch.object(JITFunction, "run", run):
+        launch()
+    (one,) = made
+    return one

@@ -322,3 +322,15 @@ def test_kernels_fit_into_multiprocessors():
     assert len(found) == 24
     for name, size in found.items():
         assert size <= 1024 * (163 if name.endswith("80") else 227), name
+
+
+@pytest.mark.slow
+def test_tables_are_read_in_words_of_16_bytes():
+    """Four channels at a time, whether or not edges have rows of their own: a scalar argument that nothing is known of makes four
+    loads of each."""
+    found = json.loads(printed(Path(__file__).with_name("compile_radial_loads.py")))
+    features, factors = 9, {"pack": 12, "pack backward": 12, "degrees": 3, "degrees backward": 3}
+    for where in (0, 2**33):
+        for name, count in factors.items():
+            own = 2 if name == "degrees" else features  # embeddings of element and structure; features of the atom
+            assert found[f"{name}, rows at {where}"] == own + count, name

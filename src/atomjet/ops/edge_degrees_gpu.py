@@ -26,7 +26,7 @@ from atomjet.ops.radial_pages import words_of
 WIDTH = tl.constexpr(36)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
 def edge_degrees_fwd_kernel(
     frames,
     row_ptr,
@@ -92,7 +92,7 @@ def edge_degrees_fwd_kernel(
     tl.store(out + 8 * C, a8)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "rows", "edges"])
+@triton.jit(do_not_specialize=["num_atoms", "edges"])
 def edge_degrees_bwd_kernel(
     x_bar,
     frames,

@@ -42,7 +42,7 @@ from atomjet.ops.radial_pages import words_of
 WIDTH = tl.constexpr(36)
 
 
-@triton.jit(do_not_specialize=["num_atoms", "start", "rows"])
+@triton.jit(do_not_specialize=["num_atoms", "start"])
 def node_to_edge_wigner_permute_fwd_kernel(
     y,
     frames,
@@ -123,7 +123,7 @@ def node_to_edge_wigner_permute_fwd_kernel(
         tl.store(there + 12 * C, (-s4 * x6).to(kind))
 
 
-@triton.jit(do_not_specialize=["num_atoms", "start", "rows", "edges", "atoms"])
+@triton.jit(do_not_specialize=["num_atoms", "start", "edges", "atoms"])
 def node_to_edge_wigner_permute_bwd_kernel(
     packed_bar,
     share,
