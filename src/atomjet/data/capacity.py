@@ -24,6 +24,8 @@ class Capacity:
         atoms_per_system: bounds the atoms of any one structure.
         images: whether cells are so narrow that several images of an atom may be neighbors. Either way the search finds all of
             them, but how it sets out decides how fast it is where atoms are few.
+        recompute: whether what layers would save for their backward pass is computed again there: the same results in less memory
+            and more time. Backends that have no such form take it for the usual one.
     """
 
     systems: int
@@ -31,6 +33,7 @@ class Capacity:
     edges: int
     atoms_per_system: int
     images: bool = False
+    recompute: bool = False
 
     @property
     def dense(self) -> bool:

@@ -203,12 +203,12 @@ class CapturedPath:
         return call
 
     def _enqueue(self, batch: _Batch, conditions: Conditions | None, wait: bool) -> _Call | None:
-        capacity = self._capacity(batch)
-        buffers = self.pool.acquire(capacity, wait)
+        capacity, single = self._capacity(batch), len(batch.counts) == 1
+        buffers = self._for_one(_size_of(batch), capacity) if wait and single else self.pool.acquire(capacity, wait)
         if buffers is None and not wait:
             return None
         if buffers is None:
-            if len(batch.counts) == 1:
+            if single:
                 raise self._refusal(batch.counts[0], capacity, batch.labels)
             return _Call(None, batch)
         try:
@@ -308,7 +308,7 @@ class CapturedPath:
         key, capacity, several = known.size, self._capacities.get(known.size), len(known.counts) > 1
         if capacity is None:
             capacity = self._likely(key, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
-        buffers = self._try(capacity) if several else self.pool.acquire(capacity)
+        buffers = self._try(capacity) if several else self._for_one(key, capacity)
         if buffers is None:
             if not several:
                 raise self._refusal(known.counts[0], capacity, system.labels)
@@ -330,6 +330,16 @@ class CapturedPath:
         except StructureError:
             return None
 
+    def _for_one(self, size: Size, capacity: Capacity) -> CallBuffers | None:
+        """Buffers for a structure that cannot be divided: smaller ones where memory allows no others, then and from then on."""
+        buffers = self.pool.acquire(capacity)
+        if buffers is None:
+            smaller = self.stages.smaller(capacity)
+            buffers = None if smaller is None else self.pool.acquire(smaller)
+            if buffers is not None:
+                self._capacities[size] = buffers.capacity
+        return buffers
+
     def _slowly(self, system: System, status: int) -> Prediction:
         """What the device refuses: refused by name and limit, or computed where it does fit."""
         system = system.to(system.device, torch.float64)
@@ -350,7 +360,7 @@ class CapturedPath:
             capacity = self._capacities.get(known.size)
             if capacity is None:
                 capacity = self._likely(known.size, known.counts, system.cell.detach().cpu(), system.pbc.cpu())
-            self._afford(sum(known.counts), capacity)
+            capacity = self._afford(sum(known.counts), capacity)
             evaluation = self._evaluation(SystemBuffers.empty(capacity, self.stages.device), conditions)
             evaluation.compile()
         finally:
@@ -370,12 +380,15 @@ class CapturedPath:
     def enlarged(self, evaluation: Evaluation) -> Evaluation:
         """An evaluation of the same structures, with room for the edges that the last search found."""
         capacity = grown(evaluation.capacity, evaluation.needed_edges())
-        self._afford(int(evaluation.system.system_ptr[-1]), capacity)
+        capacity = self._afford(int(evaluation.system.system_ptr[-1]), capacity)
         return self._evaluation(replace(evaluation.system, capacity=capacity), evaluation.conditions)
 
-    def _afford(self, atoms: int, capacity: Capacity) -> None:
-        if not self.pool.free_for(self.stages.bytes_of(capacity)):
-            raise self._refusal(atoms, capacity)
+    def _afford(self, atoms: int, capacity: Capacity) -> Capacity:
+        """This capacity, or the smaller one, once there is memory for it."""
+        for form in (capacity, self.stages.smaller(capacity)):
+            if form is not None and self.pool.free_for(self.stages.bytes_of(form)):
+                return form
+        raise self._refusal(atoms, capacity)
 
     # ------------------------------------------------------------------ sizes
 
@@ -424,7 +437,7 @@ class CapturedPath:
         self._capacities[_size_of(batch)] = capacity
 
     def _refusal(self, atoms: int, capacity: Capacity, labels: Sequence[int] | None = None) -> StructureError:
-        needed = self.stages.bytes_of(capacity)
+        needed = self.stages.bytes_of(self.stages.smaller(capacity) or capacity)
         return refusal(atoms, capacity.edges, needed, self.pool.free(), self.stages.device, labels)
 
 

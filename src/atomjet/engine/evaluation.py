@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -70,6 +70,11 @@ class Stages:
         """Return what an `Evaluation` of this capacity allocates, known before it does."""
         buffers = SystemBuffers.bytes_of(capacity) + PredictionBuffers.bytes_of(capacity, self.has_spread)
         return buffers + self.backend_for(capacity).bytes_of(capacity) + self.bytes_beside(capacity)
+
+    def smaller(self, capacity: Capacity) -> Capacity | None:
+        """A capacity for as much in less memory, whose backend computes again what it would save; None where that is not less."""
+        other = replace(capacity, recompute=True)
+        return other if self.bytes_of(other) < self.bytes_of(capacity) else None
 
 
 class Evaluation:

@@ -224,7 +224,7 @@ class CapturedBackend(Backend, Protocol):
         ...
 
     def bytes_of(self, capacity: Capacity) -> int:
-        """Return what `workspace` allocates."""
+        """Return what `workspace` allocates; less with `capacity.recompute`, where the backend has such a form."""
         ...
 
     def workspace(self, capacity: Capacity) -> Any:

@@ -9,14 +9,15 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet import Engine, System, neighbor_list
 from atomjet.data import Capacity, ConditionBuffers, GraphBuffers, Status
-from atomjet.engine import Settings
-from atomjet.errors import BackendError
+from atomjet.engine import Settings, pool
+from atomjet.errors import BackendError, StructureError
 from atomjet.models.base import General, forces_from_gradients, virials_from_gradients
 from tests.models.escn_md.foreign import GOLDEN, atoms_of, golden
 from tests.potentials import random_escn_md
 
 pytest.importorskip("triton")
 from atomjet.models.escn_md.edges_gpu import GpuEdges
+from atomjet.models.escn_md.experts import mixture_keys
 from atomjet.models.escn_md.fast_gpu import FastGpu
 from atomjet.models.escn_md.workspace import Tiles
 
@@ -167,3 +168,59 @@ def test_a_binding_limit_on_neighbours_is_said_when_a_composition_is_admitted():
     enough.admit(system, "omat")  # a warning would be an error here
     with pytest.warns(UserWarning, match=r"structure 1: atom 0 has \d+ neighbours within 2.6 Å, of which .* nearest 4"):
         few.admit(system, "omat")
+
+
+def test_recomputing_changes_no_bit_and_takes_less_memory():
+    model = random_escn_md(**(SIZES | CONFIGS["charge channels"] | {"layers": 2})).float().to(DEVICE)
+    fast = FastGpu(model, tiles=TILES)
+    graph = single(graph_of(model, [frames()[0], frames()[2]]))
+    fast._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
+    held, lease = fast.slots.take(mixture_keys(model, graph))
+    slots = torch.tensor(held, device=DEVICE)
+    results, sizes = [], []
+    for recompute in (False, True):
+        buffers = GraphBuffers.from_graph(graph)
+        buffers = replace(buffers, capacity=replace(buffers.capacity, recompute=recompute))
+        conditions = ConditionBuffers.empty(graph.num_systems, graph.num_atoms, DEVICE)
+        conditions.values.copy_(torch.stack([graph.charge, graph.spin, model.tasks_of(graph), slots]))
+        conditions.system_index.copy_(graph.system_index)
+        workspace = fast.workspace(buffers.capacity)
+        sizes.append(fast.bytes_of(buffers.capacity))
+        for tensor in (workspace.packed, *workspace.h, *workspace.o):
+            tensor.fill_(torch.nan)
+        for segment in fast.segments(buffers, conditions, workspace):
+            segment.launch()
+        results.append((workspace.energies, workspace.gradients[0, :, :3]))
+    lease.release()
+    assert all(torch.equal(found, expected) for found, expected in zip(*results, strict=True))
+    rows, width, hidden = 9, SIZES["channels"], SIZES["hidden_channels"]
+    assert sizes[0] - sizes[1] == 2 * graph.num_edges * ((2 + rows) * hidden + rows * width)  # of one of two layers
+
+
+def test_a_structure_is_recomputed_where_memory_asks_for_it(monkeypatch):
+    """The same bits, in buffers that the next call takes again; what does not fit even so is refused by what that needs."""
+    model = random_escn_md(**(SIZES | {"layers": 2, "experts": 1, "composition": "none"})).float().to(DEVICE)
+    engine = Engine(model, Settings(DEVICE, "fast_gpu"), task="omol")
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+    water = molecule("H2")
+    kept = engine._path.pool
+    expected = engine.predict(water)
+    (usual,) = kept.kept()
+    assert not usual.recompute
+    smaller = engine.stages.smaller(usual)
+    needs = engine.stages.bytes_of(smaller)
+    kept.drop_idle()
+    monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
+    found = engine.predict(water)
+    assert torch.equal(found.forces, expected.forces)
+    assert torch.equal(found.energy, expected.energy)
+    assert kept.kept() == [smaller]
+    monkeypatch.setattr(pool, "free_bytes", lambda device: pytest.fail("asked"))
+    engine.predict(System.from_ase([water], device=DEVICE))
+    kept.drop_idle()
+    monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
+    assert engine.reserve(water).capacity == smaller
+    monkeypatch.setattr(pool, "free_bytes", lambda device: needs)
+    with pytest.raises(StructureError, match=f"2 atoms with {smaller.edges} edges need .* GiB on {DEVICE}"):
+        engine.reserve(water)

@@ -159,7 +159,23 @@ class GpuEdges:
 
     def messages(self, layer: int) -> None:
         """y to middle, which is x and the sums of messages."""
-        b, w, graph = self.weights, self.w, self.graph
+        b, w = self.weights, self.w
+        self._convolve(layer)
+        unpack.launch_fwd(
+            o=w.o[layer],
+            bias=b.biases[layer][1],
+            frames=w.frames,
+            row_ptr=self.graph.row_ptr,
+            num_atoms=self.num_atoms,
+            x=w.x[layer],
+            out=w.middle[layer],
+            mmax=b.mmax,
+            channels=self.width // w.tiles.parts,
+        )
+
+    def _convolve(self, layer: int) -> None:
+        """y to h and o: into the edges' frames, and through both convolutions with the gate between."""
+        b, w = self.weights, self.w
         first, second = b.slots.parts[layer]
         packed = self._view(w.packed, self.rows, 2 * self.width)
         self._networks(1 + layer)
@@ -182,22 +198,13 @@ class GpuEdges:
             edges=w.tiles.gate_edges,
         )
         self._product(second, gated, w.o[layer], backward=False)
-        unpack.launch_fwd(
-            o=w.o[layer],
-            bias=b.biases[layer][1],
-            frames=w.frames,
-            row_ptr=graph.row_ptr,
-            num_atoms=self.num_atoms,
-            x=w.x[layer],
-            out=w.middle[layer],
-            mmax=b.mmax,
-            channels=self.width // w.tiles.parts,
-        )
 
     def messages_backward(self, layer: int) -> None:
         """x̄ to ȳ: out of the edges' frames, through both convolutions and the gate between, and back into the atoms."""
         b, w, graph = self.weights, self.w, self.graph
         first, second = b.slots.parts[layer]
+        if w.capacity.recompute and layer + 1 < len(w.h):  # those of the last layer are still there
+            self._convolve(layer)
         o_bar = self._view(w.packed, self.rows, self.width)
         q_bar = self._view(w.packed, self.rows, self.hidden, which=1)
         h_bar = w.h[layer]

@@ -52,7 +52,8 @@ class Workspace:
         frames (Ê, 36) float32; pages (Ê, 2) int64; knots (Ê,) int32; weights (Ê,), share (Ê, 2) float32: of edges.
         gathered: (parts_back, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê R 2 max(C, H),): what is packed and what is gated, and their derivatives; between them that of o.
-        h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C); the derivative of h takes its place.
+        h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C); the derivative of h takes its place. With `capacity.recompute` all layers
+            have the same, and each computes its own again before its backward pass.
         x, y, middle: of each layer, (N̂, 9, C) float32: its input, norm of it, and what stands between edges and atoms.
         last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
         shift, shift_bar: (Ŝ, C) float32. tile_ptr: (Ŝ + 1,) int32.
@@ -135,7 +136,7 @@ def allocate(
     def per_layer(*shape: int) -> tuple[Tensor, ...]:
         return tuple(new(atoms, 9, channels) for _ in range(layers))
 
-    widest = max(channels, hidden)
+    widest, saved = max(channels, hidden), 1 if capacity.recompute else layers
     return Workspace(
         capacity=capacity,
         tiles=tiles,
@@ -148,8 +149,8 @@ def allocate(
         gradients=new(1, edges, 4),
         energies=new(atoms),
         packed=stored(edges * coefficients * 2 * widest),
-        h=tuple(stored(edges, 2 + coefficients, hidden) for _ in range(layers)),
-        o=tuple(stored(edges, coefficients, channels) for _ in range(layers)),
+        h=tuple(stored(edges, 2 + coefficients, hidden) for _ in range(saved)) * (layers // saved),
+        o=tuple(stored(edges, coefficients, channels) for _ in range(saved)) * (layers // saved),
         x=per_layer(),
         y=per_layer(),
         middle=per_layer(),
@@ -169,4 +170,5 @@ def allocate(
 def bytes_of(workspace: Workspace) -> int:
     """What its tensors take."""
     groups = (value if isinstance(value, tuple) else (value,) for value in vars(workspace).values())
-    return sum(x.numel() * x.element_size() for group in groups for x in group if isinstance(x, Tensor))
+    tensors = {id(x): x for group in groups for x in group if isinstance(x, Tensor)}
+    return sum(x.numel() * x.element_size() for x in tensors.values())
