@@ -13,7 +13,15 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.models.families import backend_names
 
 OURS = (*backend_names(), "auto")
-PEERS = ("torch_compile", "compile_graph", "schnetpack", "fairchem", "fairchem_compiled", "fairchem_fast_gpu")
+PEERS = (
+    "torch_compile",
+    "compile_graph",
+    "schnetpack",
+    "fairchem",
+    "fairchem_compiled",
+    "fairchem_fast_gpu",
+    "fairchem_nitro",
+)
 OPTIMISATIONS = ("definition", "analytic_forces", "device_search", "fused_kernels", "cuda_graph", "streams", "tuned")
 """Our optimisations, each with all before it; `bench/optimisations.py` says what each adds."""
 

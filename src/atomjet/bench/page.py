@@ -86,6 +86,7 @@ CONTENDERS = {
     "fairchem": "fairchem, execution mode general",
     "fairchem_compiled": "fairchem, umas_fast_pytorch, compiled, TF32",
     "fairchem_fast_gpu": "fairchem, umas_fast_gpu, compiled, TF32",
+    "fairchem_nitro": "fairchem, nitro; its check that the file is a released one is replaced in memory",
     "vesin": "vesin on the CPU",
     "vesin_torch": "vesin-torch on the GPU, float64, with vectors",
     "vesin_torch_pairs": "vesin-torch on the GPU, float64: pairs and shifts alone, no vectors",

@@ -6,13 +6,16 @@ import warnings
 
 import pytest
 import torch
+from ase.build import molecule
 
 import atomjet
+from atomjet import System
+from atomjet.bench import contenders
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("fairchem.core")
-    from tests.models.escn_md.foreign import BACKENDS
+    from tests.models.escn_md.foreign import BACKENDS, GOLDEN
     from tests.models.escn_md.golden import make_fairchem
     from tests.ranks import predict_on_ranks
 
@@ -159,3 +162,16 @@ def test_formation_energies(case):
         found.append((atoms.get_potential_energy(), atoms.get_forces()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-10)
     assert abs(found[0][1] - found[1][1]).max() < 1e-10
+
+
+def test_a_benchmark_gives_each_composition_a_unit_of_its_own():
+    """fairchem merges experts for the first structures; others, and then the first again, are served as its settings say."""
+    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", backend="general", precision="float64", task="omol")
+    engine.card["file"] = str(GOLDEN / "uma_1p2p1.pt")
+    contender = contenders.build("fairchem", engine)
+    systems = [System.from_ase([molecule(name)]) for name in ("H2O", "NH3")]
+    prepared = [contender.prepare(system) for system in systems]
+    for system, ready in [*zip(systems, prepared, strict=True), (systems[0], prepared[0])]:
+        found, expected = contender.call(ready), engine.predict(system)
+        assert torch.allclose(found.forces.double(), expected.forces, atol=1e-4)
+    assert prepared[0][0] is not prepared[1][0]

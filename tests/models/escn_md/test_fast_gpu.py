@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 
 import atomjet
@@ -20,6 +21,7 @@ from atomjet.models.escn_md.edges_gpu import GpuEdges
 from atomjet.models.escn_md.experts import mixture_keys
 from atomjet.models.escn_md.fast_gpu import FastGpu
 from atomjet.models.escn_md.workspace import Tiles
+from atomjet.ops.radial_pages import MISSING_PAGE
 
 # Of the norm: half precision, of models that are random, rough and small, so that little of it averages out; and single precision.
 BOUND = {"default": 5e-3, "high": 1e-5}
@@ -50,6 +52,11 @@ def frames():
 def graph_of(model, structures):
     system = model.complete(System.from_ase(structures), None)
     return neighbor_list(system, model.cutoff).to(DEVICE)
+
+
+def alloy_of(elements):
+    """A row of atoms, one of each element, again and again."""
+    return Atoms(list(range(11, 11 + elements)), [[2.5 * n, 0, 0] for n in range(elements)], cell=[50, 9, 9], pbc=True)
 
 
 def single(graph):
@@ -173,7 +180,7 @@ def test_a_binding_limit_on_neighbours_is_said_when_a_composition_is_admitted():
 def test_recomputing_changes_no_bit_and_takes_less_memory():
     model = random_escn_md(**(SIZES | CONFIGS["charge channels"] | {"layers": 2})).float().to(DEVICE)
     fast = FastGpu(model, tiles=TILES)
-    graph = single(graph_of(model, [frames()[0], frames()[2]]))
+    graph = single(graph_of(model, frames()[2:]))
     fast._tabulate(graph.atomic_numbers, graph.system_index, graph.num_systems)
     held, lease = fast.slots.take(mixture_keys(model, graph))
     slots = torch.tensor(held, device=DEVICE)
@@ -200,27 +207,79 @@ def test_recomputing_changes_no_bit_and_takes_less_memory():
 def test_a_structure_is_recomputed_where_memory_asks_for_it(monkeypatch):
     """The same bits, in buffers that the next call takes again; what does not fit even so is refused by what that needs."""
     model = random_escn_md(**(SIZES | {"layers": 2, "experts": 1, "composition": "none"})).float().to(DEVICE)
-    engine = Engine(model, Settings(DEVICE, "fast_gpu"), task="omol")
+    engine = Engine(model, Settings(DEVICE, "fast_gpu"), task="omat")
     if TILES is not None:
         engine.evaluator.tiles = TILES
-    water = molecule("H2")
+    atoms = molecule("H2")
     kept = engine._path.pool
-    expected = engine.predict(water)
+    expected = engine.predict(atoms)
     (usual,) = kept.kept()
     assert not usual.recompute
     smaller = engine.stages.smaller(usual)
     needs = engine.stages.bytes_of(smaller)
     kept.drop_idle()
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
-    found = engine.predict(water)
+    found = engine.predict(atoms)
     assert torch.equal(found.forces, expected.forces)
     assert torch.equal(found.energy, expected.energy)
     assert kept.kept() == [smaller]
     monkeypatch.setattr(pool, "free_bytes", lambda device: pytest.fail("asked"))
-    engine.predict(System.from_ase([water], device=DEVICE))
+    engine.predict(System.from_ase([atoms], device=DEVICE))
     kept.drop_idle()
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
-    assert engine.reserve(water).capacity == smaller
+    assert engine.reserve(atoms).capacity == smaller
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs)
     with pytest.raises(StructureError, match=f"2 atoms with {smaller.edges} edges need .* GiB on {DEVICE}"):
-        engine.reserve(water)
+        engine.reserve(atoms)
+
+
+def test_a_thousand_compositions_in_turn():
+    """As in a Monte Carlo of insertions: slots are let go and taken again, tables are those of pairs, nothing else is kept; what
+    was put out of its slot is loaded anew, to the same bits.
+    """
+    model = random_escn_md(**(SIZES | {"layers": 1, "cutoff": 1.5}))
+    engine = Engine(model.float().to(DEVICE), Settings(DEVICE, "fast_gpu"), task="omat")
+    admission, slots, tables = engine._path.admission, engine.evaluator.slots, engine.evaluator.tables
+    if TILES is not None:
+        engine.evaluator.tiles = TILES
+
+    def blend(atoms):
+        conditions = admission.of_frames([atoms], [len(atoms)], None, True)
+        weights = slots.weights[int(conditions.slot[0])].clone()
+        assert sum(slots._held) == 1
+        admission.release(conditions)
+        return weights
+
+    where, pair = slots.weights.data_ptr(), molecule("CO")
+    first, before = blend(pair), engine.predict(pair)
+    for number in range(1000):  # one more of H, C, N, O than its digit to the base of six
+        counts = [1 + number // 6**place % 6 for place in range(4)]
+        blend(Atoms([z for z, count in zip((1, 6, 7, 8), counts, strict=True) for _ in range(count)]))
+    assert slots.weights.data_ptr() == where
+    assert len(slots._loaded) == len(slots.weights) < 1000
+    assert not any(slots._held)
+    assert len(tables._made) <= 16
+    assert mixture_keys(engine.model, System.from_ase([pair]))[0] not in slots._loaded
+    assert torch.equal(blend(pair), first)
+    after = engine.predict(pair)
+    assert torch.equal(after.forces, before.forces)
+    exact = Engine(
+        random_escn_md(**(SIZES | {"layers": 1, "cutoff": 1.5})), Settings("cpu", "general", "float64"), task="omat"
+    )
+    assert abs(float(after.energy - exact.predict(pair).energy)) < 1e-2
+
+
+def test_tables_of_twenty_elements_stay_within_their_memory():
+    """All pairs where there is memory for them; beyond that none is made, and every pair without its table is known to be."""
+    model = random_escn_md(**(SIZES | {"layers": 1})).float().to(DEVICE)
+    crystal = System.from_ase([alloy_of(20)])
+    fast = FastGpu(model)
+    fast.admit(replace(crystal, task=("omat",)), None).release()
+    assert len(fast.tables._made) == 400 + 1  # hydrogen's, where pages begin
+    few = FastGpu(model)
+    few.tables.limit = 100
+    for _ in range(2):
+        few.admit(replace(crystal, task=("omat",)), None).release()
+        assert len(few.tables._made) <= 100
+    made = (few.tables.pages != MISSING_PAGE).sum()
+    assert int(made) == len(few.tables._made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from atomjet.adapters.structures import to_ase
@@ -12,21 +13,28 @@ from atomjet.bench.contender import Unavailable
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
 
+FAST: dict[str, Any] = {"execution_mode": "umas_fast_gpu", "tf32": True, "compile": True}
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "fairchem": {"execution_mode": "general"},
     "fairchem_compiled": {"execution_mode": "umas_fast_pytorch", "tf32": True, "compile": True},
-    "fairchem_fast_gpu": {"execution_mode": "umas_fast_gpu", "tf32": True, "compile": True},
+    "fairchem_fast_gpu": FAST,
+    "fairchem_nitro": FAST | {"nitro": True},
 }
-"""Settings of its inference by the name of the contender, beside `ALL`. The last is its preset "multigpu"; its "nitro" serves three
-released files only, told by their checksums.
-"""
+"""Settings of its inference by the name of the contender, beside `ALL`. The last two are its presets "multigpu" and "nitro"."""
 
 ALL: dict[str, Any] = {"merge_mole": True, "activation_checkpointing": False}
 """Experts are merged, as ours are."""
 
+UNCHECKED = "; its check that the file is one of three released ones is replaced in memory"
+"""What a table says of nitro, which tells files by their checksums: checkpoints with random weights have others."""
+
 
 class Fairchem:
-    """`MLIPPredictUnit.predict`, as its own benchmark calls it."""
+    """`MLIPPredictUnit.predict`, as its own benchmark calls it.
+
+    A unit serves the composition, charge, spin and task that it has merged experts for; structures with others get another.
+    """
 
     def __init__(self, name: str, engine: Engine, path: Path) -> None:
         # Imported here, where it is wanted: it takes seconds, and most have no fairchem.
@@ -34,32 +42,47 @@ class Fairchem:
         from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
 
         self.name, self.engine = name, engine
-        settings = InferenceSettings(**ALL, **SETTINGS[name])
         self.includes = (
             "neighbour search, energy, forces, stress, synchronisation; its data are on the device; experts merged, "
             f"{SETTINGS[name]}"
         )
-        self.unit = MLIPPredictUnit(str(path), engine.device.type, inference_settings=settings)
+        if SETTINGS[name].get("nitro"):
+            _take_any_file()
+            self.includes += UNCHECKED
+
+        def unit() -> Any:
+            settings = InferenceSettings(**ALL, **SETTINGS[name])
+            return MLIPPredictUnit(str(path), engine.device.type, inference_settings=settings)
+
+        self._make, self._unit, self._merged = unit, unit(), None
+        self._check(self._unit)
 
     def prepare(self, system: System) -> Any:
-        """Its own data, on the device; the first are predicted for at once, on the way from the CPU, where it merges experts."""
+        """Its own data, on the device, and the unit that serves them; the first are predicted for at once, on the way from the CPU,
+        where it merges experts.
+        """
         from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 
-        frames = []
+        frames, merged = [], []
         for number in range(system.num_systems):
             atoms, task = to_ase(system, number), system.task[number] or self.engine.task
-            atoms.info |= {"charge": int(system.charge[number]), "spin": int(system.spin[number])}
+            charge, spin = int(system.charge[number]), int(system.spin[number])
+            atoms.info |= {"charge": charge, "spin": spin}
             frames.append(AtomicData.from_ase(atoms, task_name=task, r_data_keys=["charge", "spin"]))
+            merged.append((np.bincount(atoms.numbers).tobytes(), len(atoms), charge, spin, task))
+        if self._merged not in (None, merged):
+            self._unit = self._make()
+        self._merged = merged
         data = atomicdata_list_to_batch(frames)
-        if not self.unit.lazy_model_intialized:
-            self.unit.predict(data)
-        return data.to(self.engine.device), system
+        if not self._unit.lazy_model_intialized:
+            self._unit.predict(data)
+        return self._unit, data.to(self.engine.device), system
 
     def call(self, prepared: Any) -> Prediction:
         """Predict."""
-        data, system = prepared
-        found = self.unit.predict(data)
-        self._check()
+        unit, data, system = prepared
+        found = unit.predict(data)
+        self._check(unit)
         stress = found["stress"].detach().reshape(-1, 3, 3)
         nothing = torch.zeros(system.num_atoms, dtype=torch.float64, device=stress.device)
         return Prediction(
@@ -70,12 +93,21 @@ class Fairchem:
             system.system_index,
         )
 
-    def _check(self) -> None:
+    def _check(self, unit: Any) -> None:
         """What its settings cannot serve it does in another way, and only logs that."""
         for setting, value in (ALL | SETTINGS[self.name]).items():
-            ran = getattr(self.unit.inference_settings, setting)
+            ran = getattr(unit.inference_settings, setting)
             if ran != value:
                 raise Unavailable(f"fairchem ran with {setting} = {ran} instead of {value}")
+
+
+def _take_any_file() -> None:
+    """Have nitro load a checkpoint whose checksum it does not know: the architecture is what its kernels are for."""
+    try:
+        from fairchem.core.models.uma.uma_nitro import _inference
+    except ImportError as error:
+        raise Unavailable(f"fairchem's nitro cannot be imported ({error})") from None
+    _inference.verify_checkpoint_file = lambda path: None
 
 
 def build(name: str, engine: Engine) -> Fairchem:
@@ -83,8 +115,8 @@ def build(name: str, engine: Engine) -> Fairchem:
     path = Path(engine.card.get("file", ""))
     if engine.model.family != "escn_md" or path.suffix != ".pt":
         raise Unavailable("fairchem reads its own checkpoints only; give one (.pt) as --model")
-    if name == "fairchem_fast_gpu" and engine.device.type != "cuda":
-        raise Unavailable("fairchem's umas_fast_gpu needs a GPU")
+    if SETTINGS[name]["execution_mode"] == "umas_fast_gpu" and engine.device.type != "cuda":
+        raise Unavailable("fairchem's umas_fast_gpu and nitro need a GPU")
     try:
         return Fairchem(name, engine, path)
     except ImportError as error:
