@@ -997,6 +997,11 @@ def test_uma(tmp_path, capsys, monkeypatch):
     assert "Before the first call a fresh process takes" in report.read_text()
     result = read_result(path)
     case = "carbon crystal 100"
+    head, rule, *lines = (line for line in report.read_text().splitlines() if line.startswith("|"))
+    assert head.endswith("| stress RMSE / eV/Å³ |")
+    assert {line.count("|") for line in (head, rule, *lines)} == {15}
+    stress = result.row(case, "general")["accuracy"]["stress_rmse"]
+    assert lines[0].endswith(f"| {stress:.1e} |")
     assert {name: result.row(case, name)["atoms"] for name in ("general", "fast_pytorch")} == dict.fromkeys(
         ("general", "fast_pytorch"), 100
     )

@@ -49,8 +49,8 @@ def details(result: Result) -> list[str]:
         "",
         "| case | contender | median / ms | mean ± std | min ... max | p95, p99 | runs | × | "
         f"{', '.join(result.suite.rates)} | memory / MiB | {'operators' if result.clock == 'cpu' else 'kernels'} | "
-        "energy MAE / meV/atom | force RMSE, max / eV/Å |",
-        "| " + " | ".join(["---"] * 13) + " |",
+        "energy MAE / meV/atom | force RMSE, max / eV/Å | stress RMSE / eV/Å³ |",
+        "| " + " | ".join(["---"] * 14) + " |",
         *(_line(result.suite, row) for row in rows),
         "",
     ]
@@ -166,11 +166,16 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
 
 def _line(suite: Suite, row: dict[str, Any]) -> str:
     s, r, a = row["statistics"], row.get("ratio"), row.get("accuracy") or {}
-    exact = ("same edges", f"{a['edges']:,} edges") if "edges" in a else ("", "")
+    exact = ("same edges", f"{a['edges']:,} edges", "") if "edges" in a else ("", "", "")
     if "force_rmse" in a:
-        exact = (f"{a['energy_mae']:.1e}", f"{a['force_rmse']:.1e}, {a['force_max']:.1e}")
+        stress = a.get("stress_rmse")
+        exact = (
+            f"{a['energy_mae']:.1e}",
+            f"{a['force_rmse']:.1e}, {a['force_max']:.1e}",
+            f"{stress:.1e}" if stress else "",
+        )
     elif not a:
-        exact = ("", "not at this size")
+        exact = ("", "not at this size", "")
     cells = [
         row["case"],
         row["setting"],

@@ -64,9 +64,11 @@ class Fairchem:
         from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 
         frames, merged = [], []
-        for number in range(system.num_systems):
-            atoms, task = to_ase(system, number), system.task[number] or self.engine.task
-            charge, spin = int(system.charge[number]), int(system.spin[number])
+        said = self.engine.model.complete(
+            system, self.engine.task
+        )  # a molecule that says no spin is a singlet, as for ours
+        for number, task in enumerate(said.task):
+            atoms, charge, spin = to_ase(system, number), int(said.charge[number]), int(said.spin[number])
             atoms.info |= {"charge": charge, "spin": spin}
             frames.append(AtomicData.from_ase(atoms, task_name=task, r_data_keys=["charge", "spin"]))
             merged.append((np.bincount(atoms.numbers).tobytes(), len(atoms), charge, spin, task))
