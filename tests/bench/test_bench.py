@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import atomjet
 from atomjet.bench import contenders, geometries, optimisations, suites, timed_calls
 from atomjet.bench.accuracy import compare_predictions
 from atomjet.bench.compare import alone, compare, interval, student, table, verdict
@@ -997,11 +998,11 @@ def test_uma(tmp_path, capsys, monkeypatch):
     assert "Before the first call a fresh process takes" in report.read_text()
     result = read_result(path)
     case = "carbon crystal 100"
-    head, rule, *lines = (line for line in report.read_text().splitlines() if line.startswith("|"))
-    assert head.endswith("| stress RMSE / eV/Å³ |")
-    assert {line.count("|") for line in (head, rule, *lines)} == {15}
+    table = [line for line in report.read_text().splitlines() if line.count("|") == 15]
+    assert table[0].endswith("| stress RMSE / eV/Å³ |")
+    assert [line.split("|")[2].strip() for line in table[2:]] == ["general", "fast_pytorch"]
     stress = result.row(case, "general")["accuracy"]["stress_rmse"]
-    assert lines[0].endswith(f"| {stress:.1e} |")
+    assert table[2].endswith(f"| {stress:.1e} |")
     assert {name: result.row(case, name)["atoms"] for name in ("general", "fast_pytorch")} == dict.fromkeys(
         ("general", "fast_pytorch"), 100
     )
@@ -1068,3 +1069,30 @@ def test_a_process_that_ran_late_takes_nothing_from_the_others():
 def test_default_contenders():
     assert SUITES["latency"].default_names(CPU) == "general,fast_pytorch"
     assert SUITES["latency"].default_names(torch.device("cuda")) == "general,fast_pytorch,fast_gpu"
+
+
+def test_suite_uma_has_the_cases_of_its_table():
+    names = [case.name for case in suites.uma(40_000)]
+    crystals = [f"carbon crystal {size}" for size in ("100", "1,000", "2,000", "8,000", "32,000")]
+    others = ["water 1,536", "10 elements 1,000", "20 elements 1,000", "20 atoms x 64", "256 unlike molecules"]
+    assert names == [*crystals, *others, "256 unlike molecules, new"]
+    assert len(suites.uma(40_000)[7].make().atomic_numbers.unique()) == 20
+
+
+def test_calls_of_a_recharged_case_meet_new_charges(monkeypatch):
+    """Every call has structures that the call before did not have; what is judged is the case's own."""
+    engine = atomjet.load(
+        Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt", device="cpu", task="omat"
+    )
+    system = geometries.molecules(10, 2)
+    seen = []
+    predict = type(engine).predict
+    monkeypatch.setattr(
+        type(engine), "predict", lambda own, given: seen.append(given.charge.tolist()) or predict(own, given)
+    )
+    made = timed_calls.Contenders(SUITES["uma"], engine)
+    made.recharged = True
+    timed = made.enter("general", system)
+    timed.call(0)
+    timed.call(1)
+    assert seen == [[1, 1], [2, 2]]

@@ -125,6 +125,7 @@ def _run_case(
     started, device, patience = time.monotonic(), contenders.engine.device, contenders.suite.patience
     with _deadline(SHARE * seconds):
         system = case.make().to(device, torch.float64)
+    contenders.recharged = case.recharged
     timed_calls: dict[str, TimedCall] = {}
     for name, row in rows.items():
         row |= {"atoms": system.num_atoms, "structures": system.num_systems}

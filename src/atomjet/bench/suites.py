@@ -16,11 +16,16 @@ if TYPE_CHECKING:  # `atomjet --help` lists the suites, and does not wait for Py
 
 @dataclass(frozen=True)
 class Case:
-    """One size; `make()` builds the structures, on the CPU, when its turn comes."""
+    """One size; `make()` builds the structures, on the CPU, when its turn comes.
+
+    Attributes:
+        recharged: whether charges are others at every call, so that weights which were made for one serve no other.
+    """
 
     name: str
     make: Callable[[], System]
     runs: int = 100
+    recharged: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def step(largest: int, seed: int = 0) -> list[Case]:
 
 def uma(largest: int, seed: int = 0) -> list[Case]:
     """Crystals of one element, from what a call costs at least to what memory matters for, and of many; water; molecules in one
-    call, in one case no two alike.
+    call, in the last cases no two alike, met before or not.
     """
     from atomjet.bench import geometries
 
@@ -140,7 +145,8 @@ def uma(largest: int, seed: int = 0) -> list[Case]:
             cases.append(Case(name, lambda n=elements: geometries.alloy(1000, n, seed), 50))
     cases += _molecules(((20, 64),), largest, seed, runs=50)
     if largest >= 256 * 38:
-        cases.append(Case("256 unlike molecules", lambda: geometries.unlike_molecules(256, seed), 50))
+        for name, recharged in (("256 unlike molecules", False), ("256 unlike molecules, new", True)):
+            cases.append(Case(name, lambda: geometries.unlike_molecules(256, seed), 50, recharged))
     return cases
 
 

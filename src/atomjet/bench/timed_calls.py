@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,14 @@ class Contenders:
 
     Attributes:
         built: contenders by name. late: those whose very first calls were not done in time, and what was said.
+        recharged: of the case under way, see `Case`.
     """
 
     def __init__(self, suite: Suite, engine: Engine) -> None:
         self.suite, self.engine = suite, engine
         self.built: dict[str, Contender] = {}
         self.late: dict[str, str] = {}
+        self.recharged = False
         self.judged: tuple[System, System | None, Prediction | None] | None = None
         self.searched: tuple[System, System, Graph] | None = None
 
@@ -149,12 +151,20 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
     return [system.with_positions(system.positions + MOVE * move.to(system.device)) for move in moves]
 
 
+def recharged(system: System, charge: int) -> System:
+    """The same structures, each with this charge."""
+    return replace(system, charge=torch.full_like(system.charge, charge), charge_given=(True,) * system.num_systems)
+
+
 def _prediction_call(name: str, system: System, contenders: Contenders) -> TimedCall:
     contender, engine = contenders.contender(name), contenders.engine
     own = contender.engine if isinstance(contender, EngineContender) else engine
     edges = search(system, engine.cutoff).num_edges if system.num_atoms <= accuracy.LARGEST_REFERENCE["cuda"] else 0
     turns = TURNS if edges < MANY_EDGES and system.num_atoms < MANY_ATOMS else 2
-    prepared = [contender.prepare(other) for other in moved(system, turns)]
+    systems = moved(system, turns)
+    if contenders.recharged:
+        systems = [recharged(other, turn) for turn, other in enumerate(systems, 1)]
+    prepared = [contender.prepare(other) for other in systems]
 
     def judge() -> dict[str, Any] | None:
         few, exact = contenders.reference(system)
