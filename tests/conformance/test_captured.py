@@ -2,12 +2,15 @@
 definition behind the same path in plain PyTorch, as proof that it carries charges, spins and tasks.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ase.build import molecule
 
 from atomjet import Engine
-from atomjet.engine import Settings
+from atomjet.engine import Settings, captured_path
+from atomjet.engine.capacity import choose
 from atomjet.models.ensemble import Ensemble
 from atomjet.testing import Buffered, CapturedConformance, plain_stages
 from atomjet.testing.captured import ENERGY, FORCES
@@ -90,6 +93,7 @@ class TestEscnMd(CapturedConformance):
     thorough = torch.cuda.is_available()
     said = SAID
     refused = refused()
+    layers = 1
 
     def frames(self):
         """Crystals of two elements, far from where atoms stay: forces that nearly cancel would be as small as their rounding."""
@@ -105,7 +109,8 @@ class TestEscnMd(CapturedConformance):
     def model(cls):
         pytest.importorskip("triton")
         size = {"channels": 128, "hidden_channels": 128, "edge_channels": 64, "cutoff": 5.0}
-        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 3.0, "layers": 1}
+        small = {"channels": 16, "hidden_channels": 16, "edge_channels": 4, "num_radial": 4, "cutoff": 3.0}
+        small["layers"] = cls.layers
         return random_escn_md(charge_channels=(0, 3), **(size if cls.thorough else small))
 
     @pytest.fixture(scope="class")
@@ -122,6 +127,23 @@ class TestEscnMd(CapturedConformance):
     @classmethod
     def exact(cls, model):
         return Engine(model, Settings(ON, "general", "float64"))
+
+
+@pytest.mark.slow  # in Triton's interpreter
+class TestEscnMdRecomputed(TestEscnMd):
+    """In the buffers of structures for which memory is short: each layer but the last computes again what it would save."""
+
+    layers = 2
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def short_of_memory(cls):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(captured_path, "choose", lambda *sizes: replace(choose(*sizes), recompute=True))
+            yield
+
+    def test_buffers_are_those(self, engine):
+        assert engine.reserve(self.frames()[:1]).capacity.recompute
 
 
 class TestEscnMdInPlainPyTorch(CapturedConformance):

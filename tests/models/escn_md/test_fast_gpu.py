@@ -201,7 +201,9 @@ def test_recomputing_changes_no_bit_and_takes_less_memory():
     lease.release()
     assert all(torch.equal(found, expected) for found, expected in zip(*results, strict=True))
     rows, width, hidden = 9, SIZES["channels"], SIZES["hidden_channels"]
-    assert sizes[0] - sizes[1] == 2 * graph.num_edges * ((2 + rows) * hidden + rows * width)  # of one of two layers
+    assert sizes[0] - sizes[1] == 2 * graph.num_edges * (
+        (2 + rows) * hidden + 2 * rows * width
+    )  # h of one layer, o of both
 
 
 def test_a_structure_is_recomputed_where_memory_asks_for_it(monkeypatch):

@@ -53,7 +53,7 @@ class Workspace:
         gathered: (parts_back, Ê, 4) float32. gradients: (1, Ê, 4) float32. energies: (N̂,) float32.
         packed: (Ê R 2 max(C, H),): what is packed and what is gated, and their derivatives; between them that of o.
         h, o: of each layer, (Ê, 2 + R, H) and (Ê, R, C); the derivative of h takes its place. With `capacity.recompute` all layers
-            have the same, and each computes its own again before its backward pass.
+            have the same h, and the same o in the second half of `packed`; each computes its own again before its backward pass.
         x, y, middle: of each layer, (N̂, 9, C) float32: its input, norm of it, and what stands between edges and atoms.
         last: (N̂, 9, C), after the last layer. x_bar (N̂, 9, C), y_bar (splits, N̂, 9, C), gate_bar: (N̂, 8, C); unit: (N̂,) float32.
         shift, shift_bar: (Ŝ, C) float32. tile_ptr: (Ŝ + 1,) int32.
@@ -136,7 +136,9 @@ def allocate(
     def per_layer(*shape: int) -> tuple[Tensor, ...]:
         return tuple(new(atoms, 9, channels) for _ in range(layers))
 
-    widest, saved = max(channels, hidden), 1 if capacity.recompute else layers
+    size, saved = edges * coefficients * max(channels, hidden), 1 if capacity.recompute else layers
+    packed = stored(2 * size)
+    shared = packed[size : size + edges * coefficients * channels].view(edges, coefficients, channels)
     return Workspace(
         capacity=capacity,
         tiles=tiles,
@@ -148,9 +150,9 @@ def allocate(
         gathered=new(tiles.parts_back, edges, 4),
         gradients=new(1, edges, 4),
         energies=new(atoms),
-        packed=stored(edges * coefficients * 2 * widest),
+        packed=packed,
         h=tuple(stored(edges, 2 + coefficients, hidden) for _ in range(saved)) * (layers // saved),
-        o=tuple(stored(edges, coefficients, channels) for _ in range(saved)) * (layers // saved),
+        o=(shared,) * layers if capacity.recompute else tuple(stored(*shared.shape) for _ in range(layers)),
         x=per_layer(),
         y=per_layer(),
         middle=per_layer(),
@@ -169,6 +171,8 @@ def allocate(
 
 def bytes_of(workspace: Workspace) -> int:
     """What its tensors take."""
-    groups = (value if isinstance(value, tuple) else (value,) for value in vars(workspace).values())
+    groups = [value if isinstance(value, tuple) else (value,) for value in vars(workspace).values()]
     tensors = {id(x): x for group in groups for x in group if isinstance(x, Tensor)}
+    if workspace.capacity.recompute:
+        del tensors[id(workspace.o[0])]  # in `packed`
     return sum(x.numel() * x.element_size() for x in tensors.values())
