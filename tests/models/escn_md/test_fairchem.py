@@ -8,6 +8,7 @@ from ase.build import molecule
 import atomjet
 from atomjet.data.elements import SYMBOLS
 from atomjet.models import load
+from atomjet.models.escn_md import conditions
 from tests.models.escn_md.foreign import BACKENDS, GOLDEN, VARIANTS, atoms_of, golden
 
 # The goldens of models with a limit on neighbours hold structures in which it binds; what is said of that has tests of its own.
@@ -185,6 +186,16 @@ def test_every_kind_of_molecule_without_charge_or_spin_is_warned_of():
     with pytest.warns(UserWarning, match="structure 0: task 'omol' without a spin; .*; without a charge; taken as 0"):
         engine.predict(molecule("CO"))
     engine.predict(molecule("CO", info={"task": "omat"}))  # crystals have neither
+
+
+def test_compositions_without_end_are_not_kept(monkeypatch):
+    monkeypatch.setattr(conditions, "MOST_WARNED", 2)
+    engine = atomjet.load(GOLDEN / "uma_1p2p1.pt", device="cpu", task="omol")
+    with pytest.warns(UserWarning, match="without a spin; .* without a charge"):
+        engine.predict(molecule("H2O"))
+    assert len(engine.model.warned) == 2
+    engine.predict(molecule("CO"))  # warnings are errors here
+    assert len(engine.model.warned) == 2
 
 
 def test_spin_of_molecules_is_filled_in_with_one_warning():

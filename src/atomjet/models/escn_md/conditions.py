@@ -32,6 +32,9 @@ relaxation."""
 MOST_KNOWN = 1000
 """Structures that are remembered, the oldest forgotten first."""
 
+MOST_WARNED = 4096
+"""Assumptions that are told of; of insertions and reactions, whose compositions do not end, no more are told, nor kept."""
+
 Warned = set[tuple[str, ...]]
 """Names of what was assumed, each with the composition that was warned of, so that the next step of a simulation is silent."""
 
@@ -98,6 +101,8 @@ def _spins(system: System, tasks: tuple[str, ...]) -> torch.Tensor:
 
 def warn_of_conditions(system: System, warned: Warned) -> None:
     """Say which molecules give no spin or no charge, and what is assumed instead: once a composition, by its first structure."""
+    if len(warned) >= MOST_WARNED:
+        return
     molecules = [structure for structure, task in enumerate(system.task) if task == MOLECULES]
     given = {"spin": system.spin_given, "charge": system.charge_given}
     missing = {structure: [name for name in given if not given[name][structure]] for structure in molecules}
