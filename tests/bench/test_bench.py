@@ -992,7 +992,14 @@ def test_uma(tmp_path, capsys, monkeypatch):
     wanted = ["--model", str(model), "--task", "omat", "--device", "cpu", "--max-atoms", "100", "--runs", "2"]
     path = tmp_path / "uma.json"
     report = tmp_path / "uma.md"
-    wanted += ["--contenders", "general,fast_pytorch,fairchem", "--json", str(path), "--report", str(report)]
+    wanted += [
+        "--contenders",
+        "general,fast_pytorch,fairchem,fairchem_nitro",
+        "--json",
+        str(path),
+        "--report",
+        str(report),
+    ]
     monkeypatch.setattr("atomjet.bench.startup.startup", partial(startup, times=1))
     assert main(["bench", "uma", *wanted]) == 0
     assert "Before the first call a fresh process takes" in report.read_text()
@@ -1009,6 +1016,7 @@ def test_uma(tmp_path, capsys, monkeypatch):
     assert all(result.about["startup_seconds"][name] > 0 for name in ("import", "torch", "load"))
     if importlib.util.find_spec("fairchem") is None:
         assert "pip install fairchem-core" in result.row(case, "fairchem")["reason"]
+    assert result.row(case, "fairchem_nitro")["reason"] == "fairchem's umas_fast_gpu and nitro need a GPU"
 
 
 def test_a_peer_without_our_radial_basis_does_not_race():

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import shutil
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from ase.build import molecule
 import atomjet
 from atomjet import System
 from atomjet.bench import contenders
+from atomjet.bench.peers import fairchem
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -175,3 +177,18 @@ def test_a_benchmark_gives_each_composition_a_unit_of_its_own():
         found, expected = contender.call(ready), engine.predict(system)
         assert torch.allclose(found.forces.double(), expected.forces, atol=1e-4)
     assert prepared[0][0] is not prepared[1][0]
+
+
+def test_nitro_honours_the_settings_that_a_benchmark_gives_it(monkeypatch, tmp_path):
+    """And takes any file, which is all that is changed of it; it runs on a GPU alone."""
+    nitro = pytest.importorskip("fairchem.core.models.uma.uma_nitro._inference")
+    from fairchem.core.units.mlip_unit.api.inference import InferenceSettings
+
+    monkeypatch.setattr(nitro, "_validate_device", lambda device: None)
+    monkeypatch.setattr(nitro, "verify_checkpoint_file", nitro.verify_checkpoint_file)
+    settings = InferenceSettings(**fairchem.ALL, **fairchem.SETTINGS["fairchem_nitro"])
+    path = shutil.copy(GOLDEN / "uma_1p2p1.pt", tmp_path)  # its checksum is written beside it
+    with pytest.raises(RuntimeError, match="not supported in nitro mode"):
+        nitro.UMANitroModel.validate(settings, path, "cuda")
+    fairchem.take_any_file()
+    nitro.UMANitroModel.validate(settings, path, "cuda")

@@ -13,13 +13,11 @@ from atomjet.bench.contender import Unavailable
 from atomjet.data import Prediction, System
 from atomjet.engine import Engine
 
-FAST: dict[str, Any] = {"execution_mode": "umas_fast_gpu", "tf32": True, "compile": True}
-
 SETTINGS: dict[str, dict[str, Any]] = {
     "fairchem": {"execution_mode": "general"},
     "fairchem_compiled": {"execution_mode": "umas_fast_pytorch", "tf32": True, "compile": True},
-    "fairchem_fast_gpu": FAST,
-    "fairchem_nitro": FAST | {"nitro": True},
+    "fairchem_fast_gpu": {"execution_mode": "umas_fast_gpu", "tf32": True, "compile": True},
+    "fairchem_nitro": {"nitro": True, "tf32": True, "compile": True},
 }
 """Settings of its inference by the name of the contender, beside `ALL`. The last two are its presets "multigpu" and "nitro"."""
 
@@ -47,7 +45,7 @@ class Fairchem:
             f"{SETTINGS[name]}"
         )
         if SETTINGS[name].get("nitro"):
-            _take_any_file()
+            take_any_file()
             self.includes += UNCHECKED
 
         def unit() -> Any:
@@ -103,7 +101,7 @@ class Fairchem:
                 raise Unavailable(f"fairchem ran with {setting} = {ran} instead of {value}")
 
 
-def _take_any_file() -> None:
+def take_any_file() -> None:
     """Have nitro load a checkpoint whose checksum it does not know: the architecture is what its kernels are for."""
     try:
         from fairchem.core.models.uma.uma_nitro import _inference
@@ -117,7 +115,7 @@ def build(name: str, engine: Engine) -> Fairchem:
     path = Path(engine.card.get("file", ""))
     if engine.model.family != "escn_md" or path.suffix != ".pt":
         raise Unavailable("fairchem reads its own checkpoints only; give one (.pt) as --model")
-    if SETTINGS[name]["execution_mode"] == "umas_fast_gpu" and engine.device.type != "cuda":
+    if name in ("fairchem_fast_gpu", "fairchem_nitro") and engine.device.type != "cuda":
         raise Unavailable("fairchem's umas_fast_gpu and nitro need a GPU")
     try:
         return Fairchem(name, engine, path)
