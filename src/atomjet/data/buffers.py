@@ -150,10 +150,11 @@ class GraphBuffers:
         neighbors: (Ê,) int32.
         shifts: (Ê,) int32, three components of 10 bits (`pack_shifts`), for the positions as given.
         vectors: (Ê, 3) float32, Å, neighbor minus center.
-        reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift.
+        reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift; (0,) where there is room for ghosts, since that
+            of an edge to a ghost is with another process.
         atomic_numbers: (N̂,) int32.
         order: (N̂,) int32: row n is atom order[n] of the `SystemBuffers`.
-        system_ptr: (Ŝ + 1,) int32.
+        system_ptr: (Ŝ + 1,) int32; ghosts, which stand behind all others, are of no structure.
         owned: (1,) int32, rows that have edges; whatever is in use beyond them are ghosts. A search leaves none.
         status: (1,) int32, `Status` bits: a search writes what it found, whatever follows in an evaluation adds to that.
         needed_edges: (1,) int64: with Status.EDGES, a capacity Ê that will do; else the edges there are.
@@ -174,8 +175,10 @@ class GraphBuffers:
     capacity: Capacity
 
     @classmethod
-    def empty(cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GraphBuffers:
-        """Buffers for so much, holding no edges; `dtype` is that of the vectors."""
+    def empty(
+        cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32, ghosts: bool = False
+    ) -> GraphBuffers:
+        """Buffers for so much, holding no edges; `dtype` is that of the vectors, `ghosts` whether they are for graphs with a halo."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -186,7 +189,7 @@ class GraphBuffers:
             neighbors=zeros(capacity.edges),
             shifts=zeros(capacity.edges),
             vectors=zeros(capacity.edges, 3, dtype=dtype),
-            reverse=zeros(capacity.edges),
+            reverse=zeros(0 if ghosts else capacity.edges),
             atomic_numbers=zeros(capacity.atoms),
             order=torch.arange(capacity.atoms, dtype=torch.int32, device=device),
             system_ptr=system_ptr,
@@ -202,34 +205,52 @@ class GraphBuffers:
     ) -> GraphBuffers:
         """Fixed buffers that hold a graph: exactly large enough, or as large as `capacity` says; `dtype` is that of the vectors.
 
-        Where there are none one edge fits, since kernels read the first of a row before they know that it has none.
+        Where there are none one edge fits, and with a halo one atom, since kernels read the first of a row before they know that it
+        has none.
 
         Raises:
-            StructureError: a graph with ghosts, atoms without rows: nothing here says which edge undoes one that leads to a ghost.
+            StructureError: see `fill`.
+        """
+        counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
+        largest = int(counts.max()) if graph.num_systems else 0
+        shared = graph.halo is not None
+        atoms = max(graph.num_atoms, int(shared))
+        capacity = capacity or Capacity(graph.num_systems, atoms, max(graph.num_edges, 1), largest)
+        padded = cls.empty(capacity, graph.vectors.device, dtype, ghosts=shared)
+        padded.fill(graph)
+        return padded
+
+    @property
+    def has_ghosts(self) -> bool:
+        """Whether these are buffers for graphs with a halo, which know no reverse edges."""
+        return len(self.reverse) < len(self.neighbors)
+
+    def fill(self, graph: Graph) -> None:
+        """Put other edges in; with a halo nothing waits for the device.
+
+        Raises:
+            StructureError: atoms without rows, and no halo that knows them: nothing here says which edge undoes one that leads there.
         """
         ghosts = graph.num_atoms - graph.num_owned
-        if ghosts:
+        if ghosts and graph.halo is None:
             raise StructureError(
                 f"{ghosts} of {graph.num_atoms} atoms are ghosts, which have no rows; buffers of fixed size hold whole structures: "
                 "give a graph of all atoms, or use a backend that exchanges rows"
             )
-        counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
-        largest = int(counts.max()) if graph.num_systems else 0
-        capacity = capacity or Capacity(graph.num_systems, graph.num_atoms, max(graph.num_edges, 1), largest)
-        padded = cls.empty(capacity, graph.vectors.device, dtype)
-        atoms, edges = graph.num_atoms, graph.num_edges
-        padded.row_ptr.fill_(edges)
-        padded.row_ptr[: atoms + 1] = graph.row_ptr
-        padded.neighbors[:edges] = graph.neighbors
-        padded.shifts[:edges] = pack_shifts(graph.shifts)
-        padded.vectors[:edges] = graph.vectors
-        padded.reverse[:edges] = graph.reverse
-        padded.atomic_numbers[:atoms] = graph.atomic_numbers
-        padded.system_ptr.fill_(atoms)
-        padded.system_ptr[0] = 0
-        padded.system_ptr[1 : graph.num_systems + 1] = torch.cumsum(counts, 0)
-        padded.needed_edges.fill_(edges)
-        return padded
+        owned, edges = graph.num_owned, graph.num_edges
+        self.row_ptr.fill_(edges)
+        self.row_ptr[: owned + 1] = graph.row_ptr
+        self.neighbors[:edges] = graph.neighbors
+        self.shifts[:edges] = pack_shifts(graph.shifts)
+        self.vectors[:edges] = graph.vectors
+        if not self.has_ghosts:
+            self.reverse[:edges] = graph.reverse
+        self.atomic_numbers[: graph.num_atoms] = graph.atomic_numbers
+        bounds = torch.arange(graph.num_systems + 1, device=self.system_ptr.device)
+        self.system_ptr.fill_(owned)  # whose last is `owned`
+        self.system_ptr[: graph.num_systems + 1] = torch.searchsorted(graph.system_index[:owned], bounds)
+        self.status.zero_()
+        self.needed_edges.fill_(edges)
 
 
 @dataclass(frozen=True, eq=False)

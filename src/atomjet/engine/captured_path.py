@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atomjet.data import Capacity, Conditions, Prediction, Status, System, SystemBuffers, frames_of
+from atomjet.data import Capacity, Conditions, Graph, Prediction, Status, System, SystemBuffers, frames_of
 from atomjet.data.capacity import has_images, likely_edges
 from atomjet.engine import streams
 from atomjet.engine.admission import Admission, Admit
@@ -28,6 +29,7 @@ from atomjet.engine.call_buffers import CallBuffers, Composition
 from atomjet.engine.capacity import MARGIN, choose, fits, grown, refusal
 from atomjet.engine.evaluation import Evaluation, Stages
 from atomjet.engine.pool import BufferPool
+from atomjet.engine.shared_buffers import SharedBuffers, shared_capacity
 from atomjet.errors import BackendError, StructureError
 from atomjet.neighbors.brute_force import complete_cells
 
@@ -125,6 +127,7 @@ class CapturedPath:
         self._served_there = torch.from_numpy(self._served).to(stages.device)
         self._good: set[bytes] = set()
         self._capacities: dict[Size, Capacity] = {}
+        self._shared: Capacity | None = None
         self.why_not = "" if stages.device.type == "cuda" else "not on a CUDA device"
 
     # ------------------------------------------------------------------ from the host
@@ -389,6 +392,28 @@ class CapturedPath:
             if form is not None and self.pool.free_for(self.stages.bytes_of(form)):
                 return form
         raise self._refusal(atoms, capacity)
+
+    # ------------------------------------------------------------------ for processes that share a structure
+
+    @contextmanager
+    def shared(self, graph: Graph) -> Iterator[SharedBuffers]:
+        """Lend buffers for this process's part of a structure until the result has been waited for.
+
+        Raises:
+            StructureError: more than fits into memory.
+        """
+        self._shared = capacity = shared_capacity(graph, self._shared)
+        buffers = self.pool.acquire_shared(capacity)
+        if buffers is None:
+            needed = SharedBuffers.bytes_of(self.stages, capacity)
+            raise refusal(graph.num_atoms, graph.num_edges, needed, self.pool.free(), self.stages.device)
+        try:
+            yield buffers
+        except BaseException:
+            self.pool.release(None)  # the device may still work on them, and wait for a process that is gone
+            raise
+        self.why_not = buffers.why_not
+        self.pool.release(buffers)
 
     # ------------------------------------------------------------------ sizes
 

@@ -186,6 +186,16 @@ class Engine:
         assert self._path is not None
         return self._path.enlarged(evaluation)
 
+    def shared(self, graph: Graph) -> AbstractContextManager[Any]:
+        """What evaluates this process's part of a structure, lent for a call: the backend, or buffers of fixed size where it has them.
+
+        Raises:
+            StructureError: more than fits into memory.
+        """
+        if graph.halo is None or self._path is None or self._path.stages.backend.exchanges is None:
+            return nullcontext(self.evaluator)
+        return self._path.shared(graph)
+
     def drop_buffers(self) -> None:
         """Give back the memory of buffers that no call is using; the next calls make them anew."""
         if self._path is not None:

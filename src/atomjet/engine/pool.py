@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +14,9 @@ from atomjet.data import Capacity
 from atomjet.engine.call_buffers import CallBuffers
 from atomjet.engine.capacity import fits, free_bytes
 from atomjet.engine.evaluation import Stages
+from atomjet.engine.shared_buffers import SharedBuffers
+
+Buffers = TypeVar("Buffers", CallBuffers, SharedBuffers)
 
 CACHE_SHARE = 0.25
 """Share of a GPU's memory that buffers no call is using may hold; the least recently used are freed first."""
@@ -30,7 +36,7 @@ class BufferPool:
     def __init__(self, stages: Stages, capture: bool = True) -> None:
         self.stages, self.capture = stages, capture
         self.cache_bytes = _cache_bytes(stages.device)
-        self._idle: OrderedDict[CallBuffers, int] = OrderedDict()  # with their bytes, least recently used first
+        self._idle: OrderedDict[CallBuffers | SharedBuffers, int] = OrderedDict()  # with their bytes, least recently used first
         self.lent = 0
         self._changed = threading.Condition()
 
@@ -40,16 +46,19 @@ class BufferPool:
         With `wait`, None means that it never will: other calls that hold memory now are waited for. A call that holds buffers
         itself must not wait, lest two wait for each other.
         """
+        return self._acquire(CallBuffers, self.stages.bytes_of, capacity, wait)
+
+    def acquire_shared(self, capacity: Capacity) -> SharedBuffers | None:
+        """Lend a set for a structure that processes share; None where memory does not allow one now, as others wait for this one."""
+        return self._acquire(SharedBuffers, functools.partial(SharedBuffers.bytes_of, self.stages), capacity, False)
+
+    def _acquire(
+        self, kind: type[Buffers], bytes_of: Callable[[Capacity], int], capacity: Capacity, wait: bool
+    ) -> Buffers | None:
         with self._changed:
             while True:
-                buffers = next(
-                    (each for each in reversed(self._idle) if each.capacity is capacity or each.capacity == capacity),
-                    None,
-                )
-                if buffers is not None:
-                    del self._idle[buffers]
-                    break
-                if self._free_for(self.stages.bytes_of(capacity)):
+                buffers = self._take(kind, capacity)
+                if buffers is not None or self._free_for(bytes_of(capacity)):
                     break
                 if not wait or not self.lent:
                     return None
@@ -58,19 +67,27 @@ class BufferPool:
         if buffers is not None:
             return buffers
         try:
-            return CallBuffers(self.stages, capacity, self.capture)
+            return kind(self.stages, capacity, self.capture)
         except BaseException:
             self._give_back(None)
             raise
 
-    def release(self, buffers: CallBuffers) -> None:
-        """Take buffers back that nothing is running on."""
+    def _take(self, kind: type[Buffers], capacity: Capacity) -> Buffers | None:
+        """An idle set, the one used last, if there is any."""
+        for buffers in reversed(self._idle):
+            if isinstance(buffers, kind) and (buffers.capacity is capacity or buffers.capacity == capacity):
+                del self._idle[buffers]
+                return buffers
+        return None
+
+    def release(self, buffers: CallBuffers | SharedBuffers | None) -> None:
+        """Take buffers back that nothing is running on; None for a set that is lost, as after a failure."""
         self._give_back(buffers)
 
     def has(self, capacity: Capacity) -> bool:
         """Whether a set of this capacity is idle, so that a call which takes it takes no memory."""
         with self._changed:
-            return any(buffers.capacity == capacity for buffers in self._idle)
+            return any(isinstance(each, CallBuffers) and each.capacity == capacity for each in self._idle)
 
     def free(self) -> int | None:
         """Bytes that a call could have, were all idle buffers dropped."""
@@ -94,7 +111,7 @@ class BufferPool:
         with self._changed:
             return [buffers.capacity for buffers in self._idle]
 
-    def _give_back(self, buffers: CallBuffers | None) -> None:
+    def _give_back(self, buffers: CallBuffers | SharedBuffers | None) -> None:
         with self._changed:
             self.lent -= 1
             if buffers is not None:

@@ -6,8 +6,9 @@ A host (a simulation program on many ranks, or `torchrun`) brings the edges of i
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +24,14 @@ from atomjet.version import VERSION
 
 if TYPE_CHECKING:
     from atomjet.engine.engine import Engine
+
+
+class Evaluator(Protocol):
+    """A backend, or its buffers."""
+
+    def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Return (owned,) eV without reference energies, and (E, 3) eV/Å: dE/d(vector) of every edge."""
+        ...
 
 
 SURPLUS = 0.01
@@ -60,18 +69,38 @@ def predict_shared(engine: Engine, graph: Graph, ids: Tensor | None = None, atom
 
     Raises:
         AtomJetError: on every process alike where one refuses: see `check_shared`, processes that compute different things, an
-            unknown element, atoms too near each other, edges without their reverse, a result that is not finite.
+            unknown element, atoms too near each other, too little memory for buffers, edges without their reverse, a result that is
+            not finite.
     """
-    halo = graph.halo
+    with ExitStack() as lent:  # until the result has been waited for
+        if engine.device.type == "cuda":
+            lent.enter_context(torch.cuda.device(engine.device))  # where kernels are launched
+        graph, evaluator = _agreed(engine, graph, ids, lent)
+        found = evaluator.energies_and_gradients(graph.with_vectors(graph.vectors.to(engine.dtype)))
+        return _summed_up(engine, graph, *found, atomic)
+
+
+def _agreed(engine: Engine, graph: Graph, ids: Tensor | None, lent: ExitStack) -> tuple[Graph, Evaluator]:
+    """The graph completed and what evaluates it, where no process refuses; collective."""
+    evaluator: Evaluator = engine.evaluator
     graph, refusal = _completed(engine, graph)
     refusal = refusal or _refusal(engine, graph, ids)
-    if halo is not None:
+    if refusal is None:
+        try:
+            evaluator = lent.enter_context(engine.shared(graph))
+        except AtomJetError as error:
+            refusal = error
+    if graph.halo is not None:
         unlike = _unlike(engine, graph)  # collective, whatever else is refused
-        halo.agree(unlike or refusal)
+        graph.halo.agree(unlike or refusal)
     elif refusal is not None:
         raise refusal
-    energies, gradients = engine.evaluator.energies_and_gradients(graph.with_vectors(graph.vectors.to(engine.dtype)))
-    gradients = gradients.double()
+    return graph, evaluator
+
+
+def _summed_up(engine: Engine, graph: Graph, energies: Tensor, gradients: Tensor, atomic: bool) -> SharedPrediction:
+    """What follows from energies and dE/d(edge vectors) of all processes; collective."""
+    halo, gradients = graph.halo, gradients.double()
     energies = energies.double() + engine.model.references(graph)[: graph.num_owned]
     owned = graph.system_index[: graph.num_owned]
     energy = torch.zeros(graph.num_systems, dtype=torch.float64, device=energies.device).index_add_(0, owned, energies)

@@ -27,7 +27,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, System
+from atomjet.data import Capacity, ConditionBuffers, Conditions, Graph, GraphBuffers, Halo, System
 
 
 class Definition(Protocol):
@@ -131,7 +131,8 @@ class Segment:
     Attributes:
         launch: enqueues it on the current stream.
         exchanged: tensors with a row for each atom whose ghost rows must be filled from their owners' before `launch`; none
-            before the first. In one process there are no ghosts, and one CUDA graph holds all segments.
+            before the first. In one process there are no ghosts, and one CUDA graph holds all segments; where processes share a
+            structure each segment is one.
     """
 
     launch: Callable[[], object]
@@ -153,6 +154,15 @@ class Atomic:
     gradients: Tensor
     of_reverse: bool
     others: tuple[Atomic, ...] = ()
+
+    def of_owned(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """(owned,) eV and dE/d(vector) of every edge (E, 3), float64, of a graph with a halo.
+
+        What stands at e for its reverse, p_e, is given as -p_e of e itself: the reverse may be with another process, and forces and
+        virials, sums over all edges, are the same.
+        """
+        gradients = self.gradients[:, : graph.num_edges, :3].sum(0, dtype=torch.float64)
+        return self.energies[: graph.num_owned], -gradients if self.of_reverse else gradients
 
 
 Choices = Mapping[str, Mapping[str, int]]
@@ -243,8 +253,21 @@ class CapturedBackend(Backend, Protocol):
         ...
 
 
-def evaluate(backend: CapturedBackend, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Any) -> Atomic:
-    """Enqueue all segments once; for one process."""
-    for segment in backend.segments(graph, conditions, workspace):
+def enqueue(segments: Sequence[Segment], halo: Halo | None = None) -> None:
+    """Enqueue an evaluation once; with a halo, which is collective, the rows of ghosts are filled before whoever reads them."""
+    for segment in segments:
+        if halo is not None and segment.exchanged:
+            halo.fill(*(rows[: halo.total] for rows in segment.exchanged))
         segment.launch()
+
+
+def evaluate(
+    backend: CapturedBackend,
+    graph: GraphBuffers,
+    conditions: ConditionBuffers,
+    workspace: Any,
+    halo: Halo | None = None,
+) -> Atomic:
+    """Enqueue all segments once; return where they leave their result."""
+    enqueue(backend.segments(graph, conditions, workspace), halo)
     return backend.result(workspace)

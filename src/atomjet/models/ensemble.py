@@ -190,8 +190,13 @@ class CapturedEnsemble(EnsembleBackend):
     def segments(
         self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: tuple[Any, ...]
     ) -> tuple[Segment, ...]:
-        """One segment: the members one after the other, of few atoms side by side on streams of their own."""
+        """One segment: the members one after the other, of few atoms side by side on streams of their own.
+
+        Where processes share structures all members' segments, one after the other, so that rows can travel between them.
+        """
         each = [member.segments(graph, conditions, own) for member, own in zip(self.members, workspace, strict=True)]
+        if graph.has_ghosts:
+            return tuple(segment for segments in each for segment in segments)
         device = graph.vectors.device
         if device.type != "cuda" or graph.capacity.atoms > AT_ONCE:
             return (Segment(lambda: [segment.launch() for segments in each for segment in segments]),)

@@ -234,6 +234,7 @@ def launch(
         virials: (6, N̂) float64, room to work in.
         out: filled; NaN energies where any status bit is set.
     """
+    assert not graph.has_ghosts, "what edges do to ghosts goes home by `Halo.fold`"
     capacity, gradients = graph.capacity, atomic.gradients
     pdl = capacity.atoms <= FEW and has_pdl(graph.vectors.device)
     edge_forces_kernel[(capacity.atoms,)](

@@ -92,7 +92,6 @@ class FastGpu:
         BackendError: a device or precision that the kernels do not serve.
     """
 
-    exchanges = None
     silent_conditions = (0, 0, 0, 0)
 
     def __init__(self, model: PaiNN, precision: str = "default", tiles: Tiles | None = None) -> None:
@@ -174,6 +173,11 @@ class FastGpu:
     # ---------------------------------------------------------------------------------------------------------- evaluation
 
     @property
+    def exchanges(self) -> int:
+        """Those before every segment but the first."""
+        return 2 * self.model.config.layers - 1
+
+    @property
     def tuning(self) -> TuningSpace:
         """What `atomjet tune` may try; Hopper's updates have one tile."""
         return tuning.space(self, updates=self.update is painn_update)
@@ -227,7 +231,9 @@ class FastGpu:
     def segments(self, graph: GraphBuffers, conditions: ConditionBuffers, workspace: Workspace) -> list[Segment]:
         """Messages, each with the updates that follow it: forward to the last layer, and backward to the first.
 
-        A message reads what the atoms around it have sent: c and μ forward, q̄ and μ̄ backward.
+        A message reads what the atoms around it have sent: c and μ forward, q̄ and μ̄ backward. So ghosts need no rows of edges, only
+        these numbers, and no sum of features goes back to their owners: 6 F before each layer but the first and 4 F before each
+        backward, in the storage type.
         """
         w, last = workspace, self.model.config.layers - 1
         edges = painn_message.Edges(graph.row_ptr, graph.neighbors, graph.vectors, graph.atomic_numbers, graph.owned)
@@ -323,10 +329,12 @@ class FastGpu:
 
     @torch.no_grad()
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return (N,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
+        """Return (owned,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
         buffers = GraphBuffers.from_graph(graph)
         conditions = ConditionBuffers.empty(1, 1, graph.vectors.device)  # the kernels read none
-        atomic = evaluate(self, buffers, conditions, self.workspace(buffers.capacity))
+        atomic = evaluate(self, buffers, conditions, self.workspace(buffers.capacity), graph.halo)
+        if graph.halo is not None:
+            return atomic.of_owned(graph)
         return atomic.energies, atomic.gradients.sum(0)[graph.reverse, :3]
 
     def bytes_needed(self, graph: Graph) -> int:
