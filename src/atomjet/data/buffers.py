@@ -150,8 +150,8 @@ class GraphBuffers:
         neighbors: (Ê,) int32.
         shifts: (Ê,) int32, three components of 10 bits (`pack_shifts`), for the positions as given.
         vectors: (Ê, 3) float32, Å, neighbor minus center.
-        reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift; (0,) where there is room for ghosts, since that
-            of an edge to a ghost is with another process.
+        reverse: (Ê,) int32, the edge from neighbor to center with the opposite shift; (0,) in buffers for graphs with a halo,
+            where that of an edge to a ghost is with another process.
         atomic_numbers: (N̂,) int32.
         order: (N̂,) int32: row n is atom order[n] of the `SystemBuffers`.
         system_ptr: (Ŝ + 1,) int32; ghosts, which stand behind all others, are of no structure.
@@ -178,7 +178,7 @@ class GraphBuffers:
     def empty(
         cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32, ghosts: bool = False
     ) -> GraphBuffers:
-        """Buffers for so much, holding no edges; `dtype` is that of the vectors, `ghosts` whether they are for graphs with a halo."""
+        """Buffers for so much, holding no edges; `dtype` is that of the vectors, `ghosts` whether for graphs with a halo."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -229,7 +229,7 @@ class GraphBuffers:
         """Put other edges in; with a halo nothing waits for the device.
 
         Raises:
-            StructureError: atoms without rows, and no halo that knows them: nothing here says which edge undoes one that leads there.
+            StructureError: atoms without rows, and no halo that knows them: nothing says which edge undoes one that leads there.
         """
         ghosts = graph.num_atoms - graph.num_owned
         if ghosts and graph.halo is None:

@@ -187,7 +187,7 @@ class Engine:
         return self._path.enlarged(evaluation)
 
     def shared(self, graph: Graph) -> AbstractContextManager[Any]:
-        """What evaluates this process's part of a structure, lent for a call: the backend, or buffers of fixed size where it has them.
+        """What evaluates one process's part of a structure, lent for a call: the backend, or buffers of fixed size for it.
 
         Raises:
             StructureError: more than fits into memory.

@@ -36,7 +36,8 @@ class BufferPool:
     def __init__(self, stages: Stages, capture: bool = True) -> None:
         self.stages, self.capture = stages, capture
         self.cache_bytes = _cache_bytes(stages.device)
-        self._idle: OrderedDict[CallBuffers | SharedBuffers, int] = OrderedDict()  # with their bytes, least recently used first
+        # With their bytes, least recently used first.
+        self._idle: OrderedDict[CallBuffers | SharedBuffers, int] = OrderedDict()
         self.lent = 0
         self._changed = threading.Condition()
 
@@ -49,7 +50,7 @@ class BufferPool:
         return self._acquire(CallBuffers, self.stages.bytes_of, capacity, wait)
 
     def acquire_shared(self, capacity: Capacity) -> SharedBuffers | None:
-        """Lend a set for a structure that processes share; None where memory does not allow one now, as others wait for this one."""
+        """Lend a set for a structure that processes share, which wait for each other; None where memory does not allow one now."""
         return self._acquire(SharedBuffers, functools.partial(SharedBuffers.bytes_of, self.stages), capacity, False)
 
     def _acquire(

@@ -73,8 +73,8 @@ class SharedBuffers:
         """Enqueue an evaluation of a graph with a halo; collective.
 
         Returns:
-            (owned,) eV without reference energies, NaN where a status says that something is wrong; (E, 3) eV/Å, float64, dE/d(vector)
-            of every edge.
+            (owned,) eV without reference energies, NaN where a status says that something is wrong; and dE/d(vector) of every edge
+            (E, 3), eV/Å; float64.
         """
         self.graph.fill(graph)
         enqueue(self._segments, graph.halo)

@@ -156,13 +156,13 @@ class Atomic:
     others: tuple[Atomic, ...] = ()
 
     def of_owned(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """(owned,) eV and dE/d(vector) of every edge (E, 3), float64, of a graph with a halo.
+        """(owned,) eV, and dE/d(vector) of every edge (E, 3), eV/Å, of a graph with a halo; float64.
 
         What stands at e for its reverse, p_e, is given as -p_e of e itself: the reverse may be with another process, and forces and
         virials, sums over all edges, are the same.
         """
         gradients = self.gradients[:, : graph.num_edges, :3].sum(0, dtype=torch.float64)
-        return self.energies[: graph.num_owned], -gradients if self.of_reverse else gradients
+        return self.energies[: graph.num_owned].double(), -gradients if self.of_reverse else gradients
 
 
 Choices = Mapping[str, Mapping[str, int]]

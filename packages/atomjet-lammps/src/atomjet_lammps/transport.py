@@ -46,13 +46,17 @@ class MpiTransport:
 
     def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
         """Send the first send[0] rows to process 0, the next send[1] to process 1, ...; return what they sent, in their order."""
-        width = int(np.prod(rows.shape[1:]))
-        out = np.ascontiguousarray(rows.detach().cpu().numpy())
-        got = np.empty((sum(receive), *rows.shape[1:]), out.dtype)
-        datatype = MPI._typedict[out.dtype.char]
+        shape = rows.shape[1:]
+        # In words of a type that MPI knows: half precision is none.
+        narrow = rows.dtype if rows.element_size() == 2 else None
+        out = rows.detach().cpu().contiguous()
+        out = (out if narrow is None else out.view(torch.int16)).numpy()
+        got = np.empty((sum(receive), *shape), out.dtype)
+        datatype, width = MPI._typedict[out.dtype.char], int(np.prod(shape))
         counts = ([number * width for number in send], [number * width for number in receive])
         self.comm.Alltoallv([out, counts[0], datatype], [got, counts[1], datatype])
-        return torch.from_numpy(got).to(rows.device)
+        found = torch.from_numpy(got)
+        return (found if narrow is None else found.view(narrow)).to(rows.device)
 
     def sum(self, values: Tensor) -> None:
         """Add up, in place, over all processes."""
