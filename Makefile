@@ -139,7 +139,7 @@ $(FAIRCHEM)/installed: pyproject.toml constraints.txt
 
 $(LAMMPS)/installed: pyproject.toml packages/atomjet-lammps/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LAMMPS)
-	$(LAMMPS)/bin/python -m pip install -q -c constraints.txt 'pytest>=8' -e . -e packages/atomjet-lammps
+	$(LAMMPS)/bin/python -m pip install -q -c constraints.txt 'pytest>=8' -e '.[gpu]' -e packages/atomjet-lammps
 	touch $@
 
 # Packages of .venv, PyTorch's CPU build among them, are seen from these; pip adds what is missing and moves none of them.

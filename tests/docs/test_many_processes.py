@@ -54,7 +54,7 @@ def test_the_tables_follow_from_the_formulas():
         atoms, whole, slow, fast = (int(word.replace(",", "")) for word in row)
         assert whole == 64 * atoms
         assert slow == round(100 * named["share_of_exchange"](atoms, 3.7e-6))
-        assert fast == round(100 * named["share_of_exchange"](atoms, 0.13e-6))
+        assert fast == round(100 * named["share_of_exchange"](atoms, 0.13e-6, b=6 * 128 * 2 + 4 * 128 * 3 + 3, size=2))
     (ratios,) = re.findall(r"^\| ghosts for each atom \| (.*) \|$", text, re.MULTILINE)
     assert [float(word) for word in ratios.split(" | ")] == [round((1 + 2 / a) ** 3 - 1, 2) for a in (2, 4, 8, 16)]
     uma = EscnMdConfig(tasks=("omol",))

@@ -84,7 +84,8 @@ def test_all_processes_refuse_where_one_does(ended):
 def test_a_backend_that_cannot_exchange(ended):
     *others, last = refusals(ended, "captured")
     assert last.startswith(
-        "backend 'fast_pytorch' of 'painn' cannot share a structure between processes; use 'general'"
+        "backend 'fast_pytorch' of 'painn' cannot share a structure between processes, as it exchanges no rows with others; "
+        "use 'general'"
     )
     assert set(others) == {f"process 3 refused: {last}"}
 

@@ -9,11 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mpi4py import MPI  # isort: skip
+import numpy as np
 import pytest
+import torch
 from atomjet_lammps.command import load, split
+from atomjet_lammps.transport import MpiTransport
 
 import atomjet
 from atomjet.errors import ConfigError
+from atomjet.models import tensor_file
+from atomjet.models.painn import PaiNN, PaiNNConfig
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -23,11 +29,13 @@ STEPS = 1000
 START = "from atomjet_lammps.command import run; run()"
 
 
-def mpirun(ranks: int, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def mpirun(
+    ranks: int, *words: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run Python on so many ranks, with the mpirun of the environment's MPI library."""
     launcher = Path(sys.executable).parent / "mpirun"
     command = [str(launcher), "-n", str(ranks), sys.executable, *(str(word) for word in words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=cwd, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +148,10 @@ def test_what_would_mean_something_else_is_refused(found):
 def test_ranks_that_do_not_go_together(found, ranks):
     said = found[ranks]["refusals"]
     last = ranks - 1
-    captured = "backend 'fast_pytorch' of 'painn' cannot share a structure between processes; use 'general'"
+    captured = (
+        "backend 'fast_pytorch' of 'painn' cannot share a structure between processes, as it exchanges no rows with others; "
+        "use 'general'"
+    )
     assert said[last]["captured"].startswith(captured)
     assert all(row["captured"].startswith(f"rank {last} refused: {captured}") for row in said[:last])
     for name, words in (
@@ -294,3 +305,62 @@ def test_several_ranks_take_the_fastest_backend_that_serves_the_model(name, back
     model = HERE.parents[2] / "tests/models/escn_md/golden" / f"{name}.pt"
     options = argparse.Namespace(model=model, precision="default", task="omol", charge=None, spin=None, backend=None)
     assert load(options, "cpu", shared=True).backend == backend
+
+
+KERNELS = """\
+units metal
+atom_modify map yes
+lattice custom 3.1 a1 1 0 0 a2 0 1 0 a3 0 0 1 basis 0.1 0.1 0.1 basis 0.4 0.2 0.1 basis 0.1 0.3 0.3
+region box block 0 2 0 2 0 1
+create_box 2 box
+create_atoms 1 box basis 1 2
+mass 1 1.008
+mass 2 15.999
+displace_atoms all random 0.1 0.1 0.1 7
+neighbor 0.05 bin
+pair_style atomjet
+pair_coeff * * H O
+velocity all create 300 4928 loop all
+fix 1 all nve
+timestep 0.0005
+thermo_style custom step pe pxx pyy pxy
+thermo 1
+thermo_modify format float %.10g
+dump 1 all custom 2 forces id fx fy fz
+dump_modify 1 sort id format float %.8g
+run 2
+"""
+
+
+def test_kernels_on_two_ranks(tmp_path):
+    """`--backend fast_gpu` where Triton's interpreter serves, against the definition on one rank."""
+    pytest.importorskip("triton")
+    model = PaiNN(PaiNNConfig(features=32, layers=2, num_radial=6, cutoff=2.8, elements=(1, 8)))
+    tensor_file.write(tmp_path / "small.safetensors", model, {"name": "small"})
+    (tmp_path / "in.water").write_text(KERNELS)
+    thermo, forces = {}, {}
+    for ranks, words in ((1, ("general", "float64")), (2, ("fast_gpu", "high")), (2, ("fast_gpu", "default"))):
+        backend, precision = words
+        options = ("-in", "in.water", "--model", "small.safetensors", "--device", "cpu", "--backend", backend)
+        environment = os.environ | {"TRITON_INTERPRET": "1"}
+        ran = mpirun(ranks, "-c", START, *options, "--precision", precision, cwd=tmp_path, env=environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert ran.stdout.count(f"backend {backend}") == ranks
+        lines = re.findall(r"^ +[012] +(-?[\d.e+-]+) +(-?[\d.e+-]+) +(-?[\d.e+-]+) +(-?[\d.e+-]+)$", ran.stdout, re.M)
+        thermo[words] = np.array(lines, float)
+        forces[words] = np.loadtxt((tmp_path / "forces").read_text().split("ATOMS id fx fy fz\n")[-1].splitlines())
+    exact = thermo.pop(("general", "float64")), forces.pop(("general", "float64"))
+    assert exact[0].shape == (3, 4)
+    assert exact[1].shape == (12, 4)
+    for words, bound in ((("fast_gpu", "high"), 1e-5), (("fast_gpu", "default"), 2e-3)):
+        pairs = [(thermo[words][:, part], exact[0][:, part]) for part in (slice(0, 1), slice(1, 4))]  # energy, pressure
+        for found, wanted in [*pairs, (forces[words][:, 1:], exact[1][:, 1:])]:
+            assert np.abs(found - wanted).max() < bound * np.abs(wanted).max(), words
+
+
+def test_half_precision_travels():
+    """MPI knows no such type."""
+    rows = torch.randn(5, 3, 2).half()
+    got = MpiTransport(MPI.COMM_WORLD).all_to_all(rows, [5], [5])
+    assert got.dtype == torch.float16
+    assert torch.equal(got, rows)

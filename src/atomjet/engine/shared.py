@@ -211,8 +211,8 @@ def check_shared(engine: Engine) -> None:
             repr(name) for name in (family.backends if family else ()) if name not in (engine.backend, "fast_gpu")
         ]
         raise BackendError(
-            f"backend {engine.backend!r} of {engine.model.family!r} cannot share a structure between processes; use "
-            f"{' or '.join(others) or 'another'} if it can, or one process"
+            f"backend {engine.backend!r} of {engine.model.family!r} cannot share a structure between processes, as it exchanges no "
+            f"rows with others; use {' or '.join(others) or 'another'} if it can, or one process"
         )
 
 

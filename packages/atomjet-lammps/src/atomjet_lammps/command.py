@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", help="for models that know several")
     parser.add_argument("--charge", type=int, help="total charge, for models that know charges")
     parser.add_argument("--spin", type=int, help="multiplicity 2S+1, for models that know spins")
-    parser.add_argument("--backend", default=None, help="default: the fastest that the number of ranks allows")
+    parser.add_argument(
+        "--backend", default=None, help="default: of one rank the fastest, of several fast_pytorch or general"
+    )
     parser.add_argument("--precision", default="default", choices=["default", "high", "float64"])
     parser.add_argument(
         "-var", "--var", nargs="+", action="append", default=[], metavar="NAME", help="LAMMPS variable and value(s)"
@@ -108,7 +110,7 @@ def _run(options: argparse.Namespace, comm: MPI.Intracomm) -> None:
 
 
 def load(options: argparse.Namespace, device: str, shared: bool) -> atomjet.Engine:
-    """The model, on several ranks with the fastest backend that can share a structure."""
+    """The model, on several ranks with the fastest backend that can share a structure and has done so on all devices."""
     given = {"device": device, "precision": options.precision}
     given |= {"task": options.task, "charge": options.charge, "spin": options.spin}
     if options.backend or not shared:

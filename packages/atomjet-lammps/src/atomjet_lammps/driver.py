@@ -171,7 +171,7 @@ def attach(lmp: Any, engine: Engine, types: Sequence[str] | None = None) -> Driv
 
     Args:
         lmp: a `lammps.lammps` whose box and atoms exist, `units metal`, without other forces.
-        engine: on several ranks one whose backend can share a structure: "general" or "fast_pytorch".
+        engine: on several ranks one whose backend can share a structure: "general", "fast_pytorch", or "fast_gpu" of PaiNN.
         types: chemical symbols by atom type; default: by the masses of the types.
 
     Raises:
