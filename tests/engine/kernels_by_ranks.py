@@ -118,7 +118,7 @@ def rows(groups: list[dist.ProcessGroup]) -> list[dict]:
         for case, atoms in cases.items() if name == "high" else [("triclinic", cases["triclinic"])]:
             graph = engine.search(System.from_ase(atoms))
             alone = predict_shared(engine, graph) if RANK == 0 else None
-            for group in groups if case == "triclinic" else groups[1:]:
+            for group in sizes(groups, name, case):
                 if dist.get_rank(group) < 0:
                     continue
                 shared = share(engine, atoms, group)
@@ -128,6 +128,11 @@ def rows(groups: list[dist.ProcessGroup]) -> list[dict]:
                     row |= {"exchanges": int(shared["exchanges"]), "wanted": engine.evaluator.exchanges}
                     found.append(row | compare(shared, atoms, alone, exact.predict(atoms)))
     return found
+
+
+def sizes(groups: list, name: str, case: str) -> list:
+    """Which numbers of processes a case runs on: all of them once."""
+    return groups[-1:] if name != "high" else groups if case == "triclinic" else groups[1:]
 
 
 def in_other_buffers() -> dict[str, float]:
