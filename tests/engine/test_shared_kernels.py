@@ -128,7 +128,9 @@ def test_a_capacity_serves_the_steps_after_it(engine):
 
 def test_no_kernel_reads_the_reverse_of_an_edge_to_a_ghost(engine):
     graph = part_of(engine, molecule("H2O"))
-    buffers = GraphBuffers.from_graph(graph)
+    with pytest.raises(atomjet.AtomJetError, match="the reverse of an edge to a ghost is with the process that owns"):
+        GraphBuffers.from_graph(graph)
+    buffers = GraphBuffers.from_graph(graph, ghosts=True)
     assert buffers.has_ghosts
     assert int(buffers.owned) == 3
     system, out = (each.empty(buffers.capacity, ON) for each in (SystemBuffers, PredictionBuffers))

@@ -201,22 +201,25 @@ class GraphBuffers:
 
     @classmethod
     def from_graph(
-        cls, graph: Graph, capacity: Capacity | None = None, dtype: torch.dtype = torch.float32
+        cls,
+        graph: Graph,
+        capacity: Capacity | None = None,
+        dtype: torch.dtype = torch.float32,
+        ghosts: bool = False,
     ) -> GraphBuffers:
-        """Fixed buffers that hold a graph: exactly large enough, or as large as `capacity` says; `dtype` is that of the vectors.
+        """Fixed buffers that hold a graph: exactly large enough, or as large as `capacity` says; `dtype` and `ghosts` see `empty`.
 
-        Where there are none one edge fits, and with a halo one atom, since kernels read the first of a row before they know that it
-        has none.
+        Where there are none one edge fits, and of graphs with a halo one atom, since kernels read the first of a row before they know
+        that it has none.
 
         Raises:
             StructureError: see `fill`.
         """
         counts = torch.bincount(graph.system_index, minlength=graph.num_systems)
         largest = int(counts.max()) if graph.num_systems else 0
-        shared = graph.halo is not None
-        atoms = max(graph.num_atoms, int(shared))
+        atoms = max(graph.num_atoms, int(ghosts))
         capacity = capacity or Capacity(graph.num_systems, atoms, max(graph.num_edges, 1), largest)
-        padded = cls.empty(capacity, graph.vectors.device, dtype, ghosts=shared)
+        padded = cls.empty(capacity, graph.vectors.device, dtype, ghosts)
         padded.fill(graph)
         return padded
 
@@ -229,7 +232,8 @@ class GraphBuffers:
         """Put other edges in; with a halo nothing waits for the device.
 
         Raises:
-            StructureError: atoms without rows, and no halo that knows them: nothing says which edge undoes one that leads there.
+            StructureError: atoms without rows, and no halo that knows them, or buffers for graphs without: nothing says which edge
+                undoes one that leads there.
         """
         ghosts = graph.num_atoms - graph.num_owned
         if ghosts and graph.halo is None:

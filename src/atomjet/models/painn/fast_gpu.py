@@ -330,7 +330,7 @@ class FastGpu:
     @torch.no_grad()
     def energies_and_gradients(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return (owned,) eV without reference energies, and dE/d(edge vectors) (E, 3) eV/Å."""
-        buffers = GraphBuffers.from_graph(graph)
+        buffers = GraphBuffers.from_graph(graph, ghosts=graph.halo is not None)
         conditions = ConditionBuffers.empty(1, 1, graph.vectors.device)  # the kernels read none
         atomic = evaluate(self, buffers, conditions, self.workspace(buffers.capacity), graph.halo)
         if graph.halo is not None:
