@@ -12,11 +12,11 @@ import atomjet
 from atomjet.data import ExchangeHalo, GraphBuffers, PredictionBuffers, System, SystemBuffers
 from atomjet.engine import Engine, Settings, owned_part, predict_shared
 from atomjet.engine.shared_buffers import SharedBuffers, shared_capacity
-from atomjet.models import forces
 from tests.engine.test_shared import Alone, start
 from tests.potentials import random_painn
 
 pytest.importorskip("triton")
+from atomjet.models import forces
 
 PROCESSES, CHANNELS = 4, 32
 LAYERS = {"high": (3,), "default": (2,), "one layer": (1,), "ensemble": (2, 1)}
