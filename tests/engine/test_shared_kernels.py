@@ -98,6 +98,7 @@ def test_buffers_are_kept_and_filled_anew(engine):
         kept = [buffers for buffers in pool._idle if isinstance(buffers, SharedBuffers)]
         assert len({id(buffers) for buffers in kept}) <= 2
         assert pool.lent == 0
+    assert kept[-1]._replayed[-1].captured == (ON == "cuda")
     near = molecule("H2O")
     near.positions[1] = near.positions[0] + [0.05, 0, 0]
     with pytest.raises(atomjet.AtomJetError, match="0.050 Å apart"):

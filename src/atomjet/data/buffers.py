@@ -209,8 +209,8 @@ class GraphBuffers:
     ) -> GraphBuffers:
         """Fixed buffers that hold a graph: exactly large enough, or as large as `capacity` says; `dtype` and `ghosts` see `empty`.
 
-        Where there are none one edge fits, and with `ghosts` one atom, since kernels read the first of a row before they know that it
-        has none.
+        Where there are none one edge fits, and with `ghosts` one atom: kernels read the first of a row before they know that it has
+        none.
 
         Raises:
             StructureError: see `fill`.
