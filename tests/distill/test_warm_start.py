@@ -5,16 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase import Atoms
+from ase.build import bulk, molecule
 
+from atomjet.distill.batches import FrameStore
 from atomjet.distill.dataset import concatenate, make_frames, read_dataset
+from atomjet.distill.evaluate import predict
 from atomjet.distill.label import run_label
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import Recipe, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.train import make_trainer, read_sources, run_train
+from atomjet.distill.warm_start import shift_references
 from atomjet.errors import ConfigError
 from atomjet.models.load import read
+from atomjet.models.registry import locate
 from tests.distill.labelled import labelled_frames, recipe
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -50,6 +55,27 @@ def test_another_teacher_shifts_the_references_and_new_elements_are_said(tmp_pat
     assert "; Cu it does not know: learned from nothing" in capsys.readouterr().out
     assert trainer.model.elements == (1, 6, 8, 29)
     assert trainer.validate()["energy_mae_meV_atom"] < 5
+
+
+def test_shifts_are_found_from_some_frames_for_rare_elements_too(capsys):
+    """One frame in a few hundred holds fluorine, another is a free atom of chlorine, which no molecule holds."""
+    usual, start = labelled_frames().select(labelled_frames().split == "train"), read(locate("organic-xtb"))[0]
+    rare = [make_frames([atoms], "train", "s", "rare") for atoms in (molecule("CF4"), Atoms("Cl"), Atoms("H"))]
+    frames = concatenate([*[usual] * 10, *rare, *[usual] * 10])
+    frames.forces[:] = 0.0
+    zero = np.zeros(120)
+    zero[[1, 6, 8, 9, 17]] = -1.5, 20.0, -7.0, 300.0, -0.25  # eV, of another teacher
+    references = start.reference_energies.cpu().numpy().copy()
+    atoms_of = np.split(frames.numbers, frames.ptr[1:-1])
+    frames.energy[:] = [references[z].sum() for z in atoms_of]
+    store = FrameStore(frames, references, start.cutoff, ALONE.device)
+    frames.energy[:] += predict(start, store, ALONE).energy + [zero[z].sum() for z in atoms_of]
+    shift_references(start, frames, ALONE, most=40)
+    found = start.reference_energies.cpu().numpy() - references
+    np.testing.assert_allclose(found, zero[: len(found)], atol=1e-4)
+    said = capsys.readouterr()
+    assert f"fitting a shift of each element's energy to 40 of {len(frames)} training frames" in said.out
+    assert "energy shifts: 40/40" in said.err
 
 
 def test_another_architecture_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from atomjet.distill.loss import derivatives, pairwise_to_atoms, virials
 from atomjet.distill.ranks import Ranks
 from atomjet.models.painn import PaiNN
 from atomjet.ops.matrix_products import matrix_products
+from atomjet.progress import track
 from atomjet.units import MEV
 
 Array = NDArray[np.float64]
@@ -75,11 +76,13 @@ class Predicted:
     virial: Array
 
 
-def predict(model: PaiNN, store: FrameStore, ranks: Ranks) -> Predicted:
-    """Compute all frames; each rank its share."""
+def predict(model: PaiNN, store: FrameStore, ranks: Ranks, progress: str = "") -> Predicted:
+    """Compute all frames; each rank its share. `progress` is the title of a progress bar of the first rank, "" for none."""
     energy, forces, virial = (torch.zeros_like(x) for x in (store.energy, store.forces, store.virial))
-    with matrix_products("highest"):
-        for indices in ranks.share(list(store.in_order())):
+    own = ranks.share(list(store.in_order()))
+    hidden = not (progress and ranks.first)
+    with matrix_products("highest"), track(progress, sum(map(len, own)), quiet=hidden) as advance:
+        for indices in own:
             graph = store.batch(indices).graph
             e, gradients, vectors = derivatives(model, graph, differentiable=False)
             # Frames in order: their atoms are one run.
@@ -88,6 +91,7 @@ def predict(model: PaiNN, store: FrameStore, ranks: Ranks) -> Predicted:
             energy[frames] = e.detach()
             forces[atoms] = pairwise_to_atoms(graph, gradients).detach()
             virial[frames] = virials(graph, gradients, vectors).detach()
+            advance(len(indices))
     return Predicted(*(ranks.sum(x).double().cpu().numpy() for x in (energy, forces, virial)))
 
 

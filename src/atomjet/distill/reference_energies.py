@@ -33,7 +33,7 @@ def fit_reference_energies(frames: Frames, max_z: int) -> NDArray[np.float64]:
     Returns:
         (max_z,) eV by atomic number; zero for elements that do not occur.
     """
-    elements = _elements(frames, max_z)
+    elements = elements_of(frames, max_z)
     frame_of_atom = np.repeat(np.arange(len(frames)), frames.counts)
     counts = np.zeros((len(frames), len(elements)))
     np.add.at(counts, (frame_of_atom, np.searchsorted(elements, frames.numbers)), 1.0)
@@ -51,7 +51,7 @@ def without_repulsion(frames: Frames, model: PaiNN) -> Frames:
     """
     if model.zbl is None:
         return frames
-    _elements(frames, model.config.max_z)
+    elements_of(frames, model.config.max_z)
     device, energies = model.zbl.table.device, frames.energy.copy()
     for chunk in np.array_split(np.arange(len(frames)), max(1, len(frames) // SEARCH_FRAMES)):
         graph = brute_force(to_system(frames.select(chunk), device), model.zbl.reach(model.elements))
@@ -61,8 +61,12 @@ def without_repulsion(frames: Frames, model: PaiNN) -> Frames:
     return replace(frames, energy=energies)
 
 
-def _elements(frames: Frames, max_z: int) -> NDArray[np.int64]:
-    """Atomic numbers that occur, ascending; refused where the student has no room for one."""
+def elements_of(frames: Frames, max_z: int) -> NDArray[np.int64]:
+    """Atomic numbers that occur, ascending.
+
+    Raises:
+        ConfigError: one is too large for a student with embeddings below `max_z`.
+    """
     elements = np.unique(frames.numbers)
     if len(elements) and int(elements[-1]) >= max_z:
         raise ConfigError(f"element {int(elements[-1])} exceeds the student's max_z = {max_z}; raise student.max_z")

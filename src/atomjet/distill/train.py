@@ -25,11 +25,11 @@ from atomjet.distill.evaluate import Errors, Predicted, causes, errors, groups, 
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
 from atomjet.distill.recipe import DataSource, Recipe
-from atomjet.distill.reference_energies import fit_reference_energies, without_repulsion
+from atomjet.distill.reference_energies import elements_of, fit_reference_energies, without_repulsion
 from atomjet.distill.round_summary import summaries
 from atomjet.distill.teacher import default_task, describe
 from atomjet.distill.trainer import Stage, Trainer
-from atomjet.distill.warm_start import read_start, take_over
+from atomjet.distill.warm_start import read_start, shift_references, take_over
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
 from atomjet.models import tensor_file
@@ -129,7 +129,7 @@ def make_trainer(
         raise ConfigError("train.hessian_weight is set but no training frame has Hessian rows; set label.hessian_rows")
     train, start = frames.select(training), read_start(recipe)
     architecture = recipe.student if start is None else start.config
-    config = architecture.model_copy(update={"elements": tuple(int(z) for z in np.unique(train.numbers))})
+    config = architecture.model_copy(update={"elements": tuple(elements_of(train, architecture.max_z).tolist())})
     # Those of the frames before any round, so that they stay what they are when rounds add frames.
     first = train.select(~np.strings.startswith(train.source, "round-"))
     seed = recipe.seed if recipe.train.seed is None else recipe.train.seed
@@ -137,11 +137,13 @@ def make_trainer(
         torch.manual_seed(seed)
         model = PaiNN(config)
     model.to(ranks.device)
-    reference = fit_reference_energies(without_repulsion(first, model), config.max_z)
-    model.reference_energies.copy_(torch.as_tensor(reference))
-    if start is not None:
-        _say(ranks, take_over(model, start.to(ranks.device), first, ranks))
-        reference = model.reference_energies.cpu().numpy()
+    if start is None:
+        fitted = fit_reference_energies(without_repulsion(first, model), config.max_z)
+        model.reference_energies.copy_(torch.as_tensor(fitted))
+    else:
+        _say(ranks, take_over(model, start.to(ranks.device)))
+        shift_references(model, first, ranks, quiet=quiet)
+    reference = model.reference_energies.cpu().numpy()
     store = FrameStore(train, reference, config.cutoff, ranks.device)
     validation = _watched(frames, recipe.train.validation_frames, config.elements)
     if recipe.train.target_force_mae and not len(validation):
@@ -158,7 +160,7 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
     ranks, model = trainer.ranks, trainer.averaged
     heldout = frames.select((frames.split != "train") & _known(frames, model.elements))
     store = FrameStore(heldout, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
-    predicted = predict(model, store, ranks)
+    predicted = predict(model, store, ranks, progress="" if trainer.quiet else "evaluation")
     masks = groups(heldout)
     found = {name: errors(store, predicted, mask) for name, mask in masks.items()}
     hardest = hardest_molecules(store, predicted, (heldout.split == "test") & ~heldout.large)

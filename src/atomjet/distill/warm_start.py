@@ -22,6 +22,9 @@ from atomjet.models import load as model_load
 from atomjet.models import registry
 from atomjet.models.painn import PaiNN, PaiNNConfig
 
+SHIFT_FRAMES = 2000
+"""Training frames that are predicted to find one shift for each element: many more than there are elements."""
+
 
 def read_start(recipe: Recipe) -> PaiNN | None:
     """The model that `train.start_from` names, or None where it names none.
@@ -71,17 +74,12 @@ def check_start(recipe: Recipe) -> None:
         )
 
 
-def take_over(model: PaiNN, start: PaiNN, train: Frames, ranks: Ranks) -> str:
-    """Give the student the weights of the start, and reference energies with which it is right on average.
-
-    Elements that the start does not know keep their random embedding. The references are those of the start and, for each
-    element, a shift that brings its energies to the teacher's: nothing where the teacher is the same.
+def take_over(model: PaiNN, start: PaiNN) -> str:
+    """Give the student the weights and reference energies of the start; elements that it does not know keep their random embedding.
 
     Args:
-        model: the student, on the device of `ranks`.
-        start: of the same architecture.
-        train: training frames.
-        ranks: the processes.
+        model: the student.
+        start: of the same architecture, on the same device.
 
     Returns:
         What was done, in words.
@@ -93,13 +91,47 @@ def take_over(model: PaiNN, start: PaiNN, train: Frames, ranks: Ranks) -> str:
     with torch.no_grad():
         model.embedding.weight[new] = fresh[new]
         model.reference_energies[new] = 0.0
-    model.reference_energies += torch.as_tensor(_shifts(model, train, ranks)).to(model.reference_energies)
     words = f"starting from the weights of {len(known)} elements"
     return words + (f"; {', '.join(SYMBOLS[z] for z in new)} it does not know: learned from nothing" if new else "")
 
 
-def _shifts(model: PaiNN, train: Frames, ranks: Ranks) -> NDArray[np.float64]:
-    """(max_z,) eV by atomic number, fitted to what the model leaves of the energies."""
-    store = FrameStore(train, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
-    left = store.energy.double().cpu().numpy() - predict(model, store, ranks).energy
-    return fit_reference_energies(replace(train, energy=left), model.config.max_z)
+def shift_references(model: PaiNN, train: Frames, ranks: Ranks, most: int = SHIFT_FRAMES, quiet: bool = False) -> None:
+    """Add to each element's reference energy the shift with which the student is right on average, in place.
+
+    The shifts are the difference between the zeros of energy of two teachers: nothing where the teacher is the same.
+
+    Args:
+        model: the student with the weights of its start, on the device of `ranks`.
+        train: training frames; more than `most` are represented by a random part of them.
+        ranks: the processes.
+        most: frames whose energies are predicted.
+        quiet: no line and no progress bar.
+    """
+    chosen = _representatives(train, most)
+    if ranks.first and not quiet:
+        print(f"fitting a shift of each element's energy to {len(chosen)} of {len(train)} training frames", flush=True)
+    part = train.select(chosen)
+    store = FrameStore(part, model.reference_energies.cpu().numpy(), model.cutoff, ranks.device)
+    predicted = predict(model, store, ranks, progress="" if quiet else "energy shifts")
+    part = replace(part, energy=store.energy.double().cpu().numpy() - predicted.energy)
+    shifts = fit_reference_energies(part, model.config.max_z)
+    model.reference_energies += torch.as_tensor(shifts).to(model.reference_energies)
+
+
+def _representatives(frames: Frames, most: int) -> NDArray[np.int64]:
+    """Indices of about `most` frames at most, ascending: every element in frames of one or two atoms and in larger ones, as far as
+    there are such, the others at random. They depend on the frames alone, so that a resumed run has the same shifts.
+    """
+    if len(frames) <= most:
+        return np.arange(len(frames))
+    order = np.random.default_rng(0).permutation(len(frames))
+    frame_of_atom, small = np.repeat(np.arange(len(frames)), frames.counts), frames.counts <= 2
+    elements = np.unique(frames.numbers)
+    of_element, with_each = max(1, most // (4 * len(elements))), []
+    for z in elements:
+        holds = np.zeros(len(frames), dtype=bool)
+        holds[frame_of_atom[frames.numbers == z]] = True
+        with_each += [order[(holds & size)[order]][:of_element] for size in (small, ~small)]
+    first = np.unique(np.concatenate(with_each))
+    others = order[~np.isin(order, first)][: max(0, most - len(first))]
+    return np.sort(np.concatenate([first, others]))
