@@ -125,6 +125,7 @@ def look_back(recipe: Recipe, models: Sequence[Path], team: Team) -> None:
         return
     summary = before[-1]
     probe = read_dataset(_explored(recipe) / f"round-{summary['round']}-probe.h5")
+    print(f"measuring how far the students differ on {len(probe)} frames of round {summary['round']}", flush=True)
     job = (tuple(map(str, models)), list(probe))
     ((_, spread),) = team.run(spreads, [job])
     forget_engines()
@@ -451,5 +452,6 @@ def _students_error(recipe: Recipe, number: int, models: Sequence[Path], team: T
     frames = read_dataset(shards) if shards else None
     if frames is None or not len(frames):
         return None
+    print(f"round {number}: measuring the students' error on {len(frames)} new frames", flush=True)
     ((_, error),) = team.run(mean_error, [(tuple(map(str, models)), list(frames))])
     return None if error is None else round(error, 3)

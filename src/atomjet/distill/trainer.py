@@ -174,6 +174,8 @@ class Trainer:
         ended = self.progress() >= self.stage.until
         if ended or self.epoch % self.config.validation_interval == 0:
             self._check_skipped()
+            if self.validation is not None:
+                advance(0, note=f"step {self.step}, computing {len(self.validation)} validation frames")
             found = self.validate()
             self._log(found)
             target = self.config.target_force_mae

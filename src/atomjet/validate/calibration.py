@@ -22,6 +22,7 @@ from atomjet.engine import Engine
 from atomjet.engine.streams import ATOMS_OF_A_CALL, groups
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import ConfigError
+from atomjet.progress import track
 
 FEWEST = 20
 """Structures that a calibration needs."""
@@ -70,14 +71,16 @@ def compare(engine: Engine, structures: Sequence[tuple[Atoms, Array]]) -> Compar
             f"{len(structures)} labelled structures; a calibration needs {FEWEST} or more, held out from training"
         )
     errors, spreads, counts = [], [], [len(atoms) for atoms, _ in structures]
-    for group in groups(counts, ATOMS_OF_A_CALL[engine.device.type]):
-        with watched():
-            found = engine.predict([structures[k][0] for k in group])
-        if found.spread is None:
-            raise ConfigError("this model is no ensemble, so that nothing disagrees; make one with `atomjet ensemble`")
-        labels = np.concatenate([structures[k][1] for k in group])
-        errors.append(np.linalg.norm(found.forces.double().numpy() - labels, axis=1))
-        spreads.append(found.spread.double().numpy())
+    with track("calibrate", len(structures)) as advance:
+        for group in groups(counts, ATOMS_OF_A_CALL[engine.device.type]):
+            with watched():
+                found = engine.predict([structures[k][0] for k in group])
+            if found.spread is None:
+                raise ConfigError("this model is no ensemble, so that nothing disagrees; make one with `atomjet ensemble`")
+            labels = np.concatenate([structures[k][1] for k in group])
+            errors.append(np.linalg.norm(found.forces.double().numpy() - labels, axis=1))
+            spreads.append(found.spread.double().numpy())
+            advance(len(group))
     return Compared(np.concatenate(errors), np.concatenate(spreads), np.repeat(np.arange(len(counts)), counts))
 
 

@@ -15,8 +15,10 @@ from atomjet.errors import AtomJetError, ConfigError
 from atomjet.md.dynamics import build_dynamics, take_step
 from atomjet.md.settings import MDSettings
 from atomjet.md.velocities import degrees_of_freedom, draw_velocities
+from atomjet.progress import track
 from atomjet.units import BOLTZMANN, KJ_PER_MOL
 from atomjet.validate.check import Check
+from atomjet.validate.dynamics import LONG_RUN
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,12 +45,14 @@ def sample_nvt(
     dynamics = build_dynamics(moving, settings, generator)
     positions, kinetic, potential = [], [], []
     forces = None
-    for step in range(1, steps + 1):
-        forces = take_step(dynamics, forces)
-        if step > steps // 5 and step % EVERY == 0:
-            positions.append(moving.get_positions())
-            kinetic.append(moving.get_kinetic_energy())
-            potential.append(moving.get_potential_energy())
+    with track(f"run at {TEMPERATURE:g} K, {steps:,} steps", steps, quiet=steps < LONG_RUN) as advance:
+        for step in range(1, steps + 1):
+            forces = take_step(dynamics, forces)
+            if step > steps // 5 and step % EVERY == 0:
+                positions.append(moving.get_positions())
+                kinetic.append(moving.get_kinetic_energy())
+                potential.append(moving.get_potential_energy())
+            advance()
     return np.array(positions), np.array(kinetic), np.array(potential)
 
 

@@ -39,6 +39,9 @@ TIMESTEP = 0.5
 DRIFT = {torch.float64: 0.01, torch.float32: 0.1}
 """Largest drift of the total energy, meV/atom/ps, by dtype."""
 
+LONG_RUN = 1000
+"""Steps from which a run shows its progress."""
+
 BLOCKS = 10
 
 REMAINDER = 0.1

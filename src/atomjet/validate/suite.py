@@ -14,6 +14,7 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.adapters.structure_files import read_structures
 from atomjet.engine import Engine
 from atomjet.errors import ConfigError, StructureError
+from atomjet.progress import track
 from atomjet.validate import agreement, derivatives, distributions, dynamics, smoothness, symmetry
 from atomjet.validate.check import Check
 from atomjet.validate.potential import Potential, in_float64
@@ -196,7 +197,9 @@ def _constant_energy(
         some, some_names = [structures[k] for k in chosen], [names[k] for k in chosen]
         label = f"{label} ({steps:,} steps)"
         state, masses = dynamics.start(potential, some, KELVIN, effort.seed)
-        run, _ = dynamics.run_nve(potential, state, masses, some_names, steps, every=max(1, steps // 2000))
+        every = max(1, steps // 2000)
+        with track(f"run at constant energy, {label}", steps, quiet=steps < dynamics.LONG_RUN) as advance:
+            run, _ = dynamics.run_nve(potential, state, masses, some_names, steps, every=every, advance=advance)
         yield dynamics.energy_drift(run, potential.dtype, label)
         yield dynamics.bounded_forces(run, label)
         yield dynamics.bond_stability(run, some, label)
