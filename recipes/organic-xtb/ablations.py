@@ -34,8 +34,9 @@ from ase.build import bulk
 
 from atomjet import Engine, System
 from atomjet.distill.batches import FrameStore
-from atomjet.distill.dataset import Frames, read_dataset
+from atomjet.distill.dataset import read_dataset
 from atomjet.distill.evaluate import errors, predict
+from atomjet.distill.frames import Frames
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import Recipe, load_recipe
 from atomjet.distill.train import run_train

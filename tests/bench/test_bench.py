@@ -26,9 +26,11 @@ from atomjet.bench.page_plots import digest, front_rows
 from atomjet.bench.parts import parts_of_call
 from atomjet.bench.plots import plot_optimisations, plot_result
 from atomjet.bench.provenance import provenance
+from atomjet.bench.race import samples
 from atomjet.bench.report import tables
 from atomjet.bench.result import Result, read_result
-from atomjet.bench.run import Budget, OutOfTime, examine, run_suite, samples
+from atomjet.bench.rows import OutOfTime
+from atomjet.bench.run import Budget, examine, run_suite
 from atomjet.bench.startup import startup
 from atomjet.bench.suites import SUITES, Case
 from atomjet.cli.main import main
@@ -284,7 +286,7 @@ def test_what_a_device_computed_wrong_has_no_figure(tmp_path, engine, monkeypatc
 
 def test_rounds_are_written_while_a_race_goes_on(tmp_path, engine, monkeypatch):
     """What a process leaves that is killed without a word."""
-    monkeypatch.setattr("atomjet.bench.run.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("atomjet.bench.race.SAVE_EVERY", 0.0)
 
     class Killed(BaseException):
         pass

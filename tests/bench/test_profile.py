@@ -16,15 +16,9 @@ from atomjet.bench import profile
 from atomjet.bench.ceilings import Ceilings
 from atomjet.bench.cost import declared
 from atomjet.bench.geometries import carbon_crystal, molecules
-from atomjet.bench.profile import (
-    _items,
-    _occupation,
-    named,
-    ncu_command,
-    profile_engine,
-    search_costs,
-    table,
-)
+from atomjet.bench.operators import occupation, operators_of
+from atomjet.bench.profile import named, profile_engine, search_costs
+from atomjet.bench.profile_table import ncu_command, table
 from atomjet.cli.main import main
 from atomjet.data import System
 from atomjet.engine import Engine, Settings
@@ -143,7 +137,7 @@ def test_a_captured_evaluation_is_classified_by_the_names_of_its_kernels():
     events.append(kernel("painn_update_last_hopper_kernel", 9000, 100.0))
     events += [kernel("edge_forces_kernel", 9100, 200.0), kernel("edge_forces_sums_kernel", 9300, 100.0)]
     events.append(kernel("unheard_of", 9500, 900.0))
-    items = {item.name: item for item in _items(events, engine, CEILINGS, costs)}
+    items = {item.name: item for item in operators_of(events, engine, CEILINGS, costs)}
     message = items["painn_message_fwd_kernel"]
     assert message.calls == 3
     assert message.gigaflop_per_s == pytest.approx(costs["painn_message_fwd_kernel"].flops / 6e-3 / 1e9)
@@ -163,7 +157,7 @@ def test_kernels_of_the_search_are_classified_too():
     system = molecules(10, 2).to("cuda" if torch.cuda.is_available() else "cpu")
     costs = search_costs(system, engine.cutoff, search(system, engine.cutoff).num_edges)
     assert costs.keys() == {"all_pairs_kernel"}
-    (item,) = _items([kernel("all_pairs_kernel", 0, 100.0)], engine, CEILINGS, costs)
+    (item,) = operators_of([kernel("all_pairs_kernel", 0, 100.0)], engine, CEILINGS, costs)
     assert item.gigabytes_per_s == pytest.approx(costs["all_pairs_kernel"].bytes / 1e-4 / 1e9)
     assert item.bound == "latency"  # so few bytes
     assert 0 < item.headroom < 1
@@ -181,7 +175,7 @@ def test_profile_of_a_model_with_tasks():
 
 def test_a_stretch_without_kernels_is_idle():
     spans = [(0, 10), (5, 12), (20, 30), (31, 32)]
-    busy, idle, gaps = _occupation([kernel("any", start, end - start) for start, end in spans])
+    busy, idle, gaps = occupation([kernel("any", start, end - start) for start, end in spans])
     assert busy == pytest.approx(23e-6)
     assert idle == pytest.approx(9e-6)
     assert gaps == pytest.approx([8e-6, 1e-6])

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from atomjet.bench import accuracy, captured_steps, contenders, geometries, run, timed_calls
 from atomjet.bench.accuracy import STEP_GATES
-from atomjet.bench.captured_steps import CapturedSteps, OwnStep
+from atomjet.bench.captured_steps import CapturedSteps, EngineCall
 from atomjet.bench.contender import EngineContender, Unavailable, reference
 from atomjet.bench.peers import compile_graph
 from atomjet.bench.provenance import provenance
@@ -105,7 +105,7 @@ def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypat
     monkeypatch.setattr("atomjet.data.capacity.DENSITY", 0.001)
     monkeypatch.setattr(capacity, "MIN_EDGES", 1)
     systems = timed_calls.moved(geometries.molecules(12, 1).to(ON), 2)
-    step = OwnStep(engine, systems)
+    step = EngineCall(engine, systems)
     assert step.edges == engine.search(systems[-1]).num_edges
     assert step.held > 0 or not HAS_GPU
     exact = reference(engine)
@@ -126,7 +126,7 @@ def test_our_step_says_what_the_definition_says_and_makes_room(engine, monkeypat
 def test_structures_that_the_engine_refuses_are_refused_by_name(engine):
     (system,) = timed_calls.moved(geometries.molecules(10, 1).to(ON), 1)
     with pytest.raises(StructureError, match="atom 0 and atom 1 are"):
-        OwnStep(engine, [system.with_positions(0.01 * system.positions)])
+        EngineCall(engine, [system.with_positions(0.01 * system.positions)])
 
 
 class Plain:

@@ -9,7 +9,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from tblite.ase import TBLite
 
-from atomjet.distill.dataset import Frames, concatenate, make_frames
+from atomjet.distill.frames import Frames, concatenate, make_frames
 from atomjet.distill.recipe import Recipe
 
 

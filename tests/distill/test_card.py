@@ -9,7 +9,8 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from atomjet.distill.card import closest_pairs, nearest_distances, never_seen, shortest_distances
-from atomjet.distill.dataset import make_frames, read_dataset
+from atomjet.distill.dataset import read_dataset
+from atomjet.distill.frames import make_frames
 from atomjet.distill.label import run_label
 from atomjet.distill.recipe import load_recipe
 from atomjet.distill.sample import run_sample

@@ -12,11 +12,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 import atomjet
 from atomjet.cli.main import main
 from atomjet.distill.conditions import Conditions, read_conditions
-from atomjet.distill.dataset import USER_BLOCK, concatenate, make_frames, pack, read_dataset, write_shard
+from atomjet.distill.dataset import USER_BLOCK, read_dataset, write_shard
+from atomjet.distill.frames import concatenate, make_frames, pack
 from atomjet.distill.journal import Journal
-from atomjet.distill.label import label_frame, run_label
+from atomjet.distill.label import run_label
 from atomjet.distill.recipe import TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
+from atomjet.distill.teacher_labels import label_frame
 from atomjet.distill.train import run_train
 from atomjet.errors import ConfigError
 from atomjet.models.load import read
@@ -81,8 +83,8 @@ def test_a_changed_condition_alone_is_sampled_and_labelled_anew(tmp_path):
 def test_structures_that_say_nothing_keep_the_keys_they_had(tmp_path):
     """A run begun by an earlier version, whose records have no spin, goes on."""
     record = pack([oxygen()], ["O2"], [False])
-    from atomjet.distill.dataset import frames_from_record
-    from atomjet.distill.label import content_of
+    from atomjet.distill.frames import frames_from_record
+    from atomjet.distill.teacher_labels import content_of
 
     old = {name: value for name, value in record.items() if name not in ("spin", "task")}
     frames = frames_from_record(old, "train", "structures")

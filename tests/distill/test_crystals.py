@@ -9,10 +9,12 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from atomjet.distill.crystals import repeated, strained, supercells
-from atomjet.distill.dataset import frames_from_record, read_dataset
+from atomjet.distill.dataset import read_dataset
+from atomjet.distill.frames import frames_from_record
 from atomjet.distill.label import run_label
-from atomjet.distill.recipe import StructuresConfig, SupercellsConfig, load_recipe
+from atomjet.distill.recipe import load_recipe
 from atomjet.distill.sample import run_sample
+from atomjet.distill.sample_config import StructuresConfig, SupercellsConfig
 
 TWO_SIZES = SupercellsConfig()
 

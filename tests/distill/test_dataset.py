@@ -8,16 +8,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from atomjet.distill.dataset import (
-    Frames,
-    concatenate,
-    connectivity_key,
-    describe_dataset,
-    draw_split,
-    make_frames,
-    read_dataset,
-    write_shard,
-)
+from atomjet.distill.dataset import describe_dataset, read_dataset, write_shard
+from atomjet.distill.frames import Frames, concatenate, make_frames
+from atomjet.distill.splits import connectivity_key, draw_split
 from atomjet.errors import AtomJetError, ConfigError
 
 

@@ -9,10 +9,11 @@ from ase import Atoms
 from ase.build import bulk
 
 from atomjet.distill.dataset import describe_dataset, read_dataset
-from atomjet.distill.label import hessian_rows, label_frame, run_label
+from atomjet.distill.label import run_label
 from atomjet.distill.recipe import TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
 from atomjet.distill.teacher import make_teacher
+from atomjet.distill.teacher_labels import hessian_rows, label_frame
 from atomjet.errors import ConfigError, TeacherError
 
 TEACHER = TeacherConfig()

@@ -11,7 +11,7 @@ from atomjet.distill import facing, noncovalent, slices, spheres
 from atomjet.distill.embedding import Embedding, embed
 from atomjet.distill.members import Member, join
 from atomjet.distill.molecules import Geometry
-from atomjet.distill.recipe import CompressedConfig, OrientedConfig, PackedConfig, SpheresConfig
+from atomjet.distill.sample_config import CompressedConfig, OrientedConfig, PackedConfig, SpheresConfig
 from atomjet.distill.teacher import make_teacher
 
 

@@ -17,8 +17,7 @@ from ase.cluster import Octahedron
 from safetensors.torch import load_file
 
 import atomjet
-from atomjet.distill import label, trainer
-from atomjet.distill import rounds as module
+from atomjet.distill import label, trainer, trajectories
 from atomjet.distill.dataset import read_dataset
 from atomjet.distill.journal import Journal, JournalWriter
 from atomjet.distill.label import run_label
@@ -61,9 +60,9 @@ rounds:
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
     """Several batches in a round, as large runs have."""
-    before, module.ATOMS_AT_ONCE["cpu"] = module.ATOMS_AT_ONCE["cpu"], 30
+    before, trajectories.ATOMS_AT_ONCE["cpu"] = trajectories.ATOMS_AT_ONCE["cpu"], 30
     yield
-    module.ATOMS_AT_ONCE["cpu"] = before
+    trajectories.ATOMS_AT_ONCE["cpu"] = before
 
 
 def prepare(folder: Path, teacher="ase.calculators.emt:EMT", count=2, label="", train="", trust=()) -> Recipe:

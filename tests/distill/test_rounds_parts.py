@@ -15,12 +15,12 @@ from ase.build import bulk, molecule
 import atomjet
 from atomjet.distill import walkers as module
 from atomjet.distill.choose import Seen, choose
-from atomjet.distill.dataset import concatenate, make_frames
 from atomjet.distill.devices import Team
 from atomjet.distill.explore import Start, explore
+from atomjet.distill.frames import concatenate, make_frames
 from atomjet.distill.measure import disagreement, largest, mean_error, spreads
 from atomjet.distill.packings import LOOSE, bonds_of, carve, library, liquid_volume, pack_box, squeeze
-from atomjet.distill.recipe import PackingsConfig, RoundsConfig
+from atomjet.distill.train_config import PackingsConfig, RoundsConfig
 from atomjet.distill.walkers import APART, STRONG, Walkers
 from atomjet.engine import Engine, Settings
 from atomjet.errors import AtomJetError, ConfigError

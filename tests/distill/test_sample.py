@@ -12,8 +12,9 @@ from atomjet.distill.dataset import read_dataset
 from atomjet.distill.embedding import Embedding, embed
 from atomjet.distill.molecules import Geometry, bond_change, derive_seed, make_geometry, read_molecules
 from atomjet.distill.normal_modes import QUANTUM, displace, hessian
-from atomjet.distill.recipe import ConformersConfig, MDConfig, Recipe, TeacherConfig, load_recipe
+from atomjet.distill.recipe import Recipe, TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
+from atomjet.distill.sample_config import ConformersConfig, MDConfig
 from atomjet.distill.teacher import make_teacher
 from atomjet.errors import ConfigError
 

@@ -9,12 +9,12 @@ from ase.build import bulk, molecule
 
 import atomjet
 from atomjet.distill import batched
-from atomjet.distill.dataset import concatenate, make_frames
+from atomjet.distill.frames import concatenate, make_frames
 from atomjet.distill.journal import Journal
-from atomjet.distill.label import content_of, label_frame, to_ase
 from atomjet.distill.pool import Task
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.distill.teacher import build_teacher, describe_teacher, make_teacher
+from atomjet.distill.teacher_labels import content_of, label_frame, to_ase
 
 UMA = Path(__file__).parents[1] / "models" / "escn_md" / "golden" / "uma_1p2p1.pt"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atomjet.distill.batches import FrameStore, draws_per_epoch, epoch_order, to_system
-from atomjet.distill.dataset import Frames, concatenate, make_frames
+from atomjet.distill.frames import Frames, concatenate, make_frames
 from atomjet.distill.reference_energies import fit_reference_energies, without_repulsion
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.neighbors.brute_force import brute_force

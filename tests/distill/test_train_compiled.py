@@ -8,7 +8,7 @@ from atomjet.distill.batches import FrameStore
 from atomjet.distill.compiled import CompiledLoss, capacity, inductor
 from atomjet.distill.loss import losses
 from atomjet.distill.optimizer import FlatAdamW
-from atomjet.distill.recipe import TrainConfig
+from atomjet.distill.train_config import TrainConfig
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from tests.distill.labelled import labelled_frames
 

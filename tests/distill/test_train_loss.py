@@ -17,7 +17,7 @@ from atomjet.distill.loss import (
     losses,
     pairwise_to_atoms,
 )
-from atomjet.distill.recipe import TrainConfig
+from atomjet.distill.train_config import TrainConfig
 from atomjet.models.base import forces_from_gradients
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from tests.distill.labelled import labelled_frames

@@ -10,13 +10,16 @@ from ase.calculators.emt import EMT
 import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.compiled import CompiledLoss
-from atomjet.distill.dataset import Frames, concatenate, make_frames, read_dataset, write_shard
-from atomjet.distill.label import label_frame, run_label
+from atomjet.distill.dataset import read_dataset, write_shard
+from atomjet.distill.frames import Frames, concatenate, make_frames
+from atomjet.distill.label import run_label
 from atomjet.distill.loss import derivatives, losses, virials
 from atomjet.distill.optimizer import FlatAdamW
-from atomjet.distill.recipe import TeacherConfig, TrainConfig, load_recipe
+from atomjet.distill.recipe import TeacherConfig, load_recipe
 from atomjet.distill.sample import run_sample
+from atomjet.distill.teacher_labels import label_frame
 from atomjet.distill.train import run_train
+from atomjet.distill.train_config import TrainConfig
 from atomjet.models.load import read
 from atomjet.models.painn import PaiNN, PaiNNConfig
 from atomjet.models.tensor_file import write

@@ -9,8 +9,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from atomjet.distill.batches import FrameStore
-from atomjet.distill.dataset import concatenate, make_frames, read_dataset
+from atomjet.distill.dataset import read_dataset
 from atomjet.distill.evaluate import predict
+from atomjet.distill.frames import concatenate, make_frames
 from atomjet.distill.label import run_label
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import Recipe, load_recipe

@@ -14,7 +14,8 @@ import torch
 from ase.build import molecule
 
 from atomjet.distill.checkpoint import read_checkpoint, write_checkpoint
-from atomjet.distill.dataset import make_frames, read_dataset, write_shard
+from atomjet.distill.dataset import read_dataset, write_shard
+from atomjet.distill.frames import make_frames
 from atomjet.engine import Engine, Settings
 from atomjet.md.checkpoint import Checkpoint, Recorded
 from atomjet.models import load, tensor_file

@@ -94,7 +94,7 @@ class ParquetReader:
         except FileNotFoundError:
             raise StructureError(f"{path}: no such file") from None
         except arrow.ArrowException as error:
-            raise StructureError(f"{path}: is no Parquet file ({_gist(error)}); write it again") from None
+            raise StructureError(f"{path}: is no Parquet file ({_one_line(error)}); write it again") from None
         self.schema, everything = self._file.schema_arrow, self._file.metadata.num_rows
         _check_schema(self.path, self.schema)
         if not everything:
@@ -118,7 +118,7 @@ class ParquetReader:
                 if low < high:
                     yield batch.slice(low, high - low)
         except (arrow.ArrowException, OSError) as error:
-            raise StructureError(f"{self.path}: is damaged ({_gist(error)}); write it again") from None
+            raise StructureError(f"{self.path}: is damaged ({_one_line(error)}); write it again") from None
 
     def close(self) -> None:
         """Close the file."""
@@ -128,17 +128,17 @@ class ParquetReader:
         """Use as a context that closes the file."""
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, exception: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the file."""
         self.close()
 
 
 def rows_of(batch: Any, first: int) -> Iterator[Row]:
-    """Structures of a batch whose first row has the number `first`; `info` says charge, spin and task."""
+    """Structures of a batch whose first row has the number `first`; `info` holds charge, spin and task where the row has them."""
     count = batch.num_rows
     ids = batch.column("id").to_pylist() if "id" in batch.schema.names else range(first, first + count)
     lists = {name: _ragged(batch, name) for name in ("numbers", "positions", "cell", "pbc")}
-    said = {name: _column(batch, name) for name in ("charge", "spin", "task")}
+    conditions = {name: _column(batch, name) for name in ("charge", "spin", "task")}
     for k, own in enumerate(ids):
         numbers, positions, cell, pbc = (lists[name][k] for name in ("numbers", "positions", "cell", "pbc"))
         refusal = _refusal(numbers, positions, cell, pbc)
@@ -150,7 +150,7 @@ def rows_of(batch: Any, first: int) -> Iterator[Row]:
             atoms.cell = cell.reshape(3, 3)
         if len(pbc):
             atoms.pbc = pbc
-        atoms.info = {name: values[k] for name, values in said.items() if values[k] is not None}
+        atoms.info = {name: values[k] for name, values in conditions.items() if values[k] is not None}
         yield Row(first + k, own, atoms)
 
 
@@ -180,12 +180,12 @@ def write_structures(path: str | Path, frames: Sequence[Atoms]) -> None:
     labelled = [f"label_{name}" for name in LABELS if any(_label(atoms, name) is not None for atoms in frames)]
     computed = any(atoms.calc is not None and atoms.calc.results for atoms in frames)
     numbered = any("id" not in atoms.info for atoms in frames)
-    kind = arrow.int64() if numbered else arrow.array([atoms.info["id"] for atoms in frames]).type
+    id_type = arrow.int64() if numbered else arrow.array([atoms.info["id"] for atoms in frames]).type
     with ParquetWriter(path) as file:
         for first in range(0, max(1, len(frames)), BATCH_ROWS):
             part = frames[first : first + BATCH_ROWS]
             ids = range(first, first + len(part)) if numbered else [atoms.info["id"] for atoms in part]
-            columns = {"id": arrow.array(ids, kind), **_structure_columns(part)}
+            columns = {"id": arrow.array(ids, id_type), **_structure_columns(part)}
             columns |= _computed_columns(part) if computed else {}
             columns |= {name: _label_column(part, name) for name in labelled}
             columns |= _remembered_columns(part, numbered)
@@ -196,9 +196,9 @@ def result_columns(results: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Columns of results, each a value or None for every row: energy, eV, forces (N, 3), eV/Å, stress (3, 3), eV/Å³, error; of an
     ensemble also energy_spread, eV/atom, and forces_spread (N,), eV/Å.
     """
-    kinds = {"error": arrow.string(), "energy": arrow.float64(), "energy_spread": arrow.float64()}
+    types = {"error": arrow.string(), "energy": arrow.float64(), "energy_spread": arrow.float64()}
     return {
-        name: arrow.array(values, kinds[name]) if name in kinds else _list_column(values, arrow.float64())
+        name: arrow.array(values, types[name]) if name in types else _list_column(values, arrow.float64())
         for name, values in results.items()
     }
 
@@ -206,13 +206,13 @@ def result_columns(results: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 def with_results(batch: Any, first: int, columns: dict[str, Any]) -> Any:
     """A batch that was read, its rows numbered from `first` where they have no id, with columns of results."""
     names = batch.schema.names
-    kept = {} if "id" in names else {"id": arrow.array(range(first, first + batch.num_rows), arrow.int64())}
+    columns_read = {} if "id" in names else {"id": arrow.array(range(first, first + batch.num_rows), arrow.int64())}
     for name, values in zip(names, batch.columns, strict=True):
         if name not in columns:
-            kept[name] = values
+            columns_read[name] = values
         elif name in LABELS and f"label_{name}" not in names:
-            kept[f"label_{name}"] = values
-    return arrow.RecordBatch.from_pydict(kept | columns)
+            columns_read[f"label_{name}"] = values
+    return arrow.RecordBatch.from_pydict(columns_read | columns)
 
 
 class ParquetWriter:
@@ -241,15 +241,15 @@ class ParquetWriter:
         """Use as a context that writes the rest and closes the file."""
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, exception: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Write the rest, unless there was an error, and close."""
-        if kind is None:
+        if exception is None:
             self._flush()
         if self._file is not None:
             self._file.close()
 
 
-def _gist(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -262,20 +262,22 @@ def _check_schema(path: Path, schema: Any) -> None:
     for name, right in (wanted | {"pbc": arrow.types.is_boolean}).items():
         if name not in schema.names:
             continue
-        kind, depth = schema.field(name).type, 0
-        while _is_list(kind):
-            kind, depth = kind.value_type, depth + 1
-        if not depth or not (right(kind) or arrow.types.is_null(kind)):
+        value_type, depth = schema.field(name).type, 0
+        while _is_list(value_type):
+            value_type, depth = value_type.value_type, depth + 1
+        if not depth or not (right(value_type) or arrow.types.is_null(value_type)):
             what = {"numbers": "integers", "pbc": "booleans"}.get(name, "floating-point numbers")
             raise StructureError(f"{path}: column {name!r} is of type {schema.field(name).type}, not a list of {what}")
     for name in ("charge", "spin"):
-        kind = schema.field(name).type if name in schema.names else None
-        if kind is not None and not (arrow.types.is_integer(kind) or arrow.types.is_null(kind)):
-            raise StructureError(f"{path}: column {name!r} is of type {kind}, not of integers")
+        found = schema.field(name).type if name in schema.names else None
+        if found is not None and not (arrow.types.is_integer(found) or arrow.types.is_null(found)):
+            raise StructureError(f"{path}: column {name!r} is of type {found}, not of integers")
 
 
-def _is_list(kind: Any) -> bool:
-    return arrow.types.is_list(kind) or arrow.types.is_large_list(kind) or arrow.types.is_fixed_size_list(kind)
+def _is_list(data_type: Any) -> bool:
+    return any(
+        is_one(data_type) for is_one in (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
+    )
 
 
 def _column(batch: Any, name: str) -> list[Any]:
@@ -352,13 +354,13 @@ def _full(stress: Any) -> Array:
     return voigt_6_to_full_3x3_stress(stress) if np.shape(stress) == (6,) else np.asarray(stress)
 
 
-def _list_column(values: Sequence[Array | None], kind: Any) -> Any:
+def _list_column(values: Sequence[Array | None], value_type: Any) -> Any:
     """Flat lists; null for None."""
     flat = [np.zeros(0) if one is None else np.ravel(one) for one in values]
     ends = np.concatenate([[0], np.cumsum([len(one) for one in flat])]).astype(np.int32)
     mask = arrow.array([one is None for one in values], arrow.bool_())
     joined = np.concatenate([np.zeros(0), *flat]) if flat else np.zeros(0)
-    return arrow.ListArray.from_arrays(arrow.array(ends), arrow.array(joined).cast(kind), mask=mask)
+    return arrow.ListArray.from_arrays(arrow.array(ends), arrow.array(joined).cast(value_type), mask=mask)
 
 
 def _structure_columns(frames: Sequence[Atoms]) -> dict[str, Any]:
@@ -406,7 +408,7 @@ def _label_column(frames: Sequence[Atoms], name: str) -> Any:
 def _remembered_columns(frames: Sequence[Atoms], numbered: bool) -> dict[str, Any]:
     """JSON of `info` and `arrays` as far as no other column holds them and JSON can."""
     held = {"charge", "spin", "task", "label_energy", "label_stress"} | (set() if numbered else {"id"})
-    said = [
+    by_structure = [
         {key: value for key, value in atoms.info.items() if key not in held or _lost(key, value)} for atoms in frames
     ]
     by_atom = [
@@ -415,7 +417,7 @@ def _remembered_columns(frames: Sequence[Atoms], numbered: bool) -> dict[str, An
     ]
     return {
         name: arrow.array([_json(one) for one in each], arrow.string())
-        for name, each in (("info", said), ("arrays", by_atom))
+        for name, each in (("info", by_structure), ("arrays", by_atom))
     }
 
 

@@ -9,8 +9,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
 
+from atomjet.data import Prediction
 from atomjet.engine import Engine
+from atomjet.engine.streams import predicted
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import AtomJetError, StructureError
 
@@ -28,36 +31,38 @@ def predict(engine: Engine, structures: Sequence[Atoms]) -> Predicted:
         "energy" (S,) eV; "forces" (N, 3) eV/Å; "stress" (S, 3, 3) eV/Å³; of an ensemble also "energy_spread" (S,) and
         "forces_spread" (N,); "refused", why, by the place of each structure that is. These have NaN.
     """
-    try:
-        with watched():
-            found = engine.predict(list(structures)).to("cpu")
-    except AtomJetError as error:
-        if len(structures) == 1:
-            reason = str(error).removeprefix("structure 0: ")
-            shapes = {"energy": (1,), "forces": (len(structures[0]), 3), "stress": (1, 3, 3)}
-            return {**{name: np.full(shape, np.nan) for name, shape in shapes.items()}, "refused": {"0": reason}}
-        half = len(structures) // 2
-        return _joined(predict(engine, structures[:half]), predict(engine, structures[half:]), structures)
-    record = {name: getattr(found, name).numpy() for name in ("energy", "forces", "stress")}
+    parts: list[dict[str, NDArray[Any]]] = []
+    refused: dict[str, str] = {}
+    names = ("energy", "forces", "stress")
+    with watched():
+        for places, found in predicted(engine.predict, structures, sum(map(len, structures))):
+            if isinstance(found, AtomJetError):
+                refused[str(places[0])] = str(found).removeprefix("structure 0: ")
+                parts.append(_not_computed(len(structures[places[0]])))
+            else:
+                parts.append(_arrays(found.to("cpu")))
+                names = tuple(parts[-1])
+    return {**{name: np.concatenate([part[name] for part in parts]) for name in names}, "refused": refused}
+
+
+def _arrays(found: Prediction) -> dict[str, NDArray[Any]]:
+    """A prediction on the CPU as arrays."""
+    arrays = {name: getattr(found, name).numpy() for name in ("energy", "forces", "stress")}
     if found.spread is not None and found.energy_spread is not None:
-        record |= {"forces_spread": found.spread.numpy(), "energy_spread": found.energy_spread.numpy()}
-    return {**record, "refused": {}}
+        arrays |= {"forces_spread": found.spread.numpy(), "energy_spread": found.energy_spread.numpy()}
+    return arrays
 
 
-def _joined(first: Predicted, second: Predicted, structures: Sequence[Atoms]) -> Predicted:
-    """Records of two parts as one; what only one of them has, because all of the other is refused, is NaN there."""
-    names = sorted((first.keys() | second.keys()) - {"refused"})
-    sizes = [(len(part["energy"]), len(part["forces"])) for part in (first, second)]
-    parts = [
-        [
-            part.get(name, np.full(size[1] if name.startswith("forces") else size[0], np.nan))
-            for part, size in zip((first, second), sizes, strict=True)
-        ]
-        for name in names
-    ]
-    shifted = {str(int(k) + sizes[0][0]): reason for k, reason in second["refused"].items()}
-    joined = {name: np.concatenate(both) for name, both in zip(names, parts, strict=True)}
-    return {**joined, "refused": first["refused"] | shifted}
+def _not_computed(atoms: int) -> dict[str, NDArray[Any]]:
+    """NaN in place of everything that there could be of one structure."""
+    shapes = {
+        "energy": (1,),
+        "forces": (atoms, 3),
+        "stress": (1, 3, 3),
+        "forces_spread": (atoms,),
+        "energy_spread": (1,),
+    }
+    return {name: np.full(shape, np.nan) for name, shape in shapes.items()}
 
 
 def results_of(record: Predicted, structures: Sequence[Atoms]) -> Iterator[Atoms | AtomJetError]:

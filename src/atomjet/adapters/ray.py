@@ -127,7 +127,7 @@ class Cluster:
         """Use as a context that leaves the cluster."""
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, exception: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave the cluster."""
         self.close()
 

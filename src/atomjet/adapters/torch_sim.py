@@ -95,8 +95,8 @@ class AtomJetModel(ModelInterface):
         Args:
             in_flight: for optimisers, which leave converged systems and take others.
         """
-        kind = InFlightAutoBatcher if in_flight else BinningAutoBatcher
-        return kind(self, memory_scales_with="n_atoms", max_memory_scaler=float(self.most_atoms()))
+        batcher = InFlightAutoBatcher if in_flight else BinningAutoBatcher
+        return batcher(self, memory_scales_with="n_atoms", max_memory_scaler=float(self.most_atoms()))
 
 
 def to_system(state: SimState) -> System:

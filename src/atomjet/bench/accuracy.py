@@ -53,9 +53,9 @@ class Accuracy:
 
 
 def compare_predictions(
-    made: Prediction, exact: Prediction, system: System, kind: str, gates: Mapping[str, float] = GATES
+    made: Prediction, exact: Prediction, system: System, gate: str, gates: Mapping[str, float] = GATES
 ) -> Accuracy:
-    """Errors of one prediction against the reference of the same structures; `kind` names the gate."""
+    """Errors of one prediction against the reference of the same structures; `gate` names one of `gates`."""
     counts = system.counts()
     difference = made.forces.double() - exact.forces.double()
     rms = float(exact.forces.double().square().mean().sqrt())
@@ -68,7 +68,7 @@ def compare_predictions(
         force_rms=rms,
         stress_rmse=float(stress.square().mean().sqrt()) if len(stress) else None,
         atoms=system.num_atoms,
-        gate=gates[kind] * max(rms, WEAK),
+        gate=gates[gate] * max(rms, WEAK),
     )
 
 

@@ -41,7 +41,7 @@ class DeviceCall(Protocol):
         ...
 
     def prediction(self, system: System) -> Prediction:
-        """What the last step said; `system`: its structures, or as many of the first as are wanted."""
+        """Result of the last step; `system`: its structures, or as many of the first as are wanted."""
         ...
 
     def check(self, every: Sequence[Tensor]) -> None:
@@ -49,12 +49,12 @@ class DeviceCall(Protocol):
         ...
 
 
-class OwnStep:
-    """AtomJet's, as dynamics on the device takes it.
+class EngineCall:
+    """An evaluation by an engine, as dynamics on the device enqueues it.
 
     Args:
         engine: one with `stages`.
-        systems: structures that differ in positions only; there is room for the edges of all.
+        systems: structures that differ in positions only; the buffers hold the edges of all.
 
     Raises:
         StructureError: what the engine refuses.
@@ -84,7 +84,7 @@ class OwnStep:
         self.evaluation.launch()
 
     def prediction(self, system: System) -> Prediction:
-        """Copies of what stands in the buffers."""
+        """A copy of the results in the buffers."""
         padded = self.evaluation.prediction
         copy = padded.like(padded.buffer.clone())
         return copy.in_use(system.num_systems, system.system_index)
@@ -108,7 +108,7 @@ class CapturedSteps:
     """Steps from one set of positions after the other in one CUDA graph, replayed many times in one call.
 
     Attributes:
-        step: after a call it holds what it says of the last positions.
+        step: after a call it holds the results of the last positions.
         together: steps in one call.
     """
 

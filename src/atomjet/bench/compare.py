@@ -186,8 +186,8 @@ def table(changes: list[Change]) -> str:
 def _time(base: Result, row: dict[str, Any], new: Result, partner: dict[str, Any], threshold: float) -> Change:
     change, low, high = interval(process_figures(base, row), process_figures(new, partner))
     before, after = (1e3 * float(np.median(r.values(x))) for r, x in ((base, row), (new, partner)))
-    said = verdict(low, high, threshold)
-    return Change(row["case"], row["setting"], "time", before, after, change, low, high, said)
+    judgement = verdict(low, high, threshold)
+    return Change(row["case"], row["setting"], "time", before, after, change, low, high, judgement)
 
 
 def _counted(row: dict[str, Any], partner: dict[str, Any], threshold: float) -> list[Change]:
@@ -195,13 +195,13 @@ def _counted(row: dict[str, Any], partner: dict[str, Any], threshold: float) -> 
     if row.get("memory_bytes") and partner.get("memory_bytes"):
         before, after = row["memory_bytes"] / 2**20, partner["memory_bytes"] / 2**20
         change = after / before - 1
-        said = verdict(change, change, threshold)
-        made.append(Change(row["case"], row["setting"], "memory", before, after, change, change, change, said))
+        judgement = verdict(change, change, threshold)
+        made.append(Change(row["case"], row["setting"], "memory", before, after, change, change, change, judgement))
     one, other = row.get("accuracy", {}), partner.get("accuracy", {})
     if one.get("force_rmse") is not None and other.get("force_rmse") is not None:
         before, after = one["force_rmse"], other["force_rmse"]
         change = after / max(before, 1e-300) - 1
         grown = change > ACCURACY_FACTOR - 1 and after > NEGLIGIBLE * other["gate"]
-        said = "worse" if grown else "same"
-        made.append(Change(row["case"], row["setting"], "accuracy", before, after, change, change, change, said))
+        judgement = "worse" if grown else "same"
+        made.append(Change(row["case"], row["setting"], "accuracy", before, after, change, change, change, judgement))
     return made

@@ -1,4 +1,4 @@
-"""What a contender of a benchmark is, and what those of all kinds share."""
+"""What a contender of a benchmark is, and what all contenders share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from atomjet.bench.captured_steps import OwnStep
+from atomjet.bench.captured_steps import EngineCall
 from atomjet.data import Graph, Prediction, System
 from atomjet.engine import Engine
 
@@ -57,7 +57,7 @@ class EngineContender:
         system, positions = prepared
         return self.engine.predict(system.with_positions(positions))
 
-    def step(self, systems: Sequence[System]) -> OwnStep:
+    def step(self, systems: Sequence[System]) -> EngineCall:
         """What `call` does, in buffers of its own that one call after the other may use without the host.
 
         Raises:
@@ -65,7 +65,7 @@ class EngineContender:
         """
         if self.engine.stages is None:
             raise Unavailable(f"backend {self.engine.backend} does not work in fixed buffers")
-        return OwnStep(self.engine, systems)
+        return EngineCall(self.engine, systems)
 
 
 @dataclass(frozen=True)

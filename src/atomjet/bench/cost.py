@@ -49,32 +49,32 @@ ELEMENTWISE = {
 
 def declared(name: str, shapes: list[list[int]], element: int) -> Cost | None:
     """Cost of an operator (aten::NAME) on inputs of these shapes, `element` bytes a number; None where none is declared."""
-    kind = name.removeprefix("aten::")
+    operator = name.removeprefix("aten::")
     sizes = [prod(shape) if shape else 0 for shape in shapes]
-    if kind in ("mm", "addmm", "bmm"):
+    if operator in ("mm", "addmm", "bmm"):
         a, b = [shape for shape in shapes if len(shape) >= 2][-2:]
         batch, (rows, inner), columns = prod(a[:-2]), a[-2:], b[-1]
         return Cost(
             element * batch * (rows * inner + inner * columns + rows * columns), 2.0 * batch * rows * inner * columns
         )
-    if kind in ELEMENTWISE and sizes:
+    if operator in ELEMENTWISE and sizes:
         # In place or not, one result of the largest input's size; sums and norms write next to nothing.
-        result = 0 if kind in ("sum", "linalg_vector_norm") else max(sizes)
-        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[kind] * max(sizes)), "arithmetic")
-    if kind == "index_select" and len(shapes) >= 3:
+        result = 0 if operator in ("sum", "linalg_vector_norm") else max(sizes)
+        return Cost(element * (sum(sizes) + result), float(ELEMENTWISE[operator] * max(sizes)), "arithmetic")
+    if operator == "index_select" and len(shapes) >= 3:
         rows, width = sizes[2], prod(shapes[0][1:])
         return Cost(element * 2 * rows * width + 8 * rows, 0.0, "arithmetic")
-    if kind == "index" and shapes and shapes[0]:
+    if operator == "index" and shapes and shapes[0]:
         return None  # the indices' shapes are not recorded
-    if kind in ("index_add_", "index_add") and len(shapes) >= 4:
+    if operator in ("index_add_", "index_add") and len(shapes) >= 4:
         added = sizes[3]
         return Cost(element * (added + 2 * sizes[0]) + 8 * sizes[2], float(added), "arithmetic")
-    if kind == "segment_reduce" and sizes:
+    if operator == "segment_reduce" and sizes:
         return Cost(element * sizes[0], float(sizes[0]), "arithmetic")
     return None
 
 
 def cost_of(name: str, costs: Mapping[str, Cost]) -> Cost | None:
-    """That of a kernel as a profiler names it: forms for one kind of GPU do the same work."""
+    """Cost of a kernel by its name in a profile; forms of a kernel for one generation of GPUs have the same cost."""
     name = name.replace("_hopper_kernel", "_kernel")
     return next((cost for kernel, cost in costs.items() if name.startswith(kernel)), None)

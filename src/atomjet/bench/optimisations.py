@@ -32,7 +32,7 @@ INCLUDES = (
 
 
 class HostSearch(Engine):
-    """Takes the way through the CPU to find neighbours, whatever the device."""
+    """Finds neighbours on the CPU, whatever the device."""
 
     def search(self, system: System) -> Graph:
         """Vesin's cell lists."""

@@ -278,12 +278,12 @@ def _memory_and_accuracy(result: Result, contenders: list[str]) -> list[str]:
         "force RMSE / eV/Å",
         "largest force error / eV/Å",
     ]
-    kept = [0, *(k for k in range(1, 5) if any(line[k] for line in lines))]
-    said = (
+    shown = [0, *(k for k in range(1, 5) if any(line[k] for line in lines))]
+    caption = (
         f"Memory of one {section_of(result)[1].name}, and the largest differences from the definition in float64, same weights, "
         "over all cases:"
     )
-    return [said, "", *_table([heads[k] for k in kept], [[line[k] for k in kept] for line in lines]), ""]
+    return [caption, "", *_table([heads[k] for k in shown], [[line[k] for k in shown] for line in lines]), ""]
 
 
 def _cell(row: dict[str, Any] | None) -> str:

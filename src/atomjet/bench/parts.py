@@ -1,4 +1,4 @@
-"""Pieces of an evaluation by themselves: neighbour search, energy, energy and forces; what is left of a call is overhead."""
+"""Parts of an evaluation by themselves: neighbour search, energy, energy and forces; the rest of a call is overhead."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Parts = dict[str, Callable[[int], Any]]
 
 
 def parts_of_call(engine: Engine, systems: list[System]) -> Parts:
-    """The pieces on structures that differ in positions only."""
+    """The parts of a call on structures that differ in positions only."""
     systems = [engine.model.complete(system, engine.task) for system in systems]
-    return _plain(engine, systems) if engine.stages is None else _padded(engine, systems)
+    return _plain(engine, systems) if engine.stages is None else _in_buffers(engine, systems)
 
 
 def _plain(engine: Engine, systems: list[System]) -> Parts:
@@ -40,8 +40,8 @@ def _plain(engine: Engine, systems: list[System]) -> Parts:
     return parts | ({"energy": energy} if engine.backend == "general" else {})
 
 
-def _padded(engine: Engine, systems: list[System]) -> Parts:
-    """In buffers of fixed size, each piece a CUDA graph of its own where the engine captures."""
+def _in_buffers(engine: Engine, systems: list[System]) -> Parts:
+    """In buffers of fixed size, each part a CUDA graph of its own where the engine captures."""
     stages = engine.stages
     assert stages is not None
     first, counts = systems[0], systems[0].counts().tolist()

@@ -54,8 +54,8 @@ def clocks(device: torch.device) -> dict[str, float]:
             f"--query-gpu={','.join(names)}",
             "--format=csv,noheader,nounits",
         ]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        values = said.splitlines()[0].split(",") if said else []
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        values = output.splitlines()[0].split(",") if output else []
         return {name: float(value) for name, value in zip(names, values, strict=False) if value.strip().isdigit()}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

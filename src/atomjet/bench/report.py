@@ -16,7 +16,7 @@ def tables(result: Result) -> str:
 
 
 def overview(result: Result) -> list[str]:
-    """A line a case, a column a contender: median and ratio to the first contender; what has no figure is told below, once."""
+    """A line a case, a column a contender: median and ratio to the first contender; what has no figure is listed below, once."""
     contenders = [
         name
         for name in result.about["settings"]
@@ -111,11 +111,11 @@ def _clocks(result: Result) -> str:
     return ", ".join(f"{name} {' ... '.join(span)} MHz" for name, span in spans.items()) or "not known"
 
 
-def missing(result: Result, unsaid: tuple[str, ...] = ()) -> list[str]:
-    """One line for each reason why rows have no figure, or less than the others; nothing of rows in the states `unsaid`."""
+def missing(result: Result, unmentioned: tuple[str, ...] = ()) -> list[str]:
+    """One line for each reason why rows have no figure, or less than the others; not of rows of an `unmentioned` status."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in result.rows:
-        if row["status"] not in unsaid and (row["status"] != "ok" or row.get("reason")):
+        if row["status"] not in unmentioned and (row["status"] != "ok" or row.get("reason")):
             reasons.setdefault((row["setting"], row["status"], row["reason"].replace("|", "/")), []).append(row["case"])
     lines = []
     for (contender, status, reason), cases in reasons.items():
@@ -156,11 +156,11 @@ def _parts(rows: list[dict[str, Any]]) -> list[str]:
         parts = parts_of(row)
         cells = [f"{1e3 * parts[name]:.3g}" if name in parts else "" for name in names]
         lines.append(f"| {row['case']} | {row['setting']} | " + " | ".join(cells) + " |")
-    said = (
+    caption = (
         "Where the time of a call goes, ms (medians, each part timed by itself; forces and overhead by difference; energy alone "
         "where a backend can compute it; not of cases with fewer than 20 rounds, more than 12,000 atoms or a million edges):"
     )
-    head = ["", said, "", "| case | contender | " + " | ".join(names) + " |", "| " + " | ".join(["---"] * 7) + " |"]
+    head = ["", caption, "", "| case | contender | " + " | ".join(names) + " |", "| " + " | ".join(["---"] * 7) + " |"]
     return head + lines if lines else []
 
 

@@ -46,7 +46,7 @@ class Result:
         return self.about.get("clock") or self.suite.clock.get(self.about["provenance"]["device_type"], "cpu")
 
     def add(self, *rows: dict[str, Any]) -> None:
-        """Take rows of a case, in place of what was said before of their contenders; complete its statistics, save."""
+        """Take rows of a case, in place of earlier rows of their contenders; complete its statistics, save."""
         for row in rows:
             before = self.row(row["case"], row["setting"])
             if before is None:
@@ -129,8 +129,8 @@ def read_result(path: Path | str) -> Result:
         raise ConfigError(f"{path}: not JSON (line {error.lineno}: {error.msg}); measure it again") from None
     version = content.get("atomjet_benchmark") if isinstance(content, dict) else None
     if version != FORMAT:
-        said = "is not a benchmark's result" if version is None else f"has format {version}"
-        raise ConfigError(f"{path}: {said}; this version reads format {FORMAT} of `atomjet bench SUITE --json`")
+        fault = "is not a benchmark's result" if version is None else f"has format {version}"
+        raise ConfigError(f"{path}: {fault}; this version reads format {FORMAT} of `atomjet bench SUITE --json`")
     try:
         rows = content.pop("rows")
         if "device_type" not in content["provenance"]:

@@ -210,8 +210,8 @@ def _steps(
             rounds = min(len(made), len(figures[before]))
             differences = np.log(made[:rounds]) - np.log(figures[before][:rounds])
             delta, low, high = (math.expm1(value) for value in hodges_lehmann(differences))
-            said = _verdict(low, high, precision) if rounds >= FEWEST_ROUNDS else "cannot tell"
-            steps.append(Revision(short, subject, figure, delta, low, high, rounds, said + failed))
+            judgement = _verdict(low, high, precision) if rounds >= FEWEST_ROUNDS else "cannot tell"
+            steps.append(Revision(short, subject, figure, delta, low, high, rounds, judgement + failed))
         before = commit
     return steps
 

@@ -66,7 +66,7 @@ class SearchSizes:
 
     @classmethod
     def of(cls, search: BufferedSearch) -> SearchSizes:
-        """Sizes of the last launch of a search, which must not have run out of room; waits for the device."""
+        """Sizes of the last launch of a search, whose buffers must have sufficed; waits for the device."""
         algorithm, ends = search.algorithm, search.graph.system_ptr.long()
         atoms, edges = ends.diff(), search.graph.row_ptr[ends].long().diff()
         sizes = _of_pairs(algorithm, atoms, edges) if isinstance(algorithm, AllPairs) else _of_cells(algorithm)
@@ -83,7 +83,7 @@ class SearchSizes:
 
 
 def _of_pairs(algorithm: AllPairs, atoms: Tensor, edges: Tensor) -> dict[str, int]:
-    """From what was kept of each structure; it has so many atoms and edges.
+    """Sizes of an all-pairs search, from the lattices in its buffers and the atoms and edges of each structure.
 
     A test is three differences, their squares, two sums, a comparison. With images also the lowest shift along each axis, and
     theirs added; several of them take the number of each along each axis. An edge is three differences; with images the same
@@ -105,7 +105,7 @@ def _of_pairs(algorithm: AllPairs, atoms: Tensor, edges: Tensor) -> dict[str, in
 
 
 def _of_cells(algorithm: Cells) -> dict[str, int]:
-    """From what was kept of each cell; those without atoms have no table."""
+    """Sizes of a search by cells, from the tables in its buffers; cells without atoms have none."""
     cells = int(algorithm.cells_end)
     members = algorithm.cell_ptr[: cells + 1].long().diff()
     candidates = torch.where(members > 0, algorithm.info.view(-1, INFO.value)[:cells, 2], 0).long()

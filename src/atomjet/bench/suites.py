@@ -1,4 +1,4 @@
-"""The suites: what each measures, from small to large, who competes in it, and how its figures are told."""
+"""The suites: what each measures, from small to large, who competes in it, and which figures it gives."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """All that tells one suite from another.
+    """What one suite measures, and how.
 
     Attributes:
         name: as on the command line and in results. help: one line.
         cases: makes its cases of at most so many atoms, from a seed.
         largest: atoms of the largest case by default, by type of device.
-        race: what contenders do there; `atomjet.bench.timed_calls` has a way to race for each.
+        race: what contenders do there; `atomjet.bench.timed_calls` has a function for each.
         family: of models, where it is made for one.
         gpu_only: what makes it one for GPUs, where it is.
         baseline: contender that ratios are to, where none are named. beside: those that run beside it, by type of device.
-        names: contenders that it knows, where it does not know all of `atomjet.bench.contenders`. refusal: what others are told.
+        names: contenders that it knows, where it does not know all of `atomjet.bench.contenders`. refusal: message to others.
         clock: which of a call's times is judged, by type of device: "cpu" (of the process), "wall", or "device".
         cutoff: Å, of searches; None: the model's.
         patience: of the time left, what first calls may take in any case, for contenders that compile anew for large sizes.
         startup: whether what a fresh process takes before its first call is measured too.
-        rates: what throughput is told in, each with its format.
+        rates: units of throughput, each with its format.
     """
 
     name: str

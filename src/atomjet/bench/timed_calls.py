@@ -49,7 +49,7 @@ KELVIN = 10.0
 """Cold: the geometry stays near the one whose edges were counted, whatever weights are measured."""
 
 SMALL_ENOUGH = 400
-"""Atoms that the brute-force neighbour list, the definition, is asked about; larger cases are judged by vesin."""
+"""Atoms up to which searches are judged by the brute-force neighbour list, the definition; larger cases by vesin."""
 
 
 @dataclass
@@ -60,8 +60,8 @@ class TimedCall:
         call: one timed call, by a running number. includes: what it does, in words.
         judge: measure the accuracy; None where it cannot be had at this size.
         per_call: what one call does, for throughput: structures, atoms, and for dynamics fs.
-        parts: makes the pieces of the call, to be timed by themselves.
-        together: what a row tells of happens so many times in one timed call.
+        parts: makes the parts of the call, to be timed by themselves.
+        together: how many times in one timed call the thing happens whose time a row gives.
         held: bytes of the device that it took for the case before the first call, and keeps.
         on_device: gives, by the number of the call just made, its seconds on the device; raises where what was timed is wrong.
     """
@@ -80,7 +80,7 @@ class Contenders:
     """Makes timed calls; contenders are built once for a suite, so that what they compile serves all its cases.
 
     Attributes:
-        built: contenders by name. late: those whose very first calls were not done in time, and what was said.
+        built: contenders by name. late: those whose very first calls were not done in time, and the message.
         recharged: of the case under way, see `Case`.
     """
 
@@ -117,7 +117,7 @@ class Contenders:
                 contender.engine.drop_buffers()
 
     def reference(self, system: System) -> tuple[System | None, Prediction | None]:
-        """As much of the structures as float64 with autograd allows, moved, and what it says of them; once a case."""
+        """As much of the structures as float64 with autograd allows, moved, and the reference of them; once a case."""
         if self.judged is None or self.judged[0] is not system:
             few = accuracy.first_structures(moved(system, 1)[0], accuracy.LARGEST_REFERENCE[self.engine.device.type])
             exact = None if few is None else reference(self.engine).predict(few)
@@ -170,9 +170,9 @@ def _prediction_call(name: str, system: System, contenders: Contenders) -> Timed
         few, exact = contenders.reference(system)
         if few is None or exact is None:
             return None
-        kind = accuracy.gate_of(own)
+        gate = accuracy.gate_of(own)
         made = contender.call(contender.prepare(few)).to(engine.device)
-        return accuracy.compare_predictions(made, exact, few, kind).to_json()
+        return accuracy.compare_predictions(made, exact, few, gate).to_json()
 
     per_call = {"structures": float(system.num_systems), "atoms": float(system.num_atoms)}
     plain = edges and turns == TURNS and type(contender) is EngineContender
@@ -243,8 +243,8 @@ def _step_call(name: str, system: System, contenders: Contenders) -> TimedCall:
         if few is None or exact is None:
             return None
         steps.replay()
-        kind, gates = accuracy.gate_of(own or contenders.engine), accuracy.STEP_GATES if own else accuracy.GATES
-        return accuracy.compare_predictions(made.prediction(few), exact, few, kind, gates).to_json()
+        gate, gates = accuracy.gate_of(own or contenders.engine), accuracy.STEP_GATES if own else accuracy.GATES
+        return accuracy.compare_predictions(made.prediction(few), exact, few, gate, gates).to_json()
 
     per_call = {
         "structures": float(system.num_systems),
@@ -282,4 +282,4 @@ def _search_call(name: str, system: System, contenders: Contenders) -> TimedCall
 
 
 RACES = {"predict": _prediction_call, "move": _dynamics_call, "step": _step_call, "search": _search_call}
-"""By what a suite has contenders do."""
+"""By `Suite.race`, what contenders do in it."""

@@ -69,10 +69,10 @@ class Bench:
             def checkout(commit: str) -> Path:
                 if commit not in made:
                     path = Path(folder) / commit[:12]
-                    said = self._run("worktree", "add", "--detach", str(path), commit)
-                    if said.returncode != 0:
+                    added = self._run("worktree", "add", "--detach", str(path), commit)
+                    if added.returncode != 0:
                         raise DoesNotBuild(
-                            f"git cannot check it out: {(said.stderr.strip() or 'no message').splitlines()[-1]}"
+                            f"git cannot check it out: {(added.stderr.strip() or 'no message').splitlines()[-1]}"
                         )
                     made[commit] = path
                 return made[commit]
@@ -106,8 +106,8 @@ class Bench:
             check=False,
         )
         if made.returncode != 0:
-            said = (made.stderr.strip() or made.stdout.strip() or "no message").splitlines()[-1]
-            raise DoesNotBuild(f"status {made.returncode}: {said[:120]}")
+            message = (made.stderr.strip() or made.stdout.strip() or "no message").splitlines()[-1]
+            raise DoesNotBuild(f"status {made.returncode}: {message[:120]}")
         if self.command is None:
             return _yardsticks(result)
         numbers = NUMBER.findall(made.stdout)

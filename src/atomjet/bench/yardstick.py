@@ -1,4 +1,4 @@
-"""A fixed piece of work that stands for the machine: message passing with its gradient, as PaiNN does it, in plain PyTorch.
+"""A fixed computation that stands for the machine: message passing with its gradient, as PaiNN does it, in plain PyTorch.
 
 On a machine shared with others the same program takes half as long again at another hour. Measured in alternation with what is
 to be judged, this work slows down alike, and their ratio stays; the more so, the more alike they use the caches: it has the

@@ -83,7 +83,7 @@ class Computing:
 
 @dataclass(frozen=True)
 class Executing:
-    """Where many independent pieces of work run."""
+    """Where many independent tasks run."""
 
     executor: Annotated[
         str | None,

@@ -38,14 +38,15 @@ class Plan:
         reading: options on structures that are refused, or warned of.
         groups: numbers of rows that are one batch, and their numbers of atoms; batch after batch.
         refusals: why a row is not computed.
-        remarks: how many rows each kind of warning concerns, and what the first of them says.
+        remarks: how many rows each warning concerns, by what it warns of.
+        first_remarks: the warning of the first of these rows.
     """
 
     reading: Reading
     groups: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     refusals: dict[int, str] = field(default_factory=dict)
     remarks: Counter[str] = field(default_factory=Counter)
-    said: dict[str, str] = field(default_factory=dict)
+    first_remarks: dict[str, str] = field(default_factory=dict)
 
     def take(self, engine: Engine, row: Row) -> Atoms | None:
         """The structure of a row as it is to be computed; None where it is refused.
@@ -62,9 +63,9 @@ class Plan:
                 atoms.info["task"] = ""
             if remarks and self.reading.strict:
                 refusal, remarks = f"{'; '.join(remarks.values())} (without --strict a warning)", {}
-            for kind, remark in remarks.items():
-                self.remarks[kind] += 1
-                self.said.setdefault(kind, f"{row.name}: {remark}")
+            for subject, remark in remarks.items():
+                self.remarks[subject] += 1
+                self.first_remarks.setdefault(subject, f"{row.name}: {remark}")
         if not refusal:
             return atoms
         self.refuse(row.number, row.name, refusal)
@@ -85,9 +86,9 @@ class Plan:
         self.refusals[number] = refusal
 
     def warn(self) -> None:
-        """One line for each kind of warning."""
-        for kind, count in self.remarks.items():
-            options.warn(self.said[kind] + (f"; likewise {count - 1} more rows" if count > 1 else ""))
+        """One line for each subject of the warnings."""
+        for subject, count in self.remarks.items():
+            options.warn(self.first_remarks[subject] + (f"; likewise {count - 1} more rows" if count > 1 else ""))
 
 
 @dataclass
@@ -168,7 +169,7 @@ def predict_parquet(
 
 
 def _part(text: str | None) -> tuple[int, int]:
-    """ "3/16" as numbers; all of it where nothing is said."""
+    """ "3/16" as numbers; all rows where no part is given."""
     from atomjet.errors import ConfigError
 
     part, _, parts = (text or "0/1").partition("/")

@@ -199,8 +199,8 @@ def _recipe(command: str, config: Path, changes: Changes, device_used: bool = Fa
     recipe = load_recipe(config, changes.trust or ())
     if changes.seed is not None and changes.seed < 0:
         raise ConfigError(f"seed {changes.seed} is negative; give 0 or more")
-    said = {"name": changes.model, "seed": changes.seed}
-    recipe = recipe.changed(**{name: value for name, value in said.items() if value is not None})
+    changed = {"name": changes.model, "seed": changes.seed}
+    recipe = recipe.changed(**{name: value for name, value in changed.items() if value is not None})
     if command in ("sample", "label") and not device_used:
         options.say_unused(command, device=(changes.device, None))
     options.say_unused(command, backend=(changes.backend, "auto"), precision=(changes.precision, "default"))

@@ -15,7 +15,6 @@ import typer
 from atomjet.cli import (
     bench,
     compare,
-    compute,
     conformers,
     distill,
     doctor,
@@ -25,7 +24,9 @@ from atomjet.cli import (
     models,
     neb,
     phonons,
+    predict,
     profile,
+    relax,
     tune,
     validate,
     vib,
@@ -57,8 +58,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command(epilog=models.INFO_EXAMPLES)(models.info)
-app.command(epilog=compute.PREDICT_EXAMPLES)(compute.predict)
-app.command(cls=compute.RelaxCommand, epilog=compute.RELAX_EXAMPLES)(compute.relax)
+app.command(epilog=predict.EXAMPLES)(predict.predict)
+app.command(cls=relax.RelaxCommand, epilog=relax.EXAMPLES)(relax.relax)
 app.command(epilog=vib.EXAMPLES)(vib.vib)
 app.command(epilog=conformers.EXAMPLES)(conformers.conformers)
 app.command(epilog=neb.EXAMPLES)(neb.neb)

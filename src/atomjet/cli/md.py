@@ -126,8 +126,8 @@ def _draw(log: Path, plot: Path, atoms: Atoms, settings: MDSettings, model: str)
     """The plot of a run's log."""
     from atomjet.md.plot import plot_log
 
-    kind = settings.ensemble if settings.ensemble == "nve" else f"{settings.ensemble} at {settings.temperature:g} K"
-    title = f"{atoms.get_chemical_formula()}, {model}, {kind}, {settings.timestep:g} fs"
+    ensemble = settings.ensemble if settings.ensemble == "nve" else f"{settings.ensemble} at {settings.temperature:g} K"
+    title = f"{atoms.get_chemical_formula()}, {model}, {ensemble}, {settings.timestep:g} fs"
     plot_log(log, plot, atoms, settings, title)
     print(f"wrote {plot}")
 
@@ -187,14 +187,14 @@ def _request(engine: Engine, reading: Reading, computing: Computing) -> dict[str
     """What decides the forces, and so must be the same when a run is resumed."""
     from atomjet.models.registry import locate
 
-    said = {"charge": reading.charge, "spin": reading.spin}
+    conditions = {"charge": reading.charge, "spin": reading.spin}
     return {  # not the model's name: a path may be spelled in many ways, and its weights say all
         "weights": hashlib.sha256(locate(computing.model).read_bytes()).hexdigest(),
         "device": str(engine.device),
         "backend": engine.backend,
         "precision": engine.precision,
         "task": computing.task,
-    } | {name: value for name, value in said.items() if value is not None}
+    } | {name: value for name, value in conditions.items() if value is not None}
 
 
 def _check_paths(file: Path, output: Path, log: Path, plot: Path | None) -> None:

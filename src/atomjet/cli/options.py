@@ -67,7 +67,7 @@ def read_frames(source: Path, seed: int, reading: Reading) -> list[Structured]:
 def structure_and_engine(
     source: Path, frame: int, reading: Reading, computing: Computing, quiet: bool = False
 ) -> tuple[Atoms, Engine]:
-    """One structure of a file, and the model that computes it; which structures it is not made for is said.
+    """One structure of a file, and the model that computes it; warns where the model is not made for it.
 
     Raises:
         Exit: the structure is refused, and `reading.skip` says that this is no error; with status 1.
@@ -80,7 +80,7 @@ def structure_and_engine(
 
 
 def check_for_model(frames: list[Structured], engine: Engine, strict: bool = False) -> list[Structured]:
-    """Warn of structures that are not of the kind that the model computes; take out what is meant for other programs.
+    """Warn of structures that the model was not made for; take out what is meant for other programs.
 
     Returns:
         The frames; those refused with `strict` without structure.
@@ -102,13 +102,13 @@ def check_for_model(frames: list[Structured], engine: Engine, strict: bool = Fal
 
 
 def judge(frames: list[Structured], strict: bool) -> list[Structured]:
-    """One warning a kind of remark, naming the first structure and how many there are; or a refusal for each."""
+    """One warning for each subject, naming the first structure and how many there are; if `strict`, a refusal of each instead."""
     from dataclasses import replace
 
-    kinds: dict[str, list[Structured]] = {}
+    by_subject: dict[str, list[Structured]] = {}
     for frame in frames:
-        for kind in frame.remarks:
-            kinds.setdefault(kind, []).append(frame)
+        for subject in frame.remarks:
+            by_subject.setdefault(subject, []).append(frame)
     if strict:
         return [
             replace(frame, atoms=None, refusal=f"{'; '.join(frame.remarks.values())} (without --strict a warning)")
@@ -116,12 +116,12 @@ def judge(frames: list[Structured], strict: bool) -> list[Structured]:
             else frame
             for frame in frames
         ]
-    for kind, concerned in kinds.items():
+    for subject, concerned in by_subject.items():
         first, more = concerned[0], ""
         if len(concerned) > 1:
             listed = ", ".join(str(frame.number) for frame in concerned[1:6]) + (", ..." if len(concerned) > 6 else "")
             more = f"; likewise {len(concerned) - 1} more (frame{'s' * (len(concerned) > 2)} {listed})"
-        warn(f"{first.name}: {first.remarks[kind]}{more}")
+        warn(f"{first.name}: {first.remarks[subject]}{more}")
     return frames
 
 

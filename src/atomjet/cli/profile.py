@@ -42,7 +42,8 @@ def profile(
     """
     import torch
 
-    from atomjet.bench.profile import ncu_command, profile_engine, table
+    from atomjet.bench.profile import profile_engine
+    from atomjet.bench.profile_table import ncu_command, table
     from atomjet.data import System
 
     options.check_positive(copies=copies, threads=threads)

@@ -61,12 +61,12 @@ def escaping() -> Iterator[None]:
 
 
 MOST_WARNINGS = 10
-"""Warnings of one kind that a command shows."""
+"""Warnings of one category that a command shows."""
 
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Show each warning as one line on standard error, without the line of code that it comes from; of one kind the first few."""
+    """Show each warning as one line on standard error, without the line of code that it comes from; the first few of a category."""
     shown: dict[type[Warning], int] = {}
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atomjet.data import Graph, System
-from atomjet.distill.dataset import Frames
+from atomjet.distill.frames import Frames
 from atomjet.distill.loss import Batch, HessianRows
 from atomjet.neighbors.brute_force import brute_force
 

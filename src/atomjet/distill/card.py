@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.distill.conditions import Conditions, conditions_in
-from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import Errors
+from atomjet.distill.frames import Frames
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.round_summary import in_one_line
 from atomjet.distill.teacher import default_task, licence_of
@@ -53,10 +53,10 @@ def model_card(
         hardest: what `hardest_molecules` gives.
     """
     elements = [SYMBOLS[number] for number in model.elements]
-    asked = asked_for(frames, default_task(teacher["calculator"]))
+    conditions = conditions_of(frames, default_task(teacher["calculator"]))
     teachers = licence_of(str(teacher["calculator"]))
     nearest = nearest_distances(frames.select(frames.split == "train"))
-    at = "" if asked == ORDINARY else f" at {asked}"
+    at = "" if conditions == ORDINARY else f" at {conditions}"
     return {
         "name": recipe.name,
         "summary": (
@@ -68,7 +68,11 @@ def model_card(
         "data": {
             "recipe": _without_folders(recipe.model_dump(include={"name", "elements", "sample", "label"})),
             "seed": recipe.seed,
-            "conditions": {"charge": asked.charge, "spin": None if asked.spin < 0 else asked.spin, "task": asked.task},
+            "conditions": {
+                "charge": conditions.charge,
+                "spin": None if conditions.spin < 0 else conditions.spin,
+                "task": conditions.task,
+            },
             "frames": count(frames.split),
             "molecules": {str(s): molecules(frames.molecule[frames.split == s]) for s in np.unique(frames.split)},
             "sources": count(frames.source[frames.split == "train"]),
@@ -84,7 +88,7 @@ def model_card(
         "hardest_molecules": {name: dict(figures) for name, figures in hardest.items()},
         "shortest_distances": shortest_distances(nearest),
         "closest_pairs": closest_pairs(nearest, model.elements),
-        "limits": limits(frames, elements, asked, recipe.molecules is not None),
+        "limits": limits(frames, elements, conditions, recipe.molecules is not None),
         "licence": recipe.licence
         or (LICENCE if _permits(teachers) else f"ask its maker; the teacher's is: {teachers}"),
     }
@@ -135,21 +139,21 @@ def nearest_distances(train: Frames) -> NDArray[np.float64]:
     return nearest
 
 
-def asked_for(frames: Frames, task: str) -> Conditions:
+def conditions_of(frames: Frames, task: str) -> Conditions:
     """The conditions of the training frames; there is one only, or the student could not have been trained."""
     found = conditions_in(frames.select(frames.split == "train"), task)
     return next(iter(found), ORDINARY)
 
 
-def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecules: bool) -> list[str]:
+def limits(frames: Frames, elements: Sequence[str], conditions: Conditions, of_molecules: bool) -> list[str]:
     """What the data say the student cannot know, in words; molecules of SMILES are neutral and closed-shell by the recipe."""
     train = frames.select(frames.split == "train")
-    said = [
+    sentences = [
         f"Elements {', '.join(elements)} only; any other is refused.",
         "It is no better than its teacher: the errors here are relative to the teacher, not to experiment.",
         "The teacher was asked for neutral, closed-shell states: ions, radicals, excited states and most broken bonds are outside."
-        if of_molecules and asked[:2] in (ORDINARY[:2], (0, 1))
-        else f"The teacher was asked at {asked}: the student computes nothing else, whatever it is told.",
+        if of_molecules and conditions[:2] in (ORDINARY[:2], (0, 1))
+        else f"The teacher was asked at {conditions}: the student computes nothing else, whatever it is told.",
         f"Trained on frames of {int(train.counts.min())} to {int(train.counts.max())} atoms, "
         + ("with and without" if train.pbc.any() and not train.pbc.all() else "with" if train.pbc.any() else "without")
         + " periodic directions."
@@ -160,23 +164,23 @@ def limits(frames: Frames, elements: Sequence[str], asked: Conditions, of_molecu
         ),
         "Nothing beyond the cutoff is seen except through atoms between: no long-range electrostatics or dispersion.",
     ]
-    said += never_seen(train)
+    sentences += never_seen(train)
     if not (frames.split == "test").any():
-        said.append("No molecules were held out: errors on unseen molecules are unknown.")
-    return said
+        sentences.append("No molecules were held out: errors on unseen molecules are unknown.")
+    return sentences
 
 
 def never_seen(train: Frames) -> list[str]:
     """Bounds of the training frames beyond which the student only guesses: densities of crystals and liquids, forces."""
-    said, solid = [], train.pbc.all(1)
+    sentences, solid = [], train.pbc.all(1)
     if solid.any():
         volumes = np.abs(np.linalg.det(train.cell[solid])) / train.counts[solid]
-        said.append(
+        sentences.append(
             f"Never seen: fully periodic structures outside {volumes.min():.3g} to {volumes.max():.3g} Å³ an atom."
         )
     strongest = float(np.linalg.norm(train.forces, axis=1).max())
-    said.append(f"Never seen: forces above {strongest:.3g} eV/Å.")
-    return said
+    sentences.append(f"Never seen: forces above {strongest:.3g} eV/Å.")
+    return sentences
 
 
 def markdown(card: Mapping[str, Any]) -> str:

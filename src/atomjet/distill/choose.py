@@ -1,4 +1,4 @@
-"""Which of the frames seen are worth a label: those where students differ most, none twice."""
+"""Which of the frames seen in a round are worth a label: those where students differ most, none twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atomjet.distill.recipe import RoundsConfig
+from atomjet.distill.explore import Start
+from atomjet.distill.frames import Frames, frames_from_record, pack
+from atomjet.distill.molecules import bond_change
+from atomjet.distill.recipe import Recipe
+from atomjet.distill.train_config import RoundsConfig
 
 Array = NDArray[Any]
 
@@ -75,7 +79,7 @@ class Thinned:
 
     def __init__(self, seen: Seen, apart: float) -> None:
         self.seen, self.apart = seen, apart
-        self.taken: dict[bytes, _Rows] = defaultdict(_Rows)
+        self.taken: dict[bytes, _GrowingArray] = defaultdict(_GrowingArray)
 
     def take(self, order: Sequence[int], most: int, per_start: int) -> list[int]:
         """At most so many frames, in this order, and of one start at most so many."""
@@ -101,24 +105,24 @@ class Thinned:
         return True
 
 
-class _Rows:
-    """Rows of one length, to which one is added now and then."""
+class _GrowingArray:
+    """(n, length) rows of one length, in an array whose capacity doubles when it is full."""
 
     def __init__(self) -> None:
-        self._room, self._used = np.zeros((0, 0)), 0
+        self._buffer, self._used = np.zeros((0, 0)), 0
 
     def __len__(self) -> int:
         return self._used
 
     @property
     def array(self) -> Array:
-        return self._room[: self._used]
+        return self._buffer[: self._used]
 
     def append(self, row: Array) -> None:
-        if self._used == len(self._room):
+        if self._used == len(self._buffer):
             more = np.empty((max(4, self._used), len(row)))
-            self._room = np.concatenate([self._room.reshape(-1, len(row)), more])
-        self._room[self._used] = row
+            self._buffer = np.concatenate([self._buffer.reshape(-1, len(row)), more])
+        self._buffer[self._used] = row
         self._used += 1
 
 
@@ -126,3 +130,41 @@ def _distances(positions: Array) -> Array:
     """(N (N - 1) / 2,) Å between all atoms."""
     first, second = np.triu_indices(len(positions), 1)
     return np.linalg.norm(positions[first] - positions[second], axis=1)
+
+
+CONDITIONS = ("charge", "spin", "task")
+"""What a frame takes over from the `info` of its start."""
+
+
+def frames_of(recipe: Recipe, seen: Seen, starts: Sequence[Start], chosen: Sequence[int], source: str) -> Frames:
+    """Chosen frames of the trajectories, unlabelled, in the split train, named after the molecules that are in them."""
+    images, names, reactive = [], [], []
+    for f in chosen:
+        start = starts[int(seen.start[f])]
+        _numbers, positions, atom = seen.frame(f)
+        image = start.atoms[atom.tolist()]
+        image.set_cell(seen.cell[f], scale_atoms=False)
+        image.pbc, image.positions = seen.pbc[f], positions
+        image.info = {name: start.atoms.info[name] for name in CONDITIONS if name in start.atoms.info}
+        images.append(image)
+        names.append(_name(start, atom))
+        reactive.append(recipe.molecules is not None and _reacted(start, atom, positions))
+    return frames_from_record(pack(images, names, reactive), "train", source)
+
+
+def _name(start: Start, atom: Array) -> str:
+    """The molecules that these atoms of the start belong to, with dots between."""
+    if start.molecule is None:
+        return start.names[0]
+    return ".".join(sorted(start.names[m] for m in np.unique(start.molecule[atom])))
+
+
+def _reacted(start: Start, atom: Array, positions: Array) -> bool:
+    """Whether bonds are others than at the start; always False for crystals."""
+    if start.atoms.pbc.any() and start.molecule is None:
+        return False
+    place = {int(a): n for n, a in enumerate(atom)}
+    bonds = [(place[int(a)], place[int(b)]) for a, b in start.bonds if int(a) in place]
+    return (
+        bond_change(start.atoms.numbers[atom], positions.astype(float), np.array(bonds, int).reshape(-1, 2)) is not None
+    )

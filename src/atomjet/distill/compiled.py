@@ -4,8 +4,9 @@ A step differentiates twice: energies by edge vectors, the loss by weights. Neit
 both are traced once into a plain list of tensor operations, which `torch.compile` fuses and, on a GPU, replays as a CUDA graph.
 
 The shapes must be the same in every step, so batches are padded to a capacity that all but one in a million fit (the others
-take the ordinary way). What is added weighs nothing: atoms of element 0 in a frame of their own, whose label counts as infinitely
-strong (weight zero, see `loss.py`), joined by edges longer than the cutoff, on which filters and their derivatives are zero.
+are computed without the compiled function). What is added has no weight: atoms of element 0 in a frame of their own, whose label
+counts as infinitely strong (weight zero, see `loss.py`), joined by edges longer than the cutoff, on which filters and their
+derivatives are zero.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from atomjet.data import Graph
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.loss import Batch, HessianRows, losses
 from atomjet.distill.optimizer import padded_size
-from atomjet.distill.recipe import TrainConfig
+from atomjet.distill.train_config import TrainConfig
 from atomjet.models.painn import PaiNN
 
 SPREAD = 5.0
-"""Standard deviations above the mean that batches are given room for."""
+"""Standard deviations above the mean size of a batch that fit into the capacity."""
 
 GRAPH = ("centers", "neighbors", "vectors", "atomic_numbers", "system_index")
 LABELS = ("energy", "forces", "counts", "strongest", "virial", "has_virial", "energy_weight")
@@ -75,7 +76,7 @@ class CompiledLoss:
         self.run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
 
     def fits(self, batch: Batch) -> bool:
-        """Whether the batch has room."""
+        """Whether the batch fits into the capacity."""
         graph = batch.graph
         return graph.num_systems < self.frames and graph.num_atoms < self.atoms and graph.num_edges <= self.edges
 
@@ -98,7 +99,7 @@ class CompiledLoss:
             return self.run([weight.detach() for weight in weights], tensors, sizes)
 
     def padded(self, batch: Batch) -> Batch:
-        """The batch with its empty places filled."""
+        """The batch, padded to the capacity."""
         graph = batch.graph
         frames, atoms, edges = (
             self.frames - graph.num_systems,
@@ -134,7 +135,7 @@ class CompiledLoss:
         )
 
     def _padded_rows(self, batch: Batch, atoms: int) -> HessianRows:
-        """The Hessian rows, zero for so many added atoms; of a batch without any, zero for all."""
+        """The Hessian rows, zero for so many added atoms; zero for all atoms of a batch without rows."""
         rows = batch.hessian
         if rows is None:
             nothing = batch.forces.new_zeros(self.atoms, 3)
@@ -166,7 +167,7 @@ def _traceable(model: PaiNN, config: TrainConfig, example: Batch) -> Callable[..
 
 
 class _Reweighted:
-    """The student with other weights."""
+    """The student computed with these weights instead of its own."""
 
     def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
         self.model, self.weights = model, weights
@@ -176,7 +177,7 @@ class _Reweighted:
 
 
 def capacity(sizes: NDArray[np.int64], weights: NDArray[np.float64], frames: int) -> int:
-    """Room for the summed sizes of `frames` frames drawn by weight, and never more than the largest frames need."""
+    """Capacity for the summed sizes of `frames` frames drawn by weight: never more than the largest frames need."""
     mean = float(np.average(sizes, weights=weights))
     variance = float(np.average((sizes - mean) ** 2, weights=weights))
     wanted = min(frames * mean + SPREAD * math.sqrt(frames * variance), frames * float(sizes.max()))

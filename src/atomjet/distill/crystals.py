@@ -16,10 +16,11 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import pack
+from atomjet.distill.frames import pack
 from atomjet.distill.journal import Record
 from atomjet.distill.molecules import generator
-from atomjet.distill.recipe import StructureMDConfig, StructuresConfig, SupercellsConfig, TeacherConfig
+from atomjet.distill.recipe import TeacherConfig
+from atomjet.distill.sample_config import StructureMDConfig, StructuresConfig, SupercellsConfig
 from atomjet.distill.slices import langevin
 from atomjet.distill.teacher import teacher_of_worker
 

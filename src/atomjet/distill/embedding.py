@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import ranges, require_h5py
+from atomjet.distill.dataset import require_h5py
+from atomjet.distill.frames import ranges
 from atomjet.distill.journal import Record
 from atomjet.distill.left_out import Failures
 from atomjet.distill.recipe import Recipe
@@ -157,15 +158,18 @@ def read_embeddings(path: Path, recipe: Recipe, strict: bool = False) -> tuple[E
             arrays = {name: file[name][()] for name in file if name != "about"}
     except (OSError, KeyError, ValueError):  # damaged: made anew
         return None
-    pieces = {}
+    by_molecule = {}
     for name in ("numbers", "bonds", "rotors", "start"):
         pointers = np.concatenate([[0], np.cumsum(arrays[f"{name}_counts"])]).astype(np.int64)
-        pieces[name] = [arrays[name][ranges(pointers, np.array([i]))] for i in range(len(pointers) - 1)]
+        by_molecule[name] = [arrays[name][ranges(pointers, np.array([i]))] for i in range(len(pointers) - 1)]
     found = []
     for i, (smiles, split, large) in enumerate(about["molecules"]):
-        numbers = pieces["numbers"][i]
-        start = pieces["start"][i].reshape(-1, len(numbers), 3)
+        numbers = by_molecule["numbers"][i]
+        start = by_molecule["start"][i].reshape(-1, len(numbers), 3)
         found.append(
-            (Molecule(smiles, split, large), Embedding(numbers, pieces["bonds"][i], pieces["rotors"][i], start))
+            (
+                Molecule(smiles, split, large),
+                Embedding(numbers, by_molecule["bonds"][i], by_molecule["rotors"][i], start),
+            )
         )
     return found, about["left_out"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.distill.batches import FrameStore
-from atomjet.distill.dataset import Frames
+from atomjet.distill.frames import Frames
 from atomjet.distill.loss import derivatives, pairwise_to_atoms, virials
 from atomjet.distill.ranks import Ranks
 from atomjet.models.painn import PaiNN

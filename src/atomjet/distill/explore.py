@@ -1,4 +1,4 @@
-"""Where students lead: a batch of trajectories, relaxations and MD, and how far the students differ along them.
+"""A batch of trajectories that a student drives, relaxations and MD, and how far the students differ along them.
 
 Everything that a batch gives depends on its arguments alone; a batch is a job for one device.
 """
@@ -20,7 +20,7 @@ from atomjet.data import System
 from atomjet.distill.journal import Record
 from atomjet.distill.measure import disagreement, engines_of, largest
 from atomjet.distill.packings import bonds_of, carve, squeeze
-from atomjet.distill.recipe import RoundsConfig
+from atomjet.distill.train_config import RoundsConfig
 from atomjet.distill.walkers import FLOWN, REFUSED, SPREAD, STRONG, Walkers
 from atomjet.engine import Engine
 from atomjet.md.relax_many import relax_many
@@ -55,7 +55,7 @@ class Start:
 
     @cached_property
     def bonds(self) -> Array:
-        """(B, 2) pairs of atoms that are bonded; none in crystals, where nobody can say."""
+        """(B, 2) pairs of atoms that are bonded; none in crystals, where bonds are not defined."""
         if self.molecule is None and self.atoms.pbc.any():
             return np.zeros((0, 2), int)
         return bonds_of(self.atoms.numbers, self.atoms.positions, self.molecule)

@@ -1,6 +1,6 @@
 """How two molecules face each other in liquids and crystals: orientations for scans of pairs.
 
-Each way gives the second molecule's positions, and the unit vector along which it is then pushed away from the first.
+Each function gives the second molecule's positions, and the unit vector along which it is then pushed away from the first.
 """
 
 from __future__ import annotations
@@ -27,11 +27,18 @@ SLIP = 1.2
 
 
 def face(first: Member, second: Member, rng: np.random.Generator) -> tuple[Member, Array]:
-    """Turn the second molecule towards the first in a way drawn among those that the pair allows; and the direction to push it."""
-    ways: list[Callable[..., Facing | None]] = [hydrogen_bond, hydrogen_bond, cyclic, stacked, stacked, edge_on_face]
-    for choice in rng.permutation(len(ways)):
+    """Turn the second molecule towards the first in an orientation drawn from those that the pair allows; also where to push it."""
+    orientations: list[Callable[..., Facing | None]] = [
+        hydrogen_bond,
+        hydrogen_bond,
+        cyclic,
+        stacked,
+        stacked,
+        edge_on_face,
+    ]
+    for choice in rng.permutation(len(orientations)):
         pair = (first, second) if rng.random() < 0.5 else (second, first)
-        found = ways[choice](*pair, rng)
+        found = orientations[choice](*pair, rng)
         if found is None:
             continue
         positions, direction = found
@@ -42,7 +49,7 @@ def face(first: Member, second: Member, rng: np.random.Generator) -> tuple[Membe
 
 
 def _seen_from(first: Member, second: Member, moved_first: Array, direction: Array) -> tuple[Member, Array]:
-    """A pair with the first molecule where it was: the second is carried along, and pushed the other way."""
+    """The pair with the first molecule back where it was: the second is moved along, and pushed in the opposite direction."""
     before, after = moved_first - moved_first.mean(0), first.positions - first.positions.mean(0)
     left, _, right = np.linalg.svd(before.T @ after)
     flip = np.diag([1, 1, np.linalg.det(left @ right)])
@@ -170,7 +177,7 @@ def cyclic(first: Member, second: Member, rng: np.random.Generator) -> Facing | 
         middle = (one.positions[acceptor] + one.positions[hydrogen]) / 2
         frames.append((_frame(along, one.positions[hydrogen] - one.positions[heavy]), middle))
     (ours_frame, ours_middle), (theirs_frame, theirs_middle) = frames
-    # Theirs runs the other way and faces back.
+    # Theirs is antiparallel and faces ours.
     target = ours_frame * np.array([[-1.0], [-1.0], [1.0]])
     out = ours_frame[1]
     turned = _carry(second.positions, theirs_frame, target, theirs_middle, ours_middle + 2.0 * out)

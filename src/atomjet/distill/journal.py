@@ -135,11 +135,11 @@ def _next_magic(file: BinaryIO, place: int, size: int) -> int:
     """Where, from `place` on, the next record may begin; `size` where none does."""
     while place < size:
         file.seek(place)
-        piece = file.read(SEARCH_BYTES)
-        if (found := piece.find(MAGIC)) >= 0:
+        chunk = file.read(SEARCH_BYTES)
+        if (found := chunk.find(MAGIC)) >= 0:
             return place + found
-        # A magic may lie across the end of the piece.
-        place = place + len(piece) - len(MAGIC) + 1 if place + len(piece) < size else size
+        # A magic may lie across the end of the chunk.
+        place = place + len(chunk) - len(MAGIC) + 1 if place + len(chunk) < size else size
     return size
 
 

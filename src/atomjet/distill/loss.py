@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from atomjet.data import Graph
-from atomjet.distill.recipe import TrainConfig
+from atomjet.distill.train_config import TrainConfig
 
 THERMAL_DISPLACEMENT = 0.1
 """Typical displacement of an atom, Å: a force over it is the length of a Hessian row, eV/Å², up to which rows have full weight."""

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import pack
+from atomjet.distill.frames import pack
 from atomjet.distill.journal import Record
 from atomjet.distill.molecules import Geometry, bond_change, generator
 from atomjet.distill.slices import displaced

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from atomjet.distill import noncovalent
-from atomjet.distill.dataset import draw_split, draw_uniform
 from atomjet.distill.embedding import Molecule
 from atomjet.distill.journal import Record
 from atomjet.distill.left_out import Failures, leave_out
@@ -19,6 +18,7 @@ from atomjet.distill.members import Named
 from atomjet.distill.molecules import Geometry, generator
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.spheres import spheres
+from atomjet.distill.splits import draw_split, draw_uniform
 
 WATER = "O"
 
@@ -28,7 +28,7 @@ TRIES = 20
 ALIKE = 0.25
 """Share of the oriented pairs, and of the spheres, that are of one molecule."""
 
-LIQUID_KINDS = 2
+LIQUID_COMPONENTS = 2
 """Molecules of which a box is made at most."""
 
 
@@ -191,21 +191,21 @@ class Mixer:
         config = self.sample.clusters
         assert config is not None
         waters = [("water", i) for i in range(config.water if WATER in self.splits else 0)]
-        for kind, number in waters + [("mixed", i) for i in range(config.mixed)]:
-            index = f"{kind}-{number}"
-            split = self.splits[WATER] if kind == "water" else self._share(index)
+        for composition, number in waters + [("mixed", i) for i in range(config.mixed)]:
+            index = f"{composition}-{number}"
+            split = self.splits[WATER] if composition == "water" else self._share(index)
             if split not in self.rings:
                 continue
             ring = self.rings[split]
 
-            def draw(place: int, kind: str = kind, ring: Ring = ring, index: str = index) -> str:
-                return WATER if kind == "water" else ring.draw(index, place)
+            def draw(place: int, composition: str = composition, ring: Ring = ring, index: str = index) -> str:
+                return WATER if composition == "water" else ring.draw(index, place)
 
             names = self._cluster(index, config.molecules, config.max_atoms, draw)
             yield self._unit("clusters", split, names, noncovalent.clusters, index, config, self.recipe.teacher)
 
     def packed(self) -> Iterator[Unit]:
-        """Clusters that are packed and nothing else."""
+        """Clusters that are packed at random and not relaxed."""
         config = self.sample.packed
         assert config is not None
         for number in range(config.clusters):
@@ -230,8 +230,8 @@ class Mixer:
             split = self._share(index)
             if split not in self.rings:
                 continue
-            kinds = 1 if draw_uniform(self.seed, "alike", index) < 0.5 else LIQUID_KINDS
-            names = [self._fitting(split, config.atoms[1] // 3, index, place) for place in range(kinds)]
+            components = 1 if draw_uniform(self.seed, "alike", index) < 0.5 else LIQUID_COMPONENTS
+            names = [self._fitting(split, config.atoms[1] // 3, index, place) for place in range(components)]
             yield self._unit("spheres", split, names, spheres, index, config)
 
 

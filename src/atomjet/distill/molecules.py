@@ -16,14 +16,15 @@ from ase.data import chemical_symbols, covalent_radii
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import draw_split
 from atomjet.distill.embedding import Embedding, Molecule, rdkit
 from atomjet.distill.files import read_text, short
 from atomjet.distill.force_constants import FLOOR, estimate_hessian
 from atomjet.distill.journal import Record
 from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.normal_modes import modes_of_hessian, no_modes, normal_modes
-from atomjet.distill.recipe import ConformersConfig, Recipe, TeacherConfig
+from atomjet.distill.recipe import Recipe, TeacherConfig
+from atomjet.distill.sample_config import ConformersConfig
+from atomjet.distill.splits import draw_split
 from atomjet.distill.teacher import teacher_of_worker
 from atomjet.errors import ConfigError, TeacherError
 
@@ -149,8 +150,10 @@ def _read_smiles(
 def _written_split(line: str, where: str) -> str:
     split = [*line.split(), ""][1]
     if split not in SPLITS:
-        said = f"says {short(repr(split))}" if split else "says no split"
-        raise ConfigError(f"{where}: {said} behind the SMILES; sample.split.from_file needs one of {', '.join(SPLITS)}")
+        found = f"says {short(repr(split))}" if split else "says no split"
+        raise ConfigError(
+            f"{where}: {found} behind the SMILES; sample.split.from_file needs one of {', '.join(SPLITS)}"
+        )
     return split
 
 

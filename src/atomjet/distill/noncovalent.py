@@ -13,8 +13,8 @@ from ase import Atoms
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import pack
 from atomjet.distill.facing import face
+from atomjet.distill.frames import pack
 from atomjet.distill.journal import Record
 from atomjet.distill.members import (
     Member,
@@ -28,7 +28,8 @@ from atomjet.distill.members import (
     random_rotation,
 )
 from atomjet.distill.molecules import bond_change, generator
-from atomjet.distill.recipe import ClustersConfig, DimersConfig, OrientedConfig, PackedConfig, TeacherConfig
+from atomjet.distill.recipe import TeacherConfig
+from atomjet.distill.sample_config import ClustersConfig, DimersConfig, OrientedConfig, PackedConfig
 from atomjet.distill.slices import contact_distances, langevin
 from atomjet.distill.teacher import teacher_of_worker
 

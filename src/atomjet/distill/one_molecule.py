@@ -21,7 +21,7 @@ MOLECULE = {
     "md": {"share": 1, "frames": 150, "temperatures": [300, 500]},
     "free_atoms": False,  # far above all other frames, they would take most of the loss
 }
-"""What is sampled of one molecule: a thousand frames about its conformers, on its way between them, and in dynamics."""
+"""What is sampled of one molecule: a thousand frames about its conformers, between them, and in dynamics."""
 
 CRYSTAL = {
     "split": {"validation": 0.0, "test": 0.0, "in_distribution": 0.1},

@@ -1,4 +1,4 @@
-"""Boxes of molecules, loose at first and squeezed by and by; and finite spheres carved from them.
+"""Boxes of molecules, loose at first and squeezed in stages; and finite spheres carved from them.
 
 A box of N atoms has molecules that are whole: an atom's position is never wrapped into the cell, so that `molecule` (N,) says what
 belongs together however far it has moved.
@@ -14,9 +14,9 @@ from ase import Atoms
 from ase.data import covalent_radii, vdw_radii
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import Frames
-from atomjet.distill.recipe import PackingsConfig
+from atomjet.distill.frames import Frames
 from atomjet.distill.sample import NEVER_HELD_BACK
+from atomjet.distill.train_config import PackingsConfig
 
 Array = NDArray[Any]
 

@@ -19,20 +19,21 @@ from ase.data import atomic_numbers
 from atomjet.adapters.structure_files import read_structures
 from atomjet.distill import crystals, slices
 from atomjet.distill.conditions import Conditions, read_conditions, unsaid
-from atomjet.distill.dataset import connectivity_key, draw_split, draw_uniform
 from atomjet.distill.embedding import Embedding, Molecule, embed
 from atomjet.distill.files import require_file
 from atomjet.distill.journal import Record, content_key
 from atomjet.distill.left_out import Failures, leave_out
 from atomjet.distill.mixing import Mixer, Unit, given_now
 from atomjet.distill.molecules import Geometry, derive_seed, make_geometry
-from atomjet.distill.recipe import MDConfig, NormalModesConfig, Recipe, StructuresConfig, TeacherConfig
+from atomjet.distill.recipe import Recipe, TeacherConfig
+from atomjet.distill.sample_config import MDConfig, NormalModesConfig, StructuresConfig
+from atomjet.distill.splits import connectivity_key, draw_split, draw_uniform
 from atomjet.distill.teacher import describe
 from atomjet.distill.warm_start import read_start
 from atomjet.errors import AtomJetError, ConfigError
 
 ALGORITHM = 2
-"""Goes into every key: raised when a slice is sampled in another way."""
+"""Part of every key: raised when the sampling of a slice changes."""
 
 
 class Plan:
@@ -209,8 +210,8 @@ def student_cutoff(recipe: Recipe) -> float:
 def _content(atoms: Atoms) -> tuple[Any, ...]:
     """What a slice of a structure depends on; conditions only where there are any: the keys of others stay what they were."""
     conditions = read_conditions(atoms)
-    said = (list(conditions),) if conditions != Conditions() else ()
-    return atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *said
+    given = (list(conditions),) if conditions != Conditions() else ()
+    return atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *given
 
 
 def _check_structure(atoms: Atoms, elements: Sequence[str], where: str) -> None:

@@ -36,7 +36,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work: `function(*arguments) -> Record`, remembered under `key`."""
+    """A task: `function(*arguments) -> Record`, remembered under `key`."""
 
     key: bytes
     arguments: tuple[Any, ...]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomjet.distill.batches import SEARCH_FRAMES, to_system
-from atomjet.distill.dataset import Frames
+from atomjet.distill.frames import Frames
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
 from atomjet.neighbors.brute_force import brute_force

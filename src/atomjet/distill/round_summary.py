@@ -1,4 +1,4 @@
-"""What there is to say of a round: a small JSON beside the frames that it added, and a line for the terminal and the card."""
+"""The summary of a round: a small JSON file beside the frames that it added, and a line for the terminal and the card."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Summary = dict[str, Any]
 
 
 def summaries(directory: Path) -> list[Summary]:
-    """What there is to say of the rounds of a directory, in order."""
+    """Summaries of the rounds of a directory, in order."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("round-*.json")]
     return sorted(found, key=lambda summary: summary["round"])
 
 
 def in_one_line(summary: Summary) -> str:
-    """A round in a line."""
+    """A summary as a line of text."""
     error = summary["students_error"]
     return (
         f"round {summary['round']}: {summary['trajectories']} trajectories, {summary['seen']} frames seen, "
         f"{summary['chosen']} chosen, {summary['quarantined']} diverged ones quarantined, {summary['labelled']} labelled, "
-        f"{summary['teacher_failed']} the teacher failed on; disagreement {spoken(summary['disagreement_before'])}"
+        f"{summary['teacher_failed']} the teacher failed on; disagreement {quantiles_in_words(summary['disagreement_before'])}"
         + (f", force MAE on the labelled {error:.0f} meV/Å" if error is not None else "")
     )
 
 
-def spoken(quantiles: dict[str, float]) -> str:
+def quantiles_in_words(quantiles: dict[str, float]) -> str:
     """Median and 95 % in words."""
     return f"{quantiles['median']:.3f} eV/Å (95 %: {quantiles['p95']:.3f})"
 
@@ -45,5 +45,5 @@ def quantiles(spread: NDArray[np.float64]) -> dict[str, float]:
 
 
 def write_summary(directory: Path, summary: Summary) -> None:
-    """Write it; with this a round is done."""
+    """Write a summary; the round counts as done from then on."""
     write_atomically(directory / f"round-{summary['round']}.json", (json.dumps(summary, indent=1) + "\n").encode())

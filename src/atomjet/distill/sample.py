@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from atomjet.distill.conditions import check_one
-from atomjet.distill.dataset import Frames, concatenate, frames_from_record, hold_back, write_shard
+from atomjet.distill.dataset import write_shard
 from atomjet.distill.embedding import Embedded, Embedding, Molecule, read_embeddings, write_embeddings
+from atomjet.distill.frames import Frames, concatenate, frames_from_record
 from atomjet.distill.journal import Journal, Record
 from atomjet.distill.left_out import Failures, print_left_out
 from atomjet.distill.mixing import Unit
@@ -27,6 +28,7 @@ from atomjet.distill.molecules import Geometry, read_molecules
 from atomjet.distill.plan import Plan
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import Recipe
+from atomjet.distill.splits import hold_back
 from atomjet.distill.teacher import build_teacher, default_task
 from atomjet.distill.warm_start import check_start
 from atomjet.errors import ConfigError
@@ -86,8 +88,8 @@ def run_sample(
         write_lines(recipe.output / "sample_failures.jsonl", left_out + failures)
     print_counts(frames)
     print(f"{len(frames)} frames of {len(embeddings)} molecules in {path}")
-    said = [(len(failures), "tasks failed or ended early"), (len(left_out), "molecules or structures left out")]
-    for count, what in said:
+    counted = [(len(failures), "tasks failed or ended early"), (len(left_out), "molecules or structures left out")]
+    for count, what in counted:
         if count:
             print(f"{count} {what}; reasons in {recipe.output / 'sample_failures.jsonl'}")
     return path

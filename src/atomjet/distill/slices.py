@@ -17,18 +17,12 @@ from ase.data import atomic_masses, vdw_radii
 from ase.md.langevin import Langevin
 from numpy.typing import NDArray
 
-from atomjet.distill.dataset import pack
+from atomjet.distill.frames import pack
 from atomjet.distill.journal import Record
 from atomjet.distill.molecules import Geometry, bond_change, generator
 from atomjet.distill.normal_modes import displace
-from atomjet.distill.recipe import (
-    ConformersConfig,
-    MDConfig,
-    NormalModesConfig,
-    TeacherConfig,
-    TorsionsConfig,
-    WallsConfig,
-)
+from atomjet.distill.recipe import TeacherConfig
+from atomjet.distill.sample_config import ConformersConfig, MDConfig, NormalModesConfig, TorsionsConfig, WallsConfig
 from atomjet.distill.teacher import teacher_of_worker
 from atomjet.errors import TeacherError
 from atomjet.units import BOLTZMANN

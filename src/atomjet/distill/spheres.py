@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atomjet.distill.journal import Record
 from atomjet.distill.members import Member, Named, draw_members, pack_clusters, random_rotation
 from atomjet.distill.molecules import generator
-from atomjet.distill.recipe import SpheresConfig
+from atomjet.distill.sample_config import SpheresConfig
 from atomjet.distill.slices import contact_distances
 
 Array = NDArray[Any]
@@ -52,11 +52,11 @@ def molecular_volume(numbers: Array, positions: Array) -> float:
 def spheres(seed: int, index: str, named: Sequence[Named], config: SpheresConfig) -> Record:
     """Spheres around random points of one box; they are made of `named`, one after the other, until the box is full."""
     rng = generator(seed, "spheres", index)
-    kinds = [len(geometry.numbers) for _, geometry in named]
+    sizes = [len(geometry.numbers) for _, geometry in named]
     filling, count = [], 0
     while count < BOX * config.atoms[1]:
         filling.append(named[len(filling) % len(named)])
-        count += kinds[(len(filling) - 1) % len(named)]
+        count += sizes[(len(filling) - 1) % len(named)]
     members = draw_members(seed, index, filling, config.temperature)
     density = float(np.exp(rng.uniform(*np.log(config.density))))
     volume = sum(molecular_volume(member.numbers, member.positions) for member in members)

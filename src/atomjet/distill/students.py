@@ -7,8 +7,8 @@ from pathlib import Path
 from atomjet.distill.devices import Team
 from atomjet.distill.measure import forget_engines
 from atomjet.distill.recipe import Recipe
+from atomjet.distill.schedule import WHOLE, Stage
 from atomjet.distill.train import run_train
-from atomjet.distill.trainer import Stage
 
 
 def train_students(
@@ -16,7 +16,7 @@ def train_students(
     team: Team,
     resume: bool = True,
     quiet: bool = False,
-    stage: Stage = Stage(),  # noqa: B008 - immutable
+    stage: Stage = WHOLE,
 ) -> list[Path]:
     """Train a student for each of `recipe.seeds`: on several GPUs at once, on one device in turn.
 
@@ -34,18 +34,18 @@ def train_students(
         ConfigError, AtomJetError, KeyboardInterrupt: see `run_train`.
     """
     in_turn, names = len(team.devices) == 1, [f"seed {seed}" for seed in recipe.seeds]
-    said = [f"{name}:" if in_turn else "" for name in names]
+    titles = [f"{name}:" if in_turn else "" for name in names]
     jobs = [
-        (recipe.for_seed(seed), resume, quiet or not in_turn, stage, words)
-        for seed, words in zip(recipe.seeds, said, strict=True)
+        (recipe.for_seed(seed), resume, quiet or not in_turn, stage, title)
+        for seed, title in zip(recipe.seeds, titles, strict=True)
     ]
     found = dict(team.run(_train, jobs, names))
     return [found[place] for place in range(len(jobs))]
 
 
-def _train(recipe: Recipe, resume: bool, quiet: bool, stage: Stage, words: str, device: str) -> Path:
-    """A job."""
+def _train(recipe: Recipe, resume: bool, quiet: bool, stage: Stage, title: str, device: str) -> Path:
+    """Train one student; a job for `Team.run`. `title` is printed first, where it is not empty."""
     forget_engines()  # of the last round, which hold memory
-    if words:
-        print(words, flush=True)
+    if title:
+        print(title, flush=True)
     return run_train(recipe, resume, device, quiet, stage)

@@ -190,5 +190,5 @@ def licence_of(spec: str) -> str:
     except (AtomJetError, importlib.metadata.PackageNotFoundError, ValueError):
         return "unknown"
     classifiers = [c.rpartition(" :: ")[2] for c in metadata.get("classifier", ()) if c.startswith("License ::")]
-    said = metadata.get("license_expression") or metadata.get("license") or next(iter(classifiers), "")
-    return short(said, 60) or "unknown"
+    licence = metadata.get("license_expression") or metadata.get("license") or next(iter(classifiers), "")
+    return short(licence, 60) or "unknown"

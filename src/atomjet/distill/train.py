@@ -20,15 +20,18 @@ import atomjet
 from atomjet.distill.batches import FrameStore
 from atomjet.distill.card import model_card, write_model
 from atomjet.distill.conditions import check_one
-from atomjet.distill.dataset import Frames, concatenate, describe_dataset, read_dataset
+from atomjet.distill.dataset import describe_dataset, read_dataset
 from atomjet.distill.evaluate import Errors, Predicted, causes, errors, groups, hardest_molecules, predict
+from atomjet.distill.frames import Frames, concatenate
 from atomjet.distill.plots import plot_learning_curve, plot_parity
 from atomjet.distill.ranks import Ranks, join
-from atomjet.distill.recipe import DataSource, Recipe
+from atomjet.distill.recipe import Recipe
 from atomjet.distill.reference_energies import elements_of, fit_reference_energies, without_repulsion
 from atomjet.distill.round_summary import summaries
+from atomjet.distill.schedule import WHOLE, Stage
 from atomjet.distill.teacher import default_task, describe
-from atomjet.distill.trainer import Stage, Trainer
+from atomjet.distill.train_config import DataSource
+from atomjet.distill.trainer import Trainer
 from atomjet.distill.warm_start import read_start, shift_references, take_over
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
@@ -44,7 +47,7 @@ def run_train(
     resume: bool = True,
     device: str | torch.device | None = None,
     quiet: bool = False,
-    stage: Stage = Stage(),  # noqa: B008 - immutable
+    stage: Stage = WHOLE,
 ) -> Path:
     """Train the student of a recipe, or go on where a stopped run was; prints what it did.
 
@@ -71,7 +74,7 @@ def run_train(
             trainer.restore()
             _say(ranks, f"going on from epoch {trainer.epoch}, step {trainer.step} ({trainer.checkpoint_path})")
         elif ranks.first:
-            for old in (trainer.log_path, *trainer.folder.glob("stage-*.safetensors")):
+            for old in (trainer.log.path, *trainer.folder.glob("stage-*.safetensors")):
                 old.unlink(missing_ok=True)
         _say(ranks, _described(trainer, frames, time.monotonic() - started))
         if not trainer.fit():
@@ -81,7 +84,7 @@ def run_train(
             target = recipe.train.target_force_mae
             _say(ranks, f"train.target_force_mae {target:g} meV/Å reached at epoch {trainer.epoch}: training ends")
         written = write_student(recipe, trainer) if stage.until < 1 else finish(recipe, sources, frames, trainer)
-        if trainer.asked:  # in the last step: this student is done, but whoever asked wants no other one to begin
+        if trainer.interrupted:  # in the last step: this student is done, but no other one shall begin
             raise KeyboardInterrupt
         return written
 
@@ -121,7 +124,7 @@ def make_trainer(
     weights: NDArray[np.float64],
     ranks: Ranks,
     quiet: bool = False,
-    stage: Stage = Stage(),  # noqa: B008 - immutable
+    stage: Stage = WHOLE,
 ) -> Trainer:
     """The student with its reference energies, the frames on the device, and what trains the one on the other."""
     training = frames.split == "train"
@@ -178,15 +181,15 @@ def finish(recipe: Recipe, sources: Sequence[DataSource], frames: Frames, traine
 
 
 def teacher_of(recipe: Recipe, sources: Sequence[DataSource]) -> dict[str, Any]:
-    """What the shards say of their teacher; of files that say nothing, that it is not known."""
-    told: list[dict[str, Any]] = []
+    """The teacher of all shards; of several different ones a joint entry, of files without that information an unknown one."""
+    teachers: list[dict[str, Any]] = []
     for source in sources:
         shards = sorted(source.path.glob("*.h5")) if source.path.is_dir() else [source.path]
         for shard in shards:
             known = shard.suffix in (".h5", ".hdf5")
             one = describe_dataset(shard).get("teacher") if known else None
-            told.append(one or {"calculator": f"unknown ({shard.name})", "version": "unknown", "options": {}})
-    different = [one for n, one in enumerate(told) if one not in told[:n]]
+            teachers.append(one or {"calculator": f"unknown ({shard.name})", "version": "unknown", "options": {}})
+    different = [one for n, one in enumerate(teachers) if one not in teachers[:n]]
     if len(different) == 1:
         return different[0]
     if not different:
@@ -215,7 +218,7 @@ def _known(frames: Frames, elements: Sequence[int]) -> NDArray[np.bool_]:
 def _pictures(trainer: Trainer, store: FrameStore, predicted: Predicted, masks: dict[str, Any]) -> None:
     """Learning curve and parity plot; a GPU node without matplotlib goes without."""
     try:
-        plot_learning_curve(trainer.log_path, trainer.folder / "learning_curve.png")
+        plot_learning_curve(trainer.log.path, trainer.folder / "learning_curve.png")
         title = next((name for name in HEADLINES if name in masks), None)
         if title:
             chosen, sizes = masks[title], store.sizes[masks[title]]

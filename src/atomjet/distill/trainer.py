@@ -1,8 +1,8 @@
 """The training loop: steps, validation, checkpoints, the end of the schedule or of the time.
 
 The host never waits for the device in a step: losses add up there, and every `HEARTBEAT` steps (and before anything is decided)
-the host looks at them. Nothing random is kept between steps: the order of an epoch and the draws of a step are functions of the
-seed, epoch and step, so a resumed run sees exactly the batches of an undisturbed one.
+the host looks at them. No random state is carried from step to step: the order of an epoch and the draws of a step are functions of
+the seed, epoch and step, so a resumed run sees exactly the batches of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,11 @@ from atomjet.distill.evaluate import Errors, errors, predict
 from atomjet.distill.loss import losses
 from atomjet.distill.optimizer import FlatAdamW
 from atomjet.distill.ranks import Ranks
-from atomjet.distill.recipe import TrainConfig
+from atomjet.distill.schedule import WHOLE, Schedule, Stage
+from atomjet.distill.train_config import TrainConfig
+from atomjet.distill.training_log import TrainingLog
 from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
-from atomjet.models.tensor_file import write_atomically
 from atomjet.ops.matrix_products import matrix_products
 from atomjet.progress import track
 
@@ -53,23 +53,10 @@ MAY_CHANGE = {
     "seed",
     "seeds",
 }
-"""Settings that a resumed run may give anew; data and seed have a fingerprint of their own."""
+"""Settings that a resumed run may change; data and seed have a fingerprint of their own."""
 
 NEXT_STAGE = {"training frames", "train.epochs", "train.max_minutes"}
-"""What a run that goes on in a later stage may have otherwise than the stage before."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a training.
-
-    Attributes:
-        number: rounds that have added frames before it.
-        until: share of the whole training at which it ends; 1 for the last.
-    """
-
-    number: int = 0
-    until: float = 1.0
+"""Entries of a run's fingerprint that may differ between a stage and the one before."""
 
 
 class Trainer:
@@ -99,7 +86,7 @@ class Trainer:
         folder: Path,
         ranks: Ranks,
         quiet: bool = False,
-        stage: Stage = Stage(),
+        stage: Stage = WHOLE,
     ) -> None:
         self.stage = stage
         self.train, self.frame_weights, self.validation = train, weights, validation
@@ -114,8 +101,10 @@ class Trainer:
         self.seconds, self.since = 0.0, time.monotonic()
         self.saved_at = 0.0
         self.shown = 0  # how far the progress bar is
-        self.asked = self.stopping = False  # this rank got a signal; all ranks know that one did
+        self.interrupted = self.stopping = False  # this rank got a signal; all ranks know that one did
         self.batches_per_epoch = max(1, draws_per_epoch(weights) // config.batch_size)
+        self.schedule = Schedule(config, self.batches_per_epoch)
+        self.log = TrainingLog(folder / "log.jsonl")
         self.reached = False  # the target
         self.compiled: CompiledLoss | None = None
         if config.compile:
@@ -132,7 +121,7 @@ class Trainer:
         if self.ranks.first:
             for torn in self.folder.parent.rglob(".*.partial"):  # of a run that was killed while it wrote
                 torn.unlink(missing_ok=True)
-        total, self.shown = self._scale(), self._done()
+        total, self.shown = self.schedule.length, self._done()
         precision = "high" if self.config.tf32 and self.ranks.device.type == "cuda" else "highest"
         quiet = self.quiet or not self.ranks.first
         with self._signals(), matrix_products(precision), track("training", total, self.shown, quiet) as advance:
@@ -206,40 +195,25 @@ class Trainer:
     # -------------------------------------------------------------- the schedule
 
     def progress(self) -> float:
-        """How much of the run is over, 0 ... 1: by epochs or by time, whichever is further; 1 where the target is reached."""
-        if self.reached:
-            return 1.0
-        by_epochs = self.step / (self.config.epochs * self.batches_per_epoch) if self.config.epochs else 0.0
-        by_time = self.seconds / (60 * self.config.max_minutes) if self.config.max_minutes else 0.0
-        return max(by_epochs, by_time)
+        """How much of the run is over, 0 ... 1; 1 where the target is reached."""
+        return 1.0 if self.reached else self.schedule.progress(self.step, self.seconds)
 
     def learning_rate(self) -> float:
-        """Linear rise over the first `warmup` of the run, then a cosine down to `final_learning_rate`."""
-        config, progress = self.config, min(1.0, self.progress())
-        if progress < config.warmup:
-            # In the middle of the step, so that the first one counts.
-            middle = 0.5 / (config.epochs * self.batches_per_epoch) if config.epochs else 0.0
-            return config.learning_rate * min(1.0, (progress + middle) / config.warmup)
-        falling = 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
-        return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * falling
-
-    def _agree(self) -> None:
-        """All ranks take the clock of the first, and stop where any was asked to."""
-        now = time.monotonic()
-        self.seconds, self.since = self.seconds + now - self.since, now
-        self.stopping = self.asked
-        if self.ranks.size > 1:
-            mine = [self.seconds if self.ranks.first else 0.0, float(self.asked)]
-            agreed = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.ranks.device)).tolist()
-            self.seconds, self.stopping = agreed[0], agreed[1] > 0
-
-    def _scale(self) -> int:
-        """Length of the progress bar: steps, or seconds of a run that is limited by time alone."""
-        config = self.config
-        return config.epochs * self.batches_per_epoch if config.epochs else round(60 * (config.max_minutes or 0))
+        """That of the next step."""
+        return self.schedule.learning_rate(self.progress())
 
     def _done(self) -> int:
-        return self.step if self.config.epochs else int(self.seconds)
+        return self.schedule.done(self.step, self.seconds)
+
+    def _agree(self) -> None:
+        """All ranks take the clock of the first, and stop where any was interrupted."""
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        self.stopping = self.interrupted
+        if self.ranks.size > 1:
+            mine = [self.seconds if self.ranks.first else 0.0, float(self.interrupted)]
+            agreed = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.ranks.device)).tolist()
+            self.seconds, self.stopping = agreed[0], agreed[1] > 0
 
     def _check_skipped(self) -> None:
         skipped, in_a_row = self.optimizer.counts[1:].tolist()
@@ -252,17 +226,17 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and ctrl-C ask for a checkpoint and an end; a second ctrl-C ends at once."""
+        """SIGTERM and ctrl-C end the training with a checkpoint after the step under way; a second ctrl-C ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def ask(number: int, frame: Any) -> None:
-            if self.asked and number == signal.SIGINT:
+        def interrupt(number: int, frame: Any) -> None:
+            if self.interrupted and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.interrupted = True
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -294,20 +268,13 @@ class Trainer:
             **{f"validation_{name}": value for name, value in found.items() if name not in ("frames", "atoms")},
         }
         if self.ranks.first:
-            with open(self.log_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self.log.append(line)
 
     def _log_last(self) -> None:
         """The last line, where a run was killed between its last checkpoint and that line."""
-        logged = json.loads(lines[-1])["step"] if (lines := self._log_lines()) else 0
-        missing = self.ranks.first and logged < self.step
+        missing = self.ranks.first and self.log.last_step() < self.step
         if self.ranks.sum(torch.tensor(float(missing), device=self.ranks.device)) > 0:
             self._log(self.validate())
-
-    @property
-    def log_path(self) -> Path:
-        """One JSON line for each validation."""
-        return self.folder / "log.jsonl"
 
     @property
     def checkpoint_path(self) -> Path:
@@ -349,18 +316,10 @@ class Trainer:
             self.epoch, self.batch = self.epoch + 1, 0
         self.seconds = self.saved_at = header["seconds"]
         self.reached = header.get("reached", False) and self.config.target_force_mae is not None
-        if self.ranks.first and self.log_path.exists():
-            # A checkpoint of an epoch's last step stands before the line of that step, which comes once more.
-            first = self.step if self.batch == self.batches_per_epoch else self.step + 1
-            lines = [line for line in self._log_lines() if json.loads(line)["step"] < first]
-            write_atomically(self.log_path, "".join(line + "\n" for line in lines).encode())
+        if self.ranks.first:
+            # A checkpoint of an epoch's last step is written before the line of that step, which comes once more.
+            self.log.drop_from(self.step if self.batch == self.batches_per_epoch else self.step + 1)
         self.ranks.wait()
-
-    def _log_lines(self) -> list[str]:
-        """Whole lines of the log: a kill can tear the last."""
-        if not self.log_path.exists():
-            return []
-        return self.log_path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""

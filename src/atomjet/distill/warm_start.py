@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.distill.batches import FrameStore
-from atomjet.distill.dataset import Frames
 from atomjet.distill.evaluate import predict
+from atomjet.distill.frames import Frames
 from atomjet.distill.ranks import Ranks
 from atomjet.distill.recipe import Recipe
 from atomjet.distill.reference_energies import fit_reference_energies

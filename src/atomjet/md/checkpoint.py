@@ -41,7 +41,7 @@ class Checkpoint:
 
     Attributes:
         step: steps done.
-        request: what was asked for, as JSON values; a resumed run must ask for the same.
+        request: what was requested for, as JSON values; a resumed run must ask for the same.
         noise: state of the random number generator, as numpy gives it; empty where the noise follows from the step.
         recorded: of each replica.
         arrays: positions, momenta, cell, and what the integrator carries on.
@@ -99,11 +99,11 @@ class Checkpoint:
         Raises:
             ConfigError: names every difference.
         """
-        asked = json.loads(json.dumps(request))  # tuples become lists, as they did in the file
-        differing = [key for key in sorted(self.request | asked) if self.request.get(key) != asked.get(key)]
+        requested = json.loads(json.dumps(request))  # tuples become lists, as they did in the file
+        differing = [key for key in sorted(self.request | requested) if self.request.get(key) != requested.get(key)]
         if differing:
             listed = ", ".join(
-                f"{key} {_short(self.request.get(key))} -> {_short(asked.get(key))}" for key in differing
+                f"{key} {_short(self.request.get(key))} -> {_short(requested.get(key))}" for key in differing
             )
             raise ConfigError(
                 f"cannot resume at step {self.step} with other arguments ({listed}); "

@@ -133,7 +133,7 @@ class Replicas:
         return self._views[turn % 2]
 
     def settle(self, snapshot: Snapshot) -> dict[int, SimulationError]:
-        """After a `Status` has halted all replicas: make room, or set those aside that the model refuses; the others may go on.
+        """After a `Status` has halted all replicas: enlarge the buffers, or set the replicas aside that the model refuses.
 
         Raises:
             SimulationError: neither helps.

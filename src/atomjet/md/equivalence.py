@@ -85,7 +85,7 @@ def _closed(exchanges: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
 
 def matched_atoms(fixed: np.ndarray, moving: np.ndarray, equivalent: np.ndarray) -> tuple[np.ndarray, float]:
     """(N,) which moving atom stands where each fixed one is, and the root mean square distance of all, Å."""
-    classes = [np.flatnonzero(equivalent == kind) for kind in np.unique(equivalent)]
+    classes = [np.flatnonzero(equivalent == label) for label in np.unique(equivalent)]
     matched = np.full(len(fixed), -1)
     for _ in range(MOST_MATCHINGS):
         before = matched.copy()

@@ -30,7 +30,7 @@ VACUUM = 2.0
 """Distance, Å, beyond the cutoff, between a slab and its image while its cell relaxes."""
 
 PATIENCE = 20
-"""Steps without a smaller force than before, after which it is asked whether the forces are exact enough to go on."""
+"""Steps without a smaller force than before, after which the noise of the forces is measured."""
 
 LOGARITHM = "logm result may be inaccurate"
 
@@ -138,11 +138,11 @@ def _descend(
         along = [axis in settings.axes for axis in "xyz"]
         mask = [*along, along[1] and along[2], along[0] and along[2], along[0] and along[1]]
         target = _CellFilter(atoms, mask=mask, scalar_pressure=(settings.pressure or 0.0) * GPA)
-    kind = settings.optimizer
-    if kind == "auto":
-        kind = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
+    name = settings.optimizer
+    if name == "auto":
+        name = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
     frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
-    optimizer = OPTIMIZERS[kind](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
+    optimizer = OPTIMIZERS[name](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
     now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
     best, since = float("inf"), 0
     try:
@@ -267,10 +267,10 @@ class _CellFilter(FrechetCellFilter):
 @contextmanager
 def _quiet_logarithm() -> Iterator[None]:
     """Drop SciPy's words about `logm`, which older versions print and newer ones warn of; all other words pass."""
-    said = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(said):
+    printed = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(printed):
         warnings.filterwarnings("ignore", LOGARITHM)
         yield
-    for line in said.getvalue().splitlines():
+    for line in printed.getvalue().splitlines():
         if not line.startswith(LOGARITHM):
             print(line)

@@ -1,8 +1,6 @@
 """`relax_many`: relax many molecules or crystals together, each by its own FIRE, in batches on the engine's device.
 
-FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) with ASE's parameters, so that each structure goes the way that ASE's would
-take it alone: velocities turn towards the forces while power is positive, and stop where it is not. Everything is a tensor over all
-structures; structures that have converged leave the batch, and others take their place.
+Structures that have converged leave the batch, and others take their place.
 """
 
 from __future__ import annotations
@@ -22,18 +20,13 @@ from atomjet.engine import Engine
 from atomjet.engine.streams import ATOMS_OF_A_CALL
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import AtomJetError, StructureError
-from atomjet.ops.segment_sum import segment_sum
-
-TIMESTEP, LONGEST_TIMESTEP, LONGEST_MOVE = 0.1, 1.0, 0.2
-FASTER, SLOWER, MIX, LESS_MIX, PATIENCE = 1.1, 0.5, 0.1, 0.99, 5
-"""FIRE as in ASE: time steps in ASE's unit with masses of 1, the longest move of a whole structure in Å, factors of time step and
-mixing, steps of positive power before the time step grows."""
+from atomjet.md.fire import Fire
 
 ATOMS_AT_ONCE = ATOMS_OF_A_CALL | {"cuda": 200_000}
 """Atoms that a batch holds at most, unless one structure has more, by type of device: enough to fill a GPU."""
 
 RESTING = 0.1
-"""Share of a batch that may rest, computed for nothing, before those that are done are taken out, which costs too."""
+"""Share of a batch that is done and yet computed with the others; above it they are taken out, which costs time too."""
 
 REFILL = 0.5
 """Share of a batch that may have left before others take their places."""
@@ -88,10 +81,10 @@ def relax_many(
     waiting = list(range(len(frames)))[::-1]
     batch = _Batch(engine)
     while waiting or batch.running:
-        room = limit - batch.num_atoms
+        free = limit - batch.num_atoms
         chosen: list[int] = []
-        while waiting and (len(frames[waiting[-1]]) <= room or not (batch.running or chosen)):
-            room -= len(frames[waiting[-1]])
+        while waiting and (len(frames[waiting[-1]]) <= free or not (batch.running or chosen)):
+            free -= len(frames[waiting[-1]])
             chosen.append(waiting.pop())
         yield from batch.add([(index, frames[index].copy()) for index in chosen])
         goal = int(REFILL * batch.running) if waiting else 0
@@ -110,7 +103,7 @@ def _check_constraints(index: int, atoms: Atoms) -> None:
 
 
 class _Batch:
-    """Structures that are relaxed now; those that are done stay, and rest, until enough have gathered to be taken out.
+    """Structures that are relaxed now; those that are done stay, without moving, until there are enough to be taken out.
 
     Letters: S structures, N atoms, all of the batch.
     """
@@ -120,7 +113,7 @@ class _Batch:
         self.ids: list[int] = []
         self.frames: list[Atoms] = []
         self.system: System | None = None
-        self.state = _State.fresh([], engine.device)
+        self.state = Fire.fresh([], engine.device)
         self.running = 0
 
     @property
@@ -129,7 +122,7 @@ class _Batch:
         return 0 if self.system is None else self.system.num_atoms
 
     def add(self, entries: Sequence[tuple[int, Atoms]]) -> Iterator[Relaxed]:
-        """Take structures in; yields those without atoms."""
+        """Add structures; yields those without atoms, which have nothing to relax."""
         good = []
         for index, atoms in entries:
             if len(atoms):
@@ -142,13 +135,13 @@ class _Batch:
         frames = [atoms for _, atoms in good]
         fresh = System.from_ase(frames, device=self.engine.device, dtype=torch.float64)
         self.system = fresh if self.system is None else _joined(self.system, fresh)
-        self.state = _State.join(self.state, _State.fresh(frames, self.engine.device))
+        self.state = Fire.join(self.state, Fire.fresh(frames, self.engine.device))
         self.ids += [index for index, _ in good]
         self.frames += frames
         self.running += len(good)
 
     def step(self, fmax: float, steps: int) -> Iterator[Relaxed]:
-        """Compute, let those that are done rest, move the others."""
+        """Compute all, move those that are not done; yields those that are."""
         assert self.system is not None
         state = self.state
         try:
@@ -201,7 +194,7 @@ class _Batch:
         )
 
     def _refused(self) -> Iterator[Relaxed]:
-        """Find who cannot be computed, each alone, and give it up as it last could be."""
+        """Compute each structure alone, and yield those that cannot be, as they last could."""
         assert self.system is not None
         for k in self.state.running.nonzero().flatten().tolist():
             try:
@@ -213,7 +206,7 @@ class _Batch:
         self._compact()
 
     def _compact(self) -> None:
-        """Take out those that rest."""
+        """Take out those that are done."""
         if self.system is None or self.running == len(self.frames):
             return
         chosen = self.state.running
@@ -228,7 +221,7 @@ def _chosen(system: System, structures: Tensor, atoms: Tensor) -> System:
     """Some structures, and their atoms, of a system."""
     number = torch.cumsum(structures, 0) - 1
     names = ("task", "charge_given", "spin_given")
-    said = {name: tuple(itertools.compress(getattr(system, name), structures.tolist())) for name in names}
+    conditions = {name: tuple(itertools.compress(getattr(system, name), structures.tolist())) for name in names}
     return System(
         positions=system.positions[atoms],
         atomic_numbers=system.atomic_numbers[atoms],
@@ -237,7 +230,7 @@ def _chosen(system: System, structures: Tensor, atoms: Tensor) -> System:
         system_index=number[system.system_index[atoms]],
         charge=system.charge[structures],
         spin=system.spin[structures],
-        **said,  # type: ignore[arg-type]
+        **conditions,  # type: ignore[arg-type]
     )
 
 
@@ -246,99 +239,5 @@ def _joined(first: System, second: System) -> System:
     names = ("positions", "atomic_numbers", "cell", "pbc", "charge", "spin")
     joined = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
     index = torch.cat([first.system_index, second.system_index + first.num_systems])
-    said = {name: getattr(first, name) + getattr(second, name) for name in ("task", "charge_given", "spin_given")}
-    return System(**joined, **said, system_index=index)  # type: ignore[arg-type]
-
-
-@dataclass
-class _State:
-    """FIRE's memory of each structure.
-
-    Attributes:
-        velocities: (N, 3). fixed: (N,). computed: (N, 3) Å, positions of the last step that could be computed.
-        spread: (N,) eV/Å, there; NaN of a single model.
-        running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
-        energy, largest: (S,) at the positions last computed.
-    """
-
-    velocities: Tensor
-    fixed: Tensor
-    computed: Tensor
-    spread: Tensor
-    running: Tensor
-    timestep: Tensor
-    mix: Tensor
-    patience: Tensor
-    steps: Tensor
-    energy: Tensor
-    largest: Tensor
-
-    PER_ATOM = ("velocities", "fixed", "computed", "spread")
-
-    @classmethod
-    def fresh(cls, frames: Sequence[Atoms], device: torch.device) -> _State:
-        atoms, number = sum(len(frame) for frame in frames), len(frames)
-        fixed = np.zeros(atoms, dtype=bool)
-        first = 0
-        for frame in frames:
-            for constraint in frame.constraints:
-                fixed[first + constraint.index] = True
-            first += len(frame)
-
-        def filled(value: float) -> Tensor:
-            return torch.full((number,), value, dtype=torch.float64, device=device)
-
-        positions = np.concatenate([frame.positions for frame in frames]) if frames else np.zeros((0, 3))
-        return cls(
-            velocities=torch.zeros(atoms, 3, dtype=torch.float64, device=device),
-            fixed=torch.from_numpy(fixed).to(device),
-            computed=torch.from_numpy(positions).to(device),
-            spread=torch.full((atoms,), torch.nan, dtype=torch.float64, device=device),
-            running=torch.ones(number, dtype=torch.bool, device=device),
-            timestep=filled(TIMESTEP),
-            mix=filled(MIX),
-            patience=filled(0),
-            steps=filled(0),
-            energy=filled(float("nan")),
-            largest=filled(float("nan")),
-        )
-
-    @staticmethod
-    def join(first: _State, second: _State) -> _State:
-        return _State(
-            *(torch.cat([getattr(first, name), getattr(second, name)]) for name in _State.__dataclass_fields__)
-        )
-
-    def chosen(self, structures: Tensor, atoms: Tensor) -> _State:
-        """The part of the state that belongs to some structures and their atoms."""
-        return _State(
-            *(
-                getattr(self, name)[atoms if name in self.PER_ATOM else structures]
-                for name in _State.__dataclass_fields__
-            )
-        )
-
-    def move(self, forces: Tensor, index: Tensor, row_ptr: Tensor) -> Tensor:
-        """(N, 3) Å: advance the velocities of those that run and return where each atom goes."""
-
-        def summed(x: Tensor) -> Tensor:
-            return segment_sum(x.sum(1, keepdim=True), row_ptr, index).squeeze(1)
-
-        power = summed(forces * self.velocities)
-        ff, vv = summed(forces.square()), summed(self.velocities.square())
-        moving = self.steps > 0
-        downhill, uphill = moving & (power > 0), moving & (power <= 0)
-        along = self.mix * torch.sqrt(vv / ff.clamp_min(1e-300))
-        turned = (1 - self.mix)[index, None] * self.velocities + along[index, None] * forces
-        self.velocities = torch.where(downhill[index, None], turned, 0.0)
-        faster = downhill & (self.patience > PATIENCE)
-        self.timestep = torch.where(faster, (self.timestep * FASTER).clamp_max(LONGEST_TIMESTEP), self.timestep)
-        self.timestep = torch.where(uphill, self.timestep * SLOWER, self.timestep)
-        self.mix = torch.where(faster, self.mix * LESS_MIX, torch.where(uphill, MIX, self.mix))
-        self.patience = torch.where(uphill, 0.0, self.patience + downhill)
-        self.velocities = self.velocities + self.timestep[index, None] * forces
-        move = self.timestep[index, None] * self.velocities
-        length = torch.sqrt(summed(move.square()))
-        self.steps = self.steps + self.running
-        scale = self.running * LONGEST_MOVE / length.clamp_min(LONGEST_MOVE)
-        return move * scale[index, None]
+    conditions = {name: getattr(first, name) + getattr(second, name) for name in ("task", "charge_given", "spin_given")}
+    return System(**joined, **conditions, system_index=index)  # type: ignore[arg-type]

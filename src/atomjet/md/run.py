@@ -1,4 +1,4 @@
-"""`run`: what a run of molecular dynamics is, whoever moves the atoms: files, checkpoints, resumption, progress, summary.
+"""`run`: a run of molecular dynamics, on the device or through ASE: files, checkpoints, resumption, progress, summary.
 
 A run writes trajectories (frames), logs (one row of observables every few steps), and one checkpoint for all of them.
 """
@@ -27,7 +27,7 @@ from atomjet.progress import track
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run says at the end. Means and drift are over the whole log, speed over the steps done just now.
+    """Figures of a run at its end. Means and drift are over the whole log, speed over the steps done just now.
 
     Attributes:
         steps: steps done in all.
@@ -227,7 +227,7 @@ def beside(trajectory: Path, log: Path) -> str:
 
 
 def fingerprint(atoms: Atoms) -> str:
-    """Hash of what makes a start structure this one."""
+    """Hash of a start structure: atoms, masses, momenta, constraints and conditions."""
     digest = hashlib.sha256()
     parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_masses(), atoms.get_momenta()]
     for array in parts:
@@ -238,7 +238,7 @@ def fingerprint(atoms: Atoms) -> str:
 
 
 def summarise(logs: Sequence[Path], settings: MDSettings, done: tuple[int, int], seconds: float, atoms: int) -> Summary:
-    """What is said of a run of one replica or many.
+    """Figures of a run of one replica or many.
 
     Args:
         logs: of each replica.

@@ -1,4 +1,4 @@
-"""What a molecular dynamics run is asked to do, checked before anything is computed."""
+"""Settings of a run of molecular dynamics, checked before anything is computed."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ def displaced(atoms: Atoms, step: float = DISPLACEMENT) -> list[Atoms]:
 
 def symmetry_number(atoms: Atoms) -> int:
     """Rotations that turn a molecule into itself, of 0.05 Å and better; isotopes count as different."""
-    kinds = np.stack([atoms.numbers, np.round(atoms.get_masses(), 3)], axis=1)
-    _, equivalent = np.unique(kinds, axis=0, return_inverse=True)
+    isotopes = np.stack([atoms.numbers, np.round(atoms.get_masses(), 3)], axis=1)
+    _, equivalent = np.unique(isotopes, axis=0, return_inverse=True)
     return max(1, len(symmetries(atoms.positions, equivalent.reshape(-1), within=SYMMETRIC)))
 
 

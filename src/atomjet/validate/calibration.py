@@ -76,7 +76,9 @@ def compare(engine: Engine, structures: Sequence[tuple[Atoms, Array]]) -> Compar
             with watched():
                 found = engine.predict([structures[k][0] for k in group])
             if found.spread is None:
-                raise ConfigError("this model is no ensemble, so that nothing disagrees; make one with `atomjet ensemble`")
+                raise ConfigError(
+                    "this model is no ensemble, so that nothing disagrees; make one with `atomjet ensemble`"
+                )
             labels = np.concatenate([structures[k][1] for k in group])
             errors.append(np.linalg.norm(found.forces.double().numpy() - labels, axis=1))
             spreads.append(found.spread.double().numpy())

@@ -20,7 +20,7 @@ ALL_PAIRS = 20_000
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 """Result of torchmd-net, padded to its capacity of P pairs: atoms (2, P), x_i - x_j of the nearest image (P, 3), lengths (P,), and
-how many pairs there are (1,), be there room for them or not.
+how many pairs there are (1,), whether the buffers hold them or not.
 """
 
 
@@ -61,22 +61,22 @@ def vesin_torch(systems: list[System], cutoff: float, vectors: bool = True) -> S
     def pairs(system: System) -> list[Tensor]:
         return finder.compute(system.positions, cell, pbc, "ijS", copy=True)
 
-    ways = {"its own vectors": its_vectors, "pairs, and vectors worked out from them": vectors_from_pairs}
+    methods = {"its own vectors": its_vectors, "pairs, and vectors worked out from them": vectors_from_pairs}
     if not vectors:
-        ways = {"pairs alone": pairs}
-    for way in ways.values():
-        way(systems[0])
-    chosen = min(ways, key=lambda way: _seconds(lambda: ways[way](systems[0]), systems[0].device))
+        methods = {"pairs alone": pairs}
+    for method in methods.values():
+        method(systems[0])
+    chosen = min(methods, key=lambda name: _seconds(lambda: methods[name](systems[0]), systems[0].device))
 
     def graph(system: System) -> Graph:
-        centers, neighbors, shifts = ways[chosen](system)[:3]
+        centers, neighbors, shifts = methods[chosen](system)[:3]
         return _graph(system, centers.long(), neighbors.long(), shifts.long(), cutoff)
 
     includes = (
         f"vesin-torch on this device, in float64, asked for {chosen}: centers, neighbors, shifts{' and vectors' * vectors} "
         "in tensors of their own, in no order"
     )
-    return Search(ways[chosen], graph, includes)
+    return Search(methods[chosen], graph, includes)
 
 
 def torchmd_net(systems: list[System], cutoff: float) -> Search:
@@ -84,14 +84,14 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
 
     Raises:
         Unavailable: not installed, or boxes that it does not know.
-        RuntimeError: more pairs than there is room for.
+        RuntimeError: more pairs than the buffers hold.
     """
     try:  # its extensions alone, which need Warp and nothing else that its package asks for
         from torchmdnet.extensions.neighbor_utils import get_cell_dimensions
         from torchmdnet.extensions.warp_ops.neighbors import warp_neighbor_pairs
     except ImportError as error:
-        said = f"torchmd-net cannot be imported ({error}); pip install --no-deps torchmd-net warp-lang"
-        raise Unavailable(said) from None
+        reason = f"torchmd-net cannot be imported ({error}); pip install --no-deps torchmd-net warp-lang"
+        raise Unavailable(reason) from None
     first = systems[0]
     strategies, periodic = strategies_for(first), bool(first.pbc.any())
     box = _box(first, cutoff)

@@ -10,10 +10,10 @@ import numpy as np
 from ase import Atoms
 
 from atomjet.distill.journal import Journal, JournalWriter, content_key
-from atomjet.distill.label import label_frame
 from atomjet.distill.pool import Task, default_workers, run_tasks
 from atomjet.distill.recipe import TeacherConfig
 from atomjet.distill.teacher import build_teacher, describe
+from atomjet.distill.teacher_labels import label_frame
 from atomjet.engine.streams import ATOMS_OF_A_CALL, predicted
 from atomjet.errors import AtomJetError
 from atomjet.progress import track

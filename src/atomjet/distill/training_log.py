@@ -1,0 +1,43 @@
+"""The log of a training: a JSON line for each validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atomjet.models.tensor_file import write_atomically
+
+
+class TrainingLog:
+    """Lines with a "step" each, ascending.
+
+    Args:
+        path: of the file, which need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write a line at the end."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def last_step(self) -> int:
+        """Step of the last line; 0 where there is none."""
+        lines = self._lines()
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    def drop_from(self, step: int) -> None:
+        """Remove the lines of this step and of later ones."""
+        if self.path.exists():
+            lines = [line for line in self._lines() if json.loads(line)["step"] < step]
+            write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+
+    def _lines(self) -> list[str]:
+        """Whole lines: a kill can tear the last."""
+        if not self.path.exists():
+            return []
+        return self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
