@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def compare(
     options.check_picture(plot)
     options.check_positive(steps=dynamics.steps, timestep=dynamics.timestep, every=dynamics.every)
     reference = _teacher(teacher, teaching)
-    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
+    atoms, engine = inputs.structure_and_engine(file, frame, reading, computing)
     student, found = AtomJetCalculator(engine), []
     print(f"{'':40} {'student':>12} {'teacher':>12}")
     if frames is not None:

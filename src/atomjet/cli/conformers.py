@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ def _embedded(
     from atomjet.adapters.smiles import embed_many, torsions_of
     from atomjet.adapters.structure_files import molecule_of, read_frames
 
-    with options.skipping(file, reading):
-        atoms = options.read_frame(file, frame, computing.seed, reading)
+    with inputs.skipping(file, reading):
+        atoms = inputs.read_frame(file, frame, computing.seed, reading)
         place = frame if frame >= 0 or not file.exists() else frame + len(read_frames(file, computing.seed))
         molecule = molecule_of(file, place, atoms)
         engine = options.load_engine(computing)
-        atoms = options.check_atoms(atoms, file, engine, reading.strict)
+        atoms = inputs.check_atoms(atoms, file, engine, reading.strict)
     if number is None:
         number = min(STARTS * (1 + torsions_of(molecule)), MOST_STARTS)
     embedded = embed_many(molecule, number, computing.seed)

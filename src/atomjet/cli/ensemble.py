@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, DEFAULT_MODEL, Computing, Overwrite, Reading, grouped
 from atomjet.cli.terminal import one_line
 
@@ -140,7 +140,7 @@ def _labelled(frames: Path, seed: int) -> list[tuple[Atoms, Any]]:
             raise ConfigError(f"{frames} holds nothing back: none of its {len(data)} frames is in the split test")
         structures = [held.atoms(frame) for frame in range(len(held))]
     else:
-        structures = [frame.atoms for frame in options.read_frames(frames, seed, Reading()) if frame.atoms is not None]
+        structures = [frame.atoms for frame in inputs.read_frames(frames, seed, Reading()) if frame.atoms is not None]
     return [(atoms, found["forces"]) for atoms in structures if "forces" in (found := labels_of(atoms))]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 EXAMPLES = """Examples:
@@ -50,10 +50,10 @@ def eos(
 
     options.check_outputs((plot,), file, overwrite)
     options.check_picture(plot)
-    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
-    with options.skipping(file, reading):
+    atoms, engine = inputs.structure_and_engine(file, frame, reading, computing)
+    with inputs.skipping(file, reading):
         if relax:
-            options.bring_to_rest(engine, atoms, RELAXED, cell=True)
+            inputs.bring_to_rest(engine, atoms, RELAXED, cell=True)
         found = equation_of_state(engine.predict, atoms, strain, points, form, plot)
     print(f"{'volume / Å³':>12} {'energy / eV':>18}")
     for volume, energy in zip(found.volumes, found.energies, strict=True):

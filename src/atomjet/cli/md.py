@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Reading, Structure, grouped
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ def md(
     check_replicas(replicas, settings)
     log = output.with_suffix(".csv") if log is None else log
     _check_paths(file, output, log, plot)
-    with options.skipping(file, reading):
-        atoms = options.read_frame(file, frame, computing.seed, reading)
+    with inputs.skipping(file, reading):
+        atoms = inputs.read_frame(file, frame, computing.seed, reading)
         for line in settings.check(atoms):
             options.warn(line)
         engine = options.load_engine(computing)
-        atoms = options.check_atoms(atoms, file, engine, reading.strict)
+        atoms = inputs.check_atoms(atoms, file, engine, reading.strict)
         how = {"resume": resume, "overwrite": overwrite, "checkpoint_seconds": checkpoint_seconds}
         how["request"] = _request(engine, reading, computing)
         summary = _run(atoms, settings, output, log, engine, replicas, how)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def _read_ends(
 
     ends: list[Atoms] = []
     for source in (first, last):
-        with options.skipping(source, reading):
-            ends.append(options.read_frame(source, -1, computing.seed, reading))
+        with inputs.skipping(source, reading):
+            ends.append(inputs.read_frame(source, -1, computing.seed, reading))
     task = ends[0].info.get("task")
     check_format(output, ends, results=True)
     engine = options.load_engine(computing)
     for k, source in enumerate((first, last)):
-        with options.skipping(source, reading):
-            ends[k] = options.check_atoms(ends[k], source, engine, reading.strict)
+        with inputs.skipping(source, reading):
+            ends[k] = inputs.check_atoms(ends[k], source, engine, reading.strict)
     _order_atoms(ends, reorder)
     return ends, task, engine
 
@@ -133,7 +133,7 @@ def _settle_ends(engine: Engine, ends: list[Atoms], fmax: float, relax: bool) ->
     """Relax the ends, or warn of one that is no minimum."""
     if relax:
         for atoms in ends:
-            options.bring_to_rest(engine, atoms, fmax)
+            inputs.bring_to_rest(engine, atoms, fmax)
         return
     found = engine.predict(ends)
     for k, name in enumerate(("FIRST", "LAST")):

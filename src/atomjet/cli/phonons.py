@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def phonons(
     options.check_positive(step=step, symprec=symprec, temperature=temperature)
     options.check_outputs((plot, csv, output), file, overwrite)
     options.check_picture(plot)
-    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
-    with options.skipping(file, reading):
+    atoms, engine = inputs.structure_and_engine(file, frame, reading, computing)
+    with inputs.skipping(file, reading):
         if relax:
-            options.bring_to_rest(engine, atoms, RELAXED, cell=True, fix_symmetry=True)
+            inputs.bring_to_rest(engine, atoms, RELAXED, cell=True, fix_symmetry=True)
         found = compute(engine.predict, atoms, supercell, mesh, step, symprec)
     _print(found, temperature)
     if plot is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import (
     COMPUTING,
     EXECUTING,
@@ -91,7 +91,7 @@ def predict(
         check_format(output, results=True)
     if bulk.takes(file, output, part, csv, plot) and output is not None:
         return bulk.predict_parquet(file, output, part, reading, computing, executing)
-    frames = options.read_frames(file, computing.seed, reading)
+    frames = inputs.read_frames(file, computing.seed, reading)
     readable = [frame.atoms for frame in frames if frame.atoms is not None]
     if output is not None:
         check_format(output, sample_of(readable), results=True)
@@ -99,7 +99,7 @@ def predict(
         raise ConfigError(f"plot {plot}: {file} holds no energies or forces to compare with; leave --plot out")
     tasks = {frame.number: frame.atoms.info.get("task") for frame in frames if frame.atoms is not None}
     engine = options.load_engine_beside(executing, computing)
-    frames = options.check_for_model(frames, engine, reading.strict)
+    frames = inputs.check_for_model(frames, engine, reading.strict)
     if not (many := len(frames) > MOST_LINES):
         print(HEADER)
     with options.executor_of(executing, computing.device) as executor:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 EXAMPLES = """Examples:
@@ -51,7 +51,7 @@ def profile(
         if output is not None:
             options.check_output(output, file, overwrite)
     torch.set_num_threads(threads)
-    atoms, engine = options.structure_and_engine(file, frame, reading, computing, quiet=True)  # the report says it
+    atoms, engine = inputs.structure_and_engine(file, frame, reading, computing, quiet=True)  # the report says it
     made = profile_engine(engine, System.from_ase([atoms] * copies), trace)
     print(table(made))
     command = ncu_command(made, [argument for argument in sys.argv[1:] if argument != "--debug"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import (
     COMPUTING,
     READING,
@@ -93,16 +93,16 @@ def relax(
     check_format(output, results=everything)
     if everything:
         _check_all(settings, trajectory, frame)
-        frames = options.read_frames(file, computing.seed, reading)
+        frames = inputs.read_frames(file, computing.seed, reading)
         tasks = {one.number: one.atoms.info.get("task") for one in frames if one.atoms is not None}
         engine = options.load_engine(computing)
-        return relax_all(engine, options.check_for_model(frames, engine, reading.strict), settings, output, tasks)
-    with options.skipping(file, reading):
-        atoms = options.read_frame(file, frame, computing.seed, reading)
+        return relax_all(engine, inputs.check_for_model(frames, engine, reading.strict), settings, output, tasks)
+    with inputs.skipping(file, reading):
+        atoms = inputs.read_frame(file, frame, computing.seed, reading)
         check_format(output, [atoms])
         engine = options.load_engine(computing)
         own_task = atoms.info.get("task")
-        atoms = options.check_atoms(atoms, file, engine, reading.strict)
+        atoms = inputs.check_atoms(atoms, file, engine, reading.strict)
         atoms.calc = AtomJetCalculator(engine, remarks=False)
         _relax(atoms, settings, output, trajectory, own_task)
 

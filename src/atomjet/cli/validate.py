@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import COMPUTING, READING, Computing, Overwrite, Reading, grouped
 from atomjet.cli.judging import JUDGING, Judging, judge, model_file, side_by_side, tell
 
@@ -100,11 +100,11 @@ def _structures(files: list[Path], seed: int, reading: Reading) -> tuple[list[At
     """What files hold, or the default structures; and whether any was skipped."""
     from atomjet.validate import default_structures
 
-    frames = [frame for file in files for frame in options.read_frames(file, seed, reading)]
+    frames = [frame for file in files for frame in inputs.read_frames(file, seed, reading)]
     skipped = [frame for frame in frames if reading.skip and frame.atoms is None]
     for frame in skipped:
         options.warn(f"skipped {frame.name}: {frame.refusal}")
-    structures = [options.structure_of(frame) for frame in frames if frame.atoms is not None or not reading.skip]
+    structures = [inputs.structure_of(frame) for frame in frames if frame.atoms is not None or not reading.skip]
     if skipped and not structures:
         raise typer.Exit(1)
     return structures if files else default_structures(), bool(skipped)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atomjet.cli import options
+from atomjet.cli import inputs, options
 from atomjet.cli.arguments import IN_FLOAT64, READING, Computing, Frame, Overwrite, Reading, Structure, grouped
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def vib(
     options.check_outputs((modes,), file, overwrite)
     if modes is not None:
         check_format(modes)
-    atoms, engine = options.structure_and_engine(file, frame, reading, computing)
-    with options.skipping(file, reading):
+    atoms, engine = inputs.structure_and_engine(file, frame, reading, computing)
+    with inputs.skipping(file, reading):
         energy = _at_rest(engine, atoms, relax)
         hessian = engine.hessian(atoms).numpy() if analytic else hessian_by_differences(engine.predict, atoms, step)
         found = vibrations(atoms, hessian)
@@ -93,7 +93,7 @@ def vib(
 def _at_rest(engine: Engine, atoms: Atoms, relax: bool) -> float:
     """Relax where it is asked for; warn where forces are left. Returns the energy, eV."""
     if relax:
-        options.bring_to_rest(engine, atoms, RELAXED)
+        inputs.bring_to_rest(engine, atoms, RELAXED)
     from atomjet.md.vibrations import moving_atoms
 
     moving = moving_atoms(atoms)

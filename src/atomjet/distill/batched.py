@@ -6,6 +6,7 @@ Results reach the disk call by call. A frame that the model refuses is labelled 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from atomjet.adapters.ase import AtomJetCalculator
 from atomjet.distill.journal import JournalWriter, Record
 from atomjet.distill.pool import Task
 from atomjet.engine import Engine
+from atomjet.engine.streams import predicted
 from atomjet.errors import AtomJetError, TeacherError
 
 BATCH_ATOMS = 8192
@@ -84,11 +86,11 @@ def _batches(structures: Iterable[tuple[bytes, Atoms]]) -> Iterator[list[tuple[b
 
 
 def _label(engine: Engine, structures: Sequence[Atoms]) -> list[Record]:
-    """Records of a batch; where the batch is refused, halves of it, down to the frame that is the reason."""
-    try:
-        return label_structures(engine, structures)
-    except AtomJetError as error:
-        if len(structures) == 1:
-            return [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
-    half = len(structures) // 2
-    return _label(engine, structures[:half]) + _label(engine, structures[half:])
+    """Records of a batch, of a frame that is refused with the reason."""
+    records: list[Record] = []
+    for _, found in predicted(partial(label_structures, engine), structures, BATCH_ATOMS):
+        if isinstance(found, AtomJetError):
+            records.append({"error": f"{type(found).__name__}: {' '.join(str(found).split())}"})
+        else:
+            records += found
+    return records

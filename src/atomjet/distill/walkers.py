@@ -1,4 +1,4 @@
-"""Molecular dynamics of many structures at once, to see where it leads: each at its own temperature, NVT or NPT, on any device.
+"""Molecular dynamics of many structures at once, to explore with: each at its own temperature, NVT or NPT, on any device.
 
 A step is BAOAB (see `md/integrators.py`) with forces of all structures together by `Engine.predict`: on a GPU the search and the
 model are replayed as CUDA graphs. Pressure is held by stochastic cell rescaling, isotropic (Bernetti and Bussi, J. Chem. Phys. 153,

@@ -5,13 +5,15 @@ computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from atomjet.data import Prediction
 from atomjet.errors import AtomJetError
+
+T = TypeVar("T")
 
 ATOMS_AT_ONCE = 16384
 """Atoms of one batch: enough to fill a GPU, few enough that a long list makes several batches that overlap."""
@@ -37,8 +39,8 @@ def groups(counts: Sequence[int], most: int) -> Iterator[range]:
 
 
 def predicted(
-    predict: Callable[[list[Any]], Prediction], structures: Sequence[Any], most: int
-) -> Iterator[tuple[range, Prediction | AtomJetError]]:
+    predict: Callable[[list[Any]], T], structures: Sequence[Any], most: int
+) -> Iterator[tuple[range, T | AtomJetError]]:
     """All structures in groups of at most `most` atoms. A group of which one is refused is halved, and halved again, until that one
     stands alone with its refusal.
 
@@ -48,9 +50,9 @@ def predicted(
         most: atoms of a call.
     """
 
-    def part(which: range) -> Iterator[tuple[range, Prediction | AtomJetError]]:
+    def part(which: range) -> Iterator[tuple[range, T | AtomJetError]]:
         try:
-            found: Prediction | AtomJetError = predict([structures[k] for k in which])
+            found: T | AtomJetError = predict([structures[k] for k in which])
         except AtomJetError as error:
             if len(which) > 1:
                 yield from part(which[: len(which) // 2])

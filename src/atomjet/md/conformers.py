@@ -11,7 +11,6 @@ counts as often as there are arrangements of it: gauche butane twice for once an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,9 +21,9 @@ from atomjet.adapters.smiles import Embedded
 from atomjet.adapters.structures import bonds
 from atomjet.engine import Engine
 from atomjet.errors import SimulationError, StructureError
-from atomjet.md.equivalence import sorted_distances, symmetries
+from atomjet.md.equivalence import degeneracies_of, sorted_distances
 from atomjet.md.relax_many import relax_many
-from atomjet.md.torsions import curvatures, dihedrals, turned
+from atomjet.md.torsions import curvatures, differs_from_all, dihedrals, turn_choices, turned
 from atomjet.progress import track
 from atomjet.units import BOLTZMANN, KCAL_PER_MOL
 
@@ -32,20 +31,14 @@ SAME_ENERGY = 0.1 * KCAL_PER_MOL
 """eV. Relaxed to 0.005 eV/Å, the same conformer comes out within half of this; to 0.01 eV/Å, gauche butane did not."""
 
 ROUGH, ROUGHLY_THE_SAME = 0.1, 0.5 * KCAL_PER_MOL
-"""eV/Å, to which geometries are relaxed before those that are the same are counted once; eV, within which they are then. The rest
-of the way takes several times as many steps, and one of each conformer goes it."""
+"""eV/Å, to which geometries are relaxed at first; eV, within which two of them are then taken for the same. Relaxing to the end
+takes several times as many steps, and is done for one geometry of each conformer."""
 
 TURNED_PARENTS, TURNED_WINDOW = 4, 4.0
-"""Conformers that are turned in a round, the lowest that have not been; how far above the lowest, kcal/mol, any of them may be."""
+"""Conformers whose bonds are turned in one round, the lowest that have not been; how far above the lowest, kcal/mol, they are."""
 
 TURNS_PER_START = 2
 """Turned geometries that are relaxed for each start, at most."""
-
-ANGLES = np.radians([120.0, 180.0, 240.0])
-"""By which bonds are turned."""
-
-AS_BEFORE = np.radians(30.0)
-"""Within which all bonds must stand as they did in a geometry that was relaxed for a turned one to be no other."""
 
 CURVED_DOWN = -0.05
 """eV/rad², below which a geometry is taken for a saddle point: a methyl group on top of a barrier of 1 kJ/mol. Forces that are
@@ -197,9 +190,9 @@ class _Work:
 
 
 def _turn_on(work: _Work, geometries: list[_Geometry], generator: np.random.Generator) -> list[_Geometry]:
-    """Turn the lowest about their bonds and relax them, until none of the lowest has not been, or enough were."""
+    """Turn the lowest about their bonds and relax them, until all of the lowest have been turned, or enough geometries were."""
     torsions = [torsion for torsion in work.embedded.torsions if torsion.distinct]
-    stood = [dihedrals(one.atoms.positions, torsions) for one in geometries]
+    known = [dihedrals(one.atoms.positions, torsions) for one in geometries]
     left = TURNS_PER_START * len(work.embedded.frames) if torsions else 0
     done: set[int] = set()
     while left > 0:
@@ -210,42 +203,23 @@ def _turn_on(work: _Work, geometries: list[_Geometry], generator: np.random.Gene
         done.update(id(one.atoms) for one in parents)
         moved: list[tuple[Atoms, list[int], int]] = []
         for parent in parents:
-            for turns in _choices(len(torsions), generator):
+            for turns in turn_choices(len(torsions), generator):
                 positions = parent.atoms.positions
                 for torsion, angle in turns:
                     positions = turned(positions, torsions[torsion], angle)
-                stands = dihedrals(positions, torsions)
-                if len(moved) < left and _is_other(stands, stood, work.embedded.own_mirror_image):
-                    stood.append(stands)
+                angles = dihedrals(positions, torsions)
+                if len(moved) < left and differs_from_all(angles, known, work.embedded.own_mirror_image):
+                    known.append(angles)
                     moved.append((Atoms(parent.atoms.numbers, positions, info=dict(parent.atoms.info)), [], 1))
         left -= len(moved)
         found = work.relaxed("turn", moved, max(work.fmax, ROUGH)) if moved else []
-        stood += [dihedrals(one.atoms.positions, torsions) for one in found]
+        known += [dihedrals(one.atoms.positions, torsions) for one in found]
         geometries = _merged([*geometries, *found], work.embedded.equivalent, ROUGHLY_THE_SAME)
     return geometries
 
 
-def _choices(torsions: int, generator: np.random.Generator) -> Iterable[list[tuple[int, float]]]:
-    """Every bond turned by every angle, then as many pairs of bonds, at random; each a list of bonds and angles."""
-    singles = [[(torsion, float(angle))] for torsion in range(torsions) for angle in ANGLES]
-    yield from singles
-    for _ in singles if torsions > 1 else ():
-        first, second = generator.choice(torsions, 2, replace=False)
-        yield [(int(first), float(generator.choice(ANGLES))), (int(second), float(generator.choice(ANGLES)))]
-
-
-def _is_other(stands: np.ndarray, stood: Sequence[np.ndarray], mirrored: bool) -> bool:
-    """Whether some bond stands otherwise than in every geometry before, and than in its mirror image where that counts."""
-    before = np.array(stood)
-    for hand in (1, -1) if mirrored else (1,):
-        apart = np.abs((stands - hand * before + np.pi) % (2 * np.pi) - np.pi)
-        if (apart.max(1) < AS_BEFORE).any():
-            return False
-    return True
-
-
 def _descended(work: _Work, geometries: list[_Geometry]) -> list[_Geometry]:
-    """Geometries without those at saddle points, from which both ways down are gone."""
+    """Geometries with those at saddle points replaced by the minima on both sides."""
     torsions = work.embedded.torsions
     for _ in range(MOST_DESCENTS if torsions else 0):
         curved = curvatures(work.engine.predict, [one.atoms for one in geometries], torsions)
@@ -276,7 +250,7 @@ def _polished(work: _Work, geometries: list[_Geometry]) -> list[_Geometry]:
 
 def _ranked(geometries: list[_Geometry], embedded: Embedded, temperature: float) -> list[Conformer]:
     lowest = geometries[0].energy
-    degeneracies = _degeneracies([one.atoms.positions for one in geometries], embedded)
+    degeneracies = degeneracies_of([one.atoms.positions for one in geometries], embedded)
     weights = np.array(degeneracies) * np.exp([(lowest - one.energy) / (BOLTZMANN * temperature) for one in geometries])
     weights /= weights.sum()
     found = []
@@ -291,17 +265,6 @@ def _ranked(geometries: list[_Geometry], embedded: Embedded, temperature: float)
         starts = tuple(sorted(one.starts))
         found.append(Conformer(one.atoms, one.energy, relative, weight, degeneracies[rank], starts, one.turned))
     return found
-
-
-def _degeneracies(geometries: list[np.ndarray], embedded: Embedded) -> list[int]:
-    """How many arrangements of equivalent atoms are each conformer, relative to the others."""
-    hands, numbers = [], []
-    for positions in geometries:
-        numbers.append(max(1, len(symmetries(positions, embedded.equivalent))))
-        handed = embedded.own_mirror_image and not symmetries(positions, embedded.equivalent, mirrored=True)
-        hands.append(2 if handed else 1)
-    counts = [hand * math.lcm(*numbers) // number for hand, number in zip(hands, numbers, strict=True)]
-    return [count // math.gcd(*counts) for count in counts]
 
 
 def _changed_bonds(before: Atoms, after: Atoms) -> str | None:

@@ -5,9 +5,13 @@ Atoms are equivalent when they cannot be told apart by what they are bonded to.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
+
+from atomjet.adapters.smiles import Embedded
 
 SAME_PLACES = 0.1
 """Å, root mean square over atoms, between a conformer and itself turned, or its mirror image, below which they are the same."""
@@ -103,3 +107,14 @@ def _turn(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     left, _, right = np.linalg.svd(moving.T @ fixed)
     hand = np.sign(np.linalg.det(left @ right))
     return left @ np.diag([1.0, 1.0, hand]) @ right
+
+
+def degeneracies_of(geometries: list[np.ndarray], embedded: Embedded) -> list[int]:
+    """How many arrangements of equivalent atoms each conformer stands for, relative to the others, from its positions (N, 3) Å."""
+    hands, numbers = [], []
+    for positions in geometries:
+        numbers.append(max(1, len(symmetries(positions, embedded.equivalent))))
+        handed = embedded.own_mirror_image and not symmetries(positions, embedded.equivalent, mirrored=True)
+        hands.append(2 if handed else 1)
+    counts = [hand * math.lcm(*numbers) // number for hand, number in zip(hands, numbers, strict=True)]
+    return [count // math.gcd(*counts) for count in counts]

@@ -1,8 +1,8 @@
-"""Turns about a molecule's bonds: geometries turned, how its bonds stand, and how the energy curves along such turns."""
+"""Turns about a molecule's bonds: which there are, geometries turned, dihedral angles, and the curvature of the energy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -12,6 +12,12 @@ from atomjet.data import Prediction
 
 SMALL_TURN = np.radians(4.0)
 """rad, to both sides of a turn: the step of finite differences, from which its curvature follows."""
+
+ANGLES = np.radians([120.0, 180.0, 240.0])
+"""rad, by which bonds are turned."""
+
+SAME_DIHEDRALS = np.radians(30.0)
+"""rad, largest difference of any dihedral angle between two geometries that will relax to the same conformer."""
 
 
 def turned(positions: np.ndarray, torsion: Torsion, angle: float) -> np.ndarray:
@@ -74,3 +80,22 @@ def _slopes(positions: np.ndarray, forces: np.ndarray, torsions: Sequence[Torsio
         arms = positions[torsion.moving] - positions[third]
         slopes.append(-(forces[torsion.moving] * np.cross(axis / np.linalg.norm(axis), arms)).sum())
     return np.array(slopes)
+
+
+def turn_choices(torsions: int, generator: np.random.Generator) -> Iterable[list[tuple[int, float]]]:
+    """Every bond turned by every angle, then as many pairs of bonds, at random; each a list of bonds and angles."""
+    singles = [[(torsion, float(angle))] for torsion in range(torsions) for angle in ANGLES]
+    yield from singles
+    for _ in singles if torsions > 1 else ():
+        first, second = generator.choice(torsions, 2, replace=False)
+        yield [(int(first), float(generator.choice(ANGLES))), (int(second), float(generator.choice(ANGLES)))]
+
+
+def differs_from_all(angles: np.ndarray, others: Sequence[np.ndarray], mirrored: bool) -> bool:
+    """Whether dihedral angles (T,), rad, differ from those of all other geometries, and of their mirror images if `mirrored`."""
+    before = np.array(others)
+    for hand in (1, -1) if mirrored else (1,):
+        apart = np.abs((angles - hand * before + np.pi) % (2 * np.pi) - np.pi)
+        if (apart.max(1) < SAME_DIHEDRALS).any():
+            return False
+    return True
