@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from atomjet.bench import accuracy, captured_steps, contenders, geometries, run, timed_calls
+from atomjet.bench import race as timing
 from atomjet.bench.accuracy import STEP_GATES
 from atomjet.bench.captured_steps import CapturedSteps, EngineCall
 from atomjet.bench.contender import EngineContender, Unavailable, reference
@@ -196,7 +197,7 @@ def test_a_step_beyond_its_gate_prints_no_speed(plain):
 def test_compiling_takes_nothing_from_the_first_race(plain, monkeypatch):
     """What a contender's very first calls take is spent once for all cases."""
     given, now, make = [], [0.0], Plain.__init__
-    interleave = run.interleave
+    interleave = timing.interleave
 
     def watched(calls, device, runs, seconds, **rest):
         if "made" in rest:  # a race, not the parts of its calls
@@ -208,7 +209,7 @@ def test_compiling_takes_nothing_from_the_first_race(plain, monkeypatch):
         make(*arguments)
 
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(run, "interleave", watched)
+    monkeypatch.setattr(timing, "interleave", watched)
     monkeypatch.setattr(Plain, "__init__", slowly)
     plain({"one": 1.0}, cases="abcd", budget=Budget(60.0, started=0.0))
     assert given[0] == pytest.approx(60.0 * 1.5 / 4)
