@@ -103,7 +103,7 @@ def test_a_model_that_mixes_experts_and_balances_charge(found, ranks, case, back
 
 INPUTS = (
     "newton", "processors", "shares", "few atoms", "box of less than a cutoff", "narrow communication", "wide skin", "tiles",
-    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
+    "every", "seldom looked", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
     "triclinic pressure", "relaxed box", "from an empty box",
 )  # fmt: skip
 
@@ -192,6 +192,8 @@ def test_examples_run(tmp_path, name, variables):
         ("killed", "Killed (signal 9)"),
         ("raises", "MemoryError: unable to allocate 12 GiB"),
         ("other pair style", "error: step 0, rank 0: pair_style has been set anew since AtomJet was attached"),
+        ("bonds", "error: step 0, rank 0: bond_style harmonic has been set since AtomJet was attached and would add its"),
+        ("never looks again", "rank 0: atoms have moved by 0.2"),
         ("some atoms' images", "error: step 0, rank 0: some edges lack their reverse, so that forces would be wrong"),
     ],
 )
