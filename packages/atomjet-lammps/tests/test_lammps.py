@@ -192,7 +192,10 @@ def test_examples_run(tmp_path, name, variables):
         ("killed", "Killed (signal 9)"),
         ("raises", "MemoryError: unable to allocate 12 GiB"),
         ("other pair style", "error: step 0, rank 0: pair_style has been set anew since AtomJet was attached"),
-        ("bonds", "error: step 0, rank 0: bond_style harmonic has been set since AtomJet was attached and would add its"),
+        (
+            "bonds",
+            "error: step 0, rank 0: bond_style harmonic has been set since AtomJet was attached and would add its",
+        ),
         ("never looks again", "rank 0: atoms have moved by 0.2"),
         ("some atoms' images", "error: step 0, rank 0: some edges lack their reverse, so that forces would be wrong"),
     ],

@@ -72,7 +72,9 @@ class Driver:
         self.stresses = False
         self.last: Result | None = None
         self._ghosts: Ghosts | None = None
-        self._chosen: tuple[np.ndarray, float] | None = None  # where own atoms were when images were chosen; how far they may go, Å
+        self._chosen: tuple[np.ndarray, float] | None = (
+            None  # where own atoms were when images were chosen; how far they may go, Å
+        )
 
     def _by_type(self, types: Sequence[str] | None) -> torch.Tensor:
         """(types + 1,) atomic numbers; type 0 is none."""
