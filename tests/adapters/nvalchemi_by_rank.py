@@ -72,7 +72,7 @@ def compare(atoms: Atoms, precision: str, dtype: torch.dtype) -> dict[str, objec
 
 
 def dynamics(atoms: Atoms, steps: int) -> dict[str, object]:
-    """Steps of constant energy on all ranks, against the same on one; no atom leaves its rank, which nvalchemi cannot do over gloo."""
+    """Steps of constant energy on all ranks, against one; no atom leaves its rank, which nvalchemi cannot do over gloo."""
     wrapper = AtomJetWrapper("organic-xtb", device="cpu", precision="float64")
     alone = NVE(wrapper, dt=0.5).run(batch_of(atoms, torch.float64, 300.0), n_steps=steps)
     split = DomainParallel(NVE(wrapper, dt=0.5), DomainConfig(cutoff=wrapper.engine.cutoff, skin=1.0, mesh=MESH))

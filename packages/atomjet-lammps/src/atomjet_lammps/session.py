@@ -153,8 +153,8 @@ class Session:
             style = self.lmp.extract_global(f"{name.lower()}_style")
             if style.split("/")[0] not in ("none", "zero"):
                 raise ConfigError(
-                    f"{name.lower()}_style {style} has been set since AtomJet was attached and would add its forces to the model's; "
-                    "take it out"
+                    f"{name.lower()}_style {style} has been set since AtomJet was attached and would add its forces to the "
+                    "model's; take it out"
                 )
         if self.lmp.extract_global("respa_levels"):
             raise ConfigError("run_style respa asks for forces of some levels only; use 'run_style verlet'")
@@ -184,7 +184,7 @@ class Session:
         return every, delay, check
 
     def longest_listed(self, positions: np.ndarray) -> float:
-        """Å, the longest of the pairs that LAMMPS has listed, of some atoms: hardly below the cutoff and the skin in a dense system.
+        """Å, the longest pair that LAMMPS has listed, of some atoms: in a dense system hardly below the cutoff and the skin.
 
         Args:
             positions: of own atoms and images.
