@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 from torch import Tensor
 
 from atomjet.data import System
@@ -45,7 +45,7 @@ class Relaxed:
 
     Attributes:
         index: its place in the list given.
-        atoms: the last structure that could be computed; FixAtoms kept, no calculator.
+        atoms: the last structure that could be computed; its constraints kept, no calculator.
         energy: eV. fmax: largest force on a free atom, eV/Å. Both NaN where nothing could be computed.
         steps: taken.
         converged: whether `fmax` is below the limit.
@@ -74,13 +74,13 @@ def relax_many(
 
     Args:
         engine: computes.
-        frames: any sizes, molecules and crystals mixed; FixAtoms is kept.
+        frames: any sizes, molecules and crystals mixed; FixAtoms and FixCartesian are kept.
         fmax: eV/Å; converged when no free atom feels more.
         steps: most steps of any structure.
         advance: called after each step of a batch.
 
     Raises:
-        StructureError: a constraint other than FixAtoms.
+        StructureError: another constraint.
     """
     for index, atoms in enumerate(frames):
         _check_constraints(index, atoms)
@@ -102,10 +102,10 @@ def relax_many(
 
 def _check_constraints(index: int, atoms: Atoms) -> None:
     for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
+        if not isinstance(constraint, FixAtoms | FixCartesian):
             raise StructureError(
                 f"structure {index}: constraint {type(constraint).__name__} is not kept when structures are relaxed together, "
-                "only FixAtoms is; relax this one alone"
+                "only FixAtoms and FixCartesian are; relax this one alone"
             )
 
 
@@ -158,7 +158,7 @@ class _Batch:
             yield from self._refused()
             return
         index = self.system.system_index
-        forces = torch.where(state.fixed[:, None], 0.0, found.forces.double())
+        forces = torch.where(state.fixed, 0.0, found.forces.double())
         largest = torch.zeros_like(state.largest).scatter_reduce_(0, index, forces.norm(dim=1), "amax")
         state.energy = torch.where(state.running, found.energy.double(), state.energy)
         state.largest = torch.where(state.running, largest, state.largest)
@@ -255,7 +255,7 @@ class _State:
     """FIRE's memory of each structure.
 
     Attributes:
-        velocities: (N, 3). fixed: (N,). computed: (N, 3) Å, positions of the last step that could be computed.
+        velocities: (N, 3). fixed: (N, 3), components that are held. computed: (N, 3) Å, positions of the last step that could be computed.
         spread: (N,) eV/Å, there; NaN of a single model.
         running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
         energy, largest: (S,) at the positions last computed.
@@ -278,11 +278,11 @@ class _State:
     @classmethod
     def fresh(cls, frames: Sequence[Atoms], device: torch.device) -> _State:
         atoms, number = sum(len(frame) for frame in frames), len(frames)
-        fixed = np.zeros(atoms, dtype=bool)
+        fixed = np.zeros((atoms, 3), dtype=bool)
         first = 0
         for frame in frames:
             for constraint in frame.constraints:
-                fixed[first + constraint.index] = True
+                fixed[first + constraint.index] |= getattr(constraint, "mask", True)
             first += len(frame)
 
         def filled(value: float) -> Tensor:
