@@ -266,6 +266,7 @@ INPUT = "units metal\nread_data x\npair_style atomjet\npair_coeff * * O H\n"
     [
         ("clear", "line 5: 'clear' takes the model's forces away; write an input for each system"),
         ("run_style respa 2 2", "line 5: run_style respa asks for forces of some levels only; use 'run_style verlet'"),
+        ("neigh_modify delay 0 once yes", "line 5: neigh_modify once yes: ranks would lack atoms that come near later"),
         ("kspace_style pppm 1e-4", "line 5: kspace_style pppm would add its forces to the model's; take it out"),
         ("bond_style &\n harmonic", "line 5: bond_style harmonic would add its forces to the model's; take it out"),
         ("pair_style &\n hybrid/overlay zbl 1 2 atomjet", "line 5: pair_style hybrid/overlay adds its own forces"),

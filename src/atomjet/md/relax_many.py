@@ -255,7 +255,7 @@ class _State:
     """FIRE's memory of each structure.
 
     Attributes:
-        velocities: (N, 3). fixed: (N, 3), components that are held. computed: (N, 3) Å, positions of the last step that could be computed.
+        velocities: (N, 3). fixed: (N, 3), what is held. computed: (N, 3) Å, positions of the last step that could be computed.
         spread: (N,) eV/Å, there; NaN of a single model.
         running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
         energy, largest: (S,) at the positions last computed.
