@@ -1,5 +1,9 @@
-"""nvalchemi-toolkit with AtomJet's forces, on the CPU: its own integrators and optimisers, batches of unlike structures."""
+"""nvalchemi-toolkit with AtomJet's forces, on the CPU: its own integrators and optimisers, batches, one structure on two ranks."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +137,24 @@ def test_elements_that_the_model_does_not_know(wrapper):
         wrapper(batch_of([bulk("Cu")]))
     with pytest.raises(NotImplementedError, match="no embeddings"):
         wrapper.compute_embeddings(batch_of([molecule("H2O")]))
+
+
+def test_two_ranks_share_a_structure(tmp_path):
+    out = tmp_path / "found.json"
+    script = Path(__file__).parent / "nvalchemi_by_rank.py"
+    environment = os.environ | {"NVALCHEMI_HALO_P2P": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", script, out]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(out.read_text())
+    for name in ("sheared", "slab"):
+        assert found[name]["force"] < 1e-10
+        assert found[name]["energy"] < 1e-9
+    assert found["sheared"]["atoms"] == 96
+    assert found["sheared"]["stress"] < 1e-12
+    assert found["float32"]["force"] < 1e-5  # float32's rounding, of sums in another order
+    assert found["dynamics"]["force"] < 1e-10
+    assert found["dynamics"]["velocity"] < 1e-10
+    for said in found["refusals"]:
+        assert said["narrow"] == "DomainConfig has ghosts within 3 Å, the model sees 5 Å; set its cutoff to that"
+        assert said["partition"] == "strategy 'graph_partition' is not served; use StrategyKind.HALO"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms, FixCartesian
 from ase.io import write
 from safetensors import safe_open
 
@@ -435,6 +436,23 @@ def test_xyz_without_assertions(tmp_path: Path):
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         assert lines[0].startswith("HO [ True  True  True] {'charge': ")
         assert lines[1].startswith("Ne [ True  True  True] ")
+
+
+def test_atoms_that_are_held_beside_one_that_is_held_in_one_direction(tmp_path: Path):
+    atoms = molecule("CH3OH")
+    atoms.set_constraint([FixAtoms([0, 1]), FixCartesian([3], mask=(False, False, True))])
+    atoms.write(tmp_path / "held.xyz")
+    (read,) = read_structures(tmp_path / "held.xyz")
+    fixed, partly = read.constraints
+    assert isinstance(fixed, FixAtoms)
+    assert fixed.index.tolist() == [0, 1]
+    assert isinstance(partly, FixCartesian)
+    assert (partly.index.tolist(), partly.mask.tolist()) == ([3], [False, False, True])
+    one_column = atoms.copy()
+    one_column.set_constraint(FixAtoms([4]))
+    one_column.write(tmp_path / "fixed.xyz")
+    (read,) = read_structures(tmp_path / "fixed.xyz")
+    assert [one.index.tolist() for one in read.constraints] == [[4]]
 
 
 def test_columns_that_are_not_there(tmp_path: Path):

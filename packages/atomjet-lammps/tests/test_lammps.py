@@ -103,7 +103,7 @@ def test_a_model_that_mixes_experts_and_balances_charge(found, ranks, case, back
 
 INPUTS = (
     "newton", "processors", "shares", "few atoms", "box of less than a cutoff", "narrow communication", "wide skin", "tiles",
-    "every", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
+    "every", "seldom looked", "other elements", "deleted", "created", "deposited", "swapped", "lost", "tilted", "open", "flipped",
     "triclinic pressure", "relaxed box", "from an empty box",
 )  # fmt: skip
 
@@ -192,6 +192,11 @@ def test_examples_run(tmp_path, name, variables):
         ("killed", "Killed (signal 9)"),
         ("raises", "MemoryError: unable to allocate 12 GiB"),
         ("other pair style", "error: step 0, rank 0: pair_style has been set anew since AtomJet was attached"),
+        (
+            "bonds",
+            "error: step 0, rank 0: bond_style harmonic has been set since AtomJet was attached and would add its",
+        ),
+        ("never looks again", "rank 0: atoms have moved by 0.2"),
         ("some atoms' images", "error: step 0, rank 0: some edges lack their reverse, so that forces would be wrong"),
     ],
 )
@@ -261,6 +266,7 @@ INPUT = "units metal\nread_data x\npair_style atomjet\npair_coeff * * O H\n"
     [
         ("clear", "line 5: 'clear' takes the model's forces away; write an input for each system"),
         ("run_style respa 2 2", "line 5: run_style respa asks for forces of some levels only; use 'run_style verlet'"),
+        ("neigh_modify delay 0 once yes", "line 5: neigh_modify once yes: ranks would lack atoms that come near later"),
         ("kspace_style pppm 1e-4", "line 5: kspace_style pppm would add its forces to the model's; take it out"),
         ("bond_style &\n harmonic", "line 5: bond_style harmonic would add its forces to the model's; take it out"),
         ("pair_style &\n hybrid/overlay zbl 1 2 atomjet", "line 5: pair_style hybrid/overlay adds its own forces"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
 
 from atomjet.data.elements import SYMBOLS
 from atomjet.engine import Engine
@@ -200,3 +201,19 @@ def _said(atoms: Atoms, name: str) -> int:
         return round(float(atoms.info.get(name, 0)))
     except (TypeError, ValueError, OverflowError):
         return 0
+
+
+def gather_fixed_atoms(atoms: Atoms) -> None:
+    """Make one `FixAtoms` of what an extended XYZ file says of each atom by itself, where some are held in one direction only.
+
+    ASE reads a `FixCartesian` for every atom then, those that are held in all directions or in none among them.
+    """
+    fixed: list[int] = []
+    others = []
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and constraint.mask.all()):
+            fixed += constraint.index.tolist()
+        elif not isinstance(constraint, FixCartesian) or constraint.mask.any():
+            others.append(constraint)
+    if len(others) + bool(fixed) < len(atoms.constraints):
+        atoms.set_constraint(([FixAtoms(sorted(set(fixed)))] if fixed else []) + others)

@@ -27,7 +27,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 
 from atomjet.adapters import molfile, pdb, smiles
 from atomjet.adapters.cif import cif_remarks
-from atomjet.adapters.structure_checks import remarks_on
+from atomjet.adapters.structure_checks import gather_fixed_atoms, remarks_on
 from atomjet.adapters.structure_output import is_parquet
 from atomjet.errors import AtomJetError, StructureError
 from atomjet.units import HEAVY_HYDROGEN
@@ -178,6 +178,7 @@ def _named(name: str, read: list[Read], note: Callable[[str], object]) -> list[F
         if atoms is not None:
             own += f" ({atoms.get_chemical_formula()})" if len(atoms) else ""
             remarks = remarks | remarks_on(atoms)
+            gather_fixed_atoms(atoms)
         frames.append(Frame(number, own, atoms, refusal, remarks))
     return frames
 

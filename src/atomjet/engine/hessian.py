@@ -1,8 +1,7 @@
 """Second derivatives of the energy: analytic, in float64, from a model's definition.
 
-The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the gradient's k-th component.
-As many copies of the structure stand in one batch as there are rows to compute, and each copy is asked for another row: two passes
-over a batch instead of one pass a row.
+The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the gradient's k-th component. The
+gradient is computed once, and many rows follow from it in one pass of PyTorch's `vmap`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from atomjet.ops.edge_vectors import Edges, edge_vectors
 TWICE = 3
 """Bytes that a second derivative saves, as a multiple of those of energies and their first derivative."""
 
-ATOMS_AT_ONCE_ON_CPU = 160
-"""Atoms of all copies of a batch on a CPU, at most: as many as a core's cache holds; more are slower, not only larger."""
+ATOMS_AT_ONCE_ON_CPU = 80
+"""Atoms of all rows of a pass on a CPU, at most: as many as a core's cache holds; more are slower, not only larger."""
 
 
 def hessian(
@@ -42,48 +41,18 @@ def hessian(
     if system.device.type == "cpu":
         at_once = min(at_once, ATOMS_AT_ONCE_ON_CPU // system.num_atoms)
     at_once = max(1, at_once)
-    rows = [
-        _rows(definition, system, graph, torch.arange(first, min(first + at_once, components), device=system.device))
-        for first in range(0, components, at_once)
-    ]
-    found = torch.cat(rows)
-    return 0.5 * (found + found.T)
-
-
-def _rows(definition: Definition, system: System, graph: Graph, wanted: Tensor) -> Tensor:
-    """(R, 3N) rows `wanted` (R,), each from a copy of the structure."""
-    number, atoms = len(wanted), system.num_atoms
-    copies = repeat(graph, number)
-    positions = system.positions.double().repeat(number, 1).requires_grad_(True)
-    cell = system.cell.double().expand(number, 3, 3)
-    edges = Edges(copies.centers, copies.neighbors, copies.shifts, copies.system_index[copies.centers])
+    positions = system.positions.double().requires_grad_(True)
+    edges = Edges(graph.centers, graph.neighbors, graph.shifts, graph.system_index[graph.centers])
     with torch.enable_grad():
-        vectors = edge_vectors(positions, cell, edges)
-        energy = definition.atomic_energies(copies.with_vectors(vectors)).sum()
+        vectors = edge_vectors(positions, system.cell.double(), edges)
+        energy = definition.atomic_energies(graph.with_vectors(vectors)).sum()
         (gradient,) = torch.autograd.grad(energy, positions, create_graph=True)
-        chosen = gradient.reshape(number, 3 * atoms).gather(1, wanted[:, None]).sum()
-        if not chosen.requires_grad:  # atoms that see no others
-            return positions.new_zeros(number, 3 * atoms)
-        (second,) = torch.autograd.grad(chosen, positions)
-    return second.reshape(number, 3 * atoms)
-
-
-def repeat(graph: Graph, number: int) -> Graph:
-    """So many copies of a graph of one structure, as one graph."""
-    atoms, edges = graph.num_atoms, graph.num_edges
-    copy = torch.arange(number, device=graph.centers.device)
-    of_edge = copy.repeat_interleave(edges)
-    row_ptr = (graph.row_ptr[:-1].repeat(number, 1) + edges * copy[:, None]).flatten()
-    return Graph(
-        centers=graph.centers.repeat(number) + atoms * of_edge,
-        neighbors=graph.neighbors.repeat(number) + atoms * of_edge,
-        shifts=graph.shifts.repeat(number, 1),
-        vectors=graph.vectors.repeat(number, 1),
-        row_ptr=torch.cat([row_ptr, row_ptr.new_tensor([edges * number])]),
-        atomic_numbers=graph.atomic_numbers.repeat(number),
-        system_index=copy.repeat_interleave(atoms),
-        charge=graph.charge.repeat(number),
-        spin=graph.spin.repeat(number),
-        cutoff=graph.cutoff,
-        task=graph.task * number,
-    )
+    if not gradient.requires_grad:  # atoms that see no others
+        return positions.new_zeros(components, components)
+    chosen = torch.eye(components, dtype=torch.float64, device=system.device).reshape(components, -1, 3)
+    rows = [
+        torch.autograd.grad(gradient, positions, some, retain_graph=True, is_grads_batched=True)[0]
+        for some in chosen.split(at_once)
+    ]
+    found = torch.cat(rows).reshape(components, components)
+    return 0.5 * (found + found.T)

@@ -29,7 +29,7 @@ class Fire:
     """State of FIRE in S structures of N atoms in all.
 
     Attributes:
-        velocities: (N, 3). fixed: (N,). computed: (N, 3) Å, positions of the last step that could be computed.
+        velocities: (N, 3). fixed: (N, 3), what is held. computed: (N, 3) Å, positions of the last step that could be computed.
         spread: (N,) eV/Å, there; NaN of a single model.
         running: (S,). timestep, mix: (S,). patience: (S,) steps of positive power. steps: (S,) taken.
         energy, largest: (S,) at the positions last computed.
@@ -51,13 +51,13 @@ class Fire:
 
     @classmethod
     def fresh(cls, frames: Sequence[Atoms], device: torch.device) -> Fire:
-        """Structures at rest, before their first step; FixAtoms holds atoms, other constraints must not be there."""
+        """Structures at rest, before their first step; FixAtoms and FixCartesian are kept, other constraints must not be there."""
         atoms, number = sum(len(frame) for frame in frames), len(frames)
-        fixed = np.zeros(atoms, dtype=bool)
+        fixed = np.zeros((atoms, 3), dtype=bool)
         first = 0
         for frame in frames:
             for constraint in frame.constraints:
-                fixed[first + constraint.index] = True
+                fixed[first + constraint.index] |= getattr(constraint, "mask", True)
             first += len(frame)
 
         def filled(value: float) -> Tensor:

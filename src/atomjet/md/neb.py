@@ -26,6 +26,10 @@ DISTINCT = 0.05
 """Å, root mean square, within which two ends are the same structure."""
 
 
+FIXED = 0.01
+"""Å by which atoms that are held may stand elsewhere in the other end, as files round."""
+
+
 class BatchedNEB(NEB):
     """ASE's band, whose images are computed together.
 
@@ -106,7 +110,8 @@ def find_path(
 
     Args:
         predict: energies and forces of many structures.
-        first, last: minima, the same atoms in the same order; a free molecule is laid upon the first.
+        first, last: minima, the same atoms in the same order; a free molecule is laid upon the first, and an atom that stands
+            across a periodic boundary in the last goes there the short way. Constraints of one hold for the other too.
         images: of the band, ends included.
         fmax: eV/Å.
         steps: most steps, climbing included.
@@ -114,18 +119,23 @@ def find_path(
         report: called after each step with its number, the barrier (eV) and the largest force.
 
     Raises:
-        StructureError: ends of different atoms or cells, or ends that are the same.
+        StructureError: ends of different atoms, cells, boundaries or constraints, or ends that are the same.
         ConfigError: fewer than three images.
         SimulationError: an image between the ends that the model refuses.
     """
     _check_ends(first, last, images)
-    last = last.copy()
-    if not (first.pbc.any() or first.constraints or last.constraints):
+    first, last = first.copy(), last.copy()
+    _share_constraints(first, last)
+    if first.pbc.any():
+        moves, _ = find_mic(last.positions - first.positions, first.cell, first.pbc)  # type: ignore[arg-type]
+        last.set_positions(first.positions + moves, apply_constraint=False)
+    elif not first.constraints:
         # Images on a path through space would resolve the reaction worse.
         minimize_rotation_and_translation(first, last)
     _check_distinct(first, last)
-    band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last.copy()])
-    band.interpolate(method="idpp", mic=bool(first.pbc.any()))
+    _check_constraints(first, last)
+    band = BatchedNEB(predict, [first.copy() for _ in range(images - 1)] + [last])
+    band.interpolate(method="idpp", mic=bool(first.pbc.any()), apply_constraint=bool(first.constraints))
     taken, converged = 0, False
     for climbing in (False, True) if climb else (False,):
         band.climb = climbing
@@ -174,6 +184,10 @@ def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
         raise StructureError(f"the ends must have their atoms in the same order; atom {atom} differs")
     if not np.allclose(first.cell.array, last.cell.array):
         raise StructureError("the ends have different cells; a band at fixed cell needs the same one")
+    if not np.array_equal(first.pbc, last.pbc):
+        raise StructureError(
+            f"the ends have different boundary conditions, pbc {first.pbc.tolist()} and {last.pbc.tolist()}; a path has one"
+        )
     for name in ("charge", "spin"):
         if first.info.get(name) != last.info.get(name):
             raise StructureError(
@@ -182,13 +196,36 @@ def _check_ends(first: Atoms, last: Atoms, images: int) -> None:
 
 
 def _check_distinct(first: Atoms, last: Atoms) -> None:
-    moves = last.positions - first.positions
-    if first.pbc.any():
-        moves, _ = find_mic(moves, first.cell, first.pbc)  # type: ignore[arg-type]
-    apart = float(np.sqrt((moves**2).sum(1).mean()))
+    apart = float(np.sqrt(((last.positions - first.positions) ** 2).sum(1).mean()))
     if apart < DISTINCT:
         raise StructureError(
             f"the ends are the same structure, {apart:.3f} Å apart (root mean square); give two minima"
+        )
+
+
+def _share_constraints(first: Atoms, last: Atoms) -> None:
+    """Give the end that has no constraints those of the other, which files often lose.
+
+    Raises:
+        StructureError: both have some, and not the same.
+    """
+    if not (first.constraints and last.constraints):
+        first.set_constraint(first.constraints or last.constraints)
+        last.set_constraint(first.constraints)
+    elif [str(one.todict()) for one in first.constraints] != [str(one.todict()) for one in last.constraints]:
+        raise StructureError("the ends have different constraints; fix the same atoms in both, or in one alone")
+
+
+def _check_constraints(first: Atoms, last: Atoms) -> None:
+    """Refuse ends between which the constraints of the first let no path lead."""
+    allowed = first.copy()
+    allowed.set_positions(last.positions)
+    off = np.linalg.norm(allowed.positions - last.positions, axis=1)
+    atom = int(off.argmax())
+    if off[atom] > FIXED:
+        raise StructureError(
+            f"atom {atom} ({first.symbols[atom]}) is held by a constraint, but stands {off[atom]:.3f} Å elsewhere in the last end; "
+            "let it stand where it does in the first, and relax the last end again"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 from torch import Tensor
 
 from atomjet.data import System
@@ -38,7 +38,7 @@ class Relaxed:
 
     Attributes:
         index: its place in the list given.
-        atoms: the last structure that could be computed; FixAtoms kept, no calculator.
+        atoms: the last structure that could be computed; its constraints kept, no calculator.
         energy: eV. fmax: largest force on a free atom, eV/Å. Both NaN where nothing could be computed.
         steps: taken.
         converged: whether `fmax` is below the limit.
@@ -67,13 +67,13 @@ def relax_many(
 
     Args:
         engine: computes.
-        frames: any sizes, molecules and crystals mixed; FixAtoms is kept.
+        frames: any sizes, molecules and crystals mixed; FixAtoms and FixCartesian are kept.
         fmax: eV/Å; converged when no free atom feels more.
         steps: most steps of any structure.
         advance: called after each step of a batch.
 
     Raises:
-        StructureError: a constraint other than FixAtoms.
+        StructureError: another constraint.
     """
     for index, atoms in enumerate(frames):
         _check_constraints(index, atoms)
@@ -95,10 +95,10 @@ def relax_many(
 
 def _check_constraints(index: int, atoms: Atoms) -> None:
     for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms):
+        if not isinstance(constraint, FixAtoms | FixCartesian):
             raise StructureError(
                 f"structure {index}: constraint {type(constraint).__name__} is not kept when structures are relaxed together, "
-                "only FixAtoms is; relax this one alone"
+                "only FixAtoms and FixCartesian are; relax this one alone"
             )
 
 
@@ -151,7 +151,7 @@ class _Batch:
             yield from self._refused()
             return
         index = self.system.system_index
-        forces = torch.where(state.fixed[:, None], 0.0, found.forces.double())
+        forces = torch.where(state.fixed, 0.0, found.forces.double())
         largest = torch.zeros_like(state.largest).scatter_reduce_(0, index, forces.norm(dim=1), "amax")
         state.energy = torch.where(state.running, found.energy.double(), state.energy)
         state.largest = torch.where(state.running, largest, state.largest)

@@ -176,6 +176,11 @@ def _check_line(words: list[str], number: int) -> None:
         )
     if command == "clear":
         raise ConfigError(f"line {number}: 'clear' takes the model's forces away; write an input for each system")
+    if command == "neigh_modify" and "once" in words and words[words.index("once") + 1 :][:1] not in (["no"], ["off"]):
+        raise ConfigError(
+            f"line {number}: neigh_modify once yes: ranks would lack atoms that come near later; take it out, LAMMPS looks anew "
+            "where atoms have moved"
+        )
     if words[:2] == ["run_style", "respa"]:
         raise ConfigError(f"line {number}: run_style respa asks for forces of some levels only; use 'run_style verlet'")
 

@@ -26,6 +26,9 @@ FIX = "atomjet"
 SKIN = 1.0
 """Å beyond the cutoff within which pairs are remembered; a wider one is made anew less often and tests more pairs in every step."""
 
+ROUNDING = 1e-6
+"""Å by which atoms may move beyond half of the skin."""
+
 MASS_TOLERANCE = 0.1
 """amu by which the mass of a type may differ from its element's."""
 
@@ -69,6 +72,9 @@ class Driver:
         self.stresses = False
         self.last: Result | None = None
         self._ghosts: Ghosts | None = None
+        self._chosen: tuple[np.ndarray, float] | None = (
+            None  # where own atoms were when images were chosen; how far they may go, Å
+        )
 
     def _by_type(self, types: Sequence[str] | None) -> torch.Tensor:
         """(types + 1,) atomic numbers; type 0 is none."""
@@ -100,8 +106,7 @@ class Driver:
             )
 
     def _answer(self, step: int, owned: int, forces: np.ndarray) -> None:
-        # A run begins with the step at which the last one ended.
-        if self.last is None or (step == self.last.step and self.session.has_just_rebuilt):
+        if self.session.has_just_rebuilt:  # as every run begins
             self.session.check_running()
         positions, types, ids = self.session.atoms(owned)
         if self.transport.size == 1:
@@ -139,6 +144,7 @@ class Driver:
         return SharedPrediction(found.energy, found.forces, found.stress * volume, found.atomic_energies)
 
     def _shared(self, positions: np.ndarray, types: np.ndarray, ids: np.ndarray, owned: int) -> SharedPrediction:
+        self._check_images(positions, owned)
         ghosts = self._same_ghosts(ids, owned)
         pairs = self.pairs.within_cutoff(positions, owned)
         kinds = np.empty(len(ghosts.all_ids), np.int64)
@@ -147,6 +153,30 @@ class Driver:
         assert self.halo is not None
         graph = make_graph(pairs, ghosts, self.numbers[torch.from_numpy(kinds)], self.engine.cutoff, self.halo, device)
         return predict_shared(self.engine, graph, torch.from_numpy(ghosts.all_ids), atomic=True)
+
+    def _check_images(self, positions: np.ndarray, owned: int) -> None:
+        """Refuse to go on with images that LAMMPS chose when atoms were elsewhere; one rank alone finds all in the box itself.
+
+        LAMMPS keeps images to the cutoff and its skin, which it cannot be asked for; the longest pair of its list is not longer.
+
+        Raises:
+            ConfigError: `neigh_modify` lets atoms move by more than half of the skin before images are chosen anew.
+        """
+        every, delay, check = self.session.neigh_modify()
+        if delay == 0 and every == 1:
+            self._chosen = None
+            return
+        if self._chosen is None or self.session.has_just_rebuilt:
+            longest = max(self.transport.gather(self.session.longest_listed(positions)))
+            self._chosen = positions[:owned].copy(), 0.5 * max(0.0, longest - self.engine.cutoff)
+        before, limit = self._chosen
+        moved = float(np.linalg.norm(positions[:owned] - before, axis=1).max(initial=0.0))
+        if moved > limit + ROUNDING:
+            raise ConfigError(
+                f"atoms have moved by {moved:.2f} Å since LAMMPS last looked for neighbours, more than half of its skin, "
+                f"{limit:.2f} Å: ranks may lack some that came near, as neigh_modify has every {every}, delay {delay}, check "
+                f"{'yes' if check else 'no'}; write neigh_modify every 1 delay 0 check yes"
+            )
 
     def _same_ghosts(self, ids: np.ndarray, owned: int) -> Ghosts:
         """Those of the last step, or new ones and a new halo where atoms of any rank have changed places."""

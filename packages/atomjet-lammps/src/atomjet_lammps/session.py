@@ -27,6 +27,12 @@ PAIRWISE = {
 """Styles that ask for energies or forces of single pairs, which a model does not have: `pair_style zero` would answer 0. The heat
 flux of a model whose messages pass several layers does not follow from the shares of atoms either."""
 
+MOST_LISTED = 200
+"""Atoms whose pairs are looked at for the longest one."""
+
+NEIGHMASK = 0x1FFFFFFF
+"""Bits of an entry in a list of neighbours that are the atom; the others say how it is bonded."""
+
 STRESSES = ("stress/atom", "centroid/stress/atom")
 """Computes that ask for each atom's share in the virial."""
 
@@ -132,16 +138,24 @@ class Session:
             raise refusal
 
     def check_running(self) -> None:
-        """Look again where a run begins, as far as LAMMPS can be asked in the middle of a command.
+        """Look again, as far as LAMMPS can be asked in the middle of a command.
 
         Raises:
-            ConfigError: `pair_style zero` is no longer what `prepare` set, or `run_style respa`.
+            ConfigError: `pair_style zero` is no longer what `prepare` set, a style that adds forces has been set since, or
+                `run_style respa`.
         """
         if self.lmp.find_pair_neighlist("zero") < 0:
             raise ConfigError(
                 "pair_style has been set anew since AtomJet was attached: its forces would be added, or images of atoms be "
                 "missing; leave the 'pair_style zero' that AtomJet set"
             )
+        for name in FORCES:
+            style = self.lmp.extract_global(f"{name.lower()}_style")
+            if style.split("/")[0] not in ("none", "zero"):
+                raise ConfigError(
+                    f"{name.lower()}_style {style} has been set since AtomJet was attached and would add its forces to the "
+                    "model's; take it out"
+                )
         if self.lmp.extract_global("respa_levels"):
             raise ConfigError("run_style respa asks for forces of some levels only; use 'run_style verlet'")
 
@@ -163,6 +177,25 @@ class Session:
             f"fix {fix} all external pf/callback 1 1\n"
             f"fix_modify {fix} energy yes virial yes\n"
         )
+
+    def neigh_modify(self) -> tuple[int, int, int]:
+        """LAMMPS's settings `every`, `delay` and `check`, which say when it makes its lists of neighbours anew."""
+        every, delay, check = (self.lmp.extract_setting(f"neigh_{name}") for name in ("every", "delay", "dist_check"))
+        return every, delay, check
+
+    def longest_listed(self, positions: np.ndarray) -> float:
+        """Å, the longest pair that LAMMPS has listed, of some atoms: in a dense system hardly below the cutoff and the skin.
+
+        Args:
+            positions: of own atoms and images.
+        """
+        listed = self.lmp.numpy.get_neighlist(self.lmp.find_pair_neighlist("zero"))
+        longest = 0.0
+        for place in np.linspace(0, listed.size - 1, min(listed.size, MOST_LISTED), dtype=int):
+            atom, others = listed.get(int(place))
+            vectors = positions[others & NEIGHMASK] - positions[atom]
+            longest = max(longest, float(np.linalg.norm(vectors, axis=1).max(initial=0.0)))
+        return longest
 
     @property
     def has_just_rebuilt(self) -> bool:
