@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atomjet.errors import AtomJetError, ConfigError, ModelFileError
+from atomjet.errors import AtomJetError, ConfigError, ModelFileError, first_line
 from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.card import card_from_json
 from atomjet.models.contract import Model
 from atomjet.models.ensemble import Ensemble, ensemble_card
 from atomjet.models.families import FAMILIES
 from atomjet.models.skeleton import skeleton
-from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled, first_line
+from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled
 
 READABLE = (tensor_file.FORMAT, tensor_file.WEIGHTS_ONLY_FORMAT)
 
