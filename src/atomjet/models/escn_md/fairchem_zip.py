@@ -18,7 +18,8 @@ from torch import Tensor
 
 from atomjet.errors import ModelFileError
 from atomjet.models import torch_archive
-from atomjet.models.torch_archive import Archive, Pending, Stand
+from atomjet.models.inert_pickle import Pending, Stand
+from atomjet.models.torch_archive import Archive
 
 CHECKPOINT = "fairchem.core.units.mlip_unit.api.inference.MLIPInferenceCheckpoint"
 FIELDS = ("model_config", "model_state_dict", "ema_state_dict", "tasks_config")
