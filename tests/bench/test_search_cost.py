@@ -13,7 +13,7 @@ from atomjet.data import Capacity, PredictionBuffers, System, SystemBuffers
 from atomjet.models import forces as edge_forces
 from atomjet.models.contract import Atomic
 from atomjet.models.cost import edge_forces as edge_forces_cost
-from atomjet.neighbors import algorithms, brute_force
+from atomjet.neighbors import algorithms, brute_force, cells
 from atomjet.neighbors.buffered_search import BufferedSearch
 from tests.neighbors.cases import ROUTES, batch, force_route
 
@@ -28,9 +28,9 @@ def take(monkeypatch):
     def route(name):
         force_route(monkeypatch, name)
         monkeypatch.setattr(algorithms.OneKernel, "ALL", 256)
-        monkeypatch.setattr(algorithms.Cells, "LANES", 64)
-        monkeypatch.setattr(algorithms.Cells, "SCAN", 64)
-        monkeypatch.setattr(algorithms.Cells, "SHARED", (8, 1))
+        monkeypatch.setattr(cells.Cells, "LANES", 64)
+        monkeypatch.setattr(cells.Cells, "SCAN", 64)
+        monkeypatch.setattr(cells.Cells, "SHARED", (8, 1))
 
     return route
 

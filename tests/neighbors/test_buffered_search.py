@@ -20,7 +20,7 @@ from atomjet.data import Capacity, GraphBuffers, Status, SystemBuffers
 from atomjet.data.buffers import unpack_shifts
 from atomjet.data.capacity import has_images
 from atomjet.errors import StructureError
-from atomjet.neighbors import algorithms, brute_force, gpu
+from atomjet.neighbors import algorithms, brute_force, cells, gpu
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.lattice import divide, reciprocal
@@ -37,9 +37,9 @@ batch = partial(cases.batch, device=DEVICE)
 def small_kernels(monkeypatch):
     """Tiles for a few atoms, so that there are many of them."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(algorithms.Cells, "LANES", 16)
-        monkeypatch.setattr(algorithms.Cells, "SCAN", 32)
-        monkeypatch.setattr(algorithms.Cells, "SHARED", (4, 2))
+        monkeypatch.setattr(cells.Cells, "LANES", 16)
+        monkeypatch.setattr(cells.Cells, "SCAN", 32)
+        monkeypatch.setattr(cells.Cells, "SHARED", (4, 2))
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from triton.runtime import driver
 
 from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
 from atomjet.data.capacity import has_images, likely_edges
-from atomjet.neighbors.algorithms import Cells
 from atomjet.neighbors.brute_force import RESOLVED
 from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
+from atomjet.neighbors.cells import Cells
 from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
 
