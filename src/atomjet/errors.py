@@ -13,7 +13,7 @@ class StructureError(AtomJetError):
 
 
 class ModelFileError(AtomJetError):
-    """A model file that is missing, damaged, of another kind, or of an unknown version."""
+    """A model file that is missing, damaged, of another format, or of an unknown version."""
 
 
 class BackendError(AtomJetError):

@@ -32,7 +32,7 @@ class Status(IntFlag):
     """What went wrong on the device, one bit each; whoever sets one also makes the energies NaN, so nothing is silently wrong."""
 
     EDGES = 1  # more edges than Ê
-    CELLS = 2  # more cells, or more atoms in one, than the search has room for
+    CELLS = 2  # more cells, or more atoms in one, than the search has memory for
     IMAGES = 4  # a cell so thin that too many images lie within the cutoff
     SHIFTS = 8  # a shift beyond SHIFT_LIMIT: an atom hundreds of cells away from its own
     NOT_FINITE = 16  # a position or a cell is NaN, infinite, or so large that digits may be lost
@@ -68,7 +68,7 @@ class SystemBuffers:
 
     @classmethod
     def empty(cls, capacity: Capacity, device: torch.device | str) -> SystemBuffers:
-        """Buffers for so much, holding no structures."""
+        """Buffers of this capacity, holding no structures."""
         return cls.over(torch.zeros(cls.bytes_of(capacity), dtype=torch.uint8, device=device), capacity)
 
     @classmethod
@@ -88,14 +88,14 @@ class SystemBuffers:
         return sum(_aligned(math.prod(shape) * dtype.itemsize) for _, dtype, shape in _fields(capacity))
 
     def fill(self, system: System, conditions: Conditions | None = None) -> None:
-        """Put other structures in; nothing waits for the device.
+        """Replace the structures; nothing waits for the device.
 
         Args:
             system: on the device of the buffers.
-            conditions: as the model's backend has admitted them; for those who read none, None.
+            conditions: as the model's backend has admitted them; None for models that read none.
 
         Raises:
-            StructureError: more structures or atoms than there is room for.
+            StructureError: more structures or atoms than the capacity.
         """
         atoms, systems = system.num_atoms, system.num_systems
         if atoms > self.capacity.atoms or systems > self.capacity.systems:
@@ -138,7 +138,7 @@ def _aligned(size: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class GraphBuffers:
-    """Edges in fixed buffers, in rows sorted by their center; the contents of a `Graph`, narrower.
+    """Edges in fixed buffers, in rows sorted by their center: the contents of a `Graph` in 32-bit types.
 
     A search may number the atoms anew, so that neighbors in space are neighbors in memory: row n, `neighbors` and
     `atomic_numbers` count in that order, and `order` leads back. Atoms of one structure stay together and structures stay in
@@ -177,7 +177,7 @@ class GraphBuffers:
     def empty(
         cls, capacity: Capacity, device: torch.device | str, dtype: torch.dtype = torch.float32, ghosts: bool = False
     ) -> GraphBuffers:
-        """Buffers for so much, holding no edges; `dtype` is that of the vectors, `ghosts` whether for graphs with a halo."""
+        """Buffers of this capacity, holding no edges; `dtype` is that of the vectors, `ghosts` whether for graphs with a halo."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)

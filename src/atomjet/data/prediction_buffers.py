@@ -24,7 +24,7 @@ class PredictionBuffers:
             energy_spread: (Ŝ,) eV/atom or None. As in `Prediction`, atoms in the order of the `SystemBuffers`; what is not in use
             holds anything.
         capacity: host values.
-        has_spread: whether there is room for an ensemble's spreads.
+        has_spread: whether the buffer holds an ensemble's spreads.
     """
 
     buffer: Tensor
@@ -33,7 +33,7 @@ class PredictionBuffers:
 
     @classmethod
     def empty(cls, capacity: Capacity, device: torch.device | str, has_spread: bool = False) -> PredictionBuffers:
-        """Room for so much."""
+        """A buffer of this capacity, zero."""
         count = cls.bytes_of(capacity, has_spread) // 8
         return cls(torch.zeros(count, dtype=torch.float64, device=device), capacity, has_spread)
 

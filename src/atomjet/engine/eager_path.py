@@ -1,4 +1,4 @@
-"""`EagerPath`: structures to predictions without buffers of fixed size, on any device; what every refusal is said by."""
+"""`EagerPath`: structures to predictions without buffers of fixed size, on any device; its errors name atoms and structures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EagerPath:
         Args:
             system: float64, on the path's device, of elements that are served, with charges, spins and tasks filled in.
             evaluator: what computes energies and gradients.
-            drop_buffers: gives memory back that is held for other calls; called where that which is free does not do.
+            drop_buffers: gives back memory that is held for later calls; called where the free memory is too little.
 
         Raises:
             StructureError: atoms too near each other, or a structure that does not fit into memory.
@@ -79,7 +79,7 @@ class EagerPath:
         return prediction
 
     def not_finite(self, prediction: Prediction, labels: Sequence[int] | None = None) -> BackendError:
-        """Say which structure has no result."""
+        """The error that names the first structure without a finite result."""
         atoms = prediction.forces.isfinite().all(1)
         bad = ~prediction.energy.isfinite()
         bad[prediction.system_index[~atoms]] = True

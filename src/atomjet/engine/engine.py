@@ -44,6 +44,7 @@ class Engine:
         card: what the model's makers say of it.
         cutoff: Å.
         elements: atomic numbers it serves. limits: these, and how near atoms may be.
+        captured_path: through buffers of fixed size; None for backends that do not work in them.
         bound: beyond which an ensemble's spread is warned of; None where it was not calibrated, and for a single model.
     """
 
@@ -82,7 +83,7 @@ class Engine:
         self.bound = Bound.of(self.card) if isinstance(self.evaluator, EnsembleBackend) else None
         self.limits = Limits(model.elements, self.card, self.settings.on_overlap, self.device)
         self._eager = EagerPath(self.model, self.backend, self.settings, self.limits)
-        self._path: CapturedPath | None = None
+        self.captured_path: CapturedPath | None = None
         if isinstance(self.evaluator, CapturedBackend) and self.settings.neighbors == "auto":
             backend, closest = self.evaluator, self.limits.closest
             anything = torch.zeros_like(closest) if self.settings.on_overlap == "warn" else closest
@@ -93,7 +94,7 @@ class Engine:
 
         Args:
             changes: fields of `Settings`, and task, charge and spin; the others stay. `backend` and `device` stay those that run
-                here only if they were asked for: "auto" chooses anew.
+                here only if they were set by name: "auto" chooses anew.
 
         Raises:
             ConfigError: no such setting, or a value that it cannot have.
@@ -113,7 +114,7 @@ class Engine:
         def admit(system: System) -> Conditions | None:
             return stages.backend.admit(self._as_trained(system), self.task)
 
-        self._path = CapturedPath(
+        self.captured_path = CapturedPath(
             stages,
             self.cutoff,
             self.elements,
@@ -134,14 +135,14 @@ class Engine:
         Raises:
             StructureError: what the model does not serve, or more than fits into memory.
         """
-        assert self._path is not None, "only for backends with `stages`"
+        assert self.captured_path is not None, "only for backends with `stages`"
         with self._on_device():
-            return self._path.reserve(structures)
+            return self.captured_path.reserve(structures)
 
     def enlarge(self, evaluation: Evaluation) -> Evaluation:
-        """After `Status.EDGES`: an evaluation of the same structures, with room for all the edges that the last launch found."""
-        assert self._path is not None
-        return self._path.enlarged(evaluation)
+        """After `Status.EDGES`: an evaluation of the same structures, with capacity for the edges that the last launch found."""
+        assert self.captured_path is not None
+        return self.captured_path.enlarged(evaluation)
 
     def shared(self, graph: Graph) -> AbstractContextManager[Any]:
         """What evaluates one process's part of a structure, lent for a call: the backend, or buffers of fixed size for it.
@@ -155,13 +156,13 @@ class Engine:
 
     def drop_buffers(self) -> None:
         """Give back the memory of buffers that no call is using; the next calls make them anew."""
-        if self._path is not None:
-            self._path.pool.drop_idle()
+        if self.captured_path is not None:
+            self.captured_path.pool.drop_idle()
 
     @property
     def stages(self) -> Stages | None:
         """What evaluates in buffers of fixed size; None for backends that do not."""
-        return None if self._path is None else self._path.stages
+        return None if self.captured_path is None else self.captured_path.stages
 
     @property
     def served(self) -> Tensor:
@@ -176,7 +177,7 @@ class Engine:
     @property
     def captures(self) -> bool:
         """Whether what is launched in buffers of fixed size becomes CUDA graphs."""
-        return self._path is not None and self._path.pool.capture
+        return self.captured_path is not None and self.captured_path.pool.capture
 
     @property
     def cutoff(self) -> float:
@@ -190,7 +191,7 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """The precision asked for."""
+        """See `Settings`."""
         return self.settings.precision
 
     def describe(self) -> str:
@@ -203,8 +204,12 @@ class Engine:
         task = f", task {self.task}" if self.task else ""
         dtype = str(self.dtype).removeprefix("torch.")
         how = ""
-        if self._path is not None:
-            how = f", without CUDA graphs ({self._path.why_not})" if self._path.why_not else ", CUDA graphs"
+        if self.captured_path is not None:
+            how = (
+                f", without CUDA graphs ({self.captured_path.why_not})"
+                if self.captured_path.why_not
+                else ", CUDA graphs"
+            )
         elif self._passed_over and self.device.type == "cuda":
             how = f" ({self._passed_over})"
         if note := getattr(self.evaluator, "note", ""):
@@ -237,9 +242,9 @@ class Engine:
         return prediction
 
     def _predict(self, structures: Any) -> Prediction:
-        if self._path is not None:
+        if self.captured_path is not None:
             with self._on_device():
-                return self._path.predict(structures)
+                return self.captured_path.predict(structures)
         # Positions stay in float64 up to the edge vectors: differences of large numbers are taken before rounding.
         if isinstance(structures, System) and structures.dtype == torch.float32:
             check_resolution(structures, self.cutoff)  # of the type in which they came

@@ -1,8 +1,8 @@
 """Second derivatives of the energy: analytic, in float64, from a model's definition.
 
 The gradient of the energy is differentiated once more. Row k of the Hessian is the derivative of the gradient's k-th component.
-As many copies of the structure stand in one batch as there are rows to compute, and each copy is asked for another row: two passes
-over a batch instead of one pass a row.
+A batch holds a copy of the structure for each row to compute, and every copy gives one row: two passes over a batch instead of one
+pass a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def hessian(
         definition: of a model, in float64.
         system: one structure.
         search: finds its edges.
-        free: bytes that may be used; None where nobody knows.
+        free: bytes that may be used; None where that is not known.
         share: of them, how much is taken.
     """
     graph = search(system)

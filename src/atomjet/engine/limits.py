@@ -59,7 +59,7 @@ class Limits:
             )
 
     def check_graph(self, system: System, graph: Graph) -> None:
-        """Refuse atoms nearer than allowed, or warn of them if that was asked for; none may lie upon another.
+        """Refuse atoms nearer than allowed; with `on_overlap="warn"` warn of them, unless one lies upon another.
 
         Raises:
             StructureError: names both atoms.

@@ -30,7 +30,7 @@ class BackendChoice:
 
     Attributes:
         make: from a model and a precision; raises `BackendError` where it cannot serve.
-        devices: where it is taken without being asked for.
+        devices: types of device on which "auto" may choose it.
     """
 
     make: Callable[[Any, str], Backend]

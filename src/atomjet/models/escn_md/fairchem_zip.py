@@ -29,7 +29,7 @@ MAX_NAME = 200
 OMEGACONF = (
     "omegaconf.listconfig.ListConfig",
     "omegaconf.dictconfig.DictConfig",
-    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "Boolean", "String")),
+    *(f"omegaconf.nodes.{node}Node" for node in ("Any", "Integer", "Float", "Boolean", "String")),
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
 )
