@@ -165,7 +165,8 @@ class FastGpu:
         held = self.slots.take(keys)
         if held is None:
             raise BackendError(
-                f"{len(set(keys))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer"
+                f"structures with {len(set(keys))} different mixtures of experts at once, and memory for the weights of "
+                f"{len(self.slots.weights)}; give fewer"
             )
         try:
             buffers = GraphBuffers.from_graph(graph)
