@@ -150,9 +150,9 @@ class Engine:
         Raises:
             StructureError: more than fits into memory.
         """
-        if graph.halo is None or self._path is None or self._path.stages.backend.exchanges is None:
+        if graph.halo is None or self.captured_path is None or self.captured_path.stages.backend.exchanges is None:
             return nullcontext(self.evaluator)
-        return self._path.shared(graph)
+        return self.captured_path.shared(graph)
 
     def drop_buffers(self) -> None:
         """Give back the memory of buffers that no call is using; the next calls make them anew."""
