@@ -13,7 +13,7 @@ class StructureError(AtomJetError):
 
 
 class ModelFileError(AtomJetError):
-    """A model file that is missing, damaged, of another kind, or of an unknown version."""
+    """A model file that is missing, damaged, of another format, or of an unknown version."""
 
 
 class BackendError(AtomJetError):
@@ -30,3 +30,8 @@ class TeacherError(AtomJetError):
 
 class SimulationError(AtomJetError):
     """A simulation or relaxation that was asked for rightly and failed: exploded, or did not converge."""
+
+
+def first_line(error: Exception) -> str:
+    """The gist of a foreign error, on one line."""
+    return " ".join(str(error).split())[:200]

@@ -166,7 +166,7 @@ def test_real_memory_that_is_not_there_is_a_row_too(engine):
 
 
 def test_the_engines_own_refusal_for_memory_is_such_a_row(engine, monkeypatch):
-    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("atomjet.engine.eager_path.free_bytes", lambda device: 1000)
     (row,) = measured("latency", engine, ["general"], cases=suites.latency(10)).rows
     assert row["status"] == "out of memory"
     assert "GiB are free" in row["reason"]

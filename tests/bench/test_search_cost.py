@@ -13,9 +13,9 @@ from atomjet.data import Capacity, PredictionBuffers, System, SystemBuffers
 from atomjet.models import forces as edge_forces
 from atomjet.models.contract import Atomic
 from atomjet.models.cost import edge_forces as edge_forces_cost
-from atomjet.neighbors import algorithms, brute_force
+from atomjet.neighbors import algorithms, brute_force, cells
 from atomjet.neighbors.buffered_search import BufferedSearch
-from tests.neighbors.cases import ROUTES, batch, force_route
+from tests.neighbors.cases import ALGORITHMS, batch, force_algorithm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nobody sees what kernels touch")
@@ -23,16 +23,16 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nob
 
 @pytest.fixture
 def take(monkeypatch):
-    """Force a route, whatever the capacity; in tiles for a few atoms."""
+    """Force an algorithm, whatever the capacity; in tiles for a few atoms."""
 
-    def route(name):
-        force_route(monkeypatch, name)
+    def algorithm(name):
+        force_algorithm(monkeypatch, name)
         monkeypatch.setattr(algorithms.OneKernel, "ALL", 256)
-        monkeypatch.setattr(algorithms.Cells, "LANES", 64)
-        monkeypatch.setattr(algorithms.Cells, "SCAN", 64)
-        monkeypatch.setattr(algorithms.Cells, "SHARED", (8, 1))
+        monkeypatch.setattr(cells.Cells, "LANES", 64)
+        monkeypatch.setattr(cells.Cells, "SCAN", 64)
+        monkeypatch.setattr(cells.Cells, "SHARED", (8, 1))
 
-    return route
+    return algorithm
 
 
 @pytest.fixture
@@ -99,17 +99,17 @@ def searched(system, cutoff):
 
 @interpreted
 @pytest.mark.parametrize(
-    ("route", "sides", "cutoff"),
+    ("algorithm", "sides", "cutoff"),
     [
         ("one kernel", (3, 2), 2.3),
         ("one kernel", (3, 2), 2.5),
         ("all pairs", (5, 4), 2.5),
-        *(pytest.param(route, (5, 4), 2.5, marks=pytest.mark.slow) for route in ROUTES[2:]),
+        *(pytest.param(algorithm, (5, 4), 2.5, marks=pytest.mark.slow) for algorithm in ALGORITHMS[2:]),
     ],
 )
-def test_a_search_touches_what_is_declared(route, sides, cutoff, take, touched):
+def test_a_search_touches_what_is_declared(algorithm, sides, cutoff, take, touched):
     """With one kernel both where each pair has one image and where some have two."""
-    take(route)
+    take(algorithm)
     search, _ = searched(crystal(*sides, pbc=(True, False)), cutoff)
     costs = search_costs(search)
     assert touched.keys() == costs.keys()
@@ -137,9 +137,9 @@ def test_sums_touch_what_is_declared(take, touched):
     assert cost.bytes == pytest.approx(touched["edge_forces_sums_kernel"], abs=40)
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_words_hold_the_edges(route, take):
-    take(route)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_words_hold_the_edges(algorithm, take):
+    take(algorithm)
     system = crystal(3, 2, pbc=(True, False))
     search, _ = searched(system, 3.3)
     sizes = SearchSizes.of(search)

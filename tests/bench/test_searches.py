@@ -186,7 +186,7 @@ def test_a_replay_leaves_its_results_where_the_capture_put_them(monkeypatch):
     monkeypatch.setattr(peers, "synchronize", lambda device: None)
     monkeypatch.setattr(peers, "captured", lambda work: work() or work)
     given, kept = torch.tensor([1]), torch.tensor([0])
-    run = peers._ready(lambda: (kept.copy_(given),), torch.device("cuda"))
+    run = peers.replayed_work(lambda: (kept.copy_(given),), torch.device("cuda"))
     given[0] = 2
     (found,) = run()
     assert found is kept

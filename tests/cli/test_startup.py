@@ -9,11 +9,13 @@ import pytest
 HEAVY = ("torch", "numpy", "scipy", "ase", "matplotlib", "triton", "yaml", "rdkit", "h5py", "rich.progress")
 PROGRAM = """
 import sys
-from atomjet.cli.main import main
-status = main(sys.argv[2:])
-found = [name for name in sys.argv[1].split(",") if name in sys.modules]
-assert status == 0, status
-print("IMPORTED", *found)
+from atomjet.cli.main import run
+watched = sys.argv.pop(1)
+try:
+    run()
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
+print("IMPORTED", *[name for name in watched.split(",") if name in sys.modules])
 """
 
 
@@ -57,8 +59,12 @@ def test_predict_imports_few_modules_beside_torch(ethanol: Path, small_model: Pa
     program = f"""
 import sys, torch, numpy
 before = set(sys.modules)
-from atomjet.cli.main import main
-assert main(["predict", {str(ethanol)!r}, "--model", {str(small_model)!r}, "--device", "cpu"]) == 0
+from atomjet.cli.main import run
+sys.argv = ["atomjet", "predict", {str(ethanol)!r}, "--model", {str(small_model)!r}, "--device", "cpu"]
+try:
+    run()
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
 print("IMPORTED", *sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
@@ -70,7 +76,9 @@ print("IMPORTED", *sorted(set(sys.modules) - before))
 
 def test_what_ase_does_not_need_yet_is_there_when_it_is_asked_for():
     program = """
-import atomjet.adapters, sys
+import sys
+from atomjet.cli.deferred import defer_packages
+defer_packages()
 import ase.io, ase.dft.kpoints
 assert "scipy" not in sys.modules
 import ase.dft, ase.spacegroup
@@ -86,3 +94,17 @@ except AttributeError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "module 'ase.dft' has no attribute 'nothing'\n"
+
+
+def test_a_library_leaves_the_packages_of_others_as_they_are():
+    program = """
+import sys
+finders = list(sys.meta_path)
+import atomjet, atomjet.adapters.ase, atomjet.adapters.structure_files, atomjet.cli.main
+assert sys.meta_path == finders
+import ase.dft, ase.spacegroup
+assert "monkhorst_pack" in vars(ase.dft)
+assert "crystal" in vars(ase.spacegroup)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

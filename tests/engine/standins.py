@@ -31,8 +31,8 @@ class Large(Buffered):
 
 
 def pool_of(engine) -> BufferPool:
-    """Where the engine's sets of buffers are; no caller sees them, but how many there are is what several tests ask."""
-    return engine._path.pool
+    """The engine's sets of buffers."""
+    return engine.captured_path.pool
 
 
 def stages(engine, backend=FastPyTorch, **changed) -> Stages:

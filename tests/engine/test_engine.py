@@ -273,7 +273,7 @@ def test_a_batch_that_does_not_fit_is_split(engine, monkeypatch):
     engine = Engine(engine.model, Settings("cpu", precision="float64"))
     frames = [molecule("CH3CH2OH"), bulk("C"), molecule("H2O"), molecule("C6H6"), molecule("CH4")]
     whole = engine.predict(frames)
-    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr("atomjet.engine.eager_path.free_bytes", lambda device: 1_000_000)
     parts = engine.predict(frames)
     assert torch.allclose(parts.energy, whole.energy, rtol=1e-12)
     assert torch.allclose(parts.forces, whole.forces, rtol=0, atol=1e-10)
@@ -282,7 +282,7 @@ def test_a_batch_that_does_not_fit_is_split(engine, monkeypatch):
 
 
 def test_a_structure_that_does_not_fit_is_refused_with_figures(engine, monkeypatch):
-    monkeypatch.setattr("atomjet.engine.engine.free_bytes", lambda device: 100_000)
+    monkeypatch.setattr("atomjet.engine.eager_path.free_bytes", lambda device: 100_000)
     refused(
         engine,
         molecule("C6H6"),

@@ -89,7 +89,7 @@ def part_of(engine, atoms):
 
 def test_buffers_are_kept_and_filled_anew(engine):
     """From call to call, also after one that was refused; each time with the numbers of the structure that is in them."""
-    pool = engine._path.pool
+    pool = engine.captured_path.pool
     for name in ("CH3OH", "H2O", "CH3OH", "H2O"):
         shared = predict_shared(engine, part_of(engine, molecule(name)))
         torch.testing.assert_close(

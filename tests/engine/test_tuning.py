@@ -29,7 +29,7 @@ def tuned(monkeypatch, choices, times, one=None):
         monkeypatch.setattr(tuner, name, lambda engine, size: drawn(engine, 4 if size == 32 else 2))
     monkeypatch.setattr(tuner, "CLUSTER", 2)
     monkeypatch.setattr(painn_tuning, "ROUNDS", choices)
-    (found,) = tuner.tune(one or engine(), (32,), timer=lambda work, device: next(times))
+    (found,) = tuner.tune(one or engine(layers=1), (32,), timer=lambda work, device: next(times))
     assert next(times, None) is None
     return found
 
@@ -43,8 +43,9 @@ def own_table(tmp_path: Path, monkeypatch):
     tuning.users_own.cache_clear()
 
 
-def engine():
-    return Engine(random_painn(features=16, layers=2, num_radial=6, cutoff=3.0), Settings(DEVICE, "fast_gpu", "high"))
+def engine(layers=2):
+    model = random_painn(features=16, layers=layers, num_radial=6, cutoff=3.0)
+    return Engine(model, Settings(DEVICE, "fast_gpu", "high"))
 
 
 def test_entry_is_written_looked_up_and_used(own_table):

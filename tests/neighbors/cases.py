@@ -18,17 +18,17 @@ CELLS = {
     "tiny": np.diag([1.1, 0.9, 1.3]),
 }
 PBC = list(itertools.product([True, False], repeat=3))
-ROUTES = ("one kernel", "all pairs", "pieces", "cells")
+ALGORITHMS = ("one kernel", "all pairs", "pieces", "cells")
 
 
-def force_route(monkeypatch, name):
-    """Have every `BufferedSearch` take one of `ROUTES`, whatever its capacity."""
+def force_algorithm(monkeypatch, name):
+    """Have every `BufferedSearch` take one of `ALGORITHMS`, whatever its capacity."""
     from atomjet.neighbors import algorithms, buffered_search
 
     monkeypatch.setattr(algorithms.OneKernel, "SYSTEMS", 64 if name == "one kernel" else -1)
     monkeypatch.setattr(buffered_search, "ALL_PAIRS", -1 if name == "cells" else 10**6)
     monkeypatch.setattr(
-        algorithms.AllPairs, "pieces_of", classmethod(lambda route, capacity: 2 if name == "pieces" else 1)
+        algorithms.AllPairs, "pieces_of", classmethod(lambda cls, capacity: 2 if name == "pieces" else 1)
     )
 
 

@@ -1,7 +1,7 @@
 """Compile the kernels of the search for GPUs, on any machine, which the interpreter does not; print their names."""
 
 from atomjet.neighbors import all_pairs, canonical, cell_list, cell_order, few_atoms, rows
-from atomjet.neighbors.algorithms import Cells
+from atomjet.neighbors.cells import Cells
 from tests.compiling import compiled
 
 WIDE = dict.fromkeys(("positions", "cell", "cutoff", "frames", "home", "scale", "given", "wrapped"), "*fp64")

@@ -52,11 +52,11 @@ def test_the_row_behind_the_last_is_zero(function, dtype):
 def test_words_keep_fifteen_and_sixteen_digits():
     """Of the largest number there is room for; zeros are exact, and both ends fit."""
     x = torch.linspace(-0.4999, 0.4999, 999, dtype=torch.float64)
-    value, slope = radial_table.unpacked(radial_table._packed(x, (x / 128).flip(0)))
+    value, slope = radial_table.unpacked(radial_table.packed(x, (x / 128).flip(0)))
     assert float((value - x).abs().max()) <= 2.0**-16
     assert float((slope - (x / 128).flip(0)).abs().max()) <= 2.0**-24
     zeros = torch.zeros(1, dtype=torch.float64)
-    assert [float(part) for part in radial_table.unpacked(radial_table._packed(zeros, zeros))] == [0.0, 0.0]
+    assert [float(part) for part in radial_table.unpacked(radial_table.packed(zeros, zeros))] == [0.0, 0.0]
 
 
 def test_outputs_are_scaled_by_powers_of_two(function):

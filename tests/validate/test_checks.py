@@ -129,8 +129,8 @@ def test_another_teacher_is_told_from_the_student():
 
     atoms = cluster()[:4]
     student = AtomJetCalculator(Sane())
-    same = against_teacher(student, AtomJetCalculator(Sane()), atoms, "cluster", 1500, 0)
-    other = against_teacher(student, MorsePotential(r0=2.75, epsilon=1.5, rho0=4.0), atoms, "cluster", 1500, 0)
+    same = against_teacher(student, AtomJetCalculator(Sane()), atoms, "cluster", 600, 0)
+    other = against_teacher(student, MorsePotential(r0=2.75, epsilon=1.5, rho0=4.0), atoms, "cluster", 600, 0)
     lengths = [next(check for check in checks if check.name.startswith("bond")) for checks in (same, other)]
     assert lengths[0].passed
     assert lengths[1].value > 0.1

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from atomjet.models.cost import Cost
-from atomjet.neighbors.algorithms import AllPairs, Cells, OneKernel
+from atomjet.neighbors.algorithms import AllPairs, OneKernel
 from atomjet.neighbors.all_pairs import COUNTS
 from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.cell_list import INFO
 from atomjet.neighbors.cell_order import GRID
+from atomjet.neighbors.cells import Cells
 from atomjet.neighbors.lattice import FRAME
 
 FRACTION = 5

@@ -31,6 +31,7 @@ from atomjet.cli import (
     validate,
     vib,
 )
+from atomjet.cli.deferred import defer_packages
 from atomjet.cli.terminal import escaping, one_line, plain_warnings
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
@@ -98,7 +99,8 @@ def atomjet(
 
 
 def run() -> NoReturn:
-    """Run the command line and exit."""
+    """Run the command line in a process of its own and exit."""
+    defer_packages()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     sys.exit(main(arguments, debug=len(arguments) < len(sys.argv) - 1))
 

@@ -1,12 +1,14 @@
 """Values that travel: `System` (structures), `Graph` (their edges), `Prediction` (what a model says of them)."""
 
-from atomjet.data.buffers import GraphBuffers, PredictionBuffers, Status, SystemBuffers
+from atomjet.data.buffers import GraphBuffers, Status, SystemBuffers
 from atomjet.data.capacity import Capacity
 from atomjet.data.conditions import CONDITIONS, ConditionBuffers, Conditions, Lease
+from atomjet.data.frames import frames_of
 from atomjet.data.graph import Graph
 from atomjet.data.halo import ExchangeHalo, Halo, Transport
 from atomjet.data.prediction import Prediction
-from atomjet.data.system import System, frames_of
+from atomjet.data.prediction_buffers import PredictionBuffers
+from atomjet.data.system import System
 
 __all__ = [
     "CONDITIONS",

@@ -12,7 +12,7 @@ LONG_ROW = 40
 """Edges of an atom from which on programs that take several edges at a time find enough of them."""
 
 DENSITY = 0.12
-"""Atoms per Å³ in liquids and compact molecules with their hydrogens: what is expected where no cell says."""
+"""Atoms per Å³ in liquids and compact molecules with their hydrogens; expected where no cell gives a density."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Capacity:
         systems, atoms, edges: of all structures together.
         atoms_per_system: bounds the atoms of any one structure.
         images: whether cells are so narrow that several images of an atom may be neighbors. Either way the search finds all of
-            them, but how it sets out decides how fast it is where atoms are few.
+            them; where atoms are few, choosing the algorithm by it is faster.
         recompute: whether what layers would save for their backward pass is computed again there: the same results in less memory
             and more time. Backends that have no such form take it for the usual one.
     """
@@ -54,7 +54,7 @@ def has_images(cell: Tensor, pbc: Tensor, cutoff: float) -> Tensor:
 
 def likely_edges(counts: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, margin: float, spare: float = 0.0) -> Tensor:
     """Edges of each structure, (S,) float64: by the density of a cell periodic in three directions, else by DENSITY; without
-    periodic directions at most all ordered pairs. What has more is counted by a search that runs out, and then known.
+    periodic directions at most all ordered pairs. Where there are more, the search runs out of capacity and counts them.
 
     Args:
         counts: (S,) atoms.

@@ -1,4 +1,4 @@
-"""What a model is told of a structure beside its atoms and edges: four whole numbers, staged with every call."""
+"""What a model knows of a structure beside its atoms and edges: four whole numbers, copied to the device with every call."""
 
 from __future__ import annotations
 

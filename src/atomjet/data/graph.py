@@ -152,7 +152,7 @@ class Graph:
         return replace(self, **moved)
 
     def with_vectors(self, vectors: Tensor) -> Graph:
-        """Return the same edges, with what is known of them, and other vectors (of another type, or to be differentiated)."""
+        """Return the same edges, with their cached properties, and other vectors (of another type, or to be differentiated)."""
         other = replace(self, vectors=vectors)
         for name in ("reverse", "longest_row"):
             if name in self.__dict__:

@@ -21,7 +21,7 @@ from atomjet.version import VERSION
 
 
 class Halo(Protocol):
-    """What a model asks of whoever holds the other atoms.
+    """What a model needs from the processes that own the other atoms.
 
     Attributes:
         owned: atoms of this process.
@@ -90,16 +90,16 @@ class ExchangeHalo:
         _check_versions(transport.gather(VERSION))  # before anything that another version might do otherwise
         size, device = transport.size, owned_ids.device
         self._send: list[Tensor] = []
-        # Process id % size is asked who owns an atom: nobody has to hold a table of all.
-        told, places = self._by_rank(owned_ids, owned_ids % size)
-        ids = self._exchange(told)
+        # Process id % size keeps the owner of each atom: no process has to hold a table of all.
+        listed, places = self._by_rank(owned_ids, owned_ids % size)
+        ids = self._exchange(listed)
         rows = self._exchange(places)
         known, known_rows = torch.cat(ids), torch.cat(rows)
         owners = torch.repeat_interleave(torch.arange(size, device=device), _lengths(ids, device))
         order = torch.argsort(known)
         known, known_rows, owners = known[order], known_rows[order], owners[order]
-        asked, ghosts = self._by_rank(ghost_ids, ghost_ids % size)
-        questions = self._exchange(asked)
+        wanted, ghosts = self._by_rank(ghost_ids, ghost_ids % size)
+        questions = self._exchange(wanted)
         self.agree(_refusal(known, questions))
         found = [torch.searchsorted(known, question) for question in questions]
         owner = torch.cat(self._exchange([owners[place] for place in found]))
@@ -155,7 +155,7 @@ class ExchangeHalo:
     def _swap(
         self, rows: Sequence[Tensor], take: Tensor, out: Sequence[Tensor], back: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Rows `take` of all tensors packed beside each other, sent, and what came, by tensor."""
+        """Send rows `take` of all tensors, packed side by side; return the rows that came, by tensor."""
         widths = [math.prod(x.shape[1:]) for x in rows]
         flat = torch.cat([x.reshape(len(x), width)[take] for x, width in zip(rows, widths, strict=True)], dim=1)
         send, receive = [len(index) for index in out], [len(index) for index in back]
@@ -180,12 +180,12 @@ def _lengths(parts: list[Tensor], device: torch.device) -> Tensor:
 
 
 def _refusal(known: Tensor, questions: list[Tensor]) -> StructureError | None:
-    """What is wrong with the ids that this process was told and asked for."""
+    """What is wrong with the ids whose owners are listed here, or with those that other processes look up here."""
     if bool((known[1:] == known[:-1]).any()):
         twice = int(known[1:][known[1:] == known[:-1]][0])
         return StructureError(f"atom id {twice} has two owners; give every atom an id of its own")
-    asked = torch.cat(questions)
-    missing = asked[~torch.isin(asked, known)]
+    wanted = torch.cat(questions)
+    missing = wanted[~torch.isin(wanted, known)]
     if len(missing):
         return StructureError(
             f"atom id {int(missing[0])} is a ghost that no process owns; its owner lost it, or the halo is too narrow"

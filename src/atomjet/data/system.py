@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomjet.data.fields import check_whole, first_bad_cell, number_of_structures, tensor_of
+from atomjet.data.frames import charge_and_spin_of, frames_of, task_of
 from atomjet.errors import StructureError
-
-LARGEST_CHARGE = 1_000_000
-"""Total charges and spin multiplicities beyond are slips of the pen; kernels hold them in 32 bits."""
-
-SINGULAR_CELL = 1e-6
-"""Smallest volume of the periodic cell vectors relative to the product of their lengths: below it they are dependent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +79,9 @@ class System:
         if isinstance(structures, System):
             return structures.to(device, dtype)
         frames = frames_of(structures)
-        counts = [len(frame) for frame in frames]
+        counts = torch.tensor([len(frame) for frame in frames], dtype=torch.int64)
         charges, spins = (
-            zip(*map(_charge_and_spin, frames, labels or range(len(frames))), strict=True) if frames else ((), ())
+            zip(*map(charge_and_spin_of, frames, labels or range(len(frames))), strict=True) if frames else ((), ())
         )
         joined = np.concatenate([frame.get_positions() for frame in frames]) if frames else np.zeros((0, 3))
         numbers = np.concatenate([frame.get_atomic_numbers() for frame in frames]) if frames else np.zeros(0, int)
@@ -96,12 +92,10 @@ class System:
             .to(dtype)
             .to(device),
             pbc=torch.as_tensor(np.array([frame.pbc for frame in frames], dtype=bool).reshape(-1, 3), device=device),
-            system_index=torch.repeat_interleave(torch.arange(len(frames)), torch.tensor(counts, dtype=torch.int64)).to(
-                device
-            ),
+            system_index=torch.repeat_interleave(torch.arange(len(frames)), counts).to(device),
             charge=torch.tensor(charges, dtype=torch.int64, device=device),
             spin=torch.tensor(spins, dtype=torch.int64, device=device),
-            task=tuple(_task(frame) for frame in frames),
+            task=tuple(task_of(frame) for frame in frames),
             labels=None if labels is None else tuple(labels),
             charge_given=tuple("charge" in frame.info for frame in frames),
             spin_given=tuple("spin" in frame.info for frame in frames),
@@ -116,13 +110,7 @@ class System:
             name: getattr(self, name).to(device) for name in ("atomic_numbers", "pbc", "system_index", "charge", "spin")
         }
         moved |= {"positions": self.positions.to(device, dtype), "cell": self.cell.to(device, dtype)}
-        return System(
-            **moved,
-            task=self.task,
-            labels=self.labels,
-            charge_given=self.charge_given,
-            spin_given=self.spin_given,
-        )
+        return replace(self, **moved)
 
     def with_defaults(self, charge: int | None = None, spin: int | None = None) -> System:
         """Return the same structures with a charge and a spin for those that give none; None leaves them open."""
@@ -223,29 +211,9 @@ class System:
         return f"{self.name(structure)}, atom {atom - int((self.system_index < structure).sum())}"
 
 
-def frames_of(structures: Any) -> Sequence[Any]:
-    """`ase.Atoms` one by one: a single one, or all of a list, generator or open trajectory.
-
-    Raises:
-        StructureError: something else, or something else among them.
-    """
-    if hasattr(structures, "get_positions"):
-        return [structures]
-    kind, wrong = type(structures).__name__, ""
-    if isinstance(structures, Iterable) and not isinstance(structures, str | bytes):
-        frames = structures if isinstance(structures, list | tuple) else list(structures)
-        if all(hasattr(frame, "get_positions") for frame in frames):
-            return frames
-        place = next(place for place, frame in enumerate(frames) if not hasattr(frame, "get_positions"))
-        wrong = f": structure {place} is {type(frames[place]).__name__}"
-    raise StructureError(
-        f"cannot read structures from {kind}{wrong}; give ase.Atoms, a list of them, or atomjet.System"
-    )
-
-
 def _filled(system: System) -> dict[str, Any]:
     """Bring every field to one device and its own type, defaults included."""
-    positions = _tensor("positions", system.positions)
+    positions = tensor_of("positions", system.positions)
     if positions.dtype not in (torch.float32, torch.float64):
         positions = positions.to(torch.float64)
     positions = positions.contiguous()
@@ -253,16 +221,16 @@ def _filled(system: System) -> dict[str, Any]:
 
     def given(name: str, default: Tensor, to: torch.dtype) -> Tensor:
         value = getattr(system, name)
-        tensor = default if value is None else _tensor(name, value)
+        tensor = default if value is None else tensor_of(name, value)
         if to == torch.int64:
-            _check_whole(name, tensor)
+            check_whole(name, tensor)
         return tensor.to(device=device, dtype=to).contiguous()
 
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise StructureError(f"positions have shape {tuple(positions.shape)}; they must be (number of atoms, 3)")
     atoms = positions.shape[0]
     index = given("system_index", torch.zeros(atoms, dtype=torch.int64), torch.int64)
-    structures = _number_of_structures(system, index)
+    structures = number_of_structures(system.cell, system.pbc, index if system.system_index is not None else None)
     cell = given("cell", torch.zeros(structures, 3, 3), dtype)
     pbc = given("pbc", torch.zeros(3, dtype=torch.bool), torch.bool)
     cell = cell.expand(structures, 3, 3) if cell.ndim == 2 else cell
@@ -291,63 +259,6 @@ def _filled(system: System) -> dict[str, Any]:
         "charge_given": tuple(charge_given),
         "spin_given": tuple(spin_given),
     }
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    """A field as a tensor: one that is given stays itself, anything else is copied, Python's numbers in float64.
-
-    Raises:
-        StructureError: not an array of real numbers, or of whether.
-    """
-    tensor = value
-    if not isinstance(value, Tensor):
-        try:
-            array = np.array(
-                value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) and value.mask.any() else value
-            )
-            if array.dtype.kind in "fO":  # float128 and lists of tensors too, which torch does not take
-                array = array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
-            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-        except (TypeError, ValueError):
-            kind = type(value).__name__
-            raise StructureError(f"{name} is no array of numbers, but {kind} {str(value)[:60]!r}; correct it") from None
-    if tensor.is_complex():
-        raise StructureError(f"{name} is complex; it must be real")
-    if name == "pbc" and tensor.dtype != torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
-        raise StructureError(f"pbc is {tensor.tolist()}; it must be True or False for each direction")
-    return tensor
-
-
-def _check_whole(name: str, tensor: Tensor) -> None:
-    """Refuse what would be cut off to whole numbers."""
-    if tensor.dtype == torch.bool:
-        raise StructureError(f"{name} is True or False; it must be whole numbers")
-    if tensor.is_floating_point():
-        bad = ~(tensor == tensor.round()) | (tensor.abs() > 2**53)
-        if bool(bad.any()):
-            place = int(bad.flatten().nonzero()[0])
-            raise StructureError(f"{name}[{place}] is {float(tensor.flatten()[place]):g}; it must be a whole number")
-
-
-def _number_of_structures(system: System, index: Tensor) -> int:
-    """As the cells say it, or periodic directions, or the structures of atoms."""
-    if system.cell is not None:
-        shape = tuple(_tensor("cell", system.cell).shape)
-        if shape[-2:] != (3, 3) or len(shape) > 3:
-            raise StructureError(
-                f"cell has shape {shape}; it must be (3, 3), rows the cell vectors, or one for each structure"
-            )
-        return shape[0] if len(shape) == 3 else 1
-    if system.pbc is not None and (pbc := _tensor("pbc", system.pbc)).ndim == 2:
-        return pbc.shape[0]
-    if system.system_index is None:
-        return 1
-    last = int(index.max()) if len(index) else -1
-    if last > len(index):
-        raise StructureError(
-            f"system_index says structure {last}, but there are {len(index)} atoms; number them from 0, without gaps"
-        )
-    return last + 1
 
 
 def _check(system: System) -> None:
@@ -385,46 +296,10 @@ def _check(system: System) -> None:
 
 def _check_cells(system: System) -> None:
     """The periodic cell vectors of each structure must be finite and independent."""
-    finite = torch.isfinite(system.cell).flatten(1).all(1)
-    lengths = torch.linalg.vector_norm(system.cell, dim=2)
-    # Directions that are not periodic are filled with unit vectors orthogonal to the rest through the Gram matrix.
-    unit = system.cell / lengths.clamp(min=1e-30)[:, :, None]
-    gram = torch.where(
-        system.pbc[:, :, None] & system.pbc[:, None, :],
-        unit @ unit.transpose(1, 2),
-        torch.eye(3, dtype=system.dtype, device=system.device),
-    )
-    volume = torch.linalg.det(torch.nan_to_num(gram)).clamp(min=0).sqrt()
-    short = (system.pbc & (lengths < SINGULAR_CELL)).any(1)
-    bad = ~finite | short | (volume < SINGULAR_CELL)
-    if bool(bad.any()):
-        structure = int(bad.nonzero()[0])
+    if (bad := first_bad_cell(system.cell, system.pbc)) is not None:
+        structure, why = bad
         rows = [[round(x, 6) for x in row] for row in system.cell[structure].tolist()]
         axes = "".join("abc"[k] for k in range(3) if system.pbc[structure, k])
-        why = "is not finite" if not bool(finite[structure]) else "does not span them"
         raise StructureError(
             f"{system.name(structure)}: periodic along {axes}, but its cell {rows} {why}; give a cell, or set pbc to False"
         )
-
-
-def _task(frame: Any) -> str:
-    """Name of the task that one `ase.Atoms` says; "" where it says none."""
-    task = frame.info.get("task")
-    return "" if task is None else str(task)
-
-
-def _charge_and_spin(frame: Any, label: int) -> tuple[int, int]:
-    """Total charge and spin multiplicity of one `ase.Atoms`; 0 where it says none."""
-    values = []
-    for name in ("charge", "spin"):
-        value = frame.info.get(name, 0)
-        try:
-            number = float(value.item() if isinstance(value, np.ndarray) else value)
-        except (TypeError, ValueError, OverflowError):
-            raise StructureError(f"structure {label}: info[{name!r}] is {value!r}; it must be a whole number") from None
-        if not abs(number) <= LARGEST_CHARGE or abs(number - round(number)) > 1e-3:
-            raise StructureError(
-                f"structure {label}: total {name} is {value}; it must be a whole number, of at most {LARGEST_CHARGE} either way"
-            )
-        values.append(round(number))
-    return values[0], values[1]

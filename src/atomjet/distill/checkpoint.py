@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from atomjet.errors import ModelFileError
-from atomjet.models.tensor_file import digest, first_line, write_atomically
+from atomjet.errors import ModelFileError, first_line
+from atomjet.models.tensor_file import digest, write_atomically
 
 FORMAT = "atomjet-training"
 FORMAT_VERSION = 2

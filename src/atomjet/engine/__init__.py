@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from atomjet.engine.engine import Engine, load
+from atomjet.engine.engine import Engine
+from atomjet.engine.load import load
 from atomjet.engine.settings import Settings
 from atomjet.engine.shared import SharedPrediction, owned_part, predict_shared
 

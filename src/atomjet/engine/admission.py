@@ -27,12 +27,12 @@ Admit = Callable[[System], Conditions | None]
 
 
 class Admission:
-    """Asks the backend once for equal structures. Threads may share it.
+    """Admits equal structures once. Threads may share it.
 
     Args:
         admit: of structures whose elements the model serves.
         device: for messages.
-        has_silent: whether the backend has `silent_conditions`, with which it need not be asked.
+        has_silent: whether the backend has `silent_conditions`, which need no admission.
     """
 
     def __init__(self, admit: Admit, device: torch.device, has_silent: bool) -> None:
@@ -103,7 +103,7 @@ class Admission:
 
 
 def _key(frames: Sequence[Any], counts: list[int]) -> tuple[Any, ...] | None:
-    """What the conditions follow from; None where that is not said in a few words."""
+    """A key of what the conditions follow from; None where `info` holds something other than a number or text."""
     said = [atoms.info.get(name) for atoms in frames for name in CONDITION_NAMES]
     if not all(value is None or isinstance(value, int | float | str | np.number) for value in said):
         return None

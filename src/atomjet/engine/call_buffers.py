@@ -17,7 +17,11 @@ from atomjet.ops.cuda_graph import Replayed
 
 @dataclass(frozen=True)
 class Composition:
-    """What a `System` consists of, positions and cells aside: its tensors, how often each was written to, and its words."""
+    """What a `System` consists of, positions and cells aside: its tensors, how often each was written to, and its conditions.
+
+    Attributes:
+        said: tasks, and which charges and spins were given.
+    """
 
     tensors: tuple[torch.Tensor, ...]
     versions: tuple[int, ...]
@@ -98,8 +102,8 @@ class CallBuffers:
         self._home = torch.cuda.current_stream(stages.device) if on_gpu else None
         self._known = torch.cuda.Event() if on_gpu else None
         self._systems = 0
-        self._round_trip = Replayed(self._there_and_back, self.stream, capture)
-        self._on_device = Replayed(self._stay_there, self.stream, capture)
+        self._round_trip = Replayed(self._copy_in_and_out, self.stream, capture)
+        self._on_device = Replayed(self._copy_head_out, self.stream, capture)
         self.evaluation.compile()
         if on_gpu:
             torch.cuda.current_stream(
@@ -112,7 +116,7 @@ class CallBuffers:
         return self._round_trip
 
     def start(self, frames: Sequence[Any], counts: Sequence[int], conditions: Conditions | None) -> None:
-        """Put `ase.Atoms` in and enqueue; returns at once. Without conditions they are those of what says nothing of itself."""
+        """Put `ase.Atoms` in and enqueue; returns at once. Without conditions, the backend's `silent_conditions` hold."""
         self._staged.fill(frames, counts, conditions)
         if self.stream is not None:
             self._after_reader(self.stream)
@@ -153,7 +157,7 @@ class CallBuffers:
 
         Args:
             system: structures. atoms: their composition as it is now, the same object as long as it is the same.
-            conditions: they were admitted with; None for those of what says nothing of itself.
+            conditions: they were admitted with; None for the backend's `silent_conditions`.
         """
         stream = None if self.stream is None else torch.cuda.current_stream(self.device)
         if stream is not None:
@@ -202,12 +206,12 @@ class CallBuffers:
             there = buffers.positions[: system.num_atoms]
             self._contents = Contents(atoms, conditions, system.cell, system.cell._version, there)
 
-    def _there_and_back(self) -> None:
+    def _copy_in_and_out(self) -> None:
         self._received.copy_(self._sent, non_blocking=True)
         self.evaluation.launch()
         self._answer.copy_(self.evaluation.prediction.buffer, non_blocking=True)
 
-    def _stay_there(self) -> None:
+    def _copy_head_out(self) -> None:
         head = self.evaluation.prediction.head
         self.evaluation.launch()
         self._answer[: len(head)].copy_(head, non_blocking=True)

@@ -1,4 +1,4 @@
-"""How much memory a call needs, and whether there is as much: known before it is computed, not found out by running out of it."""
+"""How much memory a call needs, and whether that much is free: known before anything is computed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fits(needed: int, free: int | None) -> bool:
 def refusal(
     atoms: int, edges: int, needed: int, free: int | None, device: torch.device, labels: Sequence[int] | None = None
 ) -> StructureError:
-    """What is said of one structure, of several the one with this label, that cannot be computed in the memory there is."""
+    """The error for one structure (of several, the one with this label) that does not fit into the free memory."""
     which = "" if labels is None else f"structure {labels[0]}: "
     fitting = int(atoms * SHARE * (free or 0) / max(needed, 1))
     hint = f", of up to some {fitting} atoms at this density" if fitting else ""
@@ -74,10 +74,10 @@ def choose(systems: int, atoms: int, largest: int, edges: int, images: bool = Fa
 
 
 def grown(capacity: Capacity, needed: int) -> Capacity:
-    """A capacity with room for `needed` edges, as a search that ran out of it has counted, and a margin; all else is kept."""
+    """A capacity with `needed` edges, as a search that ran out of them has counted, and a margin."""
     return replace(capacity, edges=_edge_class(max(math.ceil(needed * MARGIN), capacity.edges + 1)))
 
 
 def _edge_class(edges: int) -> int:
-    """Powers of two while that costs nothing: edges that are not there take a few bytes and no time."""
+    """Powers of two up to FEW_EDGES: edges not in use take a few bytes and no time."""
     return max(MIN_EDGES, 1 << (edges - 1).bit_length() if edges <= FEW_EDGES else size_class(edges, 0))

@@ -118,7 +118,7 @@ class Evaluation:
         compile_ahead(self.launch, self.system.positions.device)
 
     def needed_edges(self) -> int:
-        """Edges that the last search found, whether or not there was room for them; waits for the device."""
+        """Edges that the last search found, whether or not they fitted; waits for the device."""
         return int(self.graph.needed_edges)
 
 
@@ -149,7 +149,7 @@ def gpu_stages(model: Model, backend: CapturedBackend, closest: Tensor) -> Stage
 
         return launch
 
-    @functools.lru_cache(maxsize=1024)  # asked before every new batch, and slow to answer
+    @functools.lru_cache(maxsize=1024)  # called before every new batch, and slow
     def bytes_beside(capacity: Capacity) -> int:
         # Made on the device that has no memory, a search says how much it takes elsewhere.
         with ShapesOnly():

@@ -1,7 +1,4 @@
-"""Processes made by fork.
-
-PyTorch's pool of threads stays in the parent, and a child that waits for it waits for ever.
-"""
+"""Processes made by fork: PyTorch's pool of threads stays in the parent, and a child that waits for it waits for ever."""
 
 from __future__ import annotations
 

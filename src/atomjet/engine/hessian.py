@@ -31,7 +31,7 @@ def hessian(
         definition: of a model, in float64.
         system: one structure.
         search: finds its edges.
-        free: bytes that may be used; None where nobody knows.
+        free: bytes that may be used; None where that is not known.
         share: of them, how much is taken.
     """
     graph = search(system)

@@ -107,8 +107,8 @@ class BufferPool:
             while self._idle:
                 self._drop_oldest()
 
-    def kept(self) -> list[Capacity]:
-        """Capacities that are ready, least recently used first."""
+    def idle(self) -> list[Capacity]:
+        """Capacities of the sets that no call is using, least recently used first."""
         with self._changed:
             return [buffers.capacity for buffers in self._idle]
 

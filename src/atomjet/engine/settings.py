@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -65,3 +65,20 @@ class Settings:
     def dtype(self) -> torch.dtype:
         """Type of the weights and of what is computed with them."""
         return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def whole_number(name: str, value: Any) -> int | None:
+    """A charge or spin multiplicity as int; None stays.
+
+    Raises:
+        ConfigError: not a whole number.
+    """
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number")
+    return number

@@ -118,9 +118,9 @@ def run(
 
     Args:
         batches: structures of each.
-        start: enqueue one; told whether it may wait for buffers (only while this call holds none), None where it got none.
+        start: enqueue one; its flag says whether it may wait for buffers (only while this call holds none); None where it got none.
         finish: wait for one that was started, and take its result.
-        abandon: wait for one whose result nobody wants, because another has failed.
+        abandon: wait for one whose result is not used, because another has failed.
     """
     done: list[Any] = []
     running: list[Any] = []

@@ -11,8 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from atomjet.data.halo import ExchangeHalo
-from atomjet.errors import BackendError
-from atomjet.models.tensor_file import first_line
+from atomjet.errors import BackendError, first_line
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Choices for kernels: a table by device, model and size, filled by `tuner.py`; without an entry, as the backend chooses.
 
-The table is JSON: {"version": 2, "devices": {device name: {model key: {size and kind: {kernel: {choice: value}}}}}}. Two are read,
-once a process: the one that is shipped (`tuned.json` beside this file) and the user's own, which comes first. Nothing is ever tuned
-without being asked.
+The table is JSON: {"version": 2, "devices": {device name: {model key: {entry: {kernel: {choice: value}}}}}}. An entry is a size and
+"dense" or "sparse" (`entry_key`). Two tables are read, once a process: the one that is shipped (`tuned.json` beside this file) and
+the user's own, which comes first. Nothing is tuned unless a user runs `atomjet tune`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Tuning:
 
     Attributes:
         backend: as the family makes it.
-        entries: kernel and choice by size and kind.
+        entries: choices for each kernel, by `entry_key`.
     """
 
     backend: CapturedBackend

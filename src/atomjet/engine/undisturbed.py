@@ -1,4 +1,4 @@
-"""What a caller has set for PyTorch code of its own does not reach ours."""
+"""PyTorch's global modes, as a caller has set them for code of its own, do not reach AtomJet's."""
 
 from __future__ import annotations
 

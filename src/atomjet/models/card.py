@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from atomjet.data.elements import SYMBOLS
+from atomjet.errors import ConfigError, first_line
 from atomjet.models import strict_json
 
 IN_SIGHT = 4.0
@@ -85,6 +86,19 @@ def card_to_json(card: dict[str, Any]) -> str:
         raise ValueError(str(error)) from None
     card_from_json(text)
     return text
+
+
+def checked(card: Any) -> dict[str, Any]:
+    """A card whose fields have the types that the program expects.
+
+    Raises:
+        ConfigError: one has another type; says which.
+    """
+    try:
+        card_to_json(card)
+    except ValueError as error:
+        raise ConfigError(f"card: {first_line(error)}; see atomjet.models.card.Card") from None
+    return card
 
 
 def _finite(value: Any) -> Any:

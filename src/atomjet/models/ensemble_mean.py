@@ -79,7 +79,7 @@ def launch(graph: GraphBuffers, each: Tensor, out: PredictionBuffers) -> None:
     Args:
         graph: says how many atoms the structures have.
         each: (M, 1 + 10 Ŝ + 4 N̂) float64, the buffer of each member's prediction.
-        out: with room for spreads; filled.
+        out: with spreads; filled.
     """
     capacity, (members, length) = out.capacity, each.shape
     programs = triton.cdiv(length, BLOCK) + triton.cdiv(capacity.atoms, BLOCK) + triton.cdiv(capacity.systems, BLOCK)

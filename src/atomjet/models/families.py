@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from atomjet.errors import BackendError
@@ -29,7 +30,7 @@ class BackendChoice:
 
     Attributes:
         make: from a model and a precision; raises `BackendError` where it cannot serve.
-        devices: where it is taken without being asked for.
+        devices: types of device on which "auto" may choose it.
     """
 
     make: Callable[[Any, str], Backend]
@@ -125,3 +126,26 @@ FAMILIES["ensemble"] = Family(
     EnsembleConfig,
     {name: BackendChoice(_by_members(name), devices) for name, devices in _ANY.items()},
 )
+
+
+def choose_backend(model: Model, name: str, device: torch.device, precision: str) -> tuple[str, Backend, str]:
+    """The backend that runs: its name, itself, and where "auto" chose, why a faster one does not ("" for none).
+
+    Raises:
+        BackendError: the one of this name does not serve the family, or this model.
+    """
+    backends = FAMILIES[model.family].backends
+    if name == "auto":
+        reason = ""
+        for one, choice in backends.items():
+            if device.type not in choice.devices:
+                continue
+            try:
+                return one, choice.make(model, precision), reason
+            except BackendError as error:
+                reason = reason or str(error)
+    if name not in backends:
+        raise BackendError(
+            f"backend {name!r} does not serve {type(model).__name__} yet; use one of {', '.join(backends)}"
+        )
+    return name, backends[name].make(model, precision), ""

@@ -228,10 +228,10 @@ def launch(
 
     Args:
         system, graph: the structures and their edges.
-        atomic: what the model has left.
+        atomic: energies and gradients, as the model's segments leave them.
         references: (rows, Z) float64, eV, by atomic number; the row is that of the structure's task.
         closest: (Z', Z') float64 or float32, Å, by atomic numbers; pairs nearer than this set `Status.OVERLAP`.
-        virials: (6, N̂) float64, room to work in.
+        virials: (6, N̂) float64, scratch.
         out: filled; NaN energies where any status bit is set.
     """
     assert not graph.has_ghosts, "what edges do to ghosts goes home by `Halo.fold`"

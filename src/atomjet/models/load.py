@@ -1,4 +1,4 @@
-"""From a file to a model: its kind is seen in its first bytes, and whoever reads that kind is imported when it is met.
+"""From a file to a model: the first bytes say the format, and a format's importer is imported when such a file is read.
 
 Our own files are read in steps, each of which refuses with one line: the header is checked against the file's size, the
 configuration and the card against their schemas, the tensors' shapes against those the configuration asks for, all before a weight
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atomjet.errors import AtomJetError, ConfigError, ModelFileError
+from atomjet.errors import AtomJetError, ConfigError, ModelFileError, first_line
 from atomjet.models import strict_json, tensor_file, torch_archive
 from atomjet.models.card import card_from_json
 from atomjet.models.contract import Model
 from atomjet.models.ensemble import Ensemble, ensemble_card
 from atomjet.models.families import FAMILIES
 from atomjet.models.skeleton import skeleton
-from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled, first_line
+from atomjet.models.tensor_file import TensorFile, check_shapes, check_tensors, filled
 
 READABLE = (tensor_file.FORMAT, tensor_file.WEIGHTS_ONLY_FORMAT)
 
@@ -119,7 +119,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _foreign(path: Path, importer: Any) -> Any:
-    """Call an importer. What it stumbles over is a fault of the file, whose content anybody may have written."""
+    """Call an importer. Whatever error it ends with is a fault of the file, whose content anybody may have written."""
     try:
         return importer(path)
     except AtomJetError as error:

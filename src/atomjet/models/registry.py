@@ -9,7 +9,7 @@ from atomjet.errors import ModelFileError
 FOLDER = Path(__file__).parent / "packaged"
 
 PURPOSES = {
-    "organic-xtb": "for organic molecules; what every command takes unless told otherwise",
+    "organic-xtb": "for organic molecules; the default of every command",
     "organic-xtb-ensemble": "three such models at once: the mean, and how far they disagree",
     "organic-xtb-tiny": "smaller and faster, less exact: for screening and long runs",
 }

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from atomjet.errors import ModelFileError
+from atomjet.errors import ModelFileError, first_line
 from atomjet.models import strict_json
 from atomjet.models.card import card_to_json
 from atomjet.models.contract import Model
@@ -225,8 +225,3 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def first_line(error: Exception) -> str:
-    """The gist of a foreign error, on one line."""
-    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""`System` to `Graph`: which atoms see each other."""
+"""`System` to `Graph`: which pairs of atoms are edges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHERS = {
     "torch_cluster": "torch-cluster",
     "nvalchemi": "nvalchemi-toolkit-ops",
 }
-"""Searches that can be asked for by name, and the package that holds them; "auto" is AtomJet's own choice."""
+"""Searches that a user may choose by name, and the package that holds each; "auto" is AtomJet's own choice."""
 
 
 LONGEST_CUTOFF = 1e9
@@ -78,7 +78,7 @@ def search(system: System, cutoff: float, neighbors: str = "auto") -> Graph:
 
 
 def check_search(name: str) -> None:
-    """Refuse a search that nobody knows.
+    """Refuse an unknown search.
 
     Raises:
         ConfigError: neither "auto" nor one of `OTHERS`.
@@ -92,7 +92,7 @@ def _by_vesin(system: System, cutoff: float) -> Graph:
 
 
 def _other(name: str) -> Any:
-    """The function of a search that was asked for by name."""
+    """The function of the search with this name."""
     check_search(name)
     if name in ("brute_force", "vesin"):
         return brute_force if name == "brute_force" else _by_vesin

@@ -28,7 +28,7 @@ RESOLVED = 1e-3
 """Coarsest step between neighboring floating-point numbers that coordinates may have, as a share of the cutoff."""
 
 SURELY_RESOLVED = 1e11
-"""Position, Å, up to which float64 is fine enough unasked: the step is 1.5e-5 Å there, which serves any cutoff above 0.015 Å."""
+"""Position, Å, up to which float64 needs no check: the step is 1.5e-5 Å there, which serves any cutoff above 0.015 Å."""
 
 
 def check_resolution(system: System, cutoff: float) -> None:
@@ -84,14 +84,14 @@ def complete_cells(system: System) -> Tensor:
 
 
 def _completed(cell: Tensor, pbc: Tensor) -> Tensor:
-    """Fill the rows that are not periodic, one after the other, with what no other row reaches."""
+    """Fill the rows that are not periodic, one after the other, with a unit vector orthogonal to all others."""
     eye = torch.eye(3, dtype=torch.float64, device=cell.device)
     for axis in range(3):
         # Project each unit vector out of the other rows and keep the longest remainder. Rows may be of any lengths.
         others = torch.nn.functional.normalize(cell[:, [k for k in range(3) if k != axis]], dim=2)
         _, values, vectors = torch.linalg.svd(others)
-        kept = values > 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
-        basis = vectors[:, :2] * kept[:, :, None]
+        significant = values > 1e-12 * values.amax(1, keepdim=True).clamp(min=1e-300)
+        basis = vectors[:, :2] * significant[:, :, None]
         remainder = eye - eye @ basis.transpose(1, 2) @ basis
         longest = remainder.norm(dim=2).argmax(1)
         normal = torch.nn.functional.normalize(remainder[torch.arange(len(cell), device=cell.device), longest], dim=1)
@@ -145,7 +145,7 @@ def assemble(system: System, centers: Tensor, neighbors: Tensor, shifts: Tensor,
 
 
 def _blocks(candidates: Tensor) -> list[tuple[int, int]]:
-    """Cut the atoms into runs of at most `PAIRS_AT_ONCE` candidates (or one atom)."""
+    """Divide the atoms into runs of at most `PAIRS_AT_ONCE` candidates (or one atom)."""
     total = int(candidates.sum())
     if total <= PAIRS_AT_ONCE:
         return [(0, len(candidates))]

@@ -7,7 +7,8 @@ import torch
 
 from atomjet.data import Capacity, GraphBuffers, SystemBuffers
 from atomjet.errors import StructureError
-from atomjet.neighbors.algorithms import FREE_WORDS, PER_ATOM, AllPairs, Cells, OneKernel
+from atomjet.neighbors.algorithms import PER_ATOM, AllPairs, OneKernel
+from atomjet.neighbors.cells import Cells
 from atomjet.ops.compile_notice import announce_compilations
 
 ALL_PAIRS = 3000
@@ -30,8 +31,10 @@ class BufferedSearch:
     """
 
     def __init__(self, capacity: Capacity, cutoff: float, device: torch.device | str) -> None:
-        words = FREE_WORDS if capacity.atoms_per_system > ALL_PAIRS else AllPairs.words(capacity)
-        if capacity.edges + max(words, PER_ATOM) * capacity.atoms > MOST:
+        algorithm = Cells if capacity.atoms_per_system > ALL_PAIRS else AllPairs
+        if capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
+            algorithm = OneKernel
+        if capacity.edges + max(algorithm.words(capacity), PER_ATOM) * capacity.atoms > MOST:
             raise StructureError(
                 f"{capacity.edges} edges of {capacity.atoms} atoms in structures of up to {capacity.atoms_per_system} "
                 f"are more than one search can hold ({MOST} numbers); search fewer structures at once, or a shorter cutoff"
@@ -41,12 +44,7 @@ class BufferedSearch:
         if self.device.type == "cuda":
             announce_compilations()
         self.graph = GraphBuffers.empty(capacity, device)
-        if capacity.atoms_per_system > ALL_PAIRS:
-            self.algorithm = Cells(self.graph, cutoff)
-        elif capacity.atoms <= OneKernel.ALL and capacity.systems <= OneKernel.SYSTEMS and not capacity.images:
-            self.algorithm = OneKernel(self.graph, cutoff)
-        else:
-            self.algorithm = AllPairs(self.graph, cutoff)
+        self.algorithm = algorithm(self.graph, cutoff)
 
     def launch(self, system: SystemBuffers) -> GraphBuffers:
         """Enqueue the search on the current stream; returns `self.graph`, the same buffers every time, its status included.

@@ -74,30 +74,30 @@ class Edges(NamedTuple):
     row_ptr: Tensor
 
     @classmethod
-    def of(cls, buffer: Tensor, room: int, atoms: int, edges: int) -> Edges:
+    def of(cls, buffer: Tensor, max_edges: int, atoms: int, edges: int) -> Edges:
         """Views of a buffer that `move_edges` has filled: the edges in use."""
         vectors = buffer.view(torch.float64)
         return cls(
             buffer.as_strided((edges,), (1,), 0),
-            buffer.as_strided((edges,), (1,), room),
-            buffer.as_strided((edges, 3), (3, 1), 2 * room),
-            vectors.as_strided((edges, 3), (3, 1), 5 * room),
-            buffer.as_strided((atoms + 1,), (1,), 8 * room),
+            buffer.as_strided((edges,), (1,), max_edges),
+            buffer.as_strided((edges, 3), (3, 1), 2 * max_edges),
+            vectors.as_strided((edges, 3), (3, 1), 5 * max_edges),
+            buffer.as_strided((atoms + 1,), (1,), 8 * max_edges),
         )
 
 
-def even(room: int) -> int:
-    """Room for edges in a buffer, so that everything in it is aligned."""
-    return room + room % 2
+def even(max_edges: int) -> int:
+    """Edges that a buffer is allocated for: an even number, so that everything in it is aligned."""
+    return max_edges + max_edges % 2
 
 
-def buffer_for(atoms: int, room: int, device: torch.device) -> Tensor:
+def buffer_for(atoms: int, max_edges: int, device: torch.device) -> Tensor:
     """A buffer for so many atoms and an even number of edges; one, since making tensors takes the host longer than the device."""
-    return torch.empty(8 * room + atoms + 1, dtype=torch.int64, device=device)
+    return torch.empty(8 * max_edges + atoms + 1, dtype=torch.int64, device=device)
 
 
-def move_edges(starts: Starts, given: SystemBuffers, buffer: Tensor, room: int, atoms: int) -> None:
-    """Enqueue the move of all edges into a buffer; those beyond its room are left out.
+def move_edges(starts: Starts, given: SystemBuffers, buffer: Tensor, max_edges: int, atoms: int) -> None:
+    """Enqueue the move of all edges into a buffer; those beyond `max_edges` are left out.
 
     Args:
         starts: after its `enqueue`. given: the structures that were searched. atoms: as many rows are moved, at least those in use.
@@ -114,7 +114,7 @@ def move_edges(starts: Starts, given: SystemBuffers, buffer: Tensor, room: int, 
         cell=given.cell,
         system_index=given.system_index,
         buffer=buffer,
-        room=room,
+        room=max_edges,
         systems=graph.capacity.systems,
         RENUMBERED=starts.renumbered,
         SLOTS=32,

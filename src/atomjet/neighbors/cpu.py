@@ -15,12 +15,12 @@ MARGIN = 1e-6
 """Distance, Å, by which the search goes beyond the cutoff, to test again with the definition's own arithmetic at the cutoff."""
 
 MOST_CELLS = 90_000
-"""Cells of a structure, empty ones included, up to which vesin is asked: with more it makes them larger, along thin directions so
+"""Cells of a structure, empty ones included, up to which vesin searches: with more it makes them larger, along thin directions so
 much larger that none is left, and divides by zero.
 """
 
 FEW_CELLS, PER_ATOM = 100, 4
-"""Cells up to which vesin is asked, at most `MOST_CELLS`: so many, and so many more for each atom of the structure. It looks at
+"""Cells up to which vesin searches, at most `MOST_CELLS`: FEW_CELLS, and PER_ATOM more for each atom of the structure. It looks at
 every empty cell, which takes seconds where most are empty."""
 
 
@@ -56,7 +56,7 @@ def search(system: System, cutoff: float) -> Graph:
     positions, periodic, far = wrapped.numpy(), pbc.numpy(), sparse.tolist()
     everywhere = (pbc.any(1) | (FLAT * widths.amin(1) < radius)).tolist()
     stops = np.cumsum(system.counts().numpy())
-    pieces = []
+    found = []
     for structure, stop in enumerate(stops):
         start = stops[structure - 1] if structure else 0
         if stop == start:
@@ -68,8 +68,8 @@ def search(system: System, cutoff: float) -> Graph:
             i, j, shift, vector = finder.compute(own, boxes[structure], everywhere[structure], "ijSD")
             near = np.einsum("ea,ea->e", vector, vector) < radius**2
             i, j, shift = i[near].astype(np.int64), j[near].astype(np.int64), shift[near].astype(np.int64)
-        pieces.append((i + start, j + start, shift))
-    return _exact(system, pieces, None if outside is None else outside.long().numpy(), cutoff)
+        found.append((i + start, j + start, shift))
+    return _exact(system, found, None if outside is None else outside.long().numpy(), cutoff)
 
 
 def _widths(system: System, planes: Tensor, fractions: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ def _widths(system: System, planes: Tensor, fractions: Tensor) -> Tensor:
     return torch.where(system.pbc, planes, spread)
 
 
-def _exact(system: System, pieces: list[Pairs], outside: np.ndarray | None, cutoff: float) -> Graph:
+def _exact(system: System, found: list[Pairs], outside: np.ndarray | None, cutoff: float) -> Graph:
     """Join the structures' edges, for positions as given; put them in canonical order; test the cutoff as the definition does."""
-    if pieces:
-        i, j, shift = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    if found:
+        i, j, shift = (np.concatenate(part) for part in zip(*found, strict=True))
     else:
         i, j, shift = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
     if outside is not None:

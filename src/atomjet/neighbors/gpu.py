@@ -1,7 +1,7 @@
-"""Neighbour search on a GPU: a `System` into buffers that are kept, one CUDA graph, a `Graph` of its own out of them.
+"""Neighbour search on a GPU: a `System` into cached buffers, one CUDA graph, a `Graph` of its own out of them.
 
-A search whose size a thread has met before waits for the device once, when it learns how many edges there are; by then all that
-follows is under way, into tensors with a little more room than the last such search took.
+A search for a size that this thread has searched before waits for the device once, to learn how many edges there are; by then the
+copy of the edges is under way, into tensors for a few more edges than the last such search found.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from triton.runtime import driver
 
 from atomjet.data import Capacity, Graph, Status, System, SystemBuffers
 from atomjet.data.capacity import has_images, likely_edges
-from atomjet.neighbors.algorithms import Cells
 from atomjet.neighbors.brute_force import RESOLVED
 from atomjet.neighbors.buffered_search import BufferedSearch
 from atomjet.neighbors.canonical import Edges, Starts, buffer_for, even, move_edges
+from atomjet.neighbors.cells import Cells
 from atomjet.ops import edge_vectors
 from atomjet.ops.cuda_graph import Replayed
 
@@ -27,13 +27,13 @@ CACHE_SHARE, CACHE_BYTES_ON_CPU = 0.05, 256 << 20
 """Memory that a thread's cached buffers may take, least recently used first out: a share of a GPU's memory; bytes on a CPU."""
 
 SPARE = 1.02
-"""Edges that a result has room for, as a multiple of those of the last search of its size."""
+"""Edges that a result is allocated for, as a multiple of those of the last search of its size."""
 
 MARGIN, SPARE_NEIGHBORS = 1.1, 8
 """Factor on the edges that a cell's density says, and neighbours more for each atom: with a short cutoff they come in shells."""
 
 COPIED = 200_000
-"""Edges up to which the result is made in buffers that are kept, by the CUDA graph, and copied from there: the host is quicker with
+"""Edges up to which the result is made in cached buffers, by the CUDA graph, and copied from there: the host is quicker with
 a copy than with a kernel. With more, moving edges twice takes longer than that.
 """
 
@@ -50,7 +50,7 @@ def search(system: System, cutoff: float) -> Graph | None:
             return search(system, cutoff)
     buffers = cache.buffers_for(system, float(cutoff))
     while True:
-        result, room = buffers.launch(system)
+        result, max_edges = buffers.launch(system)
         status, needed = buffers.wait()
         if status == Status.EDGES:
             buffers = cache.larger(buffers, needed)
@@ -58,9 +58,9 @@ def search(system: System, cutoff: float) -> Graph | None:
         if status:
             return None
         buffers.last = needed
-        if needed > room:
-            result, room = buffers.moved(system, needed)
-        return _graph(system, cutoff, Edges.of(result, room, system.num_atoms, needed))
+        if needed > max_edges:
+            result, max_edges = buffers.moved(system, needed)
+        return _graph(system, cutoff, Edges.of(result, max_edges, system.num_atoms, needed))
 
 
 def to_graph(finder: BufferedSearch, given: SystemBuffers, system: System, edges: int) -> Graph:
@@ -128,8 +128,8 @@ class _Buffers:
         self.finder = BufferedSearch(capacity, cutoff, device)
         self.given = SystemBuffers.empty(capacity, device)
         self.starts = Starts(self.finder.graph, isinstance(self.finder.algorithm, Cells))
-        self.room = even(capacity.edges)
-        self.result = buffer_for(capacity.atoms, self.room, device) if capacity.edges <= COPIED else None
+        self.max_edges = even(capacity.edges)
+        self.result = buffer_for(capacity.atoms, self.max_edges, device) if capacity.edges <= COPIED else None
         self.status = torch.zeros(1, dtype=torch.int32, pin_memory=on_gpu)
         self.needed = torch.zeros(1, dtype=torch.int64, pin_memory=on_gpu)
         self.stream = torch.cuda.current_stream(device) if on_gpu else None
@@ -154,28 +154,28 @@ class _Buffers:
         self.needed.copy_(graph.needed_edges, non_blocking=True)
         self.starts.enqueue()
         if self.result is not None:
-            move_edges(self.starts, self.given, self.result, self.room, self.capacity.atoms)
+            move_edges(self.starts, self.given, self.result, self.max_edges, self.capacity.atoms)
 
     def launch(self, system: System) -> tuple[Tensor, int]:
-        """Enqueue the search, and the move of about as many edges as the last one found; where to, and the room there."""
+        """Enqueue the search, and the move of about as many edges as the last one found: the buffer, and its capacity."""
         with torch.no_grad():
             self._fill(system)
         self.replayed.enqueue()
         if self.known is not None:
             self.known.record(self.stream)
         if self.result is not None:
-            return self.result.clone(), self.room
+            return self.result.clone(), self.max_edges
         return self.moved(system, min(self.capacity.edges, math.ceil(SPARE * self.last)))
 
-    def moved(self, system: System, room: int) -> tuple[Tensor, int]:
+    def moved(self, system: System, max_edges: int) -> tuple[Tensor, int]:
         """Enqueue the move of so many edges."""
-        room = even(room)
-        result = buffer_for(system.num_atoms, room, system.device)
-        move_edges(self.starts, self.given, result, room, system.num_atoms)
-        return result, room
+        max_edges = even(max_edges)
+        result = buffer_for(system.num_atoms, max_edges, system.device)
+        move_edges(self.starts, self.given, result, max_edges, system.num_atoms)
+        return result, max_edges
 
     def wait(self) -> tuple[int, int]:
-        """Wait for the search: its status, and the edges there are or need room."""
+        """Wait for the search: its status, and the edges that it found or needs."""
         if self.known is not None:
             self.known.synchronize()
         return int(self.status), int(self.needed)
@@ -201,7 +201,7 @@ class _Buffers:
 
 
 def _composition(system: System) -> tuple[Tensor, Tensor, Tensor]:
-    """All of structures that a search depends on, but for positions and cells."""
+    """The tensors that a search depends on, beside positions and cells."""
     return system.system_index, system.atomic_numbers, system.pbc
 
 
@@ -224,13 +224,13 @@ class _Cache(threading.local):
         for known in reversed(self.all):
             if known.key == key and known.holds(system):
                 return self._used(known)
-        asked = _likely(system, cutoff)
+        wanted = _likely(system, cutoff)
         for known in reversed(self.all):
-            if known.key == key and serves(known.capacity, asked):
+            if known.key == key and serves(known.capacity, wanted):
                 return self._used(known)
-        sizes = asked.systems, asked.atoms, asked.edges, asked.atoms_per_system
+        sizes = wanted.systems, wanted.atoms, wanted.edges, wanted.atoms_per_system
         systems, atoms, edges, largest = (_rounded(n) for n in sizes)
-        return self._add(_Buffers(Capacity(systems, atoms, edges, largest, asked.images), cutoff, system.device))
+        return self._add(_Buffers(Capacity(systems, atoms, edges, largest, wanted.images), cutoff, system.device))
 
     def larger(self, buffers: _Buffers, needed: int) -> _Buffers:
         """Others in their place, for so many edges."""
@@ -259,12 +259,12 @@ def _allowed(device: torch.device) -> float:
     return CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
-def serves(capacity: Capacity, asked: Capacity) -> bool:
+def serves(capacity: Capacity, wanted: Capacity) -> bool:
     """Whether a search of some capacity will do for another."""
-    enough = all(getattr(capacity, name) >= getattr(asked, name) for name in ("systems", "atoms", "edges"))
-    alike = asked.atoms_per_system <= capacity.atoms_per_system <= 2 * asked.atoms_per_system + 64
-    alike &= asked.images == capacity.images
-    return enough and alike and capacity.atoms <= 2 * asked.atoms + 64 and capacity.systems <= 2 * asked.systems + 64
+    enough = all(getattr(capacity, name) >= getattr(wanted, name) for name in ("systems", "atoms", "edges"))
+    alike = wanted.atoms_per_system <= capacity.atoms_per_system <= 2 * wanted.atoms_per_system + 64
+    alike &= wanted.images == capacity.images
+    return enough and alike and capacity.atoms <= 2 * wanted.atoms + 64 and capacity.systems <= 2 * wanted.systems + 64
 
 
 def _rounded(number: int) -> int:

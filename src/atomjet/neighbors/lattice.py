@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from atomjet.data.buffers import SHIFT_LIMIT, Status
-from atomjet.data.system import SINGULAR_CELL
+from atomjet.data.fields import SINGULAR_CELL
 from atomjet.neighbors.brute_force import MAX_IMAGES, SURELY_RESOLVED
 
 NOT_FINITE = tl.constexpr(int(Status.NOT_FINITE))

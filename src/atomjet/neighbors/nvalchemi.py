@@ -14,7 +14,7 @@ MARGIN = 1e-6
 """Distance, Å, by which the search goes beyond the cutoff, to test again with the definition's own arithmetic at the cutoff."""
 
 WIDTH = 128
-"""Neighbors of an atom that room is made for at first."""
+"""Neighbors of an atom in the first call; doubled until they fit."""
 
 
 def search(system: System, cutoff: float) -> Graph:
@@ -35,7 +35,7 @@ def search(system: System, cutoff: float) -> Graph:
 
 
 def _found(system: System, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Its centers, neighbors and shifts, with as much room as it takes."""
+    """Centers, neighbors and shifts as the library finds them, in buffers that are doubled until they fit."""
     ends = torch.cumsum(system.counts(), 0)
     width = WIDTH
     while True:

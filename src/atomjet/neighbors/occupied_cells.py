@@ -1,8 +1,8 @@
-"""Neighbour search on the CPU for atoms far apart: cells of about the cutoff, of which only those that hold atoms are kept.
+"""Neighbour search on the CPU for atoms far apart: cells of about the cutoff, of which only those with atoms are stored.
 
 Where most of space is empty, a grid would be mostly empty cells, more than memory holds. Here each atom says which cell it is in,
-and cells are looked up in a sorted list. Along each axis two occupied cells with others between them are as good as two with one
-between them: so cells are counted anew, and their numbers stay small however large the space is.
+and cells are looked up in a sorted list. Along each axis all empty cells between two occupied ones
+are counted as one, so that the cells' numbers stay small however large the space is.
 """
 
 from __future__ import annotations

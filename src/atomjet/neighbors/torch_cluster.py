@@ -27,7 +27,7 @@ def search(system: System, cutoff: float) -> Graph:
         )
     positions = system.positions.double()
     largest = int(system.counts().max()) if system.num_atoms else 1
-    # It keeps no more neighbors than it is told to: as many as there can be.
+    # torch-cluster returns at most max_num_neighbors: as many as there can be.
     reach = cutoff + MARGIN
     pairs = radius_graph(positions, reach, system.system_index, max_num_neighbors=largest)  # type: ignore[operator]
     neighbors, centers = pairs

@@ -92,7 +92,7 @@ def tabulate(
     scales = torch.where(largest > 0, 2.0 * _power_above(largest), scales)
     value, first, second = value / scales, first / scales, second / scales
     gain = 256.0 * float(_power_above(first.abs().max()))
-    words = _packed(value, first / gain)[:, None]
+    words = packed(value, first / gain)[:, None]
     return RadialTable(words, second[:, None].half(), scales.float(), gain, KNOTS / cutoff)
 
 
@@ -101,7 +101,7 @@ def _power_above(x: Tensor) -> Tensor:
     return torch.exp2(torch.frexp(x).exponent.double())
 
 
-def _packed(value: Tensor, first: Tensor) -> Tensor:
+def packed(value: Tensor, first: Tensor) -> Tensor:
     """Numbers below 1/2 and below 2⁻⁸ to words."""
     low = ((first + 2.0**-8) * 2**23).round().long().clamp(0, 2**16 - 1)
     high = ((value + 0.5) * 2**15 - ((low >> 8) - 128) / 256).round().long().clamp(0, 2**15 - 1)

@@ -213,20 +213,22 @@ def test_a_structure_is_recomputed_where_memory_asks_for_it(monkeypatch):
     if TILES is not None:
         engine.evaluator.tiles = TILES
     atoms = molecule("H2")
-    kept = engine._path.pool
+    buffers = engine.captured_path.pool
     expected = engine.predict(atoms)
-    (usual,) = kept.kept()
+    (usual,) = buffers.idle()
     assert not usual.recompute
     smaller = engine.stages.smaller(usual)
     needs = engine.stages.bytes_of(smaller)
-    kept.drop_idle()
+    buffers.drop_idle()
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
     found = engine.predict(atoms)
     assert torch.equal(found.forces, expected.forces)
     assert torch.equal(found.energy, expected.energy)
-    assert kept.kept() == [smaller]
-    assert list(engine._path._capacities.values()) == [smaller]  # the next call takes these
-    kept.drop_idle()
+    assert buffers.idle() == [smaller]
+    monkeypatch.setattr(pool, "free_bytes", lambda device: None)
+    assert torch.equal(engine.predict(atoms).forces, expected.forces)
+    assert buffers.idle() == [smaller]  # the next call took these again
+    buffers.drop_idle()
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs / 0.9 + 1)
     assert engine.reserve(atoms).capacity == smaller
     monkeypatch.setattr(pool, "free_bytes", lambda device: needs)
@@ -240,7 +242,7 @@ def test_a_thousand_compositions_in_turn():
     """
     model = random_escn_md(**(SIZES | {"layers": 1, "cutoff": 1.5}))
     engine = Engine(model.float().to(DEVICE), Settings(DEVICE, "fast_gpu"), task="omat")
-    admission, slots, tables = engine._path.admission, engine.evaluator.slots, engine.evaluator.tables
+    admission, slots, tables = engine.captured_path.admission, engine.evaluator.slots, engine.evaluator.tables
     if TILES is not None:
         engine.evaluator.tiles = TILES
 

@@ -104,7 +104,7 @@ def torchmd_net(systems: list[System], cutoff: float) -> Search:
             strategy, positions, first.system_index, box, periodic, 0.0, cutoff, capacity, False, True, cells
         )
 
-    ready = {strategy: _ready(lambda s=strategy: work(s), first.device) for strategy in strategies}
+    ready = {strategy: replayed_work(lambda s=strategy: work(s), first.device) for strategy in strategies}
     chosen = min(ready, key=lambda strategy: _seconds(ready[strategy], first.device))
     run = ready[chosen]
 
@@ -157,7 +157,7 @@ def _box(system: System, cutoff: float) -> Tensor:
     return side * torch.eye(3, dtype=system.dtype, device=system.device)[None]
 
 
-def _ready(work: Callable[[], Found], device: torch.device) -> Callable[[], Found]:
+def replayed_work(work: Callable[[], Found], device: torch.device) -> Callable[[], Found]:
     """The work, compiled; on a GPU as a CUDA graph, whose results are always in the same place."""
     work()
     if device.type != "cuda":

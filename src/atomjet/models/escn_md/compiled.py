@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 OPTIONS = {
-    # Values are cheap to compute anew and dear to write down: a step shall become one kernel, however many terms it has.
+    # Computing a value again is cheaper than storing it: a function becomes one kernel, however many terms it has.
     "realize_reads_threshold": 10**6,
     "realize_opcount_threshold": 10**6,
     "realize_acc_reads_threshold": 10**6,
@@ -72,6 +72,6 @@ class Compiled:
             return self.made(*values)
         self.made = torch.compile(self.function, fullgraph=True, options=OPTIONS)
         with warnings.catch_warnings():
-            # A word on TF32, which concerns products; there are none in these functions.
+            # PyTorch's hint on TF32 concerns matrix products; these functions have none.
             warnings.filterwarnings("ignore", message="TensorFloat32")
             return self.made(*values)

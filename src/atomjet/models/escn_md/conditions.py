@@ -30,7 +30,7 @@ LARGEST_MOVE = 0.5
 relaxation."""
 
 MOST_KNOWN = 1000
-"""Structures that are remembered, the oldest forgotten first."""
+"""Structures that are remembered; the oldest is dropped first."""
 
 MOST_WARNED = 4096
 """Assumptions that are told of; of insertions and reactions, whose compositions do not end, no more are told, nor kept."""

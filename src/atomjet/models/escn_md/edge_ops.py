@@ -3,7 +3,7 @@
 A GPU spends its time on reading and writing what belongs to an edge. So every step reads its inputs once and writes its outputs
 once: gathering both atoms, turning, scaling and rounding are one function, and so on. The products between them stay outside.
 
-Per edge (e), features are kept in the storage type (half precision, or that of the weights) and computed in the type of `wigner`:
+Per edge (e), features are stored in the storage type (half precision, or that of the weights) and computed in the type of `wigner`:
 
     packed   (e, 18 C)  rows m-major (m = 0: l = 0 1 2; +1: 1 2; -1: 1 2; +2; -2), [neighbor | center] in each
     radial   (e, 12 C)  factors for m = 0: l = 0 1 2; |m| = 1: l = 1 2; |m| = 2; [neighbor | center], in the type of `wigner`

@@ -50,7 +50,7 @@ class EdgeWeights(Protocol):
     """What calls share of the passes over edges.
 
     Attributes:
-        storage_dtype: type in which features of edges, and the blended maps, are kept.
+        storage_dtype: type of stored features of edges, and of the blended maps.
     """
 
     storage_dtype: torch.dtype
@@ -65,7 +65,7 @@ class EdgeWeights(Protocol):
 
 
 def weights_of_edges(model: EscnMd, precision: str) -> EdgeWeights:
-    """Who makes the passes over edges, by device and type of the weights; half precision unless a higher one is asked for."""
+    """The implementation of the edge passes for the device and type of the weights; half precision unless `precision` is higher."""
     weight = next(model.parameters())
     if compiles(weight):
         return CompiledWeights(model, torch.float16 if precision == "default" else weight.dtype)

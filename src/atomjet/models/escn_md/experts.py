@@ -6,7 +6,7 @@ A `MixedLinear` holds K weight matrices W_k and one bias. A system with composit
 
 so all atoms and edges of a system share ordinary linear maps; a dense model has one map for all systems, taken as it is. Systems
 with the same proportions of elements, charge, spin and task share the blend; a batch of unlike systems is a row of runs, each with
-its own. Nothing has to be declared: what a system is made of is looked at in every call.
+its own. Nothing has to be declared: every call reads the composition of its systems.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Blends:
         return Blends(self._prepare)
 
     def __reduce__(self) -> tuple[type[Blends], tuple[Any]]:
-        """As it is when new: an engine goes to another process without what it has cached."""
+        """Without the cache: an engine goes to another process without its blends."""
         return Blends, (self._prepare,)
 
     def clear(self) -> None:

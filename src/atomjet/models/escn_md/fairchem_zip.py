@@ -18,7 +18,8 @@ from torch import Tensor
 
 from atomjet.errors import ModelFileError
 from atomjet.models import torch_archive
-from atomjet.models.torch_archive import Archive, Pending, Stand
+from atomjet.models.inert_pickle import Pending, Stand
+from atomjet.models.torch_archive import Archive
 
 CHECKPOINT = "fairchem.core.units.mlip_unit.api.inference.MLIPInferenceCheckpoint"
 FIELDS = ("model_config", "model_state_dict", "ema_state_dict", "tasks_config")
@@ -28,7 +29,7 @@ MAX_NAME = 200
 OMEGACONF = (
     "omegaconf.listconfig.ListConfig",
     "omegaconf.dictconfig.DictConfig",
-    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "Boolean", "String")),
+    *(f"omegaconf.nodes.{node}Node" for node in ("Any", "Integer", "Float", "Boolean", "String")),
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
 )

@@ -90,7 +90,9 @@ class FastGpu:
     def admit(self, system: System, task: str | None) -> Conditions | None:
         """See `CapturedBackend`; None where calls hold too many blends."""
         completed = self.model.complete(system, task)
-        if self.model.config.max_neighbors:  # the device says nothing of it; here it is asked once a composition
+        if (
+            self.model.config.max_neighbors
+        ):  # the device does not report that it binds; checked here, once a composition
             self.model.warn(completed, search(completed, self.model.cutoff))
         keys = mixture_keys(self.model, completed)
         self._tabulate(completed.atomic_numbers, completed.system_index, completed.num_systems)
@@ -163,7 +165,8 @@ class FastGpu:
         held = self.slots.take(keys)
         if held is None:
             raise BackendError(
-                f"{len(set(keys))} kinds of structures at once, weights are kept of {len(self.slots.weights)}; give fewer"
+                f"structures with {len(set(keys))} different mixtures of experts at once, and memory for the weights of "
+                f"{len(self.slots.weights)}; give fewer"
             )
         try:
             buffers = GraphBuffers.from_graph(graph)

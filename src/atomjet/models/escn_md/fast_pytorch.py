@@ -10,7 +10,7 @@ The same function as `general.py`, rearranged. X̄ stands for dE/dX.
 
 - For m > 0 the product of the convolution is one matrix, [[W_1, -W_2], [W_2, W_1]] on (m, -m). Experts are always merged.
 - Radial networks: all layers together up to the last product (`unified_radial.py`), and back together.
-- A rotation is kept as its 35 numbers that are not zero by construction: blocks of 1, 9 and 25.
+- A rotation is stored as its 35 numbers that are not zero by construction: blocks of 1, 9 and 25.
 - What belongs to edges is behind one Protocol, `edges.py`, which chooses who serves it; what belongs to atoms is in `node_ops.py`.
 """
 
@@ -76,7 +76,7 @@ class FastPyTorch:
         """Return (N,) float64 eV without references, and dE/d(edge vectors) (E, 3) eV/Å.
 
         Raises:
-            BackendError: a number beyond the range of half precision, where that is what features of edges are kept in.
+            BackendError: a number beyond the range of half precision, where that is the type of stored features of edges.
         """
         chunks, embedding = divide(self.model, self.blends, graph, self._edges_at_once(graph))
         steps = _Evaluation(self.model, graph, self.weights.edges(graph, chunks), embedding)

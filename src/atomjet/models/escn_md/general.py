@@ -155,9 +155,9 @@ class EscnMd(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Move or cast as usual, but keep references and scales in float64: references are thousands of eV."""
-        kept = {name: getattr(self, name) for name in ("reference_energies", "scales")}
+        exact = {name: getattr(self, name) for name in ("reference_energies", "scales")}
         super()._apply(fn, recurse)
-        for name, tensor in kept.items():
+        for name, tensor in exact.items():
             setattr(self, name, tensor.to(getattr(self, name).device))
         self.blends.clear()
         return self

@@ -13,7 +13,7 @@ SHARE = {"cpu": 0.25, "cuda": 0.6}
 """Share of the memory that one evaluation may take, by type of device."""
 
 SMALLEST = 1024
-"""Edges that are taken together even where memory seems to be full; below, launches cost more than work."""
+"""Edges of a chunk, at least, even where memory seems to be full: with fewer, launching kernels costs more than running them."""
 
 
 def total_bytes(device: torch.device) -> int:
@@ -87,6 +87,6 @@ def bytes_compiled(
 
 
 def saves_outputs(config: EscnMdConfig, device: torch.device, dtype: torch.dtype, edges: int) -> bool:
-    """Whether what the products of every layer give, 11 H + 21 C numbers an edge, fits into half of the share (lmax = mmax = 2)."""
+    """Whether the outputs of every layer's products, 11 H + 21 C numbers an edge, fit into half of the share (lmax = mmax = 2)."""
     numbers = 11 * config.hidden_channels + 21 * config.channels
     return 2 * edges * config.layers * numbers * dtype.itemsize <= SHARE[device.type] * total_bytes(device)

@@ -1,4 +1,4 @@
-"""Radial networks tabulated for pairs of elements, made when a pair is first met and kept: see `ops/radial_pages`.
+"""Radial networks tabulated for pairs of elements, made when a pair first occurs, and cached: see `ops/radial_pages`.
 
 Pairs for which there is no memory go without: whoever meets them evaluates the networks (`ops/radial_network_gpu`).
 """
@@ -26,7 +26,7 @@ class PairTables:
     """Tables of all radial networks, by elements of neighbor and center.
 
     Attributes:
-        first: the tables of one pair, from which kernels count pages; int16, or float32 where values are kept in single precision.
+        first: the tables of one pair, from which kernels count pages; int16, or float32 where values have single precision.
         pages: (Z, Z) int64 on the device.
         starts: where each network's rows begin in a pair's tables, in pages: edge degrees, then layers.
         knots: of every table.

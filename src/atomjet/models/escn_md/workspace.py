@@ -130,10 +130,7 @@ def allocate(
     def stored(*shape: int) -> Tensor:
         return new(*shape, dtype=storage_dtype)
 
-    def whole(*shape: int) -> Tensor:
-        return new(*shape, dtype=torch.int32)
-
-    def per_layer(*shape: int) -> tuple[Tensor, ...]:
+    def per_layer() -> tuple[Tensor, ...]:
         return tuple(new(atoms, 9, channels) for _ in range(layers))
 
     size, saved = edges * coefficients * max(channels, hidden), 1 if capacity.recompute else layers
@@ -144,7 +141,7 @@ def allocate(
         tiles=tiles,
         frames=new(edges, edge_frames.FRAME),
         pages=torch.empty(edges, 2, dtype=torch.int64, device=device),
-        knots=whole(edges),
+        knots=new(edges, dtype=torch.int32),
         weights=new(edges),
         share=new(edges, 2),
         gathered=new(tiles.parts_back, edges, 4),
@@ -163,7 +160,7 @@ def allocate(
         unit=new(atoms),
         shift=new(capacity.systems, channels),
         shift_bar=new(capacity.systems, channels),
-        tile_ptr=whole(capacity.systems + 1),
+        tile_ptr=new(capacity.systems + 1, dtype=torch.int32),
         blend=stored(1, blend) if blend else None,
         rows=new(edges * rows[0], dtype=rows[1]) if rows else None,
     )

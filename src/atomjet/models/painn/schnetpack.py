@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from atomjet.data.elements import SYMBOLS
 from atomjet.errors import AtomJetError, ConfigError, ModelFileError
 from atomjet.models import strict_json, tensor_file, torch_archive
+from atomjet.models.inert_pickle import Pending
 from atomjet.models.painn.config import PaiNNConfig
 from atomjet.models.painn.general import PaiNN
 from atomjet.models.skeleton import skeleton
-from atomjet.models.torch_archive import Pending
 
 MAX_JSON_BYTES = 1024**2
 
