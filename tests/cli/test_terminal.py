@@ -37,7 +37,7 @@ def test_one_line():
 
 def test_a_stream_keeps_what_streams_have():
     inner = io.StringIO()
-    stream = terminal.Escaped(inner)
+    stream = terminal.Escaped(inner, terminal.OUT)
     print("a\x1bb", file=stream)
     stream.writelines(["c\x07", "d"])
     assert inner.getvalue() == "a\\x1bb\nc\\x07d"

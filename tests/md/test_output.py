@@ -165,6 +165,22 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(tmp_path: Path, monkeypatc
     assert (tmp_path / "a.traj").stat().st_size == saved[0].trajectory_size
 
 
+def test_a_frame_that_is_interrupted_leaves_those_before(tmp_path: Path):
+    class Interrupted(Atoms):
+        def has(self, name):
+            raise KeyboardInterrupt
+
+    recorder = Recorder(tmp_path / "a.traj", tmp_path / "a.csv")
+    atoms = labelled()
+    results = {"energy": 1.0, "forces": np.zeros((2, 3)), "stress": np.zeros(6)}
+    recorder.frame(atoms, results, 0, 0.0)
+    whole = (tmp_path / "a.traj").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        recorder.frame(Interrupted(atoms), results, 1, 0.5)
+    recorder.close()
+    assert (tmp_path / "a.traj").read_bytes() == whole
+
+
 def test_rows_are_those_of_the_observables():
     values = (7, 3.5, -1.25e4, 1.0 / 3.0, 2.0, 300.0, 0.1, float("nan"), float("nan"))
     assert ROW % values == Observables(*values).row() + "\n"

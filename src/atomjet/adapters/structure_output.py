@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from atomjet.errors import StructureError
+from atomjet.writing import appears_whole, folder_beside
 
 WITH_RESULTS = ("extxyz", "traj", "json", "db", "bundletrajectory", "parquet")
 """Formats, ASE's and Parquet, that keep energies and forces of any number of structures."""
@@ -39,7 +35,7 @@ def check_format(path: str | Path, frames: list[Atoms] | None = None, results: b
 
     Args:
         path: of a file to be written.
-        frames: structures such as will be written: they are written once, elsewhere, to see that the format takes them.
+        frames: structures such as will be written: they are written once, beside it, to see that format and disk take them.
         results: whether energies and forces must be kept, too.
 
     Raises:
@@ -49,8 +45,8 @@ def check_format(path: str | Path, frames: list[Atoms] | None = None, results: b
     if results and kind not in WITH_RESULTS:
         raise StructureError(f"{path}: format {kind} keeps no energies and forces; use .extxyz or .traj")
     if frames:
-        with tempfile.TemporaryDirectory(prefix="atomjet-") as folder:
-            _write(Path(folder) / Path(path).name, frames, str(path))
+        with folder_beside(path) as folder:
+            _write(folder / Path(path).name, frames, str(path))
 
 
 def write_structures(path: str | Path, frames: list[Atoms]) -> None:
@@ -62,28 +58,6 @@ def write_structures(path: str | Path, frames: list[Atoms]) -> None:
     _kind(path)
     with appears_whole(path) as beside:
         _write(beside, frames, str(path))
-
-
-@contextmanager
-def appears_whole(path: str | Path) -> Iterator[Path]:
-    """A place beside a file to write it at; what is there when the block ends takes the file's name at once.
-
-    A directory holds it until then, because formats go by the name of the file, and some write several.
-    """
-    target = Path(path).resolve()  # a link stays one
-    special = target.exists() and not target.is_file()  # a device or pipe is written into
-    parent = None if special else target.parent
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.", suffix=".partial"))
-    try:
-        yield folder / Path(path).name
-        for made in sorted(folder.iterdir(), key=lambda made: made.name == Path(path).name):
-            if special:
-                target.write_bytes(made.read_bytes())
-            else:
-                _flush(made)
-                os.replace(made, target if made.name == Path(path).name else target.parent / made.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sample_of(frames: list[Atoms], most: int = 20) -> list[Atoms]:
@@ -181,10 +155,3 @@ def _as_json(value: Any) -> str | None:
         return text if np.array_equal(back, value) else None
     except (TypeError, ValueError):
         return None
-
-
-def _flush(path: Path) -> None:
-    """Bring a file to the disk, so that its new name never stands for less than all of it."""
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

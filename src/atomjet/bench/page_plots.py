@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atomjet.bench.contenders import PEERS
 from atomjet.bench.result import Result
 from atomjet.bench.suites import OTHER_SEARCHES
+from atomjet.writing import appears_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,5 +144,6 @@ def _save(figure: Figure, picture: Path, sources: list[tuple[Result, list[dict[s
     """Without date and random identifiers: the same rows make the same file."""
     import matplotlib as mpl
 
-    with mpl.rc_context({"svg.hashsalt": "atomjet", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(picture, metadata={"Date": None, "Description": digest(sources)})
+    style = {"svg.hashsalt": "atomjet", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with mpl.rc_context(style), appears_whole(picture) as beside:
+        figure.savefig(beside, metadata={"Date": None, "Description": digest(sources)})

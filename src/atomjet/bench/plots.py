@@ -7,6 +7,7 @@ from typing import Any
 
 from atomjet.bench.report import parts_of
 from atomjet.bench.result import Result
+from atomjet.writing import appears_whole
 
 
 def plot_result(result: Result, picture: Path) -> None:
@@ -48,7 +49,8 @@ def plot_result(result: Result, picture: Path) -> None:
     figure.suptitle(
         f"{result.about['suite']}, {result.about['model']}, {result.about['provenance']['device']}", fontsize=10
     )
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def plot_optimisations(result: Result, picture: Path) -> None:
@@ -68,7 +70,8 @@ def plot_optimisations(result: Result, picture: Path) -> None:
     axes.set_yscale("log")
     axes.set_ylabel(f"× {steps[0]}")
     _legend(axes, fontsize=6, ncols=2)
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _plot_parts(axes: Any, rows: list[dict[str, Any]]) -> None:

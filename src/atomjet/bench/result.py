@@ -12,7 +12,7 @@ import numpy as np
 from atomjet.bench.measure import Ratio, describe, ratio
 from atomjet.bench.suites import OTHER, SUITES, Suite
 from atomjet.errors import ConfigError
-from atomjet.models.tensor_file import write_atomically
+from atomjet.writing import write_atomically
 
 FORMAT = 1
 

@@ -207,9 +207,10 @@ def _write(result: Result, json_file: Path | None, report: Path | None, plot: Pa
     from atomjet.bench.contenders import OPTIMISATIONS
     from atomjet.bench.plots import plot_optimisations, plot_result
     from atomjet.bench.report import tables
+    from atomjet.writing import write_atomically
 
     if report is not None:
-        report.write_text(tables(result))
+        write_atomically(report, tables(result))
         print(f"wrote {report}")
     if plot is not None:
         plot_result(result, plot)
@@ -280,8 +281,9 @@ def report(
 ) -> None:
     """Write the performance page, and its pictures beside it, from every result in a folder."""
     from atomjet.bench.page import PICTURES, draw_pictures, performance_page
+    from atomjet.writing import write_atomically
 
     options.check_output(output, folder)
-    output.write_text(performance_page(folder))
+    write_atomically(output, performance_page(folder))
     pictures = draw_pictures(folder, output.parent / PICTURES)
     print(f"wrote {output} and {len(pictures)} pictures in {output.parent / PICTURES}")

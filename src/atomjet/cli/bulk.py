@@ -232,8 +232,8 @@ def _batches(
 def _write(source: ParquetReader, plan: Plan, keys: Sequence[bytes], folder: Path, output: Path) -> Summary:
     """Read again, and write each row with what the journal says of it."""
     from atomjet.adapters import parquet
-    from atomjet.adapters.structure_output import appears_whole
     from atomjet.distill.journal import Journal
+    from atomjet.writing import appears_whole
 
     summary, first = Summary(), source.first
     with Journal(folder) as journal, appears_whole(output) as beside, parquet.ParquetWriter(beside) as writer:

@@ -96,6 +96,7 @@ def compare(
     """
     from atomjet.adapters.ase import AtomJetCalculator
     from atomjet.validate import crystal
+    from atomjet.writing import write_atomically
 
     options.check_outputs((json_file, plot), file, overwrite)
     options.check_picture(plot)
@@ -114,7 +115,8 @@ def compare(
         _tell(crystal.compare_runs(mine, theirs, _element(atoms, dynamics.mobile)), found)
     if json_file is not None:
         about = {"model": engine.card.get("name", computing.model), "teacher": teacher, "engine": engine.describe()}
-        json_file.write_text(json.dumps(about | {"figures": [_as_json(figure) for figure in found]}, indent=1) + "\n")
+        figures = [_as_json(figure) for figure in found]
+        write_atomically(json_file, json.dumps(about | {"figures": figures}, indent=1) + "\n")
         print(f"wrote {json_file}")
     if plot is not None:
         from atomjet.validate.crystal_plot import plot_figures

@@ -78,8 +78,9 @@ def conformers(
     Equal geometries are counted once, mirror images too; one whose bonds change is named and left out. Weights follow from
     energies and numbers of equal arrangements, without vibrations.
     """
-    from atomjet.adapters.structure_output import appears_whole, check_format, write_structures
+    from atomjet.adapters.structure_output import check_format, write_structures
     from atomjet.md.conformers import find_conformers
+    from atomjet.writing import write_atomically
 
     options.check_positive(number=number, window=window, temperature=temperature, fmax=fmax, steps=steps)
     options.check_outputs((output, csv), file, overwrite)
@@ -92,8 +93,7 @@ def conformers(
     write_structures(output, [_labelled(one) for one in found])
     print(f"wrote {output}: {len(found)} conformers")
     if csv is not None:
-        with appears_whole(csv) as beside:
-            beside.write_text(_table(found), encoding="utf-8")
+        write_atomically(csv, _table(found))
         print(f"wrote {csv}: {len(found)} conformers")
 
 

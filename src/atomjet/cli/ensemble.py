@@ -89,11 +89,11 @@ def calibrate(
     Compares spread and error on labelled structures. With -o both go into the model's card: predict, relax, md and the ASE
     calculator then warn of structures beyond the bound.
     """
-    from atomjet.adapters.structure_output import appears_whole
     from atomjet.models import tensor_file
     from atomjet.models.load import read
     from atomjet.models.registry import locate
     from atomjet.validate import calibration
+    from atomjet.writing import write_atomically
 
     options.say_unused("calibrate", model=(computing.model, DEFAULT_MODEL))
     options.check_outputs((json_file, plot), frames, overwrite)
@@ -105,12 +105,10 @@ def calibrate(
     found = calibration.calibration(compared, quantile) | {"frames": frames.name}
     print(_spoken(found))
     if json_file is not None:
-        with appears_whole(json_file) as beside:
-            beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_atomically(json_file, json.dumps(found, indent=1) + "\n")
         print(f"wrote {json_file}")
     if plot is not None:
-        with appears_whole(plot) as beside:
-            calibration.plot(compared, found, f"{Path(ensemble).stem}, {frames.name}", beside)
+        calibration.plot(compared, found, f"{Path(ensemble).stem}, {frames.name}", plot)
         print(f"wrote {plot}")
     if output is not None:
         network, card = read(locate(ensemble))

@@ -6,6 +6,7 @@ traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -32,7 +33,7 @@ from atomjet.cli import (
     vib,
 )
 from atomjet.cli.deferred import defer_packages
-from atomjet.cli.terminal import escaping, one_line, plain_warnings
+from atomjet.cli.terminal import OUT, escaping, one_line, plain_warnings
 
 DESCRIPTION = """Runs machine-learned interatomic potentials as fast as the hardware allows, and distils small ones from
 large.
@@ -50,6 +51,9 @@ EPILOG = """Examples:
   atomjet md ethanol.xyz --steps 2000 --temperature 300 -o run.traj --plot run.png
   atomjet doctor
 """
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a file that takes no more."""
 
 app = typer.Typer(
     help=DESCRIPTION,
@@ -120,9 +124,11 @@ def _run(arguments: list[str], debug: bool) -> int:
         status = 130
     except BrokenPipeError:
         # Whoever read our output has closed it, as `head` does; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.filename == OUT:  # tried again at exit
+            _forget_output()
         if debug:
             raise
         status, line = explain(error)
@@ -130,6 +136,11 @@ def _run(arguments: list[str], debug: bool) -> int:
     if status == 130:
         print("interrupted", file=sys.stderr)
     return status or 0
+
+
+def _forget_output() -> None:
+    """Let nothing more be written to standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -144,7 +155,12 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, f"{text[:1].lower()}{text[1:]}; see `{command} --help`"
     if isinstance(error, OSError) and error.strerror:
         where = f" {one_line(str(error.filename))}" if error.filename is not None else ""
-        return 2, f"cannot read or write{where}: {error.strerror}; check the path, permissions and disk space"
+        if error.errno in FULL:
+            return (
+                2,
+                f"cannot write{where}: {error.strerror}; make room, or choose another place, and run the same again",
+            )
+        return 2, f"cannot read or write{where}: {one_line(error.strerror)}; check the path, permissions and disk space"
     if isinstance(error, ImportError):
         return 2, f"a part is missing: {one_line(str(error))}; `atomjet doctor` says how to install it"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -162,8 +162,9 @@ def _run(
     except ReplicasError as error:
         print(_spoken(error.summary, settings))
         raise
-    except KeyboardInterrupt:
-        print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
+    except (KeyboardInterrupt, OSError):  # a full disk
+        if checkpoint_path(output).exists():
+            print(f"to go on with {output}, repeat the command with --resume", file=sys.stderr)
         raise
 
 

@@ -93,11 +93,10 @@ def phonons(
 
 def _write(found: Phonons, csv: Path | None, output: Path | None) -> None:
     """The files that were asked for."""
-    from atomjet.adapters.structure_output import appears_whole
+    from atomjet.writing import appears_whole, write_atomically
 
     if csv is not None:
-        with appears_whole(csv) as beside:
-            beside.write_text(_table(found), encoding="utf-8")
+        write_atomically(csv, _table(found))
         print(f"wrote {csv}")
     if output is not None:
         with appears_whole(output) as beside:

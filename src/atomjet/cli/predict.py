@@ -114,12 +114,10 @@ def predict(
 
 
 def _plot(done: list[Predicted], title: str, picture: Path) -> None:
-    from atomjet.adapters.structure_output import appears_whole
     from atomjet.cli import labels
 
     if any(frame.labels for frame in done):
-        with appears_whole(picture) as beside:
-            labels.plot(done, title, beside)
+        labels.plot(done, title, picture)
         print(f"wrote {picture}")
 
 
@@ -232,8 +230,9 @@ def _groups(frames: list[Structured]) -> Iterator[list[Structured]]:
 
 def _write(done: list[Predicted], output: Path | None, csv: Path | None, what: str) -> None:
     """What was predicted, into the files that were asked for; nothing where there is nothing."""
-    from atomjet.adapters.structure_output import appears_whole, write_structures
+    from atomjet.adapters.structure_output import write_structures
     from atomjet.cli import labels
+    from atomjet.writing import write_atomically
 
     if not done:
         return
@@ -241,8 +240,7 @@ def _write(done: list[Predicted], output: Path | None, csv: Path | None, what: s
         write_structures(output, [frame.atoms for frame in done])
         print(f"wrote {output}: {what}", flush=True)
     if csv is not None:
-        with appears_whole(csv) as beside:
-            beside.write_text(labels.table(done), encoding="utf-8")
+        write_atomically(csv, labels.table(done))
         print(f"wrote {csv}: {what}", flush=True)
 
 

@@ -45,6 +45,7 @@ def profile(
     from atomjet.bench.profile import profile_engine
     from atomjet.bench.profile_table import ncu_command, table
     from atomjet.data import System
+    from atomjet.writing import write_atomically
 
     options.check_positive(copies=copies, threads=threads)
     for output in (json_file, trace):
@@ -60,5 +61,5 @@ def profile(
     if trace is not None:
         print(f"wrote {trace}")
     if json_file is not None:
-        json_file.write_text(json.dumps(made.to_json(), indent=1) + "\n")
+        write_atomically(json_file, json.dumps(made.to_json(), indent=1) + "\n")
         print(f"wrote {json_file}")

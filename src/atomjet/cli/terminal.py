@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+from atomjet.writing import named
+
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, marks that turn the direction of writing, lone halves of characters."""
 
@@ -25,21 +27,31 @@ def one_line(text: str, limit: int = 1000) -> str:
     return line if len(line) <= limit else f"{line[: limit - 4]} ..."
 
 
+OUT = "standard output"
+
+
 class Escaped:
     """An output stream that writes control characters out.
 
     Attributes:
         stream: the stream behind it, for those who move the cursor themselves, as a progress bar does.
+        name: of it, for errors.
     """
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, stream: Any, name: str) -> None:
+        self.stream, self.name = stream, name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # where the locale has no Å
 
     def write(self, text: str) -> int:
         """Write the text, escaped."""
-        return self.stream.write(escaped(text))
+        with named(self.name):
+            return self.stream.write(escaped(text))
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        with named(self.name):
+            self.stream.flush()
 
     def writelines(self, lines: Any) -> None:
         """Write each, escaped."""
@@ -56,7 +68,7 @@ def escaping() -> Iterator[None]:
     with ExitStack() as stack:
         # Closed by whoever started us, as `>&-` does: nobody listens.
         out, err = (stream or stack.enter_context(open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
-        with redirect_stdout(Escaped(out)), redirect_stderr(Escaped(err)):  # type: ignore[type-var]
+        with redirect_stdout(Escaped(out, OUT)), redirect_stderr(Escaped(err, "standard error")):  # type: ignore[type-var]
             yield
 
 

@@ -155,6 +155,7 @@ def _run(made: Report, checks: Iterator[Check], json_file: Path | None, report: 
 def _tell(made: Report, json_file: Path | None, report: Path | None) -> None:
     """Print what it comes to, and write what was asked for."""
     from atomjet.validate.report import advice, write_report
+    from atomjet.writing import write_atomically
 
     failed = sum(not check.passed for check in made.checks)
     stopped = ", then it was stopped" if made.stopped else ""
@@ -162,7 +163,7 @@ def _tell(made: Report, json_file: Path | None, report: Path | None) -> None:
     for line in advice(made.checks):
         print(line)
     if json_file is not None:
-        json_file.write_text(json.dumps(made.to_json(), indent=1) + "\n")
+        write_atomically(json_file, json.dumps(made.to_json(), indent=1) + "\n")
         print(f"wrote {json_file}")
     if report is not None:
         write_report(made, report)

@@ -20,6 +20,7 @@ from atomjet.models import tensor_file
 from atomjet.models.card import IN_SIGHT
 from atomjet.models.painn import PaiNN
 from atomjet.neighbors import neighbor_list
+from atomjet.writing import write_atomically
 
 LICENCE = "MIT"
 
@@ -247,7 +248,7 @@ def markdown(card: Mapping[str, Any]) -> str:
 def write_model(path: Path, model: PaiNN, card: Mapping[str, Any]) -> None:
     """Write the model with its card inside, and the card as markdown beside it."""
     tensor_file.write(path, model, dict(card))
-    tensor_file.write_atomically(path.with_suffix(".md"), markdown(card).encode())
+    write_atomically(path.with_suffix(".md"), markdown(card))
 
 
 def _without_folders(settings: Any) -> Any:

@@ -12,7 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from atomjet.errors import ModelFileError, first_line
-from atomjet.models.tensor_file import digest, write_atomically
+from atomjet.models.tensor_file import digest
+from atomjet.writing import write_atomically
 
 FORMAT = "atomjet-training"
 FORMAT_VERSION = 2

@@ -23,8 +23,8 @@ from atomjet.distill.files import require_file
 from atomjet.distill.frames import DTYPES, Frames, concatenate, make_frames
 from atomjet.distill.splits import connectivity_key, draw_split, hold_back
 from atomjet.errors import ConfigError
-from atomjet.models.tensor_file import write_atomically
 from atomjet.progress import track
+from atomjet.writing import write_atomically
 
 FORMAT = "atomjet-dataset"
 FORMAT_VERSION = 2

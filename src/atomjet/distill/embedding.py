@@ -24,7 +24,7 @@ from atomjet.distill.journal import Record
 from atomjet.distill.left_out import Failures
 from atomjet.distill.recipe import Recipe
 from atomjet.errors import ConfigError
-from atomjet.models.tensor_file import write_atomically
+from atomjet.writing import write_atomically
 
 SAME_CONFORMER = 0.2
 """Conformers closer than this (heavy atoms, Å) count as one: a rigid molecule is relaxed once."""

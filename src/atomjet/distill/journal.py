@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from atomjet.errors import AtomJetError
+from atomjet.writing import append_whole
 
 HEADER = struct.Struct("<4sII16s")
 MAGIC = b"AJR1"
@@ -87,12 +88,7 @@ class JournalWriter:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the worker
-            before = os.fstat(self._file.fileno()).st_size
-            try:
-                _write_all(self._file, HEADER.pack(MAGIC, len(body), zlib.crc32(key + body), key) + body)
-            except OSError:
-                self._file.truncate(before)
-                raise
+            append_whole(self._file.fileno(), HEADER.pack(MAGIC, len(body), zlib.crc32(key + body), key) + body)
         except OSError as error:
             raise AtomJetError(
                 f"cannot write {self.path}: {error.strerror}; make room on the disk or choose another output, then run the same "
@@ -105,13 +101,6 @@ class JournalWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-
-
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    """Write every byte: the system may take a part only, as when the disk fills up."""
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) :]
 
 
 def read_file(path: Path) -> Iterator[tuple[bytes, int, bytes]]:

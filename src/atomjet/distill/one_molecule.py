@@ -11,7 +11,7 @@ from atomjet.adapters.structure_files import read_structures
 from atomjet.distill.files import require_file, short
 from atomjet.distill.molecules import read_smiles
 from atomjet.errors import ConfigError
-from atomjet.models.tensor_file import write_atomically
+from atomjet.writing import write_atomically
 
 MOLECULE = {
     "split": {"validation": 0.0, "test": 0.0, "in_distribution": 0.1},

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atomjet.writing import appears_whole
+
 MOST_POINTS = 20_000
 """Points in a parity plot, evenly chosen: more only make the picture darker."""
 
@@ -28,7 +30,8 @@ def plot_learning_curve(log: Path, picture: Path) -> None:
         axes.set(xlabel="epoch", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(picture, dpi=120)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def plot_parity(
@@ -68,7 +71,8 @@ def plot_parity(
         below.sharex(above)
     figure.align_ylabels()
     figure.suptitle(title, fontsize=11)
-    figure.savefig(picture, dpi=120)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def _subplots(columns: int, rows: int = 1) -> tuple[Any, Any]:

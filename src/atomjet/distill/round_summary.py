@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atomjet.models.tensor_file import write_atomically
+from atomjet.writing import write_atomically
 
 Summary = dict[str, Any]
 

@@ -33,8 +33,8 @@ from atomjet.distill.teacher import build_teacher, default_task
 from atomjet.distill.warm_start import check_start
 from atomjet.errors import ConfigError
 from atomjet.locking import only_run
-from atomjet.models.tensor_file import write_atomically
 from atomjet.progress import track
+from atomjet.writing import write_atomically
 
 NEVER_HELD_BACK = ("walls", "free_atoms")
 """Slices without frames of a training molecule in its ordinary range: none is kept for in-distribution validation."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atomjet.models.tensor_file import write_atomically
+from atomjet.writing import append_whole, named, write_atomically
 
 
 class TrainingLog:
@@ -22,8 +22,8 @@ class TrainingLog:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line at the end."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with named(self.path), open(self.path, "ab", buffering=0) as file:
+            append_whole(file.fileno(), (json.dumps(line) + "\n").encode())
 
     def last_step(self) -> int:
         """Step of the last line; 0 where there is none."""

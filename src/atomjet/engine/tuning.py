@@ -19,6 +19,7 @@ import torch
 from atomjet.data import Capacity
 from atomjet.errors import ConfigError
 from atomjet.models.contract import CapturedBackend, Choices
+from atomjet.writing import write_atomically
 
 VERSION = 2
 SIZES = (32, 128, 256, 512, 1024, 2048, 4096, 16384)
@@ -96,8 +97,7 @@ def write_table(path: Path, device: str, key: str, entries: dict[str, Any]) -> N
     """Put entries into a table, beside what it has."""
     devices = read_table(path)
     devices.setdefault(device, {}).setdefault(key, {}).update(entries)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"version": VERSION, "devices": devices}, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps({"version": VERSION, "devices": devices}, indent=1) + "\n")
     users_own.cache_clear()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from atomjet.errors import ConfigError
+from atomjet.writing import named
 
 VERSION = 2
 
@@ -64,11 +65,16 @@ class Checkpoint:
         }
         about["sha256"] = _digest(about, self.arrays)
         fresh = path.with_name(path.name + ".part")
-        with open(fresh, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **self.arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        with named(path):
+            try:
+                with open(fresh, "wb") as file:
+                    np.savez(file, about=np.array(json.dumps(about)), **self.arrays)  # type: ignore[arg-type]
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(fresh, path)
+            except OSError:
+                fresh.unlink(missing_ok=True)
+                raise
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ from ase.eos import EquationOfState as Fit
 from atomjet.data import Prediction
 from atomjet.errors import ConfigError, SimulationError, StructureError
 from atomjet.units import GPA
+from atomjet.writing import appears_whole
 
 FORMS = ("birchmurnaghan", "birch", "murnaghan", "vinet", "sj")
 """Equations of state that ASE fits, by ASE's names."""
@@ -101,4 +102,5 @@ def _draw(fit: Fit, path: Path) -> None:
     axes.set_title(axes.get_title(), fontsize=10)
     axes.set_xlabel("volume / Å³")
     axes.set_ylabel("energy / eV")
-    figure.savefig(path, dpi=150)
+    with appears_whole(path) as beside:
+        figure.savefig(beside, dpi=150)

@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from atomjet.data import Prediction
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
 from atomjet.md.equivalence import nearest_order
+from atomjet.writing import appears_whole
 
 CLEARLY_NEARER = 0.5
 """Share of the sum of squared distances that another order of the atoms leaves, below which it is the better one."""
@@ -253,7 +254,8 @@ def draw_path(path: MinimumEnergyPath, picture: Path | str) -> None:
     axes.set_title(f"barrier {path.barrier:.3f} eV, backward {path.barrier - path.energies[-1]:.3f} eV", fontsize=10)
     axes.set_xlabel("path / Å")
     axes.set_ylabel("energy / eV")
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _relative(images: Sequence[Atoms]) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from atomjet.md.checkpoint import Recorded
 from atomjet.md.recorder import HEADER_SIZE, truncate
+from atomjet.writing import append_whole, named, write_all
 
 BLOCK_SECONDS = 0.5
 """Output is handed to the thread so often: whoever looks at a log sees it grow."""
@@ -44,7 +45,7 @@ class Appender:
         if since is not None:
             truncate(trajectory, since.trajectory_size, since.trajectory_header)
             truncate(log, since.log_size)
-        self.log = log
+        self.trajectory, self.log = trajectory, log
         self._frames = os.open(trajectory, os.O_RDWR)
         self._rows = os.open(log, os.O_WRONLY | os.O_APPEND)
         self._end = os.fstat(self._frames).st_size
@@ -99,12 +100,13 @@ class Appender:
         self._gathered_at = self._end
 
         def write() -> None:
-            if frames:
-                _write(self._frames, frames, at)
-                for place, data in patches:
-                    _write(self._frames, data, place)
-            if text:
-                _write(self._rows, text)
+            with named(self.trajectory):
+                if frames:
+                    write_all(self._frames, frames, at)
+                    for place, data in patches:
+                        write_all(self._frames, data, place)
+            with named(self.log):
+                append_whole(self._rows, text)
 
         return write
 
@@ -117,8 +119,10 @@ class Appender:
 
     def on_disk(self) -> Recorded:
         """Force both files to the disk; return what is there."""
-        os.fsync(self._frames)
-        os.fsync(self._rows)
+        with named(self.trajectory):
+            os.fsync(self._frames)
+        with named(self.log):
+            os.fsync(self._rows)
         header = os.pread(self._frames, HEADER_SIZE, 0)
         return Recorded(os.fstat(self._frames).st_size, header, os.fstat(self._rows).st_size)
 
@@ -204,11 +208,3 @@ class ReplicaOutput:
                     job()
                 except BaseException as error:
                     self._error = error
-
-
-def _write(handle: int, data: bytes, place: int | None = None) -> None:
-    """All of it; the system may take less at a time."""
-    rest = memoryview(data)
-    while rest:
-        done = os.write(handle, rest) if place is None else os.pwrite(handle, rest, place)
-        rest, place = rest[done:], None if place is None else place + done

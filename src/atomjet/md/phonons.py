@@ -14,6 +14,7 @@ from atomjet.data import Prediction
 from atomjet.engine.streams import ATOMS_OF_A_CALL, groups
 from atomjet.errors import ConfigError, StructureError
 from atomjet.units import HBAR, INVERSE_CM
+from atomjet.writing import appears_whole
 
 DISPLACEMENT = 0.01
 """Displacement of an atom in the supercells from whose forces force constants are made, Å."""
@@ -187,4 +188,5 @@ def draw_bands(found: Phonons, picture: Path | str, title: str = "") -> None:
     )
     other.set_ylabel("cm⁻¹")
     figure.suptitle(title, fontsize=10)
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)

@@ -11,6 +11,7 @@ from ase import Atoms
 from atomjet.md.observables import read_log
 from atomjet.md.settings import MDSettings
 from atomjet.units import AMU_PER_A3
+from atomjet.writing import appears_whole
 
 
 def plot_log(log: Path | str, picture: Path | str, atoms: Atoms, settings: MDSettings, title: str = "") -> None:
@@ -43,7 +44,8 @@ def plot_log(log: Path | str, picture: Path | str, atoms: Atoms, settings: MDSet
     panels[-1].set_xlabel("time / ps")
     figure.align_ylabels(panels)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _draw_energy(panel: Any, time_ps: np.ndarray, rows: dict[str, np.ndarray]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,10 +14,60 @@ from ase.io.trajectory import TrajectoryWriter
 from atomjet.errors import ConfigError
 from atomjet.md.checkpoint import Recorded
 from atomjet.md.observables import COLUMNS, Observables
+from atomjet.writing import append_whole, named
 
 HEADER_SIZE = 48
 """Bytes of ASE's .traj format (ULM version 3) that change as frames are added: magic, tag, version, number of frames,
 place of the list of frames. The frames themselves and the lists before the end of the file are never moved."""
+
+
+class FrameWriter:
+    """A .traj file of whole frames: one that cannot be written, or is interrupted, leaves the file as it was before.
+
+    ASE's own writer, closed after such a frame, lists it all the same, with whatever stands where its arrays should be.
+
+    Args:
+        path: of the file.
+        going_on: append; otherwise start anew.
+    """
+
+    def __init__(self, path: Path, going_on: bool = False) -> None:
+        """Open the file."""
+        self.path = path
+        with named(path):
+            self._writer: Any = TrajectoryWriter(str(path), "a" if going_on else "w")
+        self._file = self._writer.backend.fd
+
+    def write(self, image: Atoms) -> None:
+        """Append a frame.
+
+        Raises:
+            OSError: it does not fit on the disk; names the file.
+        """
+        assert self._writer is not None, "a frame could not be written before"
+        with named(self.path):
+            size, header = self.path.stat().st_size, head(self.path)
+            try:
+                self._writer.write(image)
+            except BaseException:
+                self._give_up(size, header)
+                raise
+
+    def _give_up(self, size: int, header: bytes) -> None:
+        """Close the file without what the writer still holds."""
+        with suppress(OSError):
+            self._file.close()
+        self._writer = None
+        if size:
+            truncate(self.path, size, header)
+        else:
+            self.path.unlink()
+
+    def close(self) -> None:
+        """Close the file, unless it is closed already."""
+        if self._writer is not None:
+            with named(self.path):
+                self._writer.close()
 
 
 class Recorder:
@@ -38,10 +89,11 @@ class Recorder:
         if since is not None and going_on:
             truncate(trajectory, since.trajectory_size, since.trajectory_header)
             truncate(log, since.log_size)
-        self._frames = TrajectoryWriter(str(trajectory), "a" if going_on else "w")
-        self._rows: TextIO = open(log, "a" if going_on else "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._frames = FrameWriter(trajectory, going_on)
+        with named(log):
+            self._rows = open(log, "ab" if going_on else "wb", buffering=0)  # noqa: SIM115 - closed by close()
         if not going_on:
-            self._rows.write(",".join(COLUMNS) + "\n")
+            self._append(",".join(COLUMNS) + "\n")
 
     def frame(self, atoms: Atoms, results: dict[str, Any], step: int, time_fs: float) -> None:
         """Append a frame: positions, velocities, cell, and the results: energy, forces without constraints, stress where there
@@ -54,26 +106,33 @@ class Recorder:
 
     def row(self, observables: Observables) -> None:
         """Append a row to the log."""
-        self._rows.write(observables.row() + "\n")
-        self._rows.flush()
+        self._append(observables.row() + "\n")
+
+    def _append(self, line: str) -> None:
+        with named(self.log):
+            append_whole(self._rows.fileno(), line.encode())
 
     def on_disk(self) -> Recorded:
         """Force both files to the disk; return what is there."""
-        self._rows.flush()
         for path in (self.trajectory, self.log):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        with open(self.trajectory, "rb") as file:
-            header = file.read(HEADER_SIZE)
-        return Recorded(self.trajectory.stat().st_size, header, self.log.stat().st_size)
+            with named(path):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+        return Recorded(self.trajectory.stat().st_size, head(self.trajectory), self.log.stat().st_size)
 
     def close(self) -> None:
         """Close both files."""
         self._frames.close()
         self._rows.close()
+
+
+def head(path: Path) -> bytes:
+    """The bytes of a .traj file that change as frames are added."""
+    with open(path, "rb") as file:
+        return file.read(HEADER_SIZE)
 
 
 def truncate(path: Path, size: int, header: bytes = b"") -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
-from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from atomjet.errors import AtomJetError, ConfigError, SimulationError, StructureError
 from atomjet.locking import only_writer
+from atomjet.md.recorder import FrameWriter
 from atomjet.units import GPA
 
 OPTIMIZERS = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
@@ -141,8 +141,10 @@ def _descend(
     name = settings.optimizer
     if name == "auto":
         name = "bfgs" if len(atoms) <= LARGEST_FOR_BFGS else "lbfgs"
-    frames = Trajectory(str(trajectory), "w", atoms) if trajectory else None
-    optimizer = OPTIMIZERS[name](target, logfile=None, trajectory=frames)  # type: ignore[arg-type]
+    optimizer = OPTIMIZERS[name](target, logfile=None)  # type: ignore[arg-type]
+    frames = FrameWriter(Path(trajectory)) if trajectory else None
+    if frames:
+        optimizer.attach(frames.write, 1, atoms)
     now, good = RelaxStep(0, float("nan"), float("nan")), (atoms.positions.copy(), atoms.cell.copy())
     best, since = float("inf"), 0
     try:

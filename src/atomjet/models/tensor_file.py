@@ -8,8 +8,6 @@ format 1, whose SHA-256 covers the tensors only, still open.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from atomjet.errors import ModelFileError, first_line
 from atomjet.models import strict_json
 from atomjet.models.card import card_to_json
 from atomjet.models.contract import Model
+from atomjet.writing import write_atomically
 
 FORMAT = "2"
 WEIGHTS_ONLY_FORMAT = "1"
@@ -209,19 +208,3 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the file, flush to the disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

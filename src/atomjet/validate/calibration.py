@@ -23,6 +23,7 @@ from atomjet.engine.streams import ATOMS_OF_A_CALL, groups
 from atomjet.engine.uncertainty import watched
 from atomjet.errors import ConfigError
 from atomjet.progress import track
+from atomjet.writing import appears_whole
 
 FEWEST = 20
 """Structures that a calibration needs."""
@@ -152,4 +153,5 @@ def plot(compared: Compared, found: dict[str, Any], title: str, picture: Path) -
     axes.set(xlabel="spread of the force, eV/Å", ylabel="error of the force, eV/Å", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=120)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=120)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atomjet.validate.crystal import Figure
+from atomjet.writing import appears_whole
 
 
 def plot_figures(figures: Sequence[Figure], picture: Path) -> None:
@@ -26,4 +27,5 @@ def plot_figures(figures: Sequence[Figure], picture: Path) -> None:
         panel.set_xlabel(abscissa, fontsize=8)
         panel.tick_params(labelsize=7)
         panel.legend(fontsize=7, frameon=False)
-    page.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        page.savefig(beside, dpi=150)

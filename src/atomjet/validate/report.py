@@ -6,6 +6,7 @@ from pathlib import Path
 
 from atomjet.validate.check import Check
 from atomjet.validate.suite import Report
+from atomjet.writing import appears_whole, write_atomically
 
 ADVICE = (
     (
@@ -79,7 +80,7 @@ def write_report(report: Report, path: Path) -> None:
             picture = path.with_name(f"{path.stem}-{_slug(check)}.png")
             plot_check(check, picture)
             lines += ["", f"![{check.name}, {check.structure}]({picture.name})"]
-    path.write_text("\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def advice(checks: list[Check]) -> list[str]:
@@ -127,7 +128,8 @@ def plot_check(check: Check, picture: Path) -> None:
     axes.set_xlabel(across)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     axes.set_title(f"{check.name}, {check.structure}", fontsize=10)
-    figure.savefig(picture, dpi=150)
+    with appears_whole(picture) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _slug(check: Check) -> str:

@@ -9,6 +9,7 @@ from atomjet.distill.card import markdown
 from atomjet.models import tensor_file
 from atomjet.models.load import read
 from atomjet.validate.organic.suite import table
+from atomjet.writing import write_atomically
 
 JUDGED = "judged"
 """Key of the card."""
@@ -36,4 +37,4 @@ def write_into_card(path: Path, result: dict[str, Any]) -> None:
     tensor_file.write(path, module, card)
     page = path.with_suffix(".md")
     if page.exists():
-        tensor_file.write_atomically(page, markdown(card).encode())
+        write_atomically(page, markdown(card))

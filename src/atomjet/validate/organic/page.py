@@ -8,6 +8,7 @@ from typing import Any
 
 from atomjet.validate.organic import pictures
 from atomjet.validate.organic.suite import Row, table
+from atomjet.writing import write_atomically
 
 Results = Mapping[str, dict[str, Any]]
 """What `Report.to_json` gave of each student, by the name under which it is shown."""
@@ -24,7 +25,7 @@ def write_page(results: Results, path: Path, title: str) -> list[Path]:
     folder = path.parent / "pictures"
     folder.mkdir(exist_ok=True)
     drawn = pictures.draw_all(results, folder, path.stem)
-    path.write_text(page(results, title, {name: f"pictures/{file.name}" for name, file in drawn.items()}))
+    write_atomically(path, page(results, title, {name: f"pictures/{file.name}" for name, file in drawn.items()}))
     return [path, *drawn.values()]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atomjet.writing import appears_whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -159,5 +161,8 @@ def _save(figure: Figure, picture: Path) -> None:
     import matplotlib
 
     # Ids of elements would otherwise be drawn at random, and the date would be that of the drawing.
-    with matplotlib.rc_context({"svg.hashsalt": picture.stem, "svg.fonttype": "none"}):
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    with (
+        matplotlib.rc_context({"svg.hashsalt": picture.stem, "svg.fonttype": "none"}),
+        appears_whole(picture) as beside,
+    ):
+        figure.savefig(beside, format="svg", metadata={"Date": None, "Creator": None})
