@@ -472,3 +472,58 @@ def test_many_empty_frames_at_the_end_take_no_time(tmp_path: Path):
     notes: list[str] = []
     assert len(read_frames(tmp_path / "x.xyz", note=notes.append)) == 1
     assert notes == [f"{tmp_path / 'x.xyz'}: frames 1 to 20000 have no atoms; left out"]
+
+
+CATION = "N 0.0 0.0 0.0\nH 0.9 0.3 0.0\nH -0.9 0.3 0.0\nH 0.0 -0.3 0.9\nH 0.0 -0.3 -0.9\n"
+COORD = "$coord\n0 0 0 n\n1.7 0.5 0 h\n-1.7 0.5 0 h\n0 -0.5 1.7 h\n0 -0.5 -1.7 h\n"
+PWI = (
+    "&system\n ibrav=0, nat=2, ntyp=2, tot_charge=-1\n/\n&electrons\n/\nATOMIC_SPECIES\nO 16 O.upf\nH 1 H.upf\n"
+    "CELL_PARAMETERS angstrom\n9 0 0\n0 9 0\n0 0 9\nATOMIC_POSITIONS angstrom\nO 0 0 0\nH 0.9 0.3 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "conditions"),
+    [
+        ("coord", f"{COORD}$eht charge=1 unpaired=2\n$end\n", {"charge": 1, "spin": 3}),
+        ("coord", f"{COORD}$charge 1\n$end\n", {"charge": 1}),
+        ("coord", f"{COORD}$end\n", {}),
+        ("a.com", f"# B3LYP\n\ntitle\n\n1, 1\n{CATION}\n", {"charge": 1, "spin": 1}),
+        ("a.pwi", PWI, {"charge": -1}),
+        ("a.xyz", f"5\ncharge=1 of ammonium\n{CATION}", {"charge": 1}),
+    ],
+)
+def test_what_other_programs_say_of_the_charge_is_read(tmp_path: Path, name: str, text: str, conditions: dict):
+    (tmp_path / name).write_text(text)
+    (frame,) = read_frames(tmp_path / name)
+    assert frame.atoms is not None
+    assert {key: frame.atoms.info[key] for key in ("charge", "spin") if key in frame.atoms.info} == conditions
+    assert frame.remarks == {}
+
+
+@pytest.mark.parametrize(
+    ("comment", "remark"),
+    [
+        ("charge: +1", "says 'charge: +1', which is not read; write charge= for it"),
+        ("cation, q = 1", "says 'q = 1', which is not read; write charge= for it"),
+        ("1 1", "has the comment '1 1'; if that is charge and multiplicity, write charge=1 spin=1, for it is not read"),
+        ("0 1", None),
+        ("charge 0", None),
+        ("Properties=species:S:1:pos:R:3 charge=1", None),
+    ],
+)
+def test_a_charge_in_words_that_are_not_read_is_a_remark(tmp_path: Path, comment: str, remark: str | None):
+    (tmp_path / "a.xyz").write_text(f"5\n{comment}\n{CATION}")
+    (frame,) = read_frames(tmp_path / "a.xyz")
+    assert frame.remarks == ({} if remark is None else {"unread charge": remark})
+
+
+@pytest.mark.parametrize(("charge", "remarked"), [(0.25, True), (0.2, False), (0.002, False)])
+def test_initial_charges_of_an_ion_are_a_remark(tmp_path: Path, charge: float, remarked: bool):
+    rows = "".join(f"{line} {charge}\n" for line in CATION.splitlines()[1:])
+    text = f"5\nProperties=species:S:1:pos:R:3:initial_charges:R:1\nN 0.0 0.0 0.0 0.0\n{rows}"
+    (tmp_path / "a.xyz").write_text(text)
+    (frame,) = read_frames(tmp_path / "a.xyz")
+    assert (frame.remarks != {}) == remarked
+    if remarked:
+        assert "has initial charges of its atoms that sum to +1, which are not read" in frame.remarks["unread charge"]

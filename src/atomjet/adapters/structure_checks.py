@@ -22,7 +22,7 @@ Remarks = dict[str, str]
 
 
 OTHER_WORDS = {
-    "charge": ("total_charge", "tot_charge", "net_charge", "molecular_charge", "Charge", "CHARGE"),
+    "charge": ("total_charge", "tot_charge", "net_charge", "molecular_charge", "Charge", "CHARGE", "q", "chrg"),
     "spin": ("multiplicity", "Multiplicity", "spin_multiplicity", "mult", "Spin", "SPIN"),
 }
 """What other programs write into a comment line for the `info` that is read."""
@@ -45,6 +45,13 @@ def _unread(atoms: Atoms) -> Remarks:
         if word and atoms.info.get(name) is None and _number(atoms.info[word]) not in usual:
             found[f"unread {name}"] = (
                 f"says {word}={str(atoms.info[word])[:40]}, which is not read; write {name}= for it"
+            )
+    charges = atoms.arrays.get("initial_charges")
+    if charges is not None and atoms.info.get("charge") is None and not any(key.endswith("charge") for key in found):
+        total = float(np.sum(charges))
+        if round(total) and abs(total - round(total)) < WHOLE:
+            found["unread charge"] = (
+                f"has initial charges of its atoms that sum to {total:+.3g}, which are not read; write charge= for an ion"
             )
     for word in CELL_WORDS:
         value = atoms.info.get(word)

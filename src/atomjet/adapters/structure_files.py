@@ -27,6 +27,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 
 from atomjet.adapters import molfile, pdb, smiles
 from atomjet.adapters.cif import cif_remarks
+from atomjet.adapters.said_conditions import take_said, unread_in_comment
 from atomjet.adapters.structure_checks import gather_fixed_atoms, remarks_on
 from atomjet.adapters.structure_output import is_parquet
 from atomjet.errors import AtomJetError, StructureError
@@ -249,13 +250,14 @@ def _read_text(path: Path, name: str, kind: str) -> list[Read]:
             claimed = sum(int(word) for word in found.group(1)[:1000].split())
             if claimed > lines:
                 raise StructureError(f"{name}: says {claimed} atoms, but has {lines} lines; it is cut off or damaged")
+    if kind == "gaussian-in":  # ASE's reader takes no comma between charge and multiplicity
+        text = re.sub(rb"(?m)^([ \t]*[+-]?\d+)[ \t]*,[ \t]*(\d+[ \t]*)$", rb"\1 \2", text)
     if not ioformats[kind].acceptsfd:
         return [(atoms, "", {}) for atoms in _by_ase(str(path), name, kind)]
     source = BytesIO(text) if ioformats[kind].isbinary else _TextFile(text.decode())
     source.name = str(path)  # type: ignore[union-attr]  # ASE's readers of OUTCAR, CONTCAR and others look beside the file
     found = _by_ase(source, name, kind)
-    if kind == "gaussian-in":
-        _take_gaussian_conditions(text.decode(), found)
+    take_said(kind, text.decode(), found)
     remarks = cif_remarks(text.decode(), len(found)) if kind == "cif" else [{} for _ in found]
     return [(atoms, "", own) for atoms, own in zip(found, remarks, strict=True)]
 
@@ -264,13 +266,6 @@ class _TextFile(StringIO):
     """A text in memory under the name of the file that it came from."""
 
     name = ""
-
-
-def _take_gaussian_conditions(text: str, frames: list[Atoms]) -> None:
-    """Charge and multiplicity of a Gaussian input, which ASE reads over: two whole numbers after the title."""
-    said = re.search(r"^[ \t]*([+-]?\d{1,4})[ \t,]+(\d{1,4})[ \t]*$", text, re.MULTILINE)
-    for atoms in frames if said else []:
-        atoms.info["charge"], atoms.info["spin"] = int(said.group(1)), int(said.group(2))  # type: ignore[union-attr]
 
 
 def _by_ase(source: str | IO[Any], name: str, kind: str) -> list[Atoms]:
@@ -313,7 +308,9 @@ def _read_xyz(path: Path, name: str) -> list[Read]:
             raise StructureError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
     if not results:
         results = [_xyz_frame(lines[first:last]) for first, last in frames]
-    for (atoms, _, _), masses in zip(results, heavy, strict=True):
+    for (atoms, _, remarks), masses, (first, _) in zip(results, heavy, frames, strict=True):
+        if atoms is not None:
+            remarks |= unread_in_comment(lines[first + 1], atoms)
         if atoms is not None and masses and not atoms.has("masses"):
             atoms.set_array("masses", np.array([masses.get(k, atomic_masses[z]) for k, z in enumerate(atoms.numbers)]))
     return results + ([(None, rest, {})] if rest else [])
