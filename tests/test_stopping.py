@@ -40,3 +40,24 @@ def test_an_interrupt_that_was_heard_does_not_come_again():
             heard()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
+
+
+def test_what_is_ignored_from_the_start_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.02)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
+def test_other_requests_to_stop_are_heard(number):
+    def asked():
+        with stoppable():
+            os.kill(os.getpid(), number)
+            time.sleep(600)
+
+    with pytest.raises(KeyboardInterrupt):
+        asked()

@@ -1,4 +1,7 @@
-"""SIGTERM, which batch systems and `timeout` send, ends a command as ctrl-C does: what it has is written first."""
+"""Signals that ask a command to end do so as ctrl-C does: what it has is written first.
+
+SIGTERM comes from batch systems and `timeout`, SIGHUP from a terminal that is closed, SIGXCPU at a limit on processor time.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,18 @@ SOON = 0.01
 """Seconds after which a signal that came at a bad moment is sent again."""
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Signals that ask for an end; not those that whoever started us had us ignore, as `nohup` does."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
+    known = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM into KeyboardInterrupt within the block.
+    """Turn all of `stop_signals` into KeyboardInterrupt within the block.
 
-    Yields a function to call when the interrupt has arrived: from then on neither signal disturbs, so that whoever asks twice does
+    Yields a function to call when the interrupt has arrived: from then on no such signal disturbs, so that whoever asks twice does
     not spoil the writing. Only the main thread hears signals; elsewhere nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -37,7 +47,7 @@ def stoppable() -> Iterator[Callable[[], None]]:
         nonlocal heard
         heard = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield hear
     finally:

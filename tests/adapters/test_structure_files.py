@@ -505,7 +505,7 @@ def test_what_other_programs_say_of_the_charge_is_read(tmp_path: Path, name: str
     ("comment", "remark"),
     [
         ("charge: +1", "says 'charge: +1', which is not read; write charge= for it"),
-        ("cation, q = 1", "says 'q = 1', which is not read; write charge= for it"),
+        ("cation, q: 1", "says 'q: 1', which is not read; write charge= for it"),
         ("1 1", "has the comment '1 1'; if that is charge and multiplicity, write charge=1 spin=1, for it is not read"),
         ("0 1", None),
         ("charge 0", None),

@@ -173,3 +173,14 @@ def test_the_recipe_itself_cannot_say_what_is_trusted(tmp_path):
         )
         with pytest.raises(AtomJetError, match="no such field"):
             load_recipe(path)
+
+
+def test_a_file_that_an_option_names_with_other_content_is_another_teacher(tmp_path):
+    model = tmp_path / "tiny.model"
+    model.write_bytes(b"one")
+    options = {"model_paths": [str(model)], "device": "cpu"}
+    before = describe_teacher("ase.calculators.emt:EMT", options)
+    assert before["files"] == {str(model): "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"}
+    model.write_bytes(b"two")
+    assert describe_teacher("ase.calculators.emt:EMT", options) != before
+    assert "files" not in describe_teacher("ase.calculators.emt:EMT", {"device": "cpu"})

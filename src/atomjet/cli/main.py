@@ -1,7 +1,7 @@
 """`atomjet`: the application, and how anything that goes wrong becomes one plain line and an exit status.
 
-0 done, 1 a check failed, 2 the request was wrong, 130 interrupted. `--debug`, anywhere on the line, shows the
-traceback.
+0 done, 1 a check failed, 2 the request was wrong, 130 interrupted by ctrl-C, SIGTERM, SIGHUP or SIGXCPU. `--debug`, anywhere on
+the line, shows the traceback.
 """
 
 from __future__ import annotations
@@ -116,31 +116,32 @@ def main(arguments: list[str], debug: bool = False) -> int:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    try:
-        with plain_warnings():
-            status = app(arguments, prog_name="atomjet", standalone_mode=False)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:
-        # Whoever read our output has closed it, as `head` does; nothing is left to say, not even at exit.
-        _forget_output()
-        return 1
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename == OUT:  # tried again at exit
-            _forget_output()
-        if debug:
-            raise
-        status, line = explain(error)
-        print(f"error: {line}", file=sys.stderr)
-    if status == 130:
-        print("interrupted", file=sys.stderr)
+    from atomjet.stopping import stoppable
+
+    with stoppable() as heard:
+        try:
+            with plain_warnings():
+                status = app(arguments, prog_name="atomjet", standalone_mode=False)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            status = 130
+        except Exception as error:
+            status = _failed(error, debug)
+        if status == 130:
+            heard()
+            print("interrupted", file=sys.stderr)
     return status or 0
 
 
-def _forget_output() -> None:
-    """Let nothing more be written to standard output."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _failed(error: Exception, debug: bool) -> int:
+    """Say what went wrong; return the exit status."""
+    if isinstance(error, OSError) and error.filename == OUT:  # it would be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if debug:
+        raise error
+    status, line = explain(error)
+    print(f"error: {line}", file=sys.stderr)
+    return status
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -33,6 +34,9 @@ OUT = "standard output"
 class Escaped:
     """An output stream that writes control characters out.
 
+    Once nobody reads it any more, because `head` has what it wanted or the terminal is closed, what is written is lost: that is no
+    reason to leave a file half written or a structure half relaxed.
+
     Attributes:
         stream: the stream behind it, for those who move the cursor themselves, as a progress bar does.
         name: of it, for errors.
@@ -45,13 +49,26 @@ class Escaped:
 
     def write(self, text: str) -> int:
         """Write the text, escaped."""
-        with named(self.name):
-            return self.stream.write(escaped(text))
+        with self._heard_or_not():
+            self.stream.write(escaped(text))
+        return len(text)
 
     def flush(self) -> None:
         """Hand over what was written."""
-        with named(self.name):
+        with self._heard_or_not():
             self.stream.flush()
+
+    @contextmanager
+    def _heard_or_not(self) -> Iterator[None]:
+        try:
+            with named(self.name):
+                yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
 
     def writelines(self, lines: Any) -> None:
         """Write each, escaped."""

@@ -149,7 +149,8 @@ def _start(device: str) -> tuple[BaseProcess, Connection]:
 
 def _work(pipe: Connection, device: str) -> None:
     """Body of a process: jobs until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent, which hears them too, decides when to stop
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     own = "cuda" if device.startswith("cuda") else device  # the only one that is visible here
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

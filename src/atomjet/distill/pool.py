@@ -210,7 +210,8 @@ def _ending(worker: _Worker) -> str:
 
 def _work(function: Callable[..., Record], directory: Path, pipe: Connection) -> None:
     """Body of a worker: until the pipe closes, run, write, acknowledge."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent, which hears them too, decides when to stop
+        signal.signal(number, signal.SIG_IGN)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # for a server that somebody else has started
     journal = JournalWriter(directory)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -161,7 +162,7 @@ def default_task(spec: str) -> str:
 
 def describe_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Path] = ()) -> dict[str, Any]:
     """What labels depend on: {"calculator", "version", "options"}, of our own models and of trusted files also the file's
-    "sha256"; stored with every dataset.
+    "sha256", and "files": the SHA-256 of each file that an option names, such as a model; stored with every dataset.
     """
     package = spec.partition(":")[0].partition(".")[0]
     try:
@@ -173,9 +174,24 @@ def describe_teacher(spec: str, options: Mapping[str, Any], trusted: Sequence[Pa
     own = next((file for file in trusted if module in (file.stem, file.name)), None)
     path = registry.locate(_model_and_settings(spec.partition(":")[2])[0]) if package == "atomjet" else own
     if path is not None:
-        with path.open("rb") as file:
-            described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        described["sha256"] = _digest(path)
+    if files := {name: _digest(Path(name)) for name in _file_names(options)}:
+        described["files"] = files
     return described
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_names(value: Any) -> list[str]:
+    """Texts within options that are names of files: a file of the same name with other content is another teacher."""
+    if isinstance(value, Mapping):
+        return _file_names(list(value.values()))
+    if isinstance(value, list | tuple):
+        return sorted({name for one in value for name in _file_names(one)})
+    return [value] if isinstance(value, str) and value and "\0" not in value and os.path.isfile(value) else []
 
 
 def licence_of(spec: str) -> str:

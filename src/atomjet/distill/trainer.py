@@ -37,6 +37,7 @@ from atomjet.errors import ConfigError
 from atomjet.models.painn import PaiNN
 from atomjet.ops.matrix_products import matrix_products
 from atomjet.progress import track
+from atomjet.stopping import stop_signals
 
 HEARTBEAT = 20
 """Steps between two looks of the host at the device."""
@@ -226,7 +227,7 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and ctrl-C end the training with a checkpoint after the step under way; a second ctrl-C ends it at once."""
+        """Signals to stop end the training with a checkpoint after the step under way; a second ctrl-C ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -236,7 +237,7 @@ class Trainer:
                 raise KeyboardInterrupt
             self.interrupted = True
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, interrupt) for number in stop_signals()}
         try:
             yield
         finally:
