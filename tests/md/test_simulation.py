@@ -176,6 +176,17 @@ def test_files_in_the_way(tmp_path: Path):
         simulate(copper(), MDSettings(1), path, resume=True, quiet=True)
 
 
+def test_a_checkpoint_of_an_earlier_version_that_names_the_model_is_gone_on_from(tmp_path: Path):
+    weights = {"weights": "abc"}
+    simulate(copper(), MDSettings(4), tmp_path / "whole.traj", request=weights, quiet=True)
+    path = tmp_path / "cut.traj"
+    simulate(copper(), MDSettings(2), path, request=weights | {"model": "organic-xtb"}, quiet=True)
+    with pytest.raises(ConfigError, match="weights abc -> other"):
+        simulate(copper(), MDSettings(4), path, request={"weights": "other"}, resume=True, quiet=True)
+    assert simulate(copper(), MDSettings(4), path, request=weights, resume=True, quiet=True).resumed_at == 2
+    assert path.read_bytes() == (tmp_path / "whole.traj").read_bytes()
+
+
 def test_explosion_stops_the_run_and_keeps_what_was_good(tmp_path: Path):
     atoms = copper()
     atoms.set_momenta(np.zeros((len(atoms), 3)))

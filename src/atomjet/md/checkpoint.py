@@ -21,6 +21,9 @@ from atomjet.writing import named
 
 VERSION = 2
 
+OLD_NAME = "model"
+"""What earlier versions asked for beside the weights, which say all: a model's name, however spelled."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -106,11 +109,10 @@ class Checkpoint:
             ConfigError: names every difference.
         """
         requested = json.loads(json.dumps(request))  # tuples become lists, as they did in the file
-        differing = [key for key in sorted(self.request | requested) if self.request.get(key) != requested.get(key)]
+        known = {key: value for key, value in self.request.items() if key != OLD_NAME or "weights" not in requested}
+        differing = [key for key in sorted(known | requested) if known.get(key) != requested.get(key)]
         if differing:
-            listed = ", ".join(
-                f"{key} {_short(self.request.get(key))} -> {_short(requested.get(key))}" for key in differing
-            )
+            listed = ", ".join(f"{key} {_short(known.get(key))} -> {_short(requested.get(key))}" for key in differing)
             raise ConfigError(
                 f"cannot resume at step {self.step} with other arguments ({listed}); "
                 "repeat the arguments of the first run, or start again with overwrite"
