@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def read_text(path: Path, what: str, most_bytes: int) -> str:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{what} {path} is not text in UTF-8: byte {error.start}; save it as UTF-8") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file that has one a line; a last line without its end, as a kill leaves it, is none.
+
+    Raises:
+        ConfigError: another line is damaged; names it.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("it is no object")
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: line {number} is damaged ({short(error)}); remove that line") from None
+        entries.append(entry)
+    return entries
 
 
 class _Loader(yaml.SafeLoader):

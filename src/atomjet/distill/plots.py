@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atomjet.distill.files import read_json_lines
 from atomjet.writing import appears_whole
 
 MOST_POINTS = 20_000
@@ -17,7 +17,7 @@ MOST_POINTS = 20_000
 
 def plot_learning_curve(log: Path, picture: Path) -> None:
     """Losses and validation errors of a `log.jsonl` against epochs, both logarithmic."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(log)
     epochs = [line["epoch"] for line in lines]
     figure, (left, right) = _subplots(2)
     left.plot(epochs, [line["loss"] for line in lines], ".-", label="training loss")

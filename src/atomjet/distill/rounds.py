@@ -8,7 +8,6 @@ in `explored/` what a killed run goes on from. A round whose JSON is there is do
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from atomjet.distill.dataset import read_dataset, write_shard
 from atomjet.distill.devices import Team, devices_of
 from atomjet.distill.executors import Executor
 from atomjet.distill.explore import Start
+from atomjet.distill.files import read_json_lines
 from atomjet.distill.frames import Frames, concatenate
 from atomjet.distill.label import in_words, label_frames
 from atomjet.distill.measure import forget_engines, mean_error, spreads
@@ -190,7 +190,7 @@ def _summary(
     failures: Path,
 ) -> Summary:
     ended = Counter(REASONS[int(code)] for code in seen.reason if code)
-    reasons = [json.loads(line) for line in failures.read_text(encoding="utf-8").splitlines()]
+    reasons = read_json_lines(failures)
     dropped = [entry["reason"] for entry in reasons if entry["outcome"] == "left out"]
     too_strong = sum(reason.startswith("largest force") for reason in dropped)
     assert recipe.rounds is not None

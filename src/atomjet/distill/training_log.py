@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atomjet.distill.files import read_json_lines
 from atomjet.writing import append_whole, named, write_atomically
 
 
@@ -28,16 +29,14 @@ class TrainingLog:
     def last_step(self) -> int:
         """Step of the last line; 0 where there is none."""
         lines = self._lines()
-        return json.loads(lines[-1])["step"] if lines else 0
+        return lines[-1]["step"] if lines else 0
 
     def drop_from(self, step: int) -> None:
         """Remove the lines of this step and of later ones."""
         if self.path.exists():
-            lines = [line for line in self._lines() if json.loads(line)["step"] < step]
-            write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+            lines = [json.dumps(line) + "\n" for line in self._lines() if line["step"] < step]
+            write_atomically(self.path, "".join(lines))
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[dict[str, Any]]:
         """Whole lines: a kill can tear the last."""
-        if not self.path.exists():
-            return []
-        return self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        return read_json_lines(self.path) if self.path.exists() else []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from atomjet.errors import SimulationError
+from atomjet.errors import ConfigError, SimulationError
 from atomjet.md.velocities import temperature
 from atomjet.units import BOLTZMANN, GPA
 
@@ -128,11 +128,22 @@ def _state(kelvin: float, energy: float | None) -> str:
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a log by name."""
-    with open(path) as file:
-        names = file.readline().strip().split(",")
-    values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    return {name: values[:, k] for k, name in enumerate(names)}
+    """Columns of a log by name.
+
+    Raises:
+        ConfigError: other columns, no rows, or what is no number.
+    """
+    try:
+        header, *rows = path.read_text(encoding="utf-8").splitlines()
+        if header != ",".join(COLUMNS) or not rows:
+            raise ValueError("no rows under the columns of a log")
+        values = np.array([[float(word) for word in row.split(",")] for row in rows]).reshape(-1, len(COLUMNS))
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path} is no whole log of dynamics ({reason}); start the run again with overwrite"
+        ) from None
+    return {name: values[:, k] for k, name in enumerate(COLUMNS)}
 
 
 def drift(time_fs: np.ndarray, total_eV: np.ndarray, atoms: int) -> float:
