@@ -66,3 +66,21 @@ def test_a_lock_removed_between_opening_and_locking_is_not_held_by_two(tmp_path:
         assert (tmp_path / "a.traj.lock").exists()
         with pytest.raises(ConfigError, match="another run"), only_writer(tmp_path / "a.traj"):
             pass
+
+
+def test_a_lock_on_a_full_disk_is_named_and_gone(tmp_path: Path):
+    code = f"""
+import resource
+from pathlib import Path
+from atomjet.locking import only_writer
+resource.setrlimit(resource.RLIMIT_FSIZE, (5, resource.RLIM_INFINITY))  # as a disk that is full
+try:
+    with only_writer(Path({str(tmp_path / "a.traj")!r})):
+        pass
+except OSError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'a.traj.lock'}\n", "")
+    assert list(tmp_path.iterdir()) == []

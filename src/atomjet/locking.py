@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from atomjet.errors import ConfigError
+from atomjet.writing import append_whole, named
 
 
 @contextmanager
@@ -44,10 +45,10 @@ def only_writer(file: Path) -> Iterator[None]:
 def _locked(path: Path, where: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _acquire(path, where) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
+            with named(path):
+                file.truncate(0)
+                append_whole(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             # Removed while it is held: whoever has opened it meanwhile finds that the name is no longer this file's.
