@@ -27,9 +27,9 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 
 from atomjet.adapters import molfile, pdb, smiles
 from atomjet.adapters.cif import cif_remarks
-from atomjet.adapters.said_conditions import take_said, unread_in_comment
 from atomjet.adapters.structure_checks import gather_fixed_atoms, remarks_on
 from atomjet.adapters.structure_output import is_parquet
+from atomjet.adapters.text_conditions import set_conditions, unread_in_comment
 from atomjet.errors import AtomJetError, StructureError
 from atomjet.units import HEAVY_HYDROGEN
 
@@ -257,7 +257,7 @@ def _read_text(path: Path, name: str, kind: str) -> list[Read]:
     source = BytesIO(text) if ioformats[kind].isbinary else _TextFile(text.decode())
     source.name = str(path)  # type: ignore[union-attr]  # ASE's readers of OUTCAR, CONTCAR and others look beside the file
     found = _by_ase(source, name, kind)
-    take_said(kind, text.decode(), found)
+    set_conditions(kind, text.decode(), found)
     remarks = cif_remarks(text.decode(), len(found)) if kind == "cif" else [{} for _ in found]
     return [(atoms, "", own) for atoms, own in zip(found, remarks, strict=True)]
 

@@ -144,6 +144,6 @@ def _save(figure: Figure, picture: Path, sources: list[tuple[Result, list[dict[s
     """Without date and random identifiers: the same rows make the same file."""
     import matplotlib as mpl
 
-    style = {"svg.hashsalt": "atomjet", "svg.fonttype": "none", "font.family": "sans-serif"}
+    style: dict[Any, Any] = {"svg.hashsalt": "atomjet", "svg.fonttype": "none", "font.family": "sans-serif"}
     with mpl.rc_context(style), appears_whole(picture) as beside:
         figure.savefig(beside, metadata={"Date": None, "Description": digest(sources)})

@@ -10,7 +10,7 @@ NUMBER = r"([+-]?\d{1,4}(?:\.\d*)?)"
 
 CHARGE = {
     "turbomole": rf"^\s*(?:\$eht\b.*?\bcharge\s*=\s*|\$(?:charge|chrg)\s+){NUMBER}",
-    "espresso-in": rf"\btot_charge\s*=\s*{NUMBER}",
+    "espresso-in": rf"^[^!\n]*\btot_charge\s*=\s*{NUMBER}",
     "gaussian-in": r"^[ \t]*([+-]?\d{1,4})[ \t]*[ \t,][ \t]*\d{1,4}[ \t]*$",
     "gaussian-out": rf"^\s*Charge\s*=\s*{NUMBER}\s+Multiplicity\s*=",
     "orca-output": rf"^\s*Total Charge\s+Charge\s+\.+\s*{NUMBER}",
@@ -34,10 +34,10 @@ TWO_NUMBERS = re.compile(r"\s*([+-]?\d)[ \t]+([1-9])\s*\Z")
 """Charge and multiplicity, as Gaussian has them in a line of their own."""
 
 
-def take_said(kind: str, text: str, frames: list[Atoms]) -> None:
+def set_conditions(file_format: str, text: str, frames: list[Atoms]) -> None:
     """Set `info["charge"]` and `info["spin"]` to what a text of one of ASE's formats says, where it says any."""
-    charge, spin = (_found(table.get(kind), text) for table in (CHARGE, SPIN))
-    unpaired = _found(UNPAIRED.get(kind), text)
+    charge, spin = (_found(table.get(file_format), text) for table in (CHARGE, SPIN))
+    unpaired = _found(UNPAIRED.get(file_format), text)
     spin = unpaired + 1 if unpaired is not None else spin
     for atoms in frames:
         atoms.info |= {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
