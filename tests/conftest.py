@@ -9,10 +9,11 @@ from pathlib import Path
 # Molecules are too small to share between threads, and tests side by side would fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A job in the background ignores ctrl-C and, under nohup, its terminal's end; some tests send these to themselves or to what they start.
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, usual)
+# A job in the background ignores ctrl-C and, under nohup, the end of its terminal; tests send both to themselves and to children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 import torch
