@@ -39,6 +39,7 @@ def answers(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow  # four processes, each in Triton's interpreter
 @pytest.mark.parametrize(("size", "engine", "case"), CASES)
 def test_processes_compute_what_one_does(answers, size, engine, case):
     wanted = {"size": size, "engine": engine, "case": case}
@@ -60,11 +61,13 @@ def test_processes_compute_what_one_does(answers, size, engine, case):
     assert row["exchanges"] == row["wanted"] + 1 == sum(2 * layers - 1 for layers in LAYERS[engine]) + 1
 
 
+@pytest.mark.slow  # four processes, each in Triton's interpreter
 def test_the_backend_by_itself_computes_what_buffers_of_the_engine_do(answers):
     """Also where what is not in use holds NaN."""
     assert [found["buffers"] for found in answers] == [{"energies": 0.0, "gradients": 0.0}] * PROCESSES
 
 
+@pytest.mark.slow  # four processes, each in Triton's interpreter
 def test_a_process_without_memory_refuses_for_all(answers):
     *others, last = (answers[rank]["refused"] for rank in (0, 2, 3, 1))
     assert "atoms with" in last
