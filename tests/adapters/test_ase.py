@@ -12,6 +12,7 @@ from ase.optimize import BFGS
 import atomjet
 from atomjet import AtomJetCalculator, Engine
 from atomjet.engine import Settings
+from atomjet.engine.uncertainty import UncertaintyWarning
 from tests.potentials import random_escn_md, random_painn
 
 
@@ -71,7 +72,7 @@ def test_computes_again_when_anything_changed_and_only_then(engine, monkeypatch)
     original = engine.predict
     monkeypatch.setattr(engine, "predict", lambda s: calls.append(1) or original(s))
     atoms = sheared()
-    atoms.calc = AtomJetCalculator(engine)
+    atoms.calc = AtomJetCalculator(engine, remarks=False)
 
     def computed():
         before = len(calls)
@@ -132,3 +133,18 @@ def test_info_that_is_changed_in_its_place_is_noticed():
     singlet = atoms.get_potential_energy()
     atoms.info["spin"][0] = 3
     assert atoms.get_potential_energy() != singlet
+
+
+def test_what_the_model_is_not_made_for_is_said_once_of_a_composition():
+    calculator = AtomJetCalculator("organic-xtb", device="cpu")
+    radical, boxed = molecule("CH3"), molecule("H2O", cell=[12.0] * 3, pbc=True)
+    radical.set_initial_magnetic_moments(None)
+    radical.calc = boxed.calc = calculator
+    with pytest.warns(
+        UncertaintyWarning, match="^CH3 has an odd number of electrons, 9, but it is computed as a neutral closed"
+    ):
+        radical.get_potential_energy()
+    with pytest.warns(UncertaintyWarning, match="^H2O is periodic, but the model was trained on none that are"):
+        boxed.get_potential_energy()
+    radical.positions[0] += 0.01
+    radical.get_potential_energy()  # pytest makes errors of warnings

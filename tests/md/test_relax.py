@@ -191,7 +191,7 @@ def graphene(pbc) -> Atoms:
     atoms = Atoms(
         "C2", [[0, 0, 0], [0, a / 3**0.5, 0]], cell=[[a, 0, 0], [a / 2, a * 3**0.5 / 2, 0], [0, 0, 20]], pbc=pbc
     )
-    atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64")
+    atoms.calc = AtomJetCalculator("organic-xtb", device="cpu", precision="float64", remarks=False)
     return atoms
 
 

@@ -43,7 +43,7 @@ def frames():
 
 def by_ase(engine, atoms, fmax, steps=500):
     atoms = atoms.copy()
-    atoms.calc = atomjet.AtomJetCalculator(engine)
+    atoms.calc = atomjet.AtomJetCalculator(engine, remarks=False)
     optimizer = FIRE(atoms, logfile=None)
     optimizer.run(fmax=fmax, steps=steps)
     return atoms, optimizer.nsteps

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from atomjet.adapters.structure_checks import unseen_pairs
+from atomjet.adapters.structure_checks import remarks_for
 from atomjet.data import Prediction
 from atomjet.engine import Engine, load
 from atomjet.engine.uncertainty import UncertaintyWarning, Watch, watched
@@ -30,8 +30,9 @@ class AtomJetCalculator(Calculator):
     `info` is compared too, which ASE itself does not do. Stress exists for structures that are periodic in all three directions.
 
     An ensemble adds `results["forces_spread"]` (N,) eV/Å and `results["energy_spread"]` eV/atom, as `Prediction` defines them. A
-    warning comes once of each composition where an ensemble's members disagree too much, or where the first structure has two atoms
-    nearer than the training data had any of their elements.
+    warning comes once of each composition where an ensemble's members disagree too much, or where the model is not made for the
+    first structure: an odd number of electrons, periodic directions where training had none, or two atoms nearer than any of their
+    elements were there.
 
     Args:
         model: a packaged model's name, a model file, several of either for an ensemble, or an `Engine`.
@@ -103,12 +104,12 @@ class AtomJetCalculator(Calculator):
         self.results = results
 
     def _look(self, prediction: Prediction) -> None:
-        """Warn, once of a composition, of pairs that training never had so near, and of an ensemble's members that disagree."""
+        """Warn, once of a composition, where the model is not made for it, and of an ensemble's members that disagree."""
         assert self.atoms is not None
         key = self.atoms.numbers.tobytes()
         if self._remarks and key not in self._known:
             self._known.add(key)
-            for remark in unseen_pairs(self.engine, self.atoms).values():
+            for remark in remarks_for(self.engine, self.atoms).values():
                 warnings.warn(f"{self.atoms.get_chemical_formula()} {remark}", UncertaintyWarning, stacklevel=3)
         if self.watch.bound is not None:
             self.watch.look(prediction, [self.atoms.get_chemical_formula()], [key])

@@ -188,7 +188,7 @@ def _dynamics_call(name: str, system: System, contenders: Contenders) -> TimedCa
         raise Unavailable("takes part in predictions only, not in dynamics")
     judge = _prediction_call(name, system, contenders).judge
     atoms = to_ase(system)
-    atoms.calc = AtomJetCalculator(contender.engine)
+    atoms.calc = AtomJetCalculator(contender.engine, remarks=False)
     generator, settings = np.random.default_rng(0), MDSettings(steps=1, timestep=TIMESTEP)
     draw_velocities(atoms, KELVIN, "nve", generator)
     per_call = {"structures": 1.0, "atoms": float(len(atoms)), "fs": TIMESTEP}

@@ -134,7 +134,7 @@ def run_checks(
             yield check
     yield from _constant_energy(potential, exact, structures, names, effort)
     if calculator is None and isinstance(potential, Engine):
-        calculator = AtomJetCalculator(potential)
+        calculator = AtomJetCalculator(potential, remarks=False)
     atoms, name = _flexible(structures, names)
     if calculator is not None and effort.nvt and not atoms.pbc.any():
         yield from distributions.kinetic_energy(calculator, atoms, name, effort.nvt, effort.seed)

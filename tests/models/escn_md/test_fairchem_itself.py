@@ -107,7 +107,7 @@ def test_options_are_those_of_fairchem():
     from fairchem.core.models.uma.escn_md import eSCNMDBackbone
     from fairchem.core.models.uma.escn_moe import eSCNMDMoeBackbone
 
-    from atomjet.models.escn_md import fairchem as ours
+    from atomjet.models.escn_md import fairchem_config as ours
 
     def options(kind):
         return set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
