@@ -16,6 +16,8 @@ import atomjet
 from atomjet.adapters import parquet as adapter
 from atomjet.distill import bulk as predictions
 from atomjet.distill.journal import read_file
+from atomjet.models import tensor_file
+from tests.potentials import random_painn
 
 
 def frames() -> list[Atoms]:
@@ -103,6 +105,21 @@ def test_a_row_that_the_model_refuses_ends_the_run_and_what_is_computed_is_kept(
     monkeypatch.setattr(predictions, "predict_batch", None)  # nothing is computed again
     assert call("predict", source, "-o", output, "--skip")[0] == 1
     assert output.exists()
+
+
+def test_an_ensemble_whose_first_rows_are_refused(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("atomjet.adapters.predictions.ATOMS_AT_ONCE", 2)
+    members = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, member in enumerate(members):
+        tensor_file.write(member, random_painn(elements=(1, 6, 8), seed=seed), {"name": member.stem})
+    assert call("ensemble", *members, "-o", tmp_path / "both.safetensors", model=False)[0] == 0
+    near = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.01]])
+    adapter.write_structures(tmp_path / "in.parquet", [near, molecule("H2O")])
+    words = ["--skip", "--model", tmp_path / "both.safetensors"]
+    status, _, err = call("predict", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet", *words, model=False)
+    assert (status, "skipped row 0: atom 0 and atom 1 are 0.010 Å apart" in err) == (1, True), err
+    found = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert [value is None for value in found["energy_spread"]] == [True, False]
 
 
 def test_labels_of_the_file_are_kept_beside_the_predictions(call, tmp_path):

@@ -260,7 +260,7 @@ def _write(source: ParquetReader, plan: Plan, keys: Sequence[bytes], folder: Pat
 
 def _columns(keys: Sequence[bytes], journal: Journal) -> tuple[str, ...]:
     """Names of the columns of results: those of an ensemble have spreads."""
-    ensemble = bool(keys) and "forces_spread" in journal[keys[0]]
+    ensemble = any("forces_spread" in journal[key] for key in keys)  # the first may hold refusals alone
     return ("energy", "forces", "stress", "error", *(("energy_spread", "forces_spread") if ensemble else ()))
 
 
