@@ -93,7 +93,7 @@ class CartesianMixing(Sane):
 @cache
 def _relaxed():
     atoms = Icosahedron("Cu", 2, latticeconstant=3.5)
-    atoms.calc = AtomJetCalculator(Sane(settings=Settings("cpu", "general", "float64")))
+    atoms.calc = AtomJetCalculator(Sane(settings=Settings("cpu", "general", "float64")), remarks=False)
     BFGS(atoms, logfile=None).run(fmax=0.01)
     return atoms
 
