@@ -73,7 +73,7 @@ def test_numbers_are_those_of_ipis_own_driver_of_ase(tmp_path):
     atoms = box()
     driver = driver_of(atoms, tmp_path)
     theirs = ASEDriver(str(tmp_path / "start.extxyz"))
-    theirs.ase_calculator = atomjet.AtomJetCalculator(driver.engine)
+    theirs.ase_calculator = atomjet.AtomJetCalculator(driver.engine, remarks=False)
     for ours, expected in zip(driver(*sent(atoms))[:3], theirs.compute_structure(*sent(atoms))[:3], strict=True):
         # The two packages' Bohr and Hartree are of different years.
         np.testing.assert_allclose(np.ravel(ours), np.ravel(expected), rtol=1e-6, atol=1e-6)

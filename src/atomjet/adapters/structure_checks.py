@@ -110,7 +110,7 @@ def remarks_for(engine: Engine, atoms: Atoms) -> Remarks:
     if not knows_charge_and_spin(engine):
         electrons = int(atoms.numbers.sum())
         moments = atoms.arrays.get("initial_magmoms")
-        crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine.card) is True
+        crystal = bool(atoms.pbc.any()) and trained_on_periodic(engine.card) is not False
         if _said(atoms, "spin") == 0 and _said(atoms, "charge") == 0:  # ions and other spins such a model refuses
             remedy = "it is computed as a neutral closed shell; use a model that knows charge and spin"
             if moments is not None and bool(np.any(moments)):
