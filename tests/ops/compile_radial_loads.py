@@ -20,7 +20,7 @@ def single(*shape):
 
 
 def arguments():
-    """Of both kernels of `pack`, for one atom without edges; nothing is computed."""
+    """Edges of one atom that has none, as both kernels of `pack` take them; nothing is computed."""
     edges = {
         "frames": single(1, 36),
         "row_ptr": whole(2),

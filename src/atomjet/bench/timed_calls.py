@@ -152,7 +152,7 @@ def moved(system: System, turns: int = TURNS) -> list[System]:
 
 
 def recharged(system: System, charge: int) -> System:
-    """The same structures, each with this charge."""
+    """Copies of the structures, each with this charge, e."""
     return replace(system, charge=torch.full_like(system.charge, charge), charge_given=(True,) * system.num_systems)
 
 

@@ -260,7 +260,11 @@ def _write(source: ParquetReader, plan: Plan, keys: Sequence[bytes], folder: Pat
 
 def _columns(keys: Sequence[bytes], journal: Journal) -> tuple[str, ...]:
     """Names of the columns of results: those of an ensemble have spreads."""
-    ensemble = any("forces_spread" in journal[key] for key in keys)  # the first may hold refusals alone
+    records = (journal[key] for key in keys)
+    computed = (
+        record for record in records if "error" not in record and len(record["refused"]) < len(record["energy"])
+    )
+    ensemble = "forces_spread" in next(computed, {})  # others hold refusals alone, which have none
     return ("energy", "forces", "stress", "error", *(("energy_spread", "forces_spread") if ensemble else ()))
 
 

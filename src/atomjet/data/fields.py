@@ -1,14 +1,19 @@
-"""The fields of a `System` one by one: tensors from whatever was given, whole numbers, cells that span their directions."""
+"""The fields of a `System` one by one: tensors from whatever was given, whole numbers, cells that span their directions, copies
+that autograd takes.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atomjet.errors import StructureError
+
+Record = TypeVar("Record", bound=Any)
 
 SINGULAR_CELL = 1e-6
 """Smallest volume of the periodic cell vectors relative to the product of their lengths: below it they are dependent."""
@@ -99,3 +104,10 @@ def first_bad_cell(cell: Tensor, pbc: Tensor) -> tuple[int, str] | None:
         return None
     structure = int(bad.nonzero()[0])
     return structure, "does not span them" if bool(finite[structure]) else "is not finite"
+
+
+def recordable(record: Record) -> Record:
+    """The `System` or `Graph`, its tensors copied that were made under `torch.inference_mode()`: autograd saves no such tensor."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    made = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.is_inference()}
+    return replace(record, **{name: value.clone() for name, value in made.items()}) if made else record

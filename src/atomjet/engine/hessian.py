@@ -7,12 +7,12 @@ gradient is computed once, and many rows follow from it in one pass of PyTorch's
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from atomjet.data import Graph, System
+from atomjet.data.fields import recordable
 from atomjet.models.contract import Definition
 from atomjet.ops.edge_vectors import Edges, edge_vectors
 
@@ -35,7 +35,7 @@ def hessian(
         free: bytes that may be used; None where that is not known.
         share: of them, how much is taken.
     """
-    system = _differentiable(system)
+    system = recordable(system)
     graph = search(system)
     components = 3 * system.num_atoms
     each = max(1, TWICE * definition.bytes_by_autograd(graph))
@@ -58,9 +58,3 @@ def hessian(
     ]
     found = torch.cat(rows).reshape(components, components)
     return 0.5 * (found + found.T)
-
-
-def _differentiable(system: System) -> System:
-    """The same structure, with copies of tensors that were made in inference mode, which PyTorch does not differentiate."""
-    made = {name: value for name, value in vars(system).items() if isinstance(value, Tensor) and value.is_inference()}
-    return replace(system, **{name: value.clone() for name, value in made.items()}) if made else system

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 import torch
 from torch import Tensor
 
 from atomjet.data import Graph, System
+from atomjet.data.fields import recordable
 from atomjet.errors import ConfigError, StructureError
 from atomjet.models.contract import Definition
 from atomjet.ops.segment_sum import scatter_sum, segment_sum
@@ -92,7 +91,7 @@ class General:
         graph.check_rows()
         # Hosts that want no derivatives call under `torch.inference_mode()`, which keeps autograd from recording.
         with torch.inference_mode(False), torch.enable_grad():
-            graph = _recordable(graph)
+            graph = recordable(graph)
             vectors = graph.vectors.detach().requires_grad_(True)
             energies = self.model.atomic_energies(graph.with_vectors(vectors))
             (gradients,) = torch.autograd.grad(energies.sum(), vectors, allow_unused=True)
@@ -101,13 +100,6 @@ class General:
     def bytes_needed(self, graph: Graph) -> int:
         """Return an upper estimate of the memory that the call will take, beside weights and graph."""
         return self.model.bytes_by_autograd(graph)
-
-
-def _recordable(graph: Graph) -> Graph:
-    """The graph, its tensors copied that were made under `torch.inference_mode()`: autograd saves no such tensor."""
-    made = {field.name: getattr(graph, field.name) for field in fields(graph)}
-    tensors = {name: value for name, value in made.items() if isinstance(value, Tensor) and value.is_inference()}
-    return replace(graph, **{name: value.clone() for name, value in tensors.items()}) if tensors else graph
 
 
 def forces_from_gradients(graph: Graph, gradients: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def test_recomputing_changes_no_bit_and_takes_less_memory():
 
 
 def test_a_structure_is_recomputed_where_memory_asks_for_it(monkeypatch):
-    """The same bits, in smaller buffers, which the next call takes again; what does not fit even so is refused."""
+    """Smaller buffers, which the next call takes again, give equal bits; what does not fit even so is refused."""
     model = random_escn_md(**(SIZES | {"layers": 2, "experts": 1, "composition": "none"})).float().to(DEVICE)
     engine = Engine(model, Settings(DEVICE, "fast_gpu"), task="omat")
     if TILES is not None:

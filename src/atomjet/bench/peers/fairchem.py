@@ -64,7 +64,7 @@ class Fairchem:
         frames, merged = [], []
         said = self.engine.model.complete(
             system, self.engine.task
-        )  # a molecule that says no spin is a singlet, as for ours
+        )  # without a spin a molecule is a singlet, as for ours
         for number, task in enumerate(said.task):
             atoms, charge, spin = to_ase(system, number), int(said.charge[number]), int(said.spin[number])
             atoms.info |= {"charge": charge, "spin": spin}
